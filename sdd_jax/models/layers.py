@@ -1,0 +1,147 @@
+"""The layers and initialisers that every network shares, with PyTorch's semantics.
+
+Compute runs in a module's `dtype`; parameters and running statistics are kept in at least float32
+(`param_dtype`), so that bfloat16 compute trains float32 weights and a checkpoint means the same in
+both.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+# Normal with variance 2 / (kernel area * output channels): "Delving Deep into Rectifiers" (2015),
+# the fan-out form. The reference spells it in three ways, one per family; they are one formula.
+CONV_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+# From the number of input features to the initialisers of an affine layer's kernel and bias.
+AffineInit = Callable[[int], tuple[Initializer, Initializer]]
+
+_EPSILON = 1e-5
+_UPDATE = 0.1  # the share of the batch in the running statistics: PyTorch's "momentum"
+
+
+def param_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype of the parameters, and of reductions, of a network that computes in `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def symmetric_uniform(bound: float) -> Initializer:
+    """Uniform on [-bound, bound)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def torch_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
+    """What PyTorch's `Linear` does unasked: kernel and bias uniform within 1 / sqrt(fan_in)."""
+    uniform = symmetric_uniform(fan_in**-0.5)
+    return uniform, uniform
+
+
+def zero_bias_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
+    """PyTorch's kernel with the bias at zero (wide residual networks)."""
+    return symmetric_uniform(fan_in**-0.5), jax.nn.initializers.zeros
+
+
+def small_normal_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
+    """Kernel normal with standard deviation 0.01 whatever the fan-in, bias zero (MobileNetV2)."""
+    del fan_in
+    return jax.nn.initializers.normal(0.01), jax.nn.initializers.zeros
+
+
+def conv(
+    features: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    dtype: DTypeLike,
+    name: str,
+) -> nn.Conv:
+    """A square convolution without bias, [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features].
+
+    The padding is the same on both sides, as PyTorch's: "SAME" would pad a strided convolution of
+    an even size on one side only and shift what every location sees. `kernel_size` is odd.
+    """
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides=stride,
+        padding=kernel_size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        kernel_init=CONV_INIT,
+        dtype=dtype,
+        param_dtype=param_dtype(dtype),
+        name=name,
+    )
+
+
+class Affine(nn.Module):
+    """x [...,C] -> [...,features] in at least float32; one kernel [C,features] and a bias.
+
+    The product runs in the dtype of `x` and accumulates in at least float32.
+    """
+
+    features: int
+    init_fn: AffineInit
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel_init, bias_init = self.init_fn(x.shape[-1])
+        stored = param_dtype(self.dtype)
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features), stored)
+        bias = self.param("bias", bias_init, (self.features,), stored)
+        product = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=stored)
+        return product + bias
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel of x [B,h,w,C] and updates its running statistics as PyTorch does.
+
+    "Batch Normalization" (2015). In training the batch's biased variance normalises, while the
+    running variance takes the unbiased one, n / (n - 1) times as large. Statistics are taken in at
+    least float32, and the variance in a second pass over centred values: the difference of two
+    means of squares cancels when the mean is large. Under `jit` with a sharded batch the means are
+    over the global batch, so no axis name is needed.
+
+    Collections: `params` scale and bias [C], `batch_stats` mean and var [C].
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        shape, stored = x.shape[-1:], param_dtype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, shape, stored)
+        bias = self.param("bias", nn.initializers.zeros, shape, stored)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stored)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, stored)
+
+        x = x.astype(stored)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            count = x.size // x.shape[-1]
+            if count < 2:
+                raise ValueError(
+                    "batch normalisation in training needs more than one value per channel, got"
+                    f" an input of shape {x.shape} at {'/'.join(self.path)}: use a larger batch"
+                    " or larger images"
+                )
+            mean = jnp.mean(x, axes)
+            var = jnp.mean(jnp.square(x - mean), axes)
+            if not self.is_initializing():
+                unbiased = var * (count / (count - 1))
+                running_mean.value = (1 - _UPDATE) * running_mean.value + _UPDATE * mean
+                running_var.value = (1 - _UPDATE) * running_var.value + _UPDATE * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = (x - mean) * (scale * jax.lax.rsqrt(var + _EPSILON)) + bias
+        return y.astype(self.dtype)
