@@ -4,12 +4,12 @@ Importing this loads neither Flax nor a data library; networks are in ``sdd_jax.
 training loop in ``sdd_jax.training``.
 """
 
+from sdd_jax._version import __version__
 from sdd_jax.losses import dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss
 from sdd_jax.sdd import complementary_mask, pool_regions, sdd_loss
 
-__version__ = "0.1.0"
-
 __all__ = [
+    "__version__",
     "complementary_mask",
     "dkd_loss",
     "kd_loss",

@@ -183,16 +183,16 @@ def num_regions(scales: Sequence[int]) -> int:
 def check_scales(scales: Sequence[int], pooling: str) -> tuple[int, ...]:
     """``scales`` as a tuple, or ``ValueError`` unless they are integers that increase from 1 and fit the pooling."""
     _check_name("pooling", pooling, POOLINGS)
-    scales = tuple(scales) if isinstance(scales, Sequence) and not isinstance(scales, str) else (scales,)
-    increasing = all(isinstance(scale, int | np.integer) for scale in scales) and list(scales) == sorted(set(scales))
-    if not scales or not increasing or scales[0] != 1:
+    checked = tuple(scales) if isinstance(scales, Sequence) and not isinstance(scales, str) else (scales,)
+    integers = all(isinstance(scale, int | np.integer) and not isinstance(scale, bool) for scale in checked)
+    if not checked or not integers or checked[0] != 1 or list(checked) != sorted(set(checked)):
         raise ValueError(f"scales must be integers that increase and start with 1, such as (1, 2, 4); got {scales!r}")
-    if pooling == "nested" and scales[-1] > NESTED_GRID:
+    if pooling == "nested" and checked[-1] > NESTED_GRID:
         raise ValueError(
             f"nested pooling makes every scale from a {NESTED_GRID}x{NESTED_GRID} grid: a scale above {NESTED_GRID} "
             f"needs pooling='direct'; got {scales!r}"
         )
-    return tuple(int(scale) for scale in scales)
+    return tuple(int(scale) for scale in checked)
 
 
 def _check_map(logit_map: ArrayLike) -> jax.Array:

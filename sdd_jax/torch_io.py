@@ -107,9 +107,8 @@ def _entries(model: Classifier, channels: int) -> list[_Entry]:
         raise ValueError(f"no table of PyTorch names for a {type(model.trunk).__name__}; known: {known}")
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
     wanted = jax.eval_shape(lambda key, images: model.init(key, images, train=False), jax.random.key(0), images)
-    return [
-        _Entry(path, _torch_name(table, path), leaf.shape, leaf.dtype) for path, leaf in flatten_dict(wanted).items()
-    ]
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(wanted)
+    return [_Entry(path, _torch_name(table, path), leaf.shape, leaf.dtype) for path, leaf in leaves.items()]
 
 
 def _counters(entries: list[_Entry]) -> list[str]:
@@ -144,7 +143,7 @@ def from_state_dict(model: Classifier, state_dict: Mapping[str, np.ndarray]) -> 
       ValueError: names everything that is missing, left over, or of the wrong shape.
     """
     stem = next(entry for entry in _entries(model, channels=3) if entry.path == _STEM)
-    weight = state_dict.get(stem.name)
+    weight: Any = state_dict.get(stem.name)
     channels = np.shape(weight)[1] if np.ndim(weight) == 4 else 3
     entries = _entries(model, channels)
 
@@ -164,8 +163,8 @@ def to_state_dict(model: Classifier, variables: Mapping[str, Any]) -> dict[str, 
     Raises:
       ValueError: names everything that is missing, left over, or of the wrong shape.
     """
-    flat = flatten_dict(variables)
-    kernel = flat.get(_STEM)
+    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    kernel: Any = flat.get(_STEM)
     entries = _entries(model, channels=kernel.shape[2] if np.ndim(kernel) == 4 else 3)
 
     found = {"/".join(path): array for path, array in flat.items()}

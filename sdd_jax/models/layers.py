@@ -32,7 +32,8 @@ def param_dtype(dtype: DTypeLike) -> jnp.dtype:
 def symmetric_uniform(bound: float) -> Initializer:
     """Uniform on [-bound, bound)."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

@@ -1,0 +1,26 @@
+"""CIFAR-10 at the settings of CIFAR-100; the paper does not use it, so no row of its tables is here.
+
+    python -m sdd_jax train --config=configs/cifar10.py:teacher=none,student=resnet56 \\
+        --config.data.path=DIR --workdir=runs/resnet56
+    python -m sdd_jax train --config=configs/cifar10.py:teacher=resnet56,student=resnet20 \\
+        --config.data.path=DIR --config.teacher.run=runs/resnet56 --workdir=runs/resnet20_sdd_kd
+
+The best epoch is chosen on a tenth of the training images, held out; ``--config.data.select_on=test`` trains on all.
+"""
+
+from configs import common
+
+
+def get_config(argument: str | None = None):
+    chosen = common.parse(argument, teacher="resnet56", student="resnet20", method="sdd_kd", preset="released")
+    config = common.base()
+    config.data.name = "cifar10"
+    config.optim.learning_rate = common.cifar_rate(chosen["student"])
+    return common.choose(
+        config,
+        chosen,
+        kd=common.KD,
+        dkd={"temperature": 4.0, "beta": 8.0},
+        warmup_epochs=20,
+        scales=(1, 2, 4),
+    )

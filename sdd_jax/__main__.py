@@ -1,0 +1,104 @@
+"""``python -m sdd_jax COMMAND``: finds the command; a user's mistake is one line and exit code 2.
+
+Exit codes: 0 done, 1 failed, 2 the user's input or a refusal, 130 interrupted.
+"""
+
+import difflib
+import importlib
+import re
+import sys
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+COMMANDS = {"train": "train a network, plain or by distillation", "evaluate": "measure a run on the test set"}
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m sdd_jax COMMAND [--flag=value ...]",
+            "",
+            *lines,
+            "",
+            "python -m sdd_jax COMMAND --help shows its flags and an example. A first run:",
+            "  python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart",
+        ]
+    )
+
+
+def _help(module) -> str:
+    own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
+    lines = [f"  --{flag.name}: {flag.help}" for flag in own]
+    return "\n".join([module.__doc__.strip(), "", "flags:", *lines])
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"sdd_jax: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _message(error: BaseException) -> str:
+    """What went wrong, from a chain of exceptions: the cause, or the line that names the flag at fault."""
+    field = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
+    if field:
+        return f"config has no field {field[2]!r} there; the closest is {field[1]!r}"
+    if isinstance(error, flags.IllegalFlagValueError) and "Traceback" not in str(error):
+        return str(error)
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"config has no field {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            flags.FLAGS.config.to_dict()  # a file that does not load says so when it is read, not before
+    except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
+        _refuse(_message(error))
+    if len(rest) > 1:
+        _refuse(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    return rest
+
+
+def main() -> None:
+    """The program."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        sys.exit(0 if arguments else 2)
+    command = arguments[0]
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
+        _refuse(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
+    module = importlib.import_module(f"sdd_jax.commands.{command}")
+    module.define_flags()
+    if any(argument in ("-h", "--help") for argument in arguments[1:]):
+        print(_help(module))
+        sys.exit(0)
+
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it writes; --verbosity=0 shows it
+
+    def run(_):
+        try:
+            module.main()
+        except ValueError as error:
+            _refuse(str(error))
+        except (FileNotFoundError, ImportError) as error:  # of data or a package: how to get it stands on its own lines
+            print(f"sdd_jax: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("sdd_jax: interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+            sys.exit(130)
+        except FloatingPointError as error:
+            print(f"sdd_jax: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(run, argv=[f"sdd_jax {command}", *arguments[1:]], flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""From a config to what a run is made of: networks, objective, optimizer, data, teacher.
+
+``check`` says what is wrong with a config before anything compiles or is written; ``build`` also loads data and
+teacher.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from sdd_jax import data, losses
+from sdd_jax.config import DTYPES, Settings, read
+from sdd_jax.data.dataset import Dataset
+from sdd_jax.models import create_model
+from sdd_jax.training import objective as objectives
+from sdd_jax.training import optim, run_folder, sharding
+from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.loop import Built, make_evaluator
+from sdd_jax.training.step import init_state, live_teacher, make_train_step
+from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
+
+BASES = {  # base losses by name, and the fields of config.loss that each reads
+    "kd": (losses.kd_loss, ("temperature",)),
+    "dkd": (losses.dkd_loss, ("temperature", "alpha", "beta")),
+    "nkd": (losses.nkd_loss, ("temperature", "gamma")),
+    "nkd_as_released": (losses.nkd_as_released_loss, ("temperature", "gamma")),
+}
+STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
+
+
+def check(config: Mapping[str, Any]) -> Settings:
+    """The config as settings, with every name in it known; ``ValueError`` says which field is wrong, and how."""
+    settings = read(config)
+    make_parts(settings, data.INFO[settings["data.name"]].num_classes)
+    return settings
+
+
+class Parts(NamedTuple):
+    """What follows from the settings alone."""
+
+    model: Any
+    teacher: Any  # the teacher's network, or None
+    objective: objectives.Objective
+
+
+def make_parts(settings: Settings, num_classes: int) -> Parts:
+    """Networks and objective; ``ValueError`` names the field of a name that is not known."""
+
+    def network(field):
+        try:
+            return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[settings["model.dtype"]])
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from error
+
+    method = settings["method"]
+    student = network("model.student")
+    if method == "plain":
+        return Parts(student, None, objectives.plain())
+    function, names = BASES[settings["loss.base"]]
+    base = partial(function, **{name: settings[f"loss.{name}"] for name in names})
+    sdd = None
+    if method.startswith("sdd_"):
+        options = ("complementary_weight", "consistent_weight", "consistency", "reduction")
+        sdd = {name: settings[f"sdd.{name}"] for name in options}
+    objective = objectives.distill(
+        base,
+        sdd=sdd,
+        task_weight=settings["loss.task_weight"],
+        distill_weight=settings["loss.distill_weight"],
+        warmup_epochs=settings["loss.warmup_epochs"],
+    )
+    return Parts(student, network("model.teacher"), objective)
+
+
+def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
+    """The optimizer with its schedule for a run over ``num_examples``."""
+    rate, batch_size = settings["optim.learning_rate"], settings["batch_size"]
+    if settings["optim.schedule"] == "cosine":
+        schedule = optim.cosine_schedule(rate, optim.total_steps(settings["epochs"], num_examples, batch_size))
+    else:
+        milestones = settings["optim.milestones"]
+        schedule = optim.step_schedule(rate, milestones, num_examples=num_examples, batch_size=batch_size)
+    return optim.sgd(
+        schedule,
+        momentum=settings["optim.momentum"],
+        weight_decay=settings["optim.weight_decay"],
+        clip_norm=settings["optim.clip_norm"],
+    )
+
+
+def build(config: Mapping[str, Any]) -> Built:
+    """Checks ``config``, loads its data and its teacher, and returns what ``train`` takes.
+
+    Raises:
+      ValueError: for a config that ``check`` refuses, data that are wrong, or a teacher that is missing, does not fit,
+        or is off its stated accuracy by more than 0.1 points.
+      FileNotFoundError: for data that are missing; it says how to get them.
+    """
+    settings = check(config)
+    mesh = sharding.make_mesh()
+    teacher, teacher_arrays, teacher_accuracy, stated = None, {}, None, None
+    if settings["model.teacher"] != "none":
+        teacher_arrays, stated = read_teacher(settings)
+    dataset = data.load(
+        settings["data.name"],
+        path=settings["data.path"],
+        select_on=settings["data.select_on"],
+        train_examples=settings["data.train_examples"],
+    )
+    parts = make_parts(settings, dataset.num_classes)
+    if parts.teacher is not None:
+        teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
+        teacher_accuracy = measure_teacher(settings, parts.teacher, teacher_arrays, stated, dataset, mesh)
+    return Built(
+        config=settings.nested(),
+        config_hash=settings.hash(),
+        model=parts.model,
+        teacher=teacher,
+        teacher_arrays=teacher_arrays,
+        teacher_accuracy=teacher_accuracy,
+        objective=parts.objective,
+        optimizer=make_optimizer(settings, len(dataset.train.labels)),
+        dataset=dataset,
+        mesh=mesh,
+        seed=settings["seed"],
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        steps_per_call=settings["steps_per_call"] or (1 if jax.default_backend() == "cpu" else STEPS_PER_CALL),
+        eval_every_epochs=settings["eval_every_epochs"],
+        save_every_epochs=settings["save_every_epochs"],
+        scales=settings["sdd.scales"],
+        pooling=settings["sdd.pooling"],
+        dtype=image_dtype(settings),
+    )
+
+
+def image_dtype(settings: Settings) -> Any:
+    """Images are normalised in float32 (float64 for float64 networks); a bfloat16 network casts them itself."""
+    return jnp.promote_types(DTYPES[settings["model.dtype"]], jnp.float32)
+
+
+def load_variables(folder: Path, step: int) -> dict[str, Any]:
+    """The student's variables of a run's checkpoint."""
+    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
+    return checkpoints.load_variables(step)
+
+
+def read_teacher(settings: Settings) -> tuple[dict[str, Any], float | None]:
+    """The variables of ``teacher.run``'s last step, and the test accuracy (in percent) stated for them, if any."""
+    name = settings["model.teacher"]
+    if settings["teacher.run"] is None:
+        raise ValueError(
+            f"teacher.run must name the folder of a trained {name}: train one with teacher=none,student={name} in the "
+            "config's argument and give its --workdir as --config.teacher.run"
+        )
+    folder = Path(settings["teacher.run"])
+    config = run_folder.read_config(folder)
+    done = run_folder.read_done(folder)
+    if done is None:
+        raise ValueError(f"teacher.run {folder} has not finished: start its train command again to go on with it")
+    if config["model"]["student"] != name or config["model"]["stem"] != settings["model.stem"]:
+        got = f"{config['model']['student']} with the {config['model']['stem']} stem"
+        raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
+    stated = settings["teacher.accuracy"]
+    if stated is None and config["data"]["name"] == settings["data.name"]:
+        stated = 100 * done["last"]["accuracy"]
+    return load_variables(folder, done["last"]["step"]), stated
+
+
+def measure_teacher(
+    settings: Settings, model: Any, variables: dict[str, Any], stated: float | None, dataset: Dataset, mesh: Mesh
+) -> float:
+    """The teacher's test accuracy (0 to 1); ``ValueError`` if it does not fit the data or is off what is stated."""
+    folder = Path(settings["teacher.run"])
+    _check_fits(variables, model, dataset, folder)
+
+    def measure():
+        return make_evaluator(model, dataset.test, dataset, mesh, image_dtype(settings))(variables)
+
+    pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
+    key = f"{variables_hash(variables)} on {pixels} in {settings['model.dtype']}"
+    measured = measured_accuracy(folder, key, measure)["accuracy"]
+    check_accuracy(100 * measured, stated)
+    return measured
+
+
+def _check_fits(variables: Any, model: Any, dataset: Dataset, folder: Path) -> None:
+    """The teacher's arrays against those that ``model`` has for these images and classes."""
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    found_leaves, wanted_leaves = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (variables, wanted))
+    for path in wanted_leaves.keys() | found_leaves.keys():
+        found, want = (getattr(leaves.get(path), "shape", None) for leaves in (found_leaves, wanted_leaves))
+        if found != want:
+            raise ValueError(
+                f"the teacher of {folder} does not fit {dataset.name} (images {dataset.image_shape}, "
+                f"{dataset.num_classes} classes): {jax.tree_util.keystr(path)} has shape {found}, expected {want}"
+            )
+
+
+def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics)."""
+    settings = check(config)
+    info = data.INFO[settings["data.name"]]
+    num_examples = settings["data.train_examples"] or info.train_examples
+    parts = make_parts(settings, info.num_classes)
+    optimizer = make_optimizer(settings, num_examples)
+    teacher, teacher_arrays = None, {}
+    dtype, batch_size = image_dtype(settings), settings["batch_size"]
+    images = jax.ShapeDtypeStruct((batch_size, *info.image_shape), dtype)
+    if parts.teacher is not None:
+        teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
+        teacher_arrays = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
+    begin = partial(
+        init_state,
+        model=parts.model,
+        teacher=teacher,
+        objective=parts.objective,
+        optimizer=optimizer,
+        image_shape=info.image_shape,
+        num_examples=num_examples,
+    )
+    state = jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher_arrays)
+    step = make_train_step(
+        parts.model,
+        teacher,
+        parts.objective,
+        optimizer,
+        scales=settings["sdd.scales"],
+        pooling=settings["sdd.pooling"],
+        num_examples=num_examples,
+    )
+    batch = {"image": images, "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
+    return jax.eval_shape(step, state, teacher_arrays, batch, jax.random.key(0))

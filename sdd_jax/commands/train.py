@@ -1,0 +1,131 @@
+"""Trains what a config describes, or goes on with it.
+
+python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart
+
+The same command again goes on where the run was; a finished run says its results. The config file's argument chooses by
+name, any field can be overridden:
+
+python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd \\
+    --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sdd_jax.build import build, check
+from sdd_jax.config import Settings
+from sdd_jax.training import run_folder
+from sdd_jax.training.loop import train
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    config_flags.DEFINE_config_file("config", None, "A config file, as FILE.py or FILE.py:ARGUMENT.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    """Runs the command."""
+    config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    runs = list_runs(config, workdir)
+    for _, settings, folder in runs:  # all of them are checked before the first one starts
+        run_folder.check_same_config(folder, settings.nested())
+    finished = []
+    for number, (run_config, settings, folder) in enumerate(runs, start=1):
+        if len(runs) > 1:
+            print(f"[{number}/{len(runs)}] {folder}", flush=True)
+        if run_folder.read_done(folder) is not None:
+            print(f"{folder} has finished")
+        else:
+            built = build(run_config)
+            print(describe(built, settings), flush=True)
+            train(built, folder)
+        done = run_folder.read_json(folder / run_folder.DONE)
+        print(summary(done), flush=True)
+        finished.append((folder, settings, done))
+    if len(runs) > 1:
+        print(table(finished))
+
+
+def list_runs(config: ConfigDict, workdir: Path) -> list[tuple[dict[str, Any], Settings, Path]]:
+    """``(config, checked settings, folder)`` of every run that the config describes.
+
+    That is one; one for each of several ``seeds``; or those of a ``sequence``, the names, in order, of configs in
+    ``runs``, where ``teacher.run`` may name an earlier one.
+    """
+    tree = config.to_dict()
+    if "sequence" not in tree:
+        return _seeds(tree, workdir)
+    if tree.keys() != {"sequence", "runs"} or set(tree["sequence"]) != tree["runs"].keys():
+        raise ValueError(f"a config with a sequence holds the runs that it names and nothing else, got {sorted(tree)}")
+    runs = []
+    for name in tree["sequence"]:
+        single = tree["runs"][name]
+        if single["teacher"]["run"] in tree["sequence"]:
+            single["teacher"]["run"] = str(workdir / single["teacher"]["run"])
+        runs += _seeds(single, workdir / name)
+    return runs
+
+
+def _seeds(tree: dict[str, Any], workdir: Path) -> list[tuple[dict[str, Any], Settings, Path]]:
+    seeds = check(tree)["seeds"]
+    if not seeds:
+        return [(tree, check(tree), workdir)]
+    singles = [(tree | {"seed": seed, "seeds": ()}, workdir / f"seed_{seed}") for seed in seeds]
+    return [(single, check(single), folder) for single, folder in singles]
+
+
+def describe(built: Any, settings: Settings) -> str:
+    """What is about to run, in two lines."""
+    dataset, mesh = built.dataset, built.mesh
+    student, teacher, method = settings["model.student"], settings["model.teacher"], settings["method"]
+    what = f"{student} plain" if teacher == "none" else f"{teacher} -> {student} by {method}"
+    if built.teacher_accuracy is not None:
+        what += f" (teacher: {100 * built.teacher_accuracy:.2f}% on the test set)"
+    sizes = f"{len(dataset.train.labels)} training images, {len(dataset.test.labels)} test images"
+    if settings["data.select_on"] == "validation":
+        sizes += f", best epoch chosen on {len(dataset.selection.labels)} held-out images"
+    else:
+        sizes += ", best epoch chosen on the test set itself"
+    device = mesh.devices.flat[0]
+    return (
+        f"{what} on {dataset.name}, {settings['epochs']} epochs, seed {built.seed}\n"
+        f"{sizes}; {mesh.size} x {device.device_kind}"
+    )
+
+
+def summary(done: dict[str, Any]) -> str:
+    """Last and best in one line."""
+    last, best = done["last"], done["best"]
+    chosen = "chosen on the test set" if done["select_on"] == "test" else "chosen on held-out images"
+    return (
+        f"test accuracy: last {100 * last['accuracy']:.2f}%, best {100 * best['accuracy']:.2f}% "
+        f"(epoch {best['epoch']:.0f}, {chosen}); {done['seconds']:.0f} s"
+    )
+
+
+def table(finished: list[tuple[Path, Settings, dict[str, Any]]]) -> str:
+    """Finished runs side by side."""
+    rows = [("run", "student", "teacher", "images", "last %", "best %", "seconds")]
+    for folder, settings, done in finished:
+        rows.append(
+            (
+                str(folder),
+                settings["model.student"],
+                settings["model.teacher"],
+                str(done["train_examples"]),
+                f"{100 * done['last']['accuracy']:.2f}",
+                f"{100 * done['best']['accuracy']:.2f}",
+                f"{done['seconds']:.0f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) if column < 3 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    ]
+    return "\n".join(["", lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,264 @@
+"""CIFAR-10 and CIFAR-100 from the official archives, their extracted folders, or a TFDS data directory.
+
+The python archives hold pickles, and a pickle is a program. So one is read only after its checksum has matched the
+published one, and even then by a reader that can build NumPy arrays and nothing else.
+
+Sources: layouts and the archives' MD5 sums from https://www.cs.toronto.edu/~kriz/cifar.html; MD5 sums of the python
+archives' members from torchvision, https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py.
+"""
+
+import functools
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sdd_jax.data.dataset import Raw, not_found
+
+__all__ = ["CIFAR100_CLASSES", "CIFAR10_CLASSES", "LAYOUTS", "Layout", "read_cifar", "read_tfds"]
+
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR100_CLASSES = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+    willow_tree wolf woman worm
+    """.split()
+)
+
+
+class Layout(NamedTuple):
+    """One official distribution of a set.
+
+    Attributes:
+      kind: "python" (pickles) or "binary" (records of label bytes and pixels).
+      archive: name of the ``.tar.gz``.
+      md5: of the archive.
+      folder: what the archive extracts to.
+      train: ``{member: check}`` in order; the check is an MD5 sum for pickles, a size in bytes for records.
+      test: likewise.
+    """
+
+    kind: str
+    archive: str
+    md5: str
+    folder: str
+    train: Mapping[str, str | int]
+    test: Mapping[str, str | int]
+
+
+LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
+    "cifar10": (
+        Layout(
+            "python",
+            "cifar-10-python.tar.gz",
+            "c58f30108f718f92721af3b95e74349a",
+            "cifar-10-batches-py",
+            {
+                "data_batch_1": "c99cafc152244af753f735de768cd75f",
+                "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                "data_batch_4": "634d18415352ddfa80567beed471001a",
+                "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            },
+            {"test_batch": "40351d587109b95175f43aff81a1287e"},
+        ),
+        Layout(
+            "binary",
+            "cifar-10-binary.tar.gz",
+            "c32a1d4ab5d03f1284b67883e8d87530",
+            "cifar-10-batches-bin",
+            {f"data_batch_{number}.bin": 10_000 * 3073 for number in range(1, 6)},
+            {"test_batch.bin": 10_000 * 3073},
+        ),
+    ),
+    "cifar100": (
+        Layout(
+            "python",
+            "cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
+            "cifar-100-python",
+            {"train": "16019d7e3df5f24257cddd939b257f8d"},
+            {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        ),
+        Layout(
+            "binary",
+            "cifar-100-binary.tar.gz",
+            "03b5dce01913d631647c71ecec9e9cb8",
+            "cifar-100-binary",
+            {"train.bin": 50_000 * 3074},
+            {"test.bin": 10_000 * 3074},
+        ),
+    ),
+}
+
+_PIXELS = 3 * 32 * 32
+
+
+def read_cifar(
+    name: str, path: str | PathLike[str] | None = None, layouts: Mapping[str, tuple[Layout, ...]] = LAYOUTS
+) -> Raw:
+    """CIFAR-10 or CIFAR-100 (fine labels), whichever of its distributions is there.
+
+    Args:
+      name: "cifar10" or "cifar100".
+      path: an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. None
+        looks in ``data``.
+      layouts: the distributions that are known, with their checksums.
+
+    Returns:
+      Images uint8 ``[N, 32, 32, 3]`` with their labels, in the same order from every distribution.
+
+    Raises:
+      FileNotFoundError: if there is no such set; it says how to get it.
+      ValueError: if a checksum, a size or a content is not the published one.
+      ImportError: if there is only a TFDS data directory and tensorflow-datasets is not installed.
+    """
+    root = Path("data" if path is None else path).expanduser()
+    if root.is_file():
+        return _read_archive(root, layouts[name])
+    places = [root / part for layout in layouts[name] for part in (layout.folder, layout.archive)]
+    for layout in layouts[name]:
+        for folder in (root / layout.folder, root):
+            if any((folder / member).is_file() for member in (*layout.train, *layout.test)):
+                return _read_members(layout, functools.partial(_read_file, folder), str(folder))
+    for layout in layouts[name]:
+        if (root / layout.archive).is_file():
+            return _read_archive(root / layout.archive, layouts[name])
+    if any((root / name).glob("*/dataset_info.json")):
+        return read_tfds(name, root)
+    raise not_found(name, [root, *places, root / name / "VERSION" / "dataset_info.json"], _ways(name, layouts[name][0]))
+
+
+def read_tfds(name: str, data_dir: str | PathLike[str]) -> Raw:
+    """CIFAR-10 or CIFAR-100 from a TFDS data directory in the ArrayRecord format, without TensorFlow.
+
+    TFDS shuffles what it writes; the examples' own ``id`` brings back the order of the official files.
+
+    Raises:
+      ImportError: if tensorflow-datasets is not installed.
+      ValueError: if the directory is in another format, which cannot be read at random.
+    """
+    if not any(Path(data_dir, name).glob("*/*.array_record*")):
+        raise ValueError(
+            f"{Path(data_dir, name)} holds no ArrayRecord files. Prepare the set in that format (this needs TensorFlow):"
+            f"\n  {_tfds_command(name)}"
+        )
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            "reading a TFDS directory needs: pip install tensorflow-datasets importlib_resources"
+        ) from error
+
+    arrays = []
+    for split in ("train", "test"):
+        source = tfds.data_source(name, split=split, data_dir=str(data_dir), download=False)
+        examples = sorted((source[row] for row in range(len(source))), key=lambda example: example["id"])
+        arrays += [
+            np.stack([example["image"] for example in examples]),
+            np.asarray([example["label"] for example in examples]),
+        ]
+    return Raw(*arrays)
+
+
+def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
+    content = path.read_bytes()  # hashed and unpacked from one copy: the file cannot change in between
+    got = hashlib.md5(content).hexdigest()
+    for layout in layouts:
+        if layout.md5 == got:
+            with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+
+                def read(member: str, archive: tarfile.TarFile = archive, folder: str = layout.folder) -> bytes:
+                    file = archive.extractfile(f"{folder}/{member}")
+                    if file is None:
+                        raise ValueError(f"{path}: {folder}/{member} is not a file")
+                    return file.read()
+
+                return _read_members(layout, read, str(path))
+    expected = " or ".join(f"{layout.md5} ({layout.archive})" for layout in layouts)
+    raise ValueError(f"{path}: the MD5 sum must be {expected}, got {got}: download it again")
+
+
+def _read_file(folder: Path, member: str) -> bytes:
+    path = folder / member
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, though other files of the set are there: extract the archive again"
+        )
+    return path.read_bytes()
+
+
+def _read_members(layout: Layout, read: Callable[[str], bytes], where: str) -> Raw:
+    decode = _decode_pickle if layout.kind == "python" else _decode_records
+    arrays = []
+    for members in (layout.train, layout.test):
+        parts = [decode(read(member), check, f"{where}: {member}") for member, check in members.items()]
+        images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        arrays += [np.ascontiguousarray(images), np.concatenate([labels for _, labels in parts])]
+    return Raw(*arrays)
+
+
+def _decode_records(content: bytes, size: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    if len(content) != size:
+        raise ValueError(f"{what} must have {size} bytes, got {len(content)}")
+    # CIFAR-10 has one label byte before the pixels; CIFAR-100 has two, the coarse label and the fine one.
+    label_bytes = 1 if size % (_PIXELS + 1) == 0 else 2
+    records = np.frombuffer(content, np.uint8).reshape(-1, label_bytes + _PIXELS)
+    return records[:, label_bytes:], records[:, label_bytes - 1]
+
+
+def _decode_pickle(content: bytes, md5: str, what: str) -> tuple[np.ndarray, np.ndarray]:
+    got = hashlib.md5(content).hexdigest()
+    if got != md5:
+        raise ValueError(f"{what} must have the MD5 sum {md5}, got {got}: not read, since it is a pickle")
+    entry = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # Python 2 wrote the official files
+    pixels = np.asarray(entry["data"])
+    labels = np.asarray(entry["fine_labels" if "fine_labels" in entry else "labels"])
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
+        raise ValueError(f"{what} must hold uint8 [{len(labels)}, {_PIXELS}], got {pixels.dtype} {list(pixels.shape)}")
+    return pixels, labels
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and plain Python values; any other name that a pickle asks for is refused unimported."""
+
+    _RECONSTRUCT = np.empty(0).__reduce__()[0]
+    _ADMITTED: Mapping[tuple[str, str], Any] = {
+        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ADMITTED:
+            raise ValueError(f"the pickle asks for {module}.{name}, which a CIFAR file has no use for: refused")
+        return self._ADMITTED[module, name]
+
+
+def _tfds_command(name: str) -> str:
+    builder = f"tfds.builder('{name}', data_dir='data', file_format='array_record')"
+    return f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'
+
+
+def _ways(name: str, layout: Layout) -> list[str]:
+    address = f"https://www.cs.toronto.edu/~kriz/{layout.archive}"
+    torchvision = name.upper()
+    return [
+        f"curl -fL --create-dirs -o data/{layout.archive} {address}",
+        f"python -c \"from torchvision.datasets import {torchvision}; {torchvision}('data', download=True)\"",
+        f"{_tfds_command(name)}  (preparing needs TensorFlow: pip install tensorflow tensorflow-datasets)",
+    ]

@@ -1,0 +1,215 @@
+"""Checkpoints: folders that Orbax writes, made valid by a manifest that is written last.
+
+``checkpoints/00000120/`` holds the state after 120 steps and ``MANIFEST.json``: step, config hash, selection accuracy,
+and size and SHA-256 of every file. A folder without a manifest is a write that did not finish, and no checkpoint. One
+whose files do not match its manifest is damaged: Orbax restores flipped bytes without a word, so it is never asked to
+open one. The two newest checkpoints are kept, and the best.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+MANIFEST = "MANIFEST.json"
+KEEP_NEWEST = 2
+
+
+class Manifest(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    step: int
+    config_hash: str
+    selection_accuracy: float | None
+    files: dict[str, dict[str, Any]]
+
+
+class Damaged(ValueError):
+    """A checkpoint that does not match its manifest."""
+
+
+class Checkpoints:
+    """The checkpoints of one run's folder; saves in the background, one at a time."""
+
+    def __init__(self, folder: str | os.PathLike[str], config_hash: str):
+        self.folder = Path(folder).absolute()
+        self.config_hash = config_hash
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future | None = None
+
+    def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
+        """Starts to save ``state``; its values are taken before this returns, so it may be donated afterwards.
+
+        An error of the save before this one is raised here.
+        """
+        self.wait()
+        path = self.folder / f"{step:08d}"
+        _clear(path)
+        response = ocp.save_async(str(path), state)
+        manifest = Manifest(step, self.config_hash, selection_accuracy, {})
+        self._writing = self._executor.submit(self._finish, path, response, manifest)
+
+    def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
+        response.result()
+        manifest = manifest._replace(files=_digest(path))
+        write_json(path / MANIFEST, manifest._asdict())
+        self._prune()
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        keep = set(steps[-KEEP_NEWEST:]) | {self.best_step()}
+        for step in steps:
+            if step not in keep:
+                path = self.folder / f"{step:08d}"
+                (path / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
+                shutil.rmtree(path)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written; raises what went wrong while writing."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """``wait``, and no save after it."""
+        try:
+            self.wait()
+        finally:
+            self._executor.shutdown()
+
+    def remove_unfinished(self) -> list[str]:
+        """Removes what a killed process was writing (it is no checkpoint), and names it."""
+        unfinished = [path for path in _children(self.folder) if not (path / MANIFEST).exists()]
+        for path in unfinished:
+            shutil.rmtree(path)
+        return [path.name for path in unfinished]
+
+    def steps(self) -> list[int]:
+        """The steps that have a manifest, oldest first."""
+        found = [path for path in _children(self.folder) if re.fullmatch(r"\d{8,}", path.name)]
+        return sorted(int(path.name) for path in found if (path / MANIFEST).exists())
+
+    def manifest(self, step: int) -> Manifest:
+        """The manifest of ``step``; ``Damaged`` if it does not read."""
+        path = self.folder / f"{step:08d}" / MANIFEST
+        try:
+            return Manifest(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise Damaged(f"{path} does not read as a manifest: {error}") from error
+
+    def best_step(self) -> int | None:
+        """The step of the highest selection accuracy, the earliest of equals; None if none was measured."""
+        best, best_accuracy = None, float("-inf")
+        for step in self.steps():
+            try:
+                accuracy = self.manifest(step).selection_accuracy
+            except Damaged:  # it is named when it is asked for; here it only cannot be the best
+                continue
+            if accuracy is not None and accuracy > best_accuracy:
+                best, best_accuracy = step, accuracy
+        return best
+
+    def verify(self, step: int) -> Path:
+        """The folder of ``step`` once every file in it matches the manifest; ``Damaged`` says which one does not."""
+        path = self.folder / f"{step:08d}"
+        expected, found = self.manifest(step).files, _digest(path)
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise Damaged(f"{path / name}: {_difference(expected.get(name), found.get(name))}")
+        return path
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of ``step``, on the shardings of ``abstract_state``; raises ``Damaged``."""
+        return ocp.load(str(self.verify(step)), abstract_state)
+
+    def load_variables(self, step: int) -> dict[str, Any]:
+        """The student's Flax variables of ``step``; needs to know nothing else of the run. Raises ``Damaged``."""
+        path = str(self.verify(step))
+
+        def wanted(keys, leaf):
+            names = [key.key for key in keys if hasattr(key, "key")]
+            student = names[0] == "batch_stats" or names[:2] == ["params", "student"]
+            return np.empty(leaf.shape, leaf.dtype) if student else ocp.PLACEHOLDER
+
+        state: Any = ocp.load(path, jax.tree_util.tree_map_with_path(wanted, ocp.metadata(path).metadata))
+        return {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
+
+    def restore_latest(self, abstract_state: Any) -> tuple[Any, list[str]]:
+        """The newest checkpoint that is whole, and messages that name each damaged one passed over.
+
+        Returns None for the state if there is no checkpoint at all; raises ``Damaged`` if there are only damaged ones,
+        since starting afresh would lose the run without a word.
+        """
+        problems: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                return self.restore(step, abstract_state), problems
+            except Damaged as error:
+                problems.append(f"damaged checkpoint passed over: {error}")
+        if problems:
+            raise Damaged("every checkpoint of this run is damaged:\n" + "\n".join(problems))
+        return None, []
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes, dtypes and shardings of ``tree``, as a restore wants them."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes ``content`` so that ``path`` is either absent, as it was, or whole: never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _digest(path: Path) -> dict[str, dict[str, Any]]:
+    digests = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name not in (MANIFEST, MANIFEST + ".tmp"):
+            with open(file, "rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            digests[file.relative_to(path).as_posix()] = {"size": file.stat().st_size, "sha256": sha256}
+    return digests
+
+
+def _difference(expected: dict[str, Any] | None, found: dict[str, Any] | None) -> str:
+    if expected is None:
+        return "not in the manifest"
+    if found is None:
+        return "missing"
+    if expected["size"] != found["size"]:
+        return f"{found['size']} bytes, the manifest has {expected['size']}"
+    return "its SHA-256 differs from the manifest's"
+
+
+def _clear(path: Path) -> None:
+    """Makes room for a checkpoint: a write that did not finish goes, one that was finished is kept beside it."""
+    if not path.exists():
+        return
+    if not (path / MANIFEST).exists():
+        shutil.rmtree(path)
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}.replaced-{number}")).exists():
+        number += 1
+    path.rename(aside)
+
+
+def _children(folder: Path) -> list[Path]:
+    """Checkpoint folders and Orbax's temporary ones; what was set aside as replaced is not among them."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.is_dir() and re.match(r"\d{8,}($|\.orbax)", path.name)]

@@ -1,0 +1,86 @@
+"""What a step minimises: an objective is three functions over the two networks' outputs.
+
+``init(key, student, teacher, num_examples) -> (params, state)`` makes trainable parameters and memory of the objective
+itself, both ``{}`` for logit losses; ``student`` and ``teacher`` are outputs as ``jax.ShapeDtypeStruct``.
+
+``apply(params, state, student, teacher, batch, *, epoch, key) -> (loss [B], metrics, state)`` gives the loss of each
+example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0.
+
+``needs`` names the teacher's outputs that ``apply`` reads, so that a cache which lacks them can be refused.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sdd_jax.sdd import complementary_mask, sdd_loss
+
+
+class Objective(NamedTuple):
+    """See the module's docstring."""
+
+    init: Callable[..., tuple[Any, Any]]
+    apply: Callable[..., tuple[jax.Array, dict[str, jax.Array], Any]]
+    needs: frozenset[str]
+
+
+def plain() -> Objective:
+    """Cross-entropy with the labels: training without a teacher."""
+
+    def apply(params, state, student, teacher, batch, *, epoch, key):
+        del params, teacher, epoch, key
+        loss = _task_loss(student.logits, batch["label"])
+        return loss, {"task_loss": loss}, state
+
+    return Objective(_no_variables, apply, frozenset())
+
+
+def distill(
+    base: Callable[..., jax.Array],
+    *,
+    sdd: Mapping[str, Any] | None = None,
+    task_weight: float = 1.0,
+    distill_weight: float = 1.0,
+    warmup_epochs: int = 0,
+) -> Objective:
+    """Logit distillation: ``task_weight * cross-entropy + distill_weight * warm-up * distillation``.
+
+    Args:
+      base: a base loss ``(student_logits, teacher_logits, labels) -> [...]``.
+      sdd: None applies ``base`` to the global logits; a mapping applies it region by region and holds the keyword
+        arguments of ``sdd_loss`` (complementary_weight, consistent_weight, consistency, reduction).
+      task_weight: weight of the cross-entropy with the labels.
+      distill_weight: weight of the distillation term (the paper's alpha).
+      warmup_epochs: the distillation term is multiplied by ``min(e / warmup_epochs, 1)``, e = 1 in the first epoch,
+        as in the released code; 0 means none.
+    """
+
+    def apply(params, state, student, teacher, batch, *, epoch, key):
+        del params, key
+        labels = batch["label"]
+        task = _task_loss(student.logits, labels)
+        metrics = {"task_loss": task}
+        if sdd is None:
+            term = base(student.logits, teacher.logits, labels)
+        else:
+            term = sdd_loss(student.region_logits, teacher.region_logits, labels, base=base, **sdd)
+            consistency = sdd.get("consistency", "label")
+            complementary = complementary_mask(teacher.region_logits, labels, consistency=consistency)
+            metrics["complementary_share"] = jnp.mean(complementary, axis=1, dtype=jnp.float32)
+        metrics["distill_loss"] = term
+        scale = jnp.minimum((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
+        return task_weight * task + distill_weight * scale * term, metrics, state
+
+    return Objective(_no_variables, apply, frozenset({"logits" if sdd is None else "region_logits"}))
+
+
+def _no_variables(key, student, teacher, num_examples):
+    del key, student, teacher, num_examples
+    return {}, {}
+
+
+def _task_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

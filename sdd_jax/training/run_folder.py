@@ -1,0 +1,84 @@
+"""A run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``done.json``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdd_jax.training import environment
+from sdd_jax.training.checkpoint import write_json
+
+CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
+
+
+def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start.
+
+    Raises:
+      ValueError: if it holds a run of another config; the message names the fields that differ.
+    """
+    check_same_config(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG).exists():
+        write_json(folder / CONFIG, config)
+    starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
+    write_json(folder / ENVIRONMENT, [*starts, environment.describe()])
+
+
+def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """``ValueError`` if ``folder`` is the folder of another run; creates nothing."""
+    if not (folder / CONFIG).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
+        return
+    before, now = _flatten(read_json(folder / CONFIG)), _flatten(config)
+    differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if differing:
+        fields = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing)
+        raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of the run in ``folder``; ``ValueError`` if there is none."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a run's folder: it has no {CONFIG}")
+    return read_json(folder / CONFIG)
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """The results of a finished run, or None."""
+    return read_json(folder / DONE) if (folder / DONE).exists() else None
+
+
+def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str, Any]:
+    """Last and best test accuracy from the lines of ``metrics.jsonl``.
+
+    Best is the test result at the step of the highest accuracy on the selection split, the earliest of equals; with
+    ``select_on="test"`` that is the best test accuracy itself, an optimistic number.
+    """
+    results = {split: {} for split in ("test", select_on)}
+    for line in lines:
+        if line["kind"] == "evaluation":
+            results[line["split"]][line["step"]] = line
+    selected = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))
+    last = max(results["test"].values(), key=lambda line: line["step"])
+    keep = ("step", "epoch", "accuracy", "top5", "loss", "examples")
+    last, best = (
+        {name: line[name] for name in keep if name in line} for line in (last, results["test"][selected["step"]])
+    )
+    return {"select_on": select_on, "last": last, "best": best}
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ``ValueError`` names the file if it does not read."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} does not read as JSON: {error}") from error
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

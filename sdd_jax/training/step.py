@@ -1,0 +1,191 @@
+"""One training step and a chunk of them, one evaluation step: pure functions, ready for ``jit``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from sdd_jax import metrics
+from sdd_jax.training.objective import Objective
+from sdd_jax.training.sharding import split_batch
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that a run carries from step to step; teacher and data are arguments and never part of it."""
+
+    step: jax.Array  # int32 [], steps done
+    params: Any  # {"student": ..., "objective": ...}: the optimizer, clip and decay see both
+    batch_stats: Any
+    objective_state: Any
+    opt_state: Any
+
+
+def stream(key: jax.Array, name: str) -> jax.Array:
+    """The run's key for one purpose, apart from its data's: those fold in epochs, which never come near 2^32."""
+    return jax.random.fold_in(key, jnp.uint32(2**32 - {"init": 1, "objective": 2}[name]))
+
+
+def init_state(
+    key: jax.Array,
+    model: Any,
+    teacher: Callable[..., Any] | None,
+    teacher_arrays: Any,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    image_shape: tuple[int, ...],
+    num_examples: int,
+) -> State:
+    """The state before the first step, a function of the run's ``key`` (under ``jit``, with ``out_shardings``)."""
+    student_key, objective_key = jax.random.split(stream(key, "init"))
+    images = jnp.zeros((1, *image_shape))
+    variables = model.init(student_key, images, train=False)
+    student_outputs = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
+    teacher_outputs = None
+    if teacher is not None:
+        teacher_outputs = jax.eval_shape(teacher, teacher_arrays, {"image": images})
+    objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, num_examples)
+    params = {"student": variables["params"], "objective": objective_params}
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        objective_state=objective_state,
+        opt_state=optimizer.init(params),
+    )
+
+
+def student_variables(state: State) -> dict[str, Any]:
+    """The student's Flax variables."""
+    return {"params": state.params["student"], "batch_stats": state.batch_stats}
+
+
+def live_teacher(model: Any, *, scales: Sequence[int], pooling: str) -> Callable[..., Any]:
+    """``teacher(arrays, batch) -> Outputs`` that runs the network (in evaluation mode) on the batch's images."""
+
+    def teacher(arrays, batch):
+        return model.apply(arrays, batch["image"], train=False, scales=scales, pooling=pooling)
+
+    return teacher
+
+
+def make_train_step(
+    model: Any,
+    teacher: Callable[..., Any] | None,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    scales: Sequence[int],
+    pooling: str,
+    num_examples: int,
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """``train_step(state, teacher_arrays, batch, key) -> state, metrics`` (scalars, means over the global batch).
+
+    ``key`` is the step's own, for objectives that draw. ``grad_norm`` is the global L2 norm before clipping. Accuracy
+    and agreement are those of the training batch, as the student saw it in training mode.
+    """
+
+    def train_step(state: State, teacher_arrays: Any, batch: dict[str, jax.Array], key: jax.Array):
+        batch_size = batch["label"].shape[0]
+        epoch = state.step * batch_size // num_examples
+        teacher_outputs = None if teacher is None else teacher(teacher_arrays, batch)
+
+        def loss_fn(params):
+            student, updates = model.apply(
+                {"params": params["student"], "batch_stats": state.batch_stats},
+                batch["image"],
+                train=True,
+                scales=scales,
+                pooling=pooling,
+                mutable=["batch_stats"],
+            )
+            loss, terms, objective_state = objective.apply(
+                params["objective"], state.objective_state, student, teacher_outputs, batch, epoch=epoch, key=key
+            )
+            return jnp.mean(loss), (student, terms, updates.get("batch_stats", {}), objective_state)
+
+        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        student, terms, batch_stats, objective_state = aux
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        measured = {name: jnp.mean(values) for name, values in terms.items()}
+        measured["accuracy"] = metrics.compute(metrics.top_k(student.logits, batch["label"]))
+        if teacher_outputs is not None:
+            measured["agreement"] = metrics.compute(metrics.agreement(student.logits, teacher_outputs.logits))
+        measured |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        state = State(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            objective_state=objective_state,
+            opt_state=opt_state,
+        )
+        return state, measured
+
+    return train_step
+
+
+def make_run_chunk(
+    train_step: Callable[..., tuple[State, dict[str, jax.Array]]],
+    make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]],
+    mesh: Mesh,
+    steps_per_call: int,
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """``run_chunk(state, teacher_arrays, data_arrays, count) -> state, metrics``: up to ``steps_per_call`` steps.
+
+    ``count`` (int32, at most ``steps_per_call``) is how many of them to take, so that a chunk may end wherever an
+    evaluation or a checkpoint is due without a second compilation. Metrics are ``[steps_per_call]``, the first
+    ``count`` of them filled. ``data_arrays`` holds what ``make_batch`` reads, and the run's ``key``: an argument, so
+    that runs which differ in their seed alone share one compiled program. With one step a call there is no loop:
+    XLA's CPU convolutions are many times slower inside one.
+    """
+
+    def one_step(state, teacher_arrays, data_arrays):
+        batch = split_batch(make_batch(data_arrays, state.step), mesh)
+        key = jax.random.fold_in(stream(data_arrays["key"], "objective"), state.step)
+        return train_step(state, teacher_arrays, batch, key)
+
+    def run_one(state, teacher_arrays, data_arrays, count):
+        del count
+        state, measured = one_step(state, teacher_arrays, data_arrays)
+        return state, jax.tree.map(lambda value: value[None], measured)
+
+    def run_many(state, teacher_arrays, data_arrays, count):
+        shapes = jax.eval_shape(one_step, state, teacher_arrays, data_arrays)[1]
+        empty = jax.tree.map(lambda leaf: jnp.zeros((steps_per_call,), leaf.dtype), shapes)
+
+        def body(i, carry):
+            state, history = carry
+            state, measured = one_step(state, teacher_arrays, data_arrays)
+            return state, jax.tree.map(lambda rows, value: rows.at[i].set(value), history, measured)
+
+        return jax.lax.fori_loop(0, count, body, (state, empty))
+
+    return run_one if steps_per_call == 1 else run_many
+
+
+def make_eval_step(
+    model: Any, make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]], mesh: Mesh, num_classes: int
+) -> Callable[..., dict[str, metrics.State]]:
+    """``eval_step(variables, data_arrays, number) -> states`` of batch ``number``: accuracy, top-5 and cross-entropy.
+
+    Top-5 is left out for fewer than six classes, where it would count every example as correct.
+    """
+
+    def eval_step(variables, data_arrays, number):
+        batch = split_batch(make_batch(data_arrays, number), mesh)
+        logits = model.apply(variables, batch["image"], train=False).logits
+        labels, valid = batch["label"], batch["valid"]
+        states = {
+            "accuracy": metrics.top_k(logits, labels, 1, valid),
+            "loss": metrics.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), valid),
+        }
+        if num_classes > 5:
+            states["top5"] = metrics.top_k(logits, labels, 5, valid)
+        return states
+
+    return eval_step

@@ -1,0 +1,274 @@
+"""Configs: what each chooses, that everything wrong with one is found before anything runs, and the teacher's gate."""
+
+import importlib
+import itertools
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import cifar100, common, imagenet, quickstart
+from sdd_jax import data
+from sdd_jax.build import build, check, trace
+from sdd_jax.config import FIELDS
+from sdd_jax.models import model_names
+from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.loop import train
+
+METHODS = ("kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
+
+
+def config(text="teacher=resnet20,student=resnet8", file="cifar10", **overrides):
+    """A config by its argument, with fields overridden: ``optim__momentum`` is ``optim.momentum``."""
+    chosen = importlib.import_module(f"configs.{file}").get_config(text)
+    for name, value in overrides.items():
+        *rooms, leaf = name.split("__")
+        room = chosen
+        for part in rooms:
+            room = room[part]
+        with room.unlocked(), room.ignore_type():
+            room[leaf] = value
+    return chosen
+
+
+def test_every_field_has_a_default_and_no_other_is_there():
+    settings = check(config())
+    assert settings.keys() == FIELDS.keys()
+    assert json.loads(json.dumps(settings.nested()))["sdd"]["scales"] == [1, 2, 4]
+
+
+def test_a_config_that_was_written_is_the_same_config():
+    settings = check(config())
+    again = check(json.loads(json.dumps(settings.nested())))
+    assert again == settings and again.hash() == settings.hash()
+    assert check(config(seed=1)).hash() != settings.hash()
+
+
+WRONG = {
+    "an unknown name": ({"optim__schedule": "cosin"}, "optim.schedule: unknown 'cosin'; the closest is 'cosine'"),
+    "an unknown student": ({"argument": {}, "model__student": "resnet9"}, "model.student: .*resnet9.*resnet8"),
+    "an unknown data set": ({"data__name": "cifar101"}, "'cifar101'; the closest is 'cifar10"),
+    "scales that do not start with 1": ({"sdd__scales": (2, 4)}, r"scales must .* start with 1.*\(2, 4\)"),
+    "scales that are no numbers": ({"sdd__scales": ("1,2",)}, "sdd.scales must be integers"),
+    "a scale above the nested grid": ({"sdd__scales": (1, 8)}, "scale above 4 needs pooling='direct'"),
+    "text for a number": ({"loss__temperature": "hot"}, "loss.temperature must be a finite number, got 'hot'"),
+    "a temperature of zero": ({"loss__temperature": 0.0}, "loss.temperature must be greater than 0"),
+    "an infinite weight": ({"loss__beta": float("inf")}, "loss.beta must be a finite number"),
+    "half an epoch": ({"epochs": 1.5}, "epochs must be an integer, got 1.5"),
+    "True for a number": ({"batch_size": True}, "batch_size must be an integer, got True"),
+    "no epochs": ({"epochs": 0}, "epochs must be at least 1"),
+    "milestones after the end": ({"epochs": 100}, "milestones must increase and lie below the run's 100 epochs"),
+    "milestones out of order": ({"optim__milestones": (20, 10)}, r"milestones must increase .*\(20, 10\)"),
+    "momentum of one": ({"optim__momentum": 1.0}, "momentum must be below 1"),
+    "seed and seeds": ({"seed": 1, "seeds": (1, 2)}, "seed or seeds, not both"),
+    "a seed twice": ({"seeds": (1, 1)}, "seeds must differ"),
+    "a negative seed": ({"seed": -1}, "seed must be at least 0"),
+    "float64 without its switch": ({"model__dtype": "float64"}, "JAX_ENABLE_X64"),
+    "a base loss of another method": ({"loss__base": "dkd"}, "'sdd_kd' has loss.base kd, got 'dkd'"),
+    "a method that the argument did not choose": ({"method": "dkd"}, "choose it in the config's argument.*method=dkd"),
+    "a student that the argument did not choose": ({"model__student": "resnet14"}, "argument.*student=resnet14"),
+    "plain with a teacher": ({"argument": {}, "method": "plain"}, "'plain' goes with teacher 'none'"),
+    "a teacher but no method": ({"argument": {}, "model__teacher": "none"}, "'plain' goes with teacher 'none'"),
+    "a stem that it has not": ({"model__stem": "imagenet"}, "model.student: .*imagenet"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_config_is_refused_by_field(case):
+    overrides, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        check(config(**overrides))
+
+
+def test_a_field_too_many_or_too_few_is_named():
+    tree = config().to_dict()
+    tree["optim"]["learning_rat"] = 0.1
+    with pytest.raises(ValueError, match="no field 'optim.learning_rat'; the closest is 'optim.learning_rate'"):
+        check(tree)
+    tree = config().to_dict()
+    del tree["epochs"]
+    with pytest.raises(ValueError, match="lacks the field 'epochs'"):
+        check(tree)
+
+
+@pytest.mark.parametrize("argument", ["studnt=resnet8", "student", "student=a,student=b"])
+def test_a_wrong_argument_is_refused(argument):
+    with pytest.raises(ValueError, match="config argument"):
+        common.parse(argument, teacher="t", student="s")
+
+
+# (method, released (base, T, task, distill, warm-up), paper (base, T, task, distill, warm-up))
+SETTINGS = {
+    "kd": (("kd", 4.0, 0.1, 0.9, 0), ("kd", 4.0, 0.1, 0.9, 30)),
+    "sdd_kd": (("kd", 4.0, 0.1, 0.9, 0), ("kd", 4.0, 0.1, 0.9, 30)),
+    "dkd": (("dkd", 4.0, 1.0, 1.0, 20), ("dkd", 4.0, 1.0, 1.0, 30)),
+    "sdd_dkd": (("dkd", 4.0, 1.0, 1.0, 20), ("dkd", 4.0, 1.0, 1.0, 30)),
+    "nkd": (("nkd_as_released", 1.0, 1.0, 1.0, 0), ("nkd", 1.0, 1.0, 1.0, 30)),
+    "sdd_nkd": (("nkd_as_released", 4.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
+}
+
+
+@pytest.mark.parametrize(("method", "preset"), list(itertools.product(METHODS, ("released", "paper"))))
+def test_presets_are_those_of_the_sources(method, preset):
+    settings = check(cifar100.get_config(f"teacher=wrn_40_2,student=wrn_16_2,method={method},preset={preset}"))
+    names = ("base", "temperature", "task_weight", "distill_weight", "warmup_epochs")
+    expected = SETTINGS[method][preset == "paper"]
+    assert tuple(settings[f"loss.{name}"] for name in names) == expected
+    pooling = ("direct", "class", "sum") if preset == "paper" else ("nested", "label", "mean")
+    assert tuple(settings[f"sdd.{name}"] for name in ("pooling", "consistency", "reduction")) == pooling
+    if "dkd" in method:
+        assert settings["loss.alpha"] == 1.0 and settings["loss.beta"] == 6.0  # the pair's own
+    if method == "sdd_nkd":
+        assert settings["loss.gamma"] == (1.5 if preset == "paper" else 6.0)
+
+
+def test_the_pairs_of_cifar100():
+    assert len(cifar100.PAIRS) == 17
+    settings = check(cifar100.get_config("teacher=resnet32x4,student=mobilenet_v2,method=sdd_dkd"))
+    assert settings["optim.learning_rate"] == 0.01 and settings["sdd.scales"] == (1, 2, 4)
+    settings = check(cifar100.get_config("teacher=resnet32x4,student=resnet8x4,method=sdd_dkd"))
+    assert settings["optim.learning_rate"] == 0.05 and settings["sdd.scales"] == (1, 2)
+    assert settings["optim.milestones"] == (150, 180, 210) and settings["optim.weight_decay"] == 5e-4
+    # Scales that the released commands change for SDD-NKD alone.
+    vgg8 = {m: cifar100.get_config(f"teacher=wrn_40_2,student=vgg8,method={m}").sdd.scales for m in METHODS}
+    assert vgg8["sdd_nkd"] == (1, 2) and vgg8["sdd_dkd"] == (1, 2, 4)
+
+
+KNOWN_PAIRS = [pair for pair in cifar100.PAIRS if set(pair) <= set(model_names())]
+
+
+@pytest.mark.parametrize(("teacher", "student"), KNOWN_PAIRS)
+def test_each_pair_of_known_networks_traces(teacher, student):
+    state, metrics = trace(cifar100.get_config(f"teacher={teacher},student={student},method=sdd_dkd"))
+    assert metrics["loss"].shape == () and "complementary_share" in metrics
+    assert state.params["student"]["head"]["bias"].shape == (100,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_traces_on_imagenet(method):
+    argument = f"teacher=resnet34,student=resnet18,method={method}"
+    state, metrics = trace(imagenet.get_config(argument))
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)) == 11_689_512
+    assert ("complementary_share" in metrics) == method.startswith("sdd_")
+
+
+@pytest.mark.parametrize("file", ["cifar10", "cifar100", "fashion_mnist", "imagenet"])
+@pytest.mark.parametrize("argument", [None, "teacher=none"])
+def test_every_config_file_traces_as_it_comes(file, argument):
+    settings_and_step = trace(config(argument, file))
+    chex.assert_tree_all_finite(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), settings_and_step[1]))
+
+
+def test_bfloat16_keeps_parameters_statistics_and_losses_in_float32():
+    state, metrics = trace(config("teacher=none,student=resnet8", model__dtype="bfloat16"))
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state, metrics))
+    assert {str(leaf.dtype) for leaf in leaves} <= {"float32", "int32"}
+
+
+def test_imagenet_data_are_not_read_yet_and_it_says_so():
+    with pytest.raises(ValueError, match="imagenet"):
+        build(config("teacher=none", "imagenet"))
+
+
+# ---------------------------------------------------------------------- a teacher from a run's folder
+
+
+def digits(**overrides):
+    """A run of seconds on a few digits."""
+    run = quickstart.get_config("run=teacher").copy_and_resolve_references()
+    tree = run.to_dict() | {"epochs": 1, "argument": {}}
+    tree["data"]["train_examples"] = 64
+    for name, value in overrides.items():
+        room, _, leaf = name.rpartition("__")
+        (tree[room] if room else tree)[leaf] = value
+    return ConfigDict(tree)
+
+
+@pytest.fixture(scope="module")
+def teacher_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    train(build(digits(model__student="resnet8")), folder)
+    return folder
+
+
+def student(teacher_run, **overrides):
+    return digits(
+        method="sdd_kd", model__teacher="resnet8", model__student="resnet8", teacher__run=str(teacher_run), **overrides
+    )
+
+
+def test_a_trained_teacher_is_taken_as_it_was_and_measured_once(teacher_run, monkeypatch):
+    built = build(student(teacher_run))
+    done = json.loads((teacher_run / "done.json").read_text())
+    assert built.teacher_accuracy == pytest.approx(done["last"]["accuracy"])
+    expected = Checkpoints(teacher_run / "checkpoints", "").load_variables(done["steps"])
+    chex.assert_trees_all_equal(built.teacher_arrays, expected)
+
+    def measured_again(*args):
+        raise AssertionError("the accuracy was kept, yet it is measured again")
+
+    monkeypatch.setattr("sdd_jax.training.loop.make_eval_step", measured_again)
+    assert build(student(teacher_run)).teacher_accuracy == built.teacher_accuracy
+
+
+def test_a_teacher_off_its_stated_accuracy_is_refused(teacher_run):
+    accuracy = 100 * json.loads((teacher_run / "done.json").read_text())["last"]["accuracy"]
+    build(student(teacher_run, teacher__accuracy=accuracy + 0.09))
+    with pytest.raises(ValueError, match=f"teacher's test accuracy is {accuracy:.2f} %, stated is"):
+        build(student(teacher_run, teacher__accuracy=accuracy - 0.11))
+
+
+def test_weights_that_are_not_those_of_the_run_are_refused(teacher_run, monkeypatch):
+    """The folder states an accuracy that its weights do not have: another file was put there."""
+    load = Checkpoints.load_variables
+
+    def other_weights(self, step):
+        return jax.tree.map(lambda leaf: -leaf if leaf.ndim > 1 else leaf, load(self, step))
+
+    monkeypatch.setattr(Checkpoints, "load_variables", other_weights)
+    with pytest.raises(ValueError, match="wrong weights"):
+        build(student(teacher_run))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model__teacher": "resnet14"}, "holds resnet8 .*; model.teacher is resnet14"),
+        ({"teacher__run": None}, "teacher.run must name the folder of a trained resnet8"),
+        ({"teacher__run": "/nowhere"}, "not a run's folder"),
+    ],
+)
+def test_a_teacher_that_is_not_there_or_another_is_refused(teacher_run, overrides, message):
+    tree = student(teacher_run).to_dict()
+    for name, value in overrides.items():
+        room, leaf = name.split("__")
+        tree[room][leaf] = value
+    with pytest.raises(ValueError, match=message):
+        build(tree)
+
+
+def test_a_teacher_of_colour_images_on_grey_ones_is_refused(teacher_run, monkeypatch):
+    load = Checkpoints.load_variables
+
+    def colour(self, step):
+        variables = load(self, step)
+        stem = variables["params"]["trunk"]["stem_conv"]
+        stem["kernel"] = np.repeat(stem["kernel"], 3, axis=2)
+        return variables
+
+    monkeypatch.setattr(Checkpoints, "load_variables", colour)
+    with pytest.raises(ValueError, match=r"does not fit digits .*shape \(3, 3, 3, 16\), expected \(3, 3, 1, 16\)"):
+        build(student(teacher_run))
+
+
+def test_an_unfinished_teacher_is_refused(teacher_run, tmp_path):
+    (tmp_path / "config.json").write_text((teacher_run / "config.json").read_text())
+    with pytest.raises(ValueError, match="has not finished"):
+        build(student(tmp_path))
+
+
+def test_every_known_data_set_is_described():
+    assert set(data.INFO) == {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet"}

@@ -1,0 +1,132 @@
+"""A checkpoint is what its manifest says, or it is none."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdd_jax.training.checkpoint import Checkpoints, Damaged, abstract, write_json
+from sdd_jax.training.sharding import make_mesh, replicated
+
+SHARDING = replicated(make_mesh())
+
+
+def state(number):
+    params = {"student": {"kernel": jnp.arange(12.0).reshape(3, 4) + number}, "objective": {}}
+    tree = {"step": jnp.int32(number), "params": params, "batch_stats": {"mean": jnp.ones(3) * number}, "opt": ((), {})}
+    return jax.device_put(tree, SHARDING)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Of steps 1 and 2."""
+    checkpoints = Checkpoints(tmp_path, "config")
+    for step in (1, 2):
+        checkpoints.save(state(step), step)
+    checkpoints.wait()
+    yield checkpoints
+    checkpoints.close()
+
+
+def a_data_file(checkpoints, step):
+    return max((checkpoints.folder / f"{step:08d}").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def test_what_is_saved_comes_back_bit_for_bit(checkpoints):
+    restored, problems = checkpoints.restore_latest(abstract(state(0), SHARDING))
+    chex.assert_trees_all_equal(restored, state(2))
+    assert problems == [] and checkpoints.manifest(2).config_hash == "config"
+
+
+def test_only_the_student_is_loaded_for_evaluation(checkpoints):
+    variables = checkpoints.load_variables(2)
+    assert set(variables) == {"params", "batch_stats"}
+    np.testing.assert_array_equal(variables["params"]["kernel"], state(2)["params"]["student"]["kernel"])
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], [2, 2, 2])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": (flip_a_bit, "SHA-256 differs"),
+    "a truncated file": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, the manifest has"),
+    "an empty file": (lambda path: path.write_bytes(b""), "0 bytes, the manifest has"),
+    "a missing file": (lambda path: path.unlink(), "missing"),
+    "a file too many": (lambda path: path.with_name("extra").write_bytes(b"x"), "not in the manifest"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_named_and_the_checkpoint_before_used(checkpoints, damage):
+    spoil, reason = DAMAGES[damage]
+    path = a_data_file(checkpoints, 2)
+    spoil(path)
+    with pytest.raises(Damaged, match=reason):
+        checkpoints.restore(2, abstract(state(0), SHARDING))
+    restored, problems = checkpoints.restore_latest(abstract(state(0), SHARDING))
+    chex.assert_trees_all_equal(restored, state(1))
+    assert len(problems) == 1 and "00000002" in problems[0]
+
+
+def test_a_manifest_that_does_not_read_is_damage(checkpoints):
+    (checkpoints.folder / "00000002" / "MANIFEST.json").write_text('{"step": 2')
+    restored, problems = checkpoints.restore_latest(abstract(state(0), SHARDING))
+    assert int(restored["step"]) == 1 and "does not read as a manifest" in problems[0]
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(checkpoints):
+    (checkpoints.folder / "00000002" / "MANIFEST.json").unlink()
+    (checkpoints.folder / "00000003.orbax-checkpoint-tmp").mkdir()
+    (checkpoints.folder / "notes").mkdir()
+    assert checkpoints.steps() == [1]
+    assert sorted(checkpoints.remove_unfinished()) == ["00000002", "00000003.orbax-checkpoint-tmp"]
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["00000001", "notes"]
+
+
+def test_two_newest_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "")
+    for step, accuracy in enumerate([0.3, 0.9, 0.5, 0.9, 0.1, None], start=1):
+        checkpoints.save(state(step), step, accuracy)
+    checkpoints.close()
+    assert checkpoints.best_step() == 2  # the earlier of equals
+    assert checkpoints.steps() == [2, 5, 6]
+
+
+def test_values_are_those_of_the_moment_of_saving(tmp_path):
+    """The state is donated to the next step while it is still being written."""
+    checkpoints = Checkpoints(tmp_path, "")
+    step = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
+    tree = step(jax.device_put({"params": {"student": {"w": jnp.zeros((512, 512))}}, "batch_stats": {}}, SHARDING))
+    checkpoints.save(tree, 1)
+    for _ in range(5):
+        tree = step(tree)
+    checkpoints.close()
+    np.testing.assert_array_equal(checkpoints.load_variables(1)["params"]["w"], np.ones((512, 512)))
+
+
+def test_an_error_while_writing_is_raised(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, "")
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sdd_jax.training.checkpoint.write_json", full)
+    checkpoints.save(state(1), 1)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.wait()
+    assert checkpoints.steps() == []
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "done.json"
+    write_json(path, {"accuracy": 1})
+    with pytest.raises(ValueError):
+        write_json(path, {"accuracy": float("nan")})
+    assert json.loads(path.read_text()) == {"accuracy": 1}

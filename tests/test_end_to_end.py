@@ -1,0 +1,151 @@
+"""The program as a person runs it: its commands in processes of their own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import pytest
+
+from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.logbook import read_metrics
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
+# A student of the quickstart, short: three steps an epoch, 27 in all.
+SHORT = ("--config=configs/quickstart.py:run=plain", "--config.epochs=9", "--config.optim.learning_rate=0.05")
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "sdd_jax", *map(str, arguments)]
+
+
+def run(*arguments):
+    return subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def refused(*arguments):
+    """The one line that a refused command prints."""
+    result = run(*arguments)
+    assert result.returncode == 2, result
+    assert "Traceback" not in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+    return result.stderr
+
+
+def final_variables(workdir):
+    checkpoints = Checkpoints(workdir / "checkpoints", "")
+    return checkpoints.load_variables(checkpoints.steps()[-1])
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(tmp_path, interval):
+    arguments = ("train", *SHORT, f"--config.save_every_epochs={interval}", f"--config.eval_every_epochs={interval}")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = run(*arguments, f"--workdir={whole}")
+    assert result.returncode == 0, result.stderr
+
+    process = subprocess.Popen(
+        command(*arguments, f"--workdir={killed}"), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoints/*/MANIFEST.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint to kill it after"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "done.json").exists()
+
+    result = run(*arguments, f"--workdir={killed}")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"going on from step \d+ of 29", result.stdout)
+    chex.assert_trees_all_equal(final_variables(killed), final_variables(whole))
+    first, second = (read_metrics(folder / "metrics.jsonl") for folder in (whole, killed))
+    assert [(row["kind"], row["step"], row["loss"]) for row in first] == [
+        (row["kind"], row["step"], row["loss"]) for row in second
+    ]
+
+    result = run(*arguments, f"--workdir={killed}")
+    assert result.returncode == 0 and "has finished" in result.stdout
+
+
+def test_the_quickstart_ends_in_one_table(tmp_path):
+    runs = ("teacher", "plain", "kd", "sdd_kd")
+    short = [f"--config.runs.{name}.epochs=1" for name in runs]
+    result = run("train", "--config=configs/quickstart.py", *short, f"--workdir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    table = result.stdout[result.stdout.rindex("\nrun ") :].splitlines()[1:]
+    assert table[0].split() == ["run", "student", "teacher", "images", "last", "%", "best", "%", "seconds"]
+    for name, row in zip(runs, table[2:], strict=True):
+        folder, student, _, images, last, best, _ = row.split()
+        done = json.loads((tmp_path / name / "done.json").read_text())
+        assert folder == str(tmp_path / name) and images == str(done["train_examples"])
+        assert student == ("resnet14" if name == "teacher" else "resnet8")
+        assert float(last) == pytest.approx(100 * done["last"]["accuracy"], abs=0.005)
+        assert float(best) == pytest.approx(100 * done["best"]["accuracy"], abs=0.005)
+        left = {path.name for path in (tmp_path / name).iterdir()} - {"measured.json"}
+        expected = {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "tensorboard", "done.json"}
+        assert left == expected
+
+    result = run("evaluate", f"--workdir={tmp_path}/sdd_kd")
+    done = json.loads((tmp_path / "sdd_kd" / "done.json").read_text())
+    assert f"accuracy {100 * done['last']['accuracy']:.2f}%" in result.stdout and "359 test images" in result.stdout
+
+
+def test_several_seeds_are_each_the_single_run(tmp_path):
+    short = (*SHORT, "--config.epochs=1")
+    result = run("train", *short, "--config.seeds=3,5", f"--workdir={tmp_path}/both")
+    assert result.returncode == 0, result.stderr
+    result = run("train", *short, "--config.seed=5", f"--workdir={tmp_path}/five")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["seed_3", "seed_5"]
+    alone, together = tmp_path / "five", tmp_path / "both" / "seed_5"
+    chex.assert_trees_all_equal(final_variables(together), final_variables(alone))
+    assert (together / "config.json").read_text() == (alone / "config.json").read_text()
+
+
+REFUSALS = {
+    "a student of another name": (["--config=configs/cifar100.py:student=resnet9"], "resnet9.*resnet8"),
+    "a file that is not there": (["--config=configs/cifar1000.py"], "configs/cifar1000.py"),
+    "a field of another name": (["--config=configs/cifar10.py", "--config.sdd.scale=1"], "'scale'.*'scales'"),
+    "text for a number": (["--config=configs/cifar10.py", "--config.seed=one"], "config.seed=one"),
+    "a tuple of text": (["--config=configs/cifar10.py", "--config.sdd.scales=a,b"], "sdd.scales must be integers"),
+    "no teacher": (["--config=configs/cifar10.py"], "teacher.run must name the folder"),
+    "no config": ([], "--config"),
+    "a word too many": (["--config=configs/quickstart.py", "now"], "'now'"),
+    "an unknown flag": (["--config=configs/quickstart.py", "--wrkdir=a"], "wrkdir.*workdir"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_mistake_is_one_line_and_leaves_no_folder(tmp_path, case):
+    arguments, message = REFUSALS[case]
+    workdir = tmp_path / "run"
+    assert re.search(message, refused("train", *arguments, f"--workdir={workdir}"))
+    assert not workdir.exists()
+
+
+def test_missing_data_say_how_to_get_them(tmp_path):
+    config = "--config=configs/cifar100.py:teacher=none,student=resnet8"
+    result = run("train", config, f"--config.data.path={tmp_path}/none", f"--workdir={tmp_path}/run")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert f"{tmp_path}/none" in result.stderr and "cifar-100-python.tar.gz" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_command_names_the_closest():
+    assert "'train'" in refused("trian")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    assert "not a run's folder" in refused("evaluate", f"--workdir={tmp_path}")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("evaluate", "--help")])
+def test_help_shows_an_example(arguments):
+    result = run(*arguments)
+    assert result.returncode == 0 and "python -m sdd_jax" in result.stdout and "--workdir" in result.stdout

@@ -1,0 +1,212 @@
+"""The loop's promises: the same result however it was interrupted, chunked or spread over devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from sdd_jax.training import loop, run_folder
+from sdd_jax.training.checkpoint import Checkpoints, Damaged
+from sdd_jax.training.logbook import Logbook, read_metrics
+
+TIMED = ("elapsed", "images_per_second")
+
+
+def lines(workdir):
+    """The run's metrics without what a clock measured."""
+    rows = read_metrics(workdir / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+def assert_same(first, second):
+    chex.assert_trees_all_equal(jax.device_get(first), jax.device_get(second))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    return loop.train(tiny.built(), workdir), workdir
+
+
+def interrupt(monkeypatch, name, at):
+    """Makes the ``at``-th call of a method of the logbook raise as a person's Ctrl-C would."""
+    original, calls = getattr(Logbook, name), []
+
+    def method(self, *args):
+        calls.append(args)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(Logbook, name, method)
+
+
+@pytest.mark.parametrize(("method", "at"), [("evaluation", 1), ("evaluation", 4), ("train", 2)])
+def test_interrupted_run_ends_as_the_uninterrupted(uninterrupted, tmp_path, monkeypatch, method, at):
+    state, workdir = uninterrupted
+    with monkeypatch.context() as patched:
+        interrupt(patched, method, at)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny.built(), tmp_path)
+    assert not (tmp_path / "done.json").exists()
+    assert_same(loop.train(tiny.built(), tmp_path), state)
+    assert lines(tmp_path) == lines(workdir)
+    done, expected = (run_folder.read_done(folder) for folder in (tmp_path, workdir))
+    assert {**done, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        interrupt(patched, "evaluation", 5)  # two evaluations at each of two epoch ends are whole
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny.built(), tmp_path)
+    taken = []
+    make = loop.make_run_chunk
+
+    def counting(*args):
+        run_chunk = make(*args)
+
+        def counted(state, *rest):
+            jax.debug.callback(lambda step: taken.append(int(step)), state.step)
+            return run_chunk(state, *rest)
+
+        return counted
+
+    monkeypatch.setattr(loop, "make_run_chunk", counting)
+    loop.train(tiny.built(), tmp_path)
+    jax.effects_barrier()
+    assert sorted(taken) == list(range(11, 17))  # 44 examples, batches of 8: epochs end at steps 6, 11 and 17
+
+
+def test_a_finished_run_that_is_started_again_changes_nothing(uninterrupted):
+    state, workdir = uninterrupted
+    before = lines(workdir)
+    assert_same(loop.train(tiny.built(), workdir), state)
+    assert lines(workdir) == before
+
+
+def test_the_step_is_traced_once(tmp_path, monkeypatch):
+    make = loop.make_train_step
+
+    def make_once(*args, **kwargs):
+        return chex.assert_max_traces(make(*args, **kwargs), n=1)
+
+    chex.clear_trace_counter()
+    monkeypatch.setattr(loop, "make_train_step", make_once)
+    loop.train(tiny.built(epochs=2), tmp_path)
+
+
+def test_nothing_crosses_to_the_device_unsaid(tmp_path, monkeypatch):
+    """The transfer guard is on inside the loop: a source that hands NumPy arrays to the step is refused."""
+    arrays = loop.MemoryData.arrays
+
+    def on_the_host(self, step):
+        return {**arrays(self, step), "labels": np.asarray(tiny.dataset().train.labels)}
+
+    monkeypatch.setattr(loop.MemoryData, "arrays", on_the_host)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        loop.train(tiny.built(epochs=1), tmp_path)
+
+
+def test_evaluation_sees_every_example_once_and_says_how_many(uninterrupted):
+    _, workdir = uninterrupted
+    seen = {(row["split"], row["examples"]) for row in lines(workdir) if row["kind"] == "evaluation"}
+    assert seen == {("test", tiny.TEST), ("validation", 6)}
+
+
+def test_an_evaluation_that_misses_an_example_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "eval_batches", lambda examples, batch: -(-examples // batch) - 1 or 1)
+    monkeypatch.setattr(loop, "EVAL_BATCH", 4)
+    with pytest.raises(AssertionError, match="saw 4 of 6"):
+        loop.train(tiny.built(epochs=1), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
+    loop.train(tiny.built(epochs=1), tmp_path / "good")
+    built = tiny.built(learning_rate=1e30)
+    with pytest.raises(loop.NonFinite, match=r"step 1 is not finite: .*(task_loss|distill_loss)"):
+        loop.train(built, tmp_path / "bad")
+    assert "NaN" not in (tmp_path / "bad" / "metrics.jsonl").read_text()
+    assert not Checkpoints(tmp_path / "bad" / "checkpoints", "").steps()
+
+
+def test_another_config_is_refused_by_field(uninterrupted):
+    _, workdir = uninterrupted
+    other = tiny.built(seed=1)
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        loop.train(other, workdir)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="not empty and holds no run"):
+        loop.train(tiny.built(), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(uninterrupted, tmp_path, monkeypatch, capsys):
+    state, _ = uninterrupted
+    with monkeypatch.context() as patched:
+        interrupt(patched, "evaluation", 5)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny.built(), tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "")
+    assert checkpoints.steps() == [6, 11]
+    largest = max((tmp_path / "checkpoints" / "00000011").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    assert_same(loop.train(tiny.built(), tmp_path), state)
+    output = capsys.readouterr().out
+    assert "damaged checkpoint passed over" in output and largest.name in output and "going on from step 6" in output
+    assert (tmp_path / "checkpoints" / "00000011.replaced-1").is_dir()  # nothing is deleted
+
+
+def test_only_damaged_checkpoints_are_no_fresh_start(uninterrupted, tmp_path):
+    loop.train(tiny.built(epochs=1), tmp_path)
+    (tmp_path / "done.json").unlink()
+    for manifest in tmp_path.rglob("MANIFEST.json"):
+        next(path for path in manifest.parent.rglob("_METADATA")).write_text("")
+    with pytest.raises(Damaged, match="every checkpoint of this run is damaged"):
+        loop.train(tiny.built(epochs=1), tmp_path)
+
+
+def losses(state_and_workdir):
+    return np.array([row["loss"] for row in lines(state_and_workdir[1]) if row["kind"] == "train"])
+
+
+def test_chunks_of_any_length_take_the_same_steps(x64, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    runs = {}
+    for length in (1, 4):
+        built = tiny.built(dtype=jnp.float64, steps_per_call=length)
+        runs[length] = losses((loop.train(built, tmp_path / str(length)), tmp_path / str(length)))
+    assert len(runs[1]) == 17
+    np.testing.assert_allclose(runs[4], runs[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "steps", "tolerance"), [("float64", 20, 1e-9), ("float32", 1, 1e-5)])
+def test_eight_devices_learn_what_one_does(tmp_path, dtype, steps, tolerance):
+    runs = {}
+    for devices in (1, 8):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
+        }
+        command = [sys.executable, str(Path(__file__).parent / "print_losses.py"), dtype, str(tmp_path / str(devices))]
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        runs[devices] = json.loads(output.splitlines()[-1])
+    assert runs[8]["devices"] == 8 and runs[1]["devices"] == 1
+    assert len(runs[1]["losses"]) == 22 and len(set(runs[1]["losses"])) == 22
+    np.testing.assert_allclose(runs[8]["losses"][:steps], runs[1]["losses"][:steps], rtol=tolerance)
+    assert runs[8]["examples"] == runs[1]["examples"]

@@ -1,0 +1,69 @@
+"""Objectives: how the terms are weighed, and what is reported of them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdd_jax.losses import kd_loss
+from sdd_jax.sdd import pool_regions, sdd_loss
+from sdd_jax.training.objective import distill, plain
+
+SDD = {"complementary_weight": 3.0, "consistent_weight": 0.5, "consistency": "class", "reduction": "sum"}
+
+
+class Out(NamedTuple):
+    logits: jax.Array
+    region_logits: jax.Array
+
+
+@pytest.fixture
+def networks():
+    keys = jax.random.split(jax.random.key(3), 2)
+    maps = [3 * jax.random.normal(key, (6, 4, 4, 5)) for key in keys]
+    outputs = [Out(jnp.mean(m, (1, 2)), pool_regions(m, (1, 2))) for m in maps]
+    return *outputs, {"label": jnp.array([0, 1, 2, 3, 4, 0], jnp.int32)}
+
+
+def apply(objective, networks, epoch):
+    return objective.apply({}, {}, *networks, epoch=jnp.int32(epoch), key=jax.random.key(0))
+
+
+def cross_entropy(logits, labels):
+    logits = np.asarray(logits, np.float64)
+    return np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
+
+
+def test_plain_is_cross_entropy_and_reads_no_teacher(networks):
+    student, _, batch = networks
+    loss, metrics, state = plain().apply({}, {}, student, None, batch, epoch=0, key=None)
+    np.testing.assert_allclose(loss, cross_entropy(student.logits, batch["label"]), rtol=1e-5)
+    assert set(metrics) == {"task_loss"} and state == {} and plain().needs == frozenset()
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 0.25), (1, 0.5), (3, 1.0), (40, 1.0)])
+def test_distillation_warms_up_linearly_from_the_first_epoch(networks, epoch, factor):
+    student, teacher, batch = networks
+    loss, metrics, _ = apply(distill(kd_loss, task_weight=0.1, distill_weight=0.9, warmup_epochs=4), networks, epoch)
+    term = kd_loss(student.logits, teacher.logits)
+    np.testing.assert_allclose(metrics["distill_loss"], term, rtol=1e-6)  # as it is, before weights
+    expected = 0.1 * cross_entropy(student.logits, batch["label"]) + 0.9 * factor * np.asarray(term)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_without_warmup_the_first_epoch_has_full_weight(networks):
+    first, later = (apply(distill(kd_loss), networks, epoch)[0] for epoch in (0, 9))
+    np.testing.assert_array_equal(first, later)
+
+
+def test_sdd_reads_regions_with_its_options_and_reports_the_share(networks):
+    student, teacher, batch = networks
+    objective = distill(kd_loss, sdd=SDD, task_weight=0.0)
+    loss, metrics, _ = apply(objective, networks, 0)
+    expected = sdd_loss(student.region_logits, teacher.region_logits, batch["label"], base=kd_loss, **SDD)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    verdicts = np.argmax(teacher.region_logits, -1)
+    np.testing.assert_allclose(metrics["complementary_share"], np.mean(verdicts != verdicts[:, :1], axis=1), rtol=1e-6)
+    assert objective.needs == {"region_logits"} and distill(kd_loss).needs == {"logits"}

@@ -1,0 +1,59 @@
+"""The optimizer against the rule of PyTorch's SGD written out, and the schedules at their edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sdd_jax.training import optim
+
+RATE, MOMENTUM, DECAY, CLIP = 0.1, 0.9, 0.02, 2.0
+
+
+def test_sgd_is_clip_then_decay_then_momentum(x64):
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
+    optimizer = optim.sgd(lambda step: RATE * 0.5**step, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=CLIP)
+    ours, state = jax.tree.map(jnp.asarray, params), None
+    state = optimizer.init(ours)
+    buffers = {name: 0.0 for name in params}
+    for step in range(5):
+        grads = {name: rng.normal(size=value.shape) * 10.0 ** (1 - step) for name, value in params.items()}
+        updates, state = optimizer.update(jax.tree.map(jnp.asarray, grads), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        norm = np.sqrt(sum((grad**2).sum() for grad in grads.values()))
+        scale = min(CLIP / (norm + 1e-6), 1.0)
+        for name in params:
+            buffers[name] = MOMENTUM * buffers[name] + scale * grads[name] + DECAY * params[name]
+            params[name] = params[name] - RATE * 0.5**step * buffers[name]
+        np.testing.assert_allclose(ours["kernel"], params["kernel"], rtol=1e-12)
+        np.testing.assert_allclose(ours["bias"], params["bias"], rtol=1e-12)
+
+
+def test_without_a_clip_norm_gradients_are_left_alone():
+    optimizer = optim.sgd(1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
+    grads = {"w": jnp.array([3e4, -4e4])}
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    np.testing.assert_array_equal(updates["w"], [-3e4, 4e4])
+
+
+@pytest.mark.parametrize(("examples", "batch"), [(50_000, 64), (64, 64), (10, 64), (1293, 64)])
+def test_the_rate_drops_with_the_first_step_of_the_epoch_after_a_milestone(examples, batch):
+    schedule = optim.step_schedule(0.05, (3, 5), num_examples=examples, batch_size=batch)
+    for step in range(optim.total_steps(7, examples, batch)):
+        epoch = step * batch // examples
+        expected = 0.05 * 0.1 ** ((epoch >= 3) + (epoch >= 5))
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-6)
+
+
+def test_steps_of_a_run_cover_every_epoch_and_no_more():
+    assert optim.total_steps(240, 50_000, 64) == 187_500
+    assert optim.total_steps(1, 65, 64) == 2
+    assert optim.total_steps(3, 10, 64) == 1
+    assert [optim.first_step(epoch, 65, 64) for epoch in range(4)] == [0, 2, 3, 4]
+
+
+def test_cosine_ends_at_zero():
+    schedule = optim.cosine_schedule(0.1, 100)
+    np.testing.assert_allclose([schedule(0), schedule(50), schedule(100)], [0.1, 0.05, 0.0], atol=1e-8)

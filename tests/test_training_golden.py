@@ -1,0 +1,83 @@
+"""Five optimiser steps of the official code, step by step: losses, gradient norm, statistics, and what is learned."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import weights
+
+from sdd_jax.losses import dkd_loss, kd_loss, nkd_as_released_loss
+from sdd_jax.models import create_model
+from sdd_jax.torch_io import from_state_dict, to_state_dict
+from sdd_jax.training import optim
+from sdd_jax.training.objective import distill
+from sdd_jax.training.step import State, live_teacher, make_train_step
+
+GOLDEN = np.load(f"{weights.__file__.rpartition('/')[0]}/training.npz")
+STEPS, BATCH, CLASSES = 5, 8, 10
+NAMES = {"MobileNetV2": "mobilenet_v2"}
+RELEASED = {"complementary_weight": 2.0, "consistent_weight": 1.0, "consistency": "label", "reduction": "mean"}
+TASK_WEIGHT = {"KD": 0.1, "SDD_KD": 0.1, "SDD_DKD": 1.0, "SDD_NKD": 1.0}
+KD_WEIGHTS = {"task_weight": 0.1, "distill_weight": 0.9}
+OBJECTIVES = {
+    "KD": distill(partial(kd_loss, temperature=4.0), **KD_WEIGHTS),
+    "SDD_KD": distill(partial(kd_loss, temperature=4.0), sdd=RELEASED, **KD_WEIGHTS),
+    "SDD_DKD": distill(partial(dkd_loss, temperature=4.0, alpha=1.0, beta=8.0), sdd=RELEASED, warmup_epochs=20),
+    "SDD_NKD": distill(partial(nkd_as_released_loss, temperature=4.0, gamma=8.0), sdd=RELEASED, warmup_epochs=20),
+}
+# The fifth epoch, as the official code counts them, in every one of the five steps.
+EXAMPLES_PER_EPOCH = BATCH * 2 * STEPS
+FIRST_STEP = 4 * EXAMPLES_PER_EPOCH // BATCH
+
+
+def network(name, seed):
+    """A network in float64 and its variables, filled by the rule of the golden files."""
+    model = create_model(NAMES.get(name, name), CLASSES, dtype=jnp.float64)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
+    state_dict = {name: weights.fill(name, array.shape, seed) for name, array in to_state_dict(model, blank).items()}
+    return model, from_state_dict(model, state_dict)
+
+
+def images(count, seed):
+    return jnp.asarray(weights.images((count, 3, 32, 32), seed).transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("row", sorted({key.rpartition("/losses")[0] for key in GOLDEN if key.endswith("/losses")}))
+def test_five_steps_are_those_of_the_official_code(row, x64):
+    pair, method, scales = row.split("/")
+    scales = tuple(int(scale) for scale in scales.split("-"))
+    teacher_name, student_name = pair.split(">")
+    teacher_model, teacher_arrays = network(teacher_name, seed=1)
+    model, variables = network(student_name, seed=2)
+    optimizer = optim.sgd(0.05, momentum=0.9, weight_decay=5e-4, clip_norm=40.0)
+    params = {"student": variables["params"], "objective": {}}
+    state = State(jnp.int32(FIRST_STEP), params, variables["batch_stats"], {}, optimizer.init(params))
+    train_step = jax.jit(
+        make_train_step(
+            model,
+            live_teacher(teacher_model, scales=scales, pooling="nested"),
+            OBJECTIVES[method],
+            optimizer,
+            scales=scales,
+            pooling="nested",
+            num_examples=EXAMPLES_PER_EPOCH,
+        )
+    )
+    measured = []
+    for step in range(STEPS):
+        labels = weights.generator("labels", 10 + step).integers(0, CLASSES, BATCH)
+        batch = {"image": images(BATCH, 10 + step), "label": jnp.asarray(labels, jnp.int32)}
+        state, metrics = train_step(state, teacher_arrays, batch, jax.random.key(0))
+        task = TASK_WEIGHT[method] * metrics["task_loss"]
+        measured.append([task, metrics["loss"] - task, metrics["grad_norm"]])
+    print(np.array(measured) / GOLDEN[f"{row}/losses"] - 1)
+    np.testing.assert_allclose(measured, GOLDEN[f"{row}/losses"], rtol=1e-6)
+    variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
+    logits = model.apply(variables, images(4, 99), train=False).logits
+    np.testing.assert_allclose(logits, GOLDEN[f"{row}/eval_logits"], rtol=1e-6, atol=1e-6)
+    for name, array in to_state_dict(model, variables).items():
+        if f"{row}/after/{name}" in GOLDEN:
+            np.testing.assert_allclose(array, GOLDEN[f"{row}/after/{name}"], rtol=1e-6, atol=1e-9)
