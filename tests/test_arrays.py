@@ -127,7 +127,7 @@ def test_a_longer_chunk_gives_the_same_batches():
 
 @pytest.mark.parametrize("first_epoch", [0, 3])
 def test_a_stale_order_cannot_train_on_the_wrong_examples(first_epoch):
-    arrays, key = example_arrays(10), jax.random.key(0)
+    arrays, key = jax.device_put(example_arrays(10)), jax.random.key(0)
     stale = with_order(arrays, key, first_epoch, 2)
     got = train_batch(stale, 5, key, batch_size=4, mean=MEAN, std=STD, pad=4, flip=True)  # epoch 2
     assert (np.asarray(got["label"]) == -1).all()

@@ -8,7 +8,7 @@ from sdd_jax.data.augment import crop_flip, draw_views, identity_view, normalize
 
 def slow_crop_flip(image, view, pad):
     """Pixel by pixel, from the definition of a view."""
-    side, (height, width, channels) = 2 * pad + 1, image.shape
+    side, (height, width) = 2 * pad + 1, image.shape[:2]
     flip, corner = divmod(view, side**2)
     dy, dx = divmod(corner, side)
     out = np.zeros_like(image)

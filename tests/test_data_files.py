@@ -151,10 +151,8 @@ def python2_pickle(pixels, labels, label_key):
     dtype = b"cnumpy\ndtype\n(" + text("u1") + number(0) + number(1) + b"tR"
     dtype += b"(" + number(3) + text("|") + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(" + number(0) + b"t" + text("b") + b"tR"
-    array += b"((" + number(1) + number(pixels.shape[0]) + number(pixels.shape[1])
     shape = b"(" + number(pixels.shape[0]) + number(pixels.shape[1]) + b"t"
-    array = array[: -len(b"(" + number(1) + number(0) + number(0))] + number(1) + shape + dtype + b"\x89"
-    array += b"T" + struct.pack("<i", pixels.size) + pixels.tobytes() + b"tb"
+    array += b"(" + number(1) + shape + dtype + b"\x89T" + struct.pack("<i", pixels.size) + pixels.tobytes() + b"tb"
     numbers = b"](" + b"".join(number(int(label)) for label in labels) + b"e"
     return b"\x80\x02}(" + text("data") + array + text(label_key) + numbers + b"u."
 
@@ -268,13 +266,8 @@ def test_wrong_checksums_and_sizes_are_refused(tmp_path):
             read_cifar("cifar10", tmp_path / kind, layouts)
 
 
-class _Bomb:
-    def __reduce__(self):
-        return (Path.touch, (Path(sys.argv[0] + ".exploded"),))
-
-
 def bomb(path):
-    """A pickle that would create ``path``, through pathlib and through a builtin."""
+    """A pickle that would create ``path``, were it unpickled."""
 
     class Touch:
         def __reduce__(self):
@@ -328,40 +321,49 @@ def test_the_published_checks_describe_the_official_files():
 # TFDS
 
 
-def write_tfds(name, data_dir, raw, file_format):
-    """The tiny set as TFDS writes it, but with Tensor features, which need no TensorFlow."""
+def write_tfds(name, data_dir, raw, as_png):
+    """The tiny set as TFDS writes it, but without TensorFlow: as Tensor features, or PNG images under another name."""
     import tensorflow_datasets as tfds
 
     parts = {"train": (raw.train_images, raw.train_labels), "test": (raw.test_images, raw.test_labels)}
-
-    def info(self):
-        features = {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Tensor(shape=(32, 32, 3), dtype=np.uint8),
-            "label": tfds.features.Tensor(shape=(), dtype=np.int64),
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+    tensor, text = tfds.features.Tensor(shape=(32, 32, 3), dtype=np.uint8), tfds.features.Text()
+    others = {"id": text, "label": tfds.features.ClassLabel(num_classes=100)}
+    written = tfds.features.FeaturesDict({"image": text if as_png else tensor, **others})
 
     def examples(self, part):
         for number, (image, label) in enumerate(zip(*parts[part], strict=True)):
-            yield number, {"id": f"{part}_{number:05d}", "image": image, "label": label}
+            yield number, {"id": f"{part}_{number:05d}", "image": png(image) if as_png else image, "label": int(label)}
 
     members = {
         "VERSION": tfds.core.Version("3.0.2"),
-        "_info": info,
+        "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=written),
         "_split_generators": lambda self, _: {part: self._generate_examples(part) for part in parts},
         "_generate_examples": examples,
     }
     with tfds.core.registered.skip_registration():
         builder = type(name.capitalize(), (tfds.core.GeneratorBasedBuilder,), members)
-    builder(data_dir=str(data_dir), file_format=file_format).download_and_prepare()
+    builder(data_dir=str(data_dir), file_format="array_record").download_and_prepare()
+    if as_png:
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(32, 32, 3)), **others})
+        features.save_config(str(data_dir / name / "3.0.2"))
 
 
-def test_a_tfds_directory_is_the_same_set_in_the_same_order(tmp_path):
+def png(image):
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("name", "as_png"), [("cifar10", False), ("cifar100", True)])
+def test_a_tfds_directory_is_the_same_set_in_the_same_order(tmp_path, name, as_png):
     pytest.importorskip("tensorflow_datasets")
-    raw = tiny_set("cifar10")
-    write_tfds("cifar10", tmp_path, raw, "array_record")
-    same(read_cifar("cifar10", tmp_path), raw)
+    if as_png:
+        pytest.importorskip("PIL")
+    raw = tiny_set(name)
+    write_tfds(name, tmp_path, raw, as_png)
+    same(read_cifar(name, tmp_path), raw)
 
 
 def test_a_tfds_directory_in_another_format_is_refused(tmp_path):

@@ -95,7 +95,7 @@ def load(
       train_examples: as in :func:`from_arrays`.
 
     Raises:
-      ValueError: for an unknown name, a set that cannot be read yet, damaged files, and what :func:`from_arrays` refuses.
+      ValueError: for an unknown name, a set that cannot be read yet, damaged files, what :func:`from_arrays` refuses.
       FileNotFoundError: if the files are not there; it says where it looked and how to get them.
       ImportError: if a package is missing; it says which.
     """

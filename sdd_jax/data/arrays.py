@@ -1,8 +1,8 @@
 """In-memory data on the device: ordered, gathered and augmented inside ``jit``, so that the host does nothing per step.
 
 The order is a contract: with B examples a step and N in the split, step s takes positions ``s*B .. s*B + B - 1``, and
-position p is entry ``p % N`` of a permutation that is a function of (seed, ``p // N``). Batches cross the ends of epochs,
-so none is partial, none is dropped, and every example comes exactly once an epoch.
+position p is entry ``p % N`` of a permutation that is a function of (seed, ``p // N``). Batches cross the ends of
+epochs, so none is partial, none is dropped, and every example comes exactly once an epoch.
 """
 
 import functools
@@ -43,7 +43,7 @@ def check_positions(epochs: int, num_examples: int, batch_size: int) -> None:
     positions = -(-epochs * num_examples // batch_size) * batch_size
     if positions - 1 > _INT32_MAX:
         raise ValueError(
-            f"{epochs} epochs of {num_examples} examples need {positions} positions; at most {_INT32_MAX + 1} are counted"
+            f"{epochs} epochs of {num_examples} examples need {positions} positions: at most {_INT32_MAX + 1} fit int32"
         )
 
 
@@ -132,7 +132,7 @@ def train_batch(
     index = arrays["index"][rows]
     view = augment.draw_views(key, epochs, index, pad=pad, flip=flip)
     image = augment.normalize(augment.crop_flip(arrays["images"][rows], view, pad=pad), mean, std, dtype)
-    # A stale order must not train on the wrong examples in silence: the label -1 makes the loss NaN, which stops the run.
+    # A stale order must not train on wrong examples in silence: the label -1 makes the loss NaN, which stops the run.
     label = jnp.take(arrays["labels"], rows, mode="fill", fill_value=-1)
     return {"image": image, "label": label, "index": index, "view": view, "valid": jnp.ones(batch_size, bool)}
 

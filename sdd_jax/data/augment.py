@@ -82,8 +82,8 @@ def normalize(
 ) -> jax.Array:
     """``(images / 255 - mean) / std`` per channel.
 
-    Computed in float32 (float64 if that is asked for) and rounded to ``dtype`` once: in bfloat16 throughout, the pixel
-    values 0 to 255 themselves would survive, but their scaled differences from the mean would lose most of their digits.
+    Computed in float32 (float64 if that is asked for) and rounded to ``dtype`` once: in bfloat16 throughout, the
+    pixel values 0 to 255 would survive, but their differences from the mean would lose most of their digits.
 
     Args:
       images: uint8 ``[B, H, W, C]``.

@@ -29,12 +29,12 @@ CIFAR10_CLASSES = (
 CIFAR100_CLASSES = tuple(
     """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
-    willow_tree wolf woman worm
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
+    maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+    plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail
+    snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
+    tulip turtle wardrobe whale willow_tree wolf woman worm
     """.split()
 )
 
@@ -151,21 +151,24 @@ def read_tfds(name: str, data_dir: str | PathLike[str]) -> Raw:
       ImportError: if tensorflow-datasets is not installed.
       ValueError: if the directory is in another format, which cannot be read at random.
     """
-    if not any(Path(data_dir, name).glob("*/*.array_record*")):
+    versions = {file.parent for file in Path(data_dir, name).glob("*/*.array_record*")}
+    if not versions:
         raise ValueError(
-            f"{Path(data_dir, name)} holds no ArrayRecord files. Prepare the set in that format (this needs TensorFlow):"
+            f"{Path(data_dir, name)} holds no ArrayRecord files. Prepare the set as such (this needs TensorFlow):"
             f"\n  {_tfds_command(name)}"
         )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            "reading a TFDS directory needs: pip install tensorflow-datasets importlib_resources"
+            "reading a TFDS directory needs: pip install tensorflow-datasets importlib_resources pillow"
         ) from error
 
+    # From the directory, not by name (tfds.data_source): the version on disk need not be the installed package's.
+    builder = tfds.builder_from_directory(str(max(versions)))
     arrays = []
     for split in ("train", "test"):
-        source = tfds.data_source(name, split=split, data_dir=str(data_dir), download=False)
+        source = builder.as_data_source(split=split)
         examples = sorted((source[row] for row in range(len(source))), key=lambda example: example["id"])
         arrays += [
             np.stack([example["image"] for example in examples]),
@@ -260,5 +263,6 @@ def _ways(name: str, layout: Layout) -> list[str]:
     return [
         f"curl -fL --create-dirs -o data/{layout.archive} {address}",
         f"python -c \"from torchvision.datasets import {torchvision}; {torchvision}('data', download=True)\"",
-        f"{_tfds_command(name)}  (preparing needs TensorFlow: pip install tensorflow tensorflow-datasets)",
+        f"{_tfds_command(name)}  (preparing needs TensorFlow: "
+        "pip install tensorflow tensorflow-datasets importlib_resources)",
     ]

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 
 __all__ = ["Dataset", "Raw", "Split", "from_arrays", "not_found", "stratified_draw"]
 
-# Keys of the fixed draws. They are constants and never a run's seed, so that a teacher, its students and every seed hold
-# out the same images. Changing one changes every published split.
+# Keys of the fixed draws. They are constants and never a run's seed, so that a teacher, its students and every seed
+# hold out the same images. Changing one changes every published split.
 _VALIDATION_KEY = 20_240_617
 _SUBSET_KEY = 20_240_618
 
@@ -266,7 +266,7 @@ def _check_moments(values: Sequence[float], channels: int, what: str) -> tuple[f
 
 
 def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel from the counts of the 256 values: exact, and no float copy of the set."""
+    """Mean and standard deviation per channel from the counts of the 256 values: exact, without a float copy."""
     values = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[-1]):
