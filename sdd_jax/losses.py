@@ -239,8 +239,8 @@ def _target_mask(labels: ArrayLike, shape: tuple[int, ...], name: str) -> tuple[
     if shape[-1] < 2:
         raise ValueError(f"{name} sets the target class against the others: it needs K >= 2 classes, got {shape[-1]}")
     labels = jnp.asarray(labels)
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))[..., None]  # uint8 could not count the classes
-    target = labels == jnp.arange(shape[-1], dtype=labels.dtype)
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 could not count the classes
+    target = jax.nn.one_hot(labels, shape[-1], dtype=bool)
     return target, jnp.any(target, axis=-1)
 
 

@@ -62,7 +62,7 @@ def top_k(logits: ArrayLike, labels: ArrayLike, k: int = 1, valid: ArrayLike | N
     check_labels(labels, logits.shape[:1], logits.shape[-1])
     labels = jnp.asarray(labels)[:, None]
     own = jnp.take_along_axis(logits, labels, axis=-1, mode="fill")  # a label out of range: NaN, never correct
-    ahead = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[-1]) < labels))
+    ahead = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[-1])[None] < labels))
     correct = (jnp.sum(ahead, axis=-1) < k) & ~jnp.isnan(logits).any(axis=-1) & ~jnp.isnan(own[:, 0])
     return mean(correct, valid)
 

@@ -1,0 +1,116 @@
+"""Conventions as tests: signatures, docstrings, who imports whom, and what importing the losses loads."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sdd_jax
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path for folder in ("sdd_jax", "configs") for path in (ROOT / folder).rglob("*.py"))
+LOSSES = [name for name in sdd_jax.__all__ if name.endswith("_loss")]
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def level_of(module):
+    """Who may import whom: a module imports from its own level and those below."""
+    if module in ("sdd_jax", "sdd_jax._version", "sdd_jax.losses", "sdd_jax.sdd", "sdd_jax.metrics"):
+        return 0
+    if module == "sdd_jax.data.augment":
+        return 0
+    if module.startswith("sdd_jax.models") or module == "sdd_jax.torch_io":
+        return 1
+    if module in ("sdd_jax.training.optim", "sdd_jax.training.sharding"):
+        return 1
+    if module.startswith(("sdd_jax.data", "sdd_jax.training")):
+        return 2
+    if module in ("sdd_jax.build", "sdd_jax.config"):
+        return 3
+    if module.startswith(("sdd_jax.commands", "sdd_jax.__main__", "configs")):
+        return 4
+    raise AssertionError(f"{module} has no level: give it one here")
+
+
+def imports_of(path):
+    """Every module that is imported anywhere in a file, also inside its functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:  # `from package import module` imports the module
+                inner = f"{node.module}.{alias.name}"
+                is_module = (ROOT / inner.replace(".", "/")).with_suffix(".py").exists()
+                yield inner if is_module or (ROOT / inner.replace(".", "/")).is_dir() else node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_downwards(path):
+    module = name_of(path)
+    for imported in imports_of(path):
+        root = imported.partition(".")[0]
+        if root in ("sdd_jax", "configs"):
+            assert level_of(imported) <= level_of(module), f"{module} imports {imported}"
+        if level_of(module) == 0:
+            assert root not in ("flax", "orbax", "absl", "ml_collections", "sklearn"), f"{module} imports {imported}"
+        if level_of(module) < 3:
+            assert root not in ("absl", "ml_collections"), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_are_short_and_say_what_they_are(path):
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    assert len(text.splitlines()) <= 350 and path.stem != "utils"
+
+
+def test_importing_the_losses_loads_neither_flax_nor_a_data_library():
+    code = "import sys, sdd_jax; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    heavy = {
+        "flax",
+        "orbax",
+        "grain",
+        "tensorflow",
+        "tensorflow_datasets",
+        "sklearn",
+        "absl",
+        "ml_collections",
+        "torch",
+    }
+    assert not heavy & set(loaded.split())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_called_alike(name):
+    parameters = list(inspect.signature(getattr(sdd_jax, name)).parameters.values())
+    suffix = "regions" if name == "sdd_loss" else "logits"
+    assert [parameter.name for parameter in parameters[:3]] == [f"student_{suffix}", f"teacher_{suffix}", "labels"]
+    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters[3:])
+
+
+@pytest.mark.parametrize("name", [name for name in sdd_jax.__all__ if not name.startswith("_")])
+def test_public_functions_say_shapes_errors_and_source(name):
+    function = getattr(sdd_jax, name)
+    text = inspect.getdoc(function)
+    for section in ("Args:", "Returns:", "Raises:"):
+        assert section in text, f"{name} has no {section}"
+    for parameter in inspect.signature(function).parameters:
+        assert f"{parameter}:" in text, f"{name} does not describe {parameter}"
+    source = text + inspect.getdoc(inspect.getmodule(function))
+    assert "Source" in source and "[" in text
+
+
+@pytest.mark.parametrize("module", ["losses", "sdd", "metrics", "data.augment"])
+def test_all_names_what_is_public(module):
+    module = importlib.import_module(f"sdd_jax.{module}")
+    for name in module.__all__:
+        assert callable(getattr(module, name)) and getattr(module, name).__doc__

@@ -1,0 +1,251 @@
+"""The base losses against the official code's numbers, independent formulas, special cases and extremes."""
+
+from functools import partial
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from sdd_jax import dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "losses.npz")
+LOSSES = {"kd": kd_loss, "dkd": dkd_loss, "nkd": nkd_loss, "nkd_as_released": nkd_as_released_loss}
+OF_LABELS = {name: loss for name, loss in LOSSES.items() if name != "kd"}
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+each_of_labels = pytest.mark.parametrize("loss", OF_LABELS.values(), ids=OF_LABELS)
+
+
+def example(shape=(6, 5), seed=0, scale=3.0):
+    rng = np.random.default_rng(seed)
+    student, teacher = scale * rng.normal(size=(2, *shape))
+    return jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(rng.integers(0, shape[-1], shape[:-1]), jnp.int32)
+
+
+def golden_bases(case):
+    temperature, alpha, beta, gamma = (float(value) for value in GOLDEN[f"{case}/params"])
+    return {
+        "kd": partial(kd_loss, temperature=temperature),
+        "dkd": partial(dkd_loss, temperature=temperature, alpha=alpha, beta=beta),
+        "nkd": partial(nkd_as_released_loss, temperature=temperature, gamma=gamma),
+    }
+
+
+@pytest.mark.parametrize("case", "abcd")
+@pytest.mark.parametrize("name", ["kd", "dkd", "nkd"])
+def test_value_and_gradient_are_those_of_the_official_code(case, name, x64):
+    base = golden_bases(case)[name]
+    student, teacher = (jnp.asarray(GOLDEN[f"{case}/{role}"][:, :, 0]) for role in ("student", "teacher"))
+    labels = jnp.asarray(GOLDEN[f"{case}/labels"])
+    value, gradient = jax.jit(jax.value_and_grad(lambda s: jnp.mean(base(s, teacher, labels))))(student)
+    expected = GOLDEN[f"{case}/{name}_grad"]
+    np.testing.assert_allclose(value, GOLDEN[f"{case}/{name}"], rtol=1e-9)
+    assert np.abs(expected[:, :, 1:]).max(initial=0.0) == 0.0  # these see cell 0 alone
+    np.testing.assert_allclose(gradient, expected[:, :, 0], rtol=0, atol=1e-9 * np.abs(expected).max())
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def by_definition(name, student, teacher, label, temperature, alpha=1.0, beta=8.0, gamma=1.5):
+    """One example's loss from probabilities, as the papers write it."""
+    s, t = softmax(student / temperature), softmax(teacher / temperature)
+    others = np.arange(len(student)) != label
+    s_others, t_others = softmax(student[others] / temperature), softmax(teacher[others] / temperature)
+
+    def kl(p, q):
+        return float(np.sum(p * np.log(p / q)))
+
+    if name == "kd":
+        return temperature**2 * kl(t, s)
+    if name == "dkd":
+        binary = [np.array([p[label], 1 - p[label]]) for p in (t, s)]
+        return temperature**2 * (alpha * kl(*binary) + beta * kl(t_others, s_others))
+    target = -softmax(teacher)[label] * np.log(softmax(student)[label])
+    if name == "nkd":
+        return target - gamma * temperature**2 * np.sum(t_others * np.log(s_others))
+    return target - gamma * temperature**2 * np.sum(t * np.log(s))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_is_that_of_the_definition(name, temperature, x64):
+    student, teacher, labels = example((2, 3, 7))
+    ours = LOSSES[name](student, teacher, labels, temperature=temperature)
+    for place in np.ndindex(2, 3):
+        expected = by_definition(name, *map(np.asarray, (student[place], teacher[place])), labels[place], temperature)
+        np.testing.assert_allclose(ours[place], expected, rtol=1e-9)
+
+
+@each_loss
+def test_gradient_is_that_of_finite_differences(loss, x64):
+    student, teacher, labels = example((3, 4))
+    check_grads(lambda s, t: loss(s, t, labels), (student, teacher), order=1, modes=("rev", "fwd"), rtol=1e-6)
+
+
+def test_equal_networks_cost_nothing():
+    student, _, labels = example((50, 11))
+    np.testing.assert_array_equal(kd_loss(student, student), np.zeros(50))
+    np.testing.assert_array_equal(dkd_loss(student, student, labels), np.zeros(50))
+
+
+def test_dkd_with_its_weights_set_so_is_kd(x64):
+    """KD = TCKD + (1 - p_t(target)) NCKD: the identity that DKD was derived from (its equation 6)."""
+    student, teacher, labels = example((9, 6))
+    p_target = jnp.take_along_axis(jax.nn.softmax(teacher / 4.0), labels[:, None], axis=1)[:, 0]
+    tckd = dkd_loss(student, teacher, labels, alpha=1.0, beta=0.0)
+    nckd = dkd_loss(student, teacher, labels, alpha=0.0, beta=1.0)
+    np.testing.assert_allclose(kd_loss(student, teacher), tckd + (1 - p_target) * nckd, rtol=1e-12)
+
+
+def test_two_classes_leave_nothing_to_compare_among_the_others(x64):
+    student, teacher, labels = example((8, 2))
+    np.testing.assert_allclose(dkd_loss(student, teacher, labels), kd_loss(student, teacher), rtol=1e-12)
+    target = nkd_loss(student, teacher, labels, gamma=0.0)
+    np.testing.assert_array_equal(nkd_loss(student, teacher, labels, gamma=7.0), target)
+
+
+@each_loss
+def test_shift_and_order_of_classes_do_not_matter(loss, x64):
+    student, teacher, labels = example()
+    value = loss(student, teacher, labels)
+    np.testing.assert_allclose(loss(student + 7.0, teacher - 3.0, labels), value, rtol=1e-12)
+    order = np.array([3, 0, 4, 1, 2])
+    moved = jnp.asarray(np.argsort(order), jnp.int32)[labels]
+    np.testing.assert_allclose(loss(student[:, order], teacher[:, order], moved), value, rtol=1e-12)
+
+
+EXTREMES = {
+    "large": ([1e4, -1e4, 0.0, 5e3], [-1e4, 1e4, 1e4, 0.0]),
+    "a saturated student": ([500.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.5, 0.0]),
+    "a saturated teacher": ([1.0, 2.0, 0.5, 0.0], [0.0, 500.0, 0.0, 0.0]),
+    "both saturated": ([0.0, 500.0, 0.0, 0.0], [500.0, 0.0, 0.0, 0.0]),
+    "equal logits": ([0.0, 0.0, 0.0, 0.0], [3.0, 3.0, 3.0, 3.0]),
+}
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", EXTREMES)
+def test_extreme_logits_give_finite_values_and_gradients(loss, dtype, case):
+    student, teacher = (jnp.asarray(logits, dtype) for logits in EXTREMES[case])
+    for label in range(4):
+        value, gradient = jax.value_and_grad(lambda s, label=label: loss(s, teacher, jnp.int32(label)))(student)
+        assert np.isfinite(value) and np.isfinite(np.asarray(gradient, np.float32)).all(), (label, value, gradient)
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_computed_and_returned_in_float32(loss, dtype):
+    student, teacher, labels = (leaf if leaf.dtype == jnp.int32 else leaf.astype(dtype) for leaf in example((32, 100)))
+    value = loss(student, teacher, labels)
+    assert value.dtype == jnp.float32
+    np.testing.assert_array_equal(value, loss(student.astype(jnp.float32), teacher.astype(jnp.float32), labels))
+
+
+@each_loss
+def test_a_class_that_both_leave_out_is_as_if_it_did_not_exist(loss, x64):
+    student, teacher, _ = example((6, 5))
+    labels = jnp.array([0, 1, 2, 0, 1, 2], jnp.int32)
+    value, gradient = jax.value_and_grad(lambda s: jnp.sum(loss(s, teacher.at[:, 4].set(-jnp.inf), labels)))(
+        student.at[:, 4].set(-jnp.inf)
+    )
+    np.testing.assert_allclose(value, jnp.sum(loss(student[:, :4], teacher[:, :4], labels)), rtol=1e-12)
+    assert np.isfinite(gradient).all()
+
+
+@each_loss
+def test_a_class_that_one_leaves_out(loss):
+    student, teacher, _ = example((6, 5))
+    labels = jnp.zeros(6, jnp.int32)
+    assert np.isfinite(loss(student, teacher.at[:, 4].set(-jnp.inf), labels)).all()
+    assert np.isposinf(loss(student.at[:, 4].set(-jnp.inf), teacher, labels)).all()
+
+
+@each_loss
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_is_not_a_number_is_not_hidden(loss, bad, which):
+    student, teacher, labels = example((4, 5))
+    pair = [student, teacher]
+    pair[which] = pair[which].at[1, 2].set(bad)
+    assert np.isnan(loss(*pair, labels)).tolist() == [False, True, False, False]
+
+
+@each_of_labels
+@pytest.mark.parametrize("label", [-1, 5, 2**31 - 1])
+def test_a_label_out_of_range_is_refused_or_not_a_number(loss, label):
+    student, teacher, labels = example((4, 5))
+    labels = labels.at[2].set(label)
+    with pytest.raises(ValueError, match=rf"0\.\.4, got {label}"):
+        loss(student, teacher, labels)
+    assert np.isnan(jax.jit(loss)(student, teacher, labels)).tolist() == [False, False, True, False]
+
+
+@each_of_labels
+def test_labels_of_one_byte_count_past_255(loss):
+    student, teacher, _ = example((2, 300))
+    labels = np.array([3, 200])
+    np.testing.assert_array_equal(
+        loss(student, teacher, labels.astype(np.uint8)), loss(student, teacher, labels.astype(np.int32))
+    )
+
+
+WRONG = {
+    "shapes": (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), np.zeros(2, int), {}, r"\(2, 3\).*\(2, 4\)"),
+    "integers": (np.zeros((2, 3), int), np.zeros((2, 3), np.float32), np.zeros(2, int), {}, "floating point, got int"),
+    "no classes": (np.zeros((2, 0), np.float32),) * 2 + (np.zeros(2, int), {}, "K >= 1"),
+    "one class": (np.zeros((2, 1), np.float32),) * 2 + (np.zeros(2, int), {}, "K >= 2 classes, got 1"),
+    "label shape": (np.zeros((2, 3), np.float32),) * 2 + (np.zeros(3, int), {}, r"shape \(2,\).*\(3,\)"),
+    "label type": (np.zeros((2, 3), np.float32),) * 2 + (np.zeros(2), {}, "labels must be integers, got float"),
+    "cold": (np.zeros((2, 3), np.float32),) * 2 + (np.zeros(2, int), {"temperature": 0.0}, "greater than 0, got 0.0"),
+}
+
+
+@each_of_labels
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_refused_with_what_came(loss, case):
+    student, teacher, labels, options, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        loss(student, teacher, labels, **options)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(partial(loss, **options))(student, teacher, labels) if case not in ("range",) else None
+
+
+def test_kd_of_one_class_is_zero():
+    np.testing.assert_array_equal(kd_loss(jnp.ones((3, 1)), jnp.zeros((3, 1))), np.zeros(3))
+
+
+@each_loss
+def test_new_values_do_not_compile_again(loss):
+    chex.clear_trace_counter()
+    jitted = jax.jit(chex.assert_max_traces(lambda *arrays: loss(*arrays), n=1))
+    for seed in range(3):
+        jitted(*example(seed=seed))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    classes=st.integers(2, 40),
+    batch=st.integers(0, 5),
+    scale=st.sampled_from([1e-6, 1.0, 30.0, 1e3, 1e4]),
+    temperature=st.sampled_from([0.5, 1.0, 4.0, 20.0]),
+)
+def test_divergences_are_finite_and_not_negative(seed, classes, batch, scale, temperature):
+    student, teacher, labels = example((batch, classes), seed, scale)
+    for loss in (kd_loss, dkd_loss):
+        value, gradient = jax.value_and_grad(
+            lambda s, loss=loss: jnp.sum(loss(s, teacher, labels, temperature=temperature))
+        )(student)
+        assert np.isfinite(gradient).all()
+        each = np.asarray(loss(student, teacher, labels, temperature=temperature))
+        assert np.isfinite(each).all() and np.isfinite(value)
+        assert (each >= -1e-5 * temperature**2 * max(1.0, scale / temperature)).all()
