@@ -216,7 +216,7 @@ def test_wrong_input_is_refused_with_what_came(loss, case):
     with pytest.raises(ValueError, match=message):
         loss(student, teacher, labels, **options)
     with pytest.raises(ValueError, match=message):
-        jax.jit(partial(loss, **options))(student, teacher, labels) if case not in ("range",) else None
+        jax.jit(partial(loss, **options))(student, teacher, labels)
 
 
 def test_kd_of_one_class_is_zero():
@@ -234,10 +234,10 @@ def test_new_values_do_not_compile_again(loss):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    classes=st.integers(2, 40),
-    batch=st.integers(0, 5),
+    classes=st.sampled_from([2, 3, 40]),  # few shapes: each compiles
+    batch=st.sampled_from([0, 5]),
     scale=st.sampled_from([1e-6, 1.0, 30.0, 1e3, 1e4]),
-    temperature=st.sampled_from([0.5, 1.0, 4.0, 20.0]),
+    temperature=st.sampled_from([0.5, 4.0]),
 )
 def test_divergences_are_finite_and_not_negative(seed, classes, batch, scale, temperature):
     student, teacher, labels = example((batch, classes), seed, scale)

@@ -168,7 +168,7 @@ def read_tfds(name: str, data_dir: str | PathLike[str]) -> Raw:
     builder = tfds.builder_from_directory(str(max(versions)))
     arrays = []
     for split in ("train", "test"):
-        source = builder.as_data_source(split=split)
+        source: Any = builder.as_data_source(split=split)
         examples = sorted((source[row] for row in range(len(source))), key=lambda example: example["id"])
         arrays += [
             np.stack([example["image"] for example in examples]),
@@ -205,7 +205,7 @@ def _read_file(folder: Path, member: str) -> bytes:
 
 
 def _read_members(layout: Layout, read: Callable[[str], bytes], where: str) -> Raw:
-    decode = _decode_pickle if layout.kind == "python" else _decode_records
+    decode: Any = _decode_pickle if layout.kind == "python" else _decode_records
     arrays = []
     for members in (layout.train, layout.test):
         parts = [decode(read(member), check, f"{where}: {member}") for member, check in members.items()]

@@ -95,7 +95,7 @@ class Dataset:
         for name in splits or ("train", "selection", "test"):
             for array, dtype in zip(getattr(self, name), ("u1", "<i4", "<i4"), strict=True):
                 digest.update(repr(array.shape).encode())
-                digest.update(np.ascontiguousarray(array, dtype))
+                digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
 
 
@@ -151,10 +151,11 @@ def from_arrays(
     if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
         raise ValueError(f"pad must be a whole number of pixels, 0 or more, got {pad!r}")
 
-    measured = _moments(train_images) if mean is None or std is None else None
     channels = train_images.shape[-1]
-    mean = _check_moments(measured[0] if mean is None else mean, channels, "mean")
-    std = _check_moments(measured[1] if std is None else std, channels, "std")
+    if mean is None or std is None:
+        measured_mean, measured_std = _moments(train_images)
+        mean, std = measured_mean if mean is None else mean, measured_std if std is None else std
+    mean, std = _check_moments(mean, channels, "mean"), _check_moments(std, channels, "std")
 
     whole = Split(train_images, train_labels, np.arange(len(train_images), dtype=np.int32))
     test = Split(test_images, test_labels, np.arange(len(test_images), dtype=np.int32))

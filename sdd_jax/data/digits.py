@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 real images that come with a package, for a first run without a download."""
 
+from typing import Any
+
 import numpy as np
 
 from sdd_jax.data.dataset import Raw, stratified_draw
@@ -27,7 +29,7 @@ def read_digits() -> Raw:
     except ImportError as error:
         raise ImportError('the data set "digits" comes with scikit-learn: pip install scikit-learn') from error
 
-    data = load_digits()
+    data: Any = load_digits()
     scaled = np.floor(data.images * (255 / 16) + 0.5).astype(np.uint8)
     images = scaled.repeat(4, axis=1).repeat(4, axis=2)[..., None]
     labels = data.target.astype(np.int32)
