@@ -97,7 +97,7 @@ class _Console:
         self._stream, self._total, self._first = stream, total, step
         self._bar = None
         if stream.isatty():
-            layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
+            layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
             self._bar = tqdm(total=total, initial=step, file=stream, bar_format=layout, dynamic_ncols=True, leave=False)
         self._start = self._last_line = time.monotonic()
 
