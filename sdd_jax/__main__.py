@@ -9,6 +9,7 @@ import re
 import sys
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
 COMMANDS = {"train": "train a network, plain or by distillation", "evaluate": "measure a run on the test set"}
@@ -84,7 +85,8 @@ def main() -> None:
 
     def run(_):
         try:
-            module.main()
+            with jax.transfer_guard("allow"):  # of setting up, whatever the environment says; the loop forbids its own
+                module.main()
         except ValueError as error:
             _refuse(str(error))
         except (FileNotFoundError, ImportError) as error:  # of data or a package: how to get it stands on its own lines

@@ -129,6 +129,13 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(tmp_path, case):
     assert not workdir.exists()
 
 
+def test_it_runs_where_the_environment_forbids_implicit_transfers(tmp_path):
+    environment = {**ENVIRONMENT, "JAX_TRANSFER_GUARD": "disallow"}
+    arguments = command("train", *SHORT, "--config.epochs=1", f"--workdir={tmp_path}/run")
+    result = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_missing_data_say_how_to_get_them(tmp_path):
     config = "--config=configs/cifar100.py:teacher=none,student=resnet8"
     result = run("train", config, f"--config.data.path={tmp_path}/none", f"--workdir={tmp_path}/run")
