@@ -138,6 +138,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     assert not Checkpoints(tmp_path / "bad" / "checkpoints", "").steps()
 
 
+def test_an_evaluation_that_is_not_finite_stops(tmp_path):
+    built = tiny.built()
+    broken = jax.tree.map(
+        lambda leaf: leaf * np.nan, built.model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    )
+    with pytest.raises(loop.NonFinite, match="rows is not finite"):
+        loop.make_evaluators(built)["test"](broken)
+
+
 def test_another_config_is_refused_by_field(uninterrupted):
     _, workdir = uninterrupted
     other = tiny.built(seed=1)

@@ -54,7 +54,7 @@ class Built(NamedTuple):
 
 
 class NonFinite(FloatingPointError):
-    """A loss, a term of it, or a gradient that is NaN or infinite."""
+    """A loss, a term of it, a gradient or an evaluation that is NaN or infinite."""
 
 
 def train(built: Built, workdir: str | os.PathLike[str]) -> State:
@@ -136,7 +136,7 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
     try:
         with jax.transfer_guard("disallow"):  # nothing crosses between host and device unless it says so
             while True:
-                due = step != resumed_at or step == 0
+                due = step != resumed_at  # what a checkpoint holds was evaluated before it was saved
                 selection_accuracy = None
                 if due and (step in eval_steps or step in save_steps):
                     tally.add(pending)  # a state is evaluated or saved only after its loss proved finite
@@ -214,7 +214,10 @@ def make_evaluator(
         seen = int(total["accuracy"]["count"])
         if seen != num_examples:
             raise AssertionError(f"evaluation saw {seen} of {num_examples} examples")
-        return {**{name: float(metrics.compute(state)) for name, state in total.items()}, "examples": seen}
+        results = {name: float(metrics.compute(state)) for name, state in total.items()}
+        if not all(math.isfinite(value) for value in results.values()):
+            raise NonFinite(f"an evaluation on {dataset.name} is not finite: {results}")
+        return {**results, "examples": seen}
 
     return evaluator
 
