@@ -126,7 +126,10 @@ def read(config: Mapping[str, Any]) -> Settings:
     if method != "plain" and settings["loss.base"] not in BASES[method.removeprefix("sdd_")]:
         known = " or ".join(BASES[method.removeprefix("sdd_")])
         raise ValueError(f"method {method!r} has loss.base {known}, got {settings['loss.base']!r}")
-    check_scales(settings["sdd.scales"], settings["sdd.pooling"])
+    try:
+        check_scales(settings["sdd.scales"], settings["sdd.pooling"])
+    except ValueError as error:
+        raise ValueError(f"sdd.scales: {error}") from error
     name = settings["data.name"]
     if name not in data.INFO:
         raise ValueError(f"data.name: unknown data set {name!r}{_closest(name, data.INFO)}")

@@ -51,7 +51,7 @@ WRONG = {
     "an unknown name": ({"optim__schedule": "cosin"}, "optim.schedule: unknown 'cosin'; the closest is 'cosine'"),
     "an unknown student": ({"argument": {}, "model__student": "resnet9"}, "model.student: .*resnet9.*resnet8"),
     "an unknown data set": ({"data__name": "cifar101"}, "'cifar101'; the closest is 'cifar10"),
-    "scales that do not start with 1": ({"sdd__scales": (2, 4)}, r"scales must .* start with 1.*\(2, 4\)"),
+    "scales that do not start with 1": ({"sdd__scales": (2, 4)}, r"sdd.scales: .* start with 1.*\(2, 4\)"),
     "scales that are no numbers": ({"sdd__scales": ("1,2",)}, "sdd.scales must be integers"),
     "a scale above the nested grid": ({"sdd__scales": (1, 8)}, "scale above 4 needs pooling='direct'"),
     "text for a number": ({"loss__temperature": "hot"}, "loss.temperature must be a finite number, got 'hot'"),
