@@ -1,13 +1,13 @@
-"""PyTorch state dicts <-> Flax variables, by name and layout; no PyTorch needed.
+"""PyTorch checkpoints <-> Flax variables, by name and layout; no PyTorch needed.
 
-The names are those of the official SDD code, mdistiller and RepDistiller (CIFAR networks) and
-torchvision (ResNets). PyTorch stores convolutions as [out,in,height,width] and dense layers as
-[out,in]; Flax as [height,width,in,out] and [in,out].
+The names are those of the official SDD code, mdistiller and RepDistiller, which agree, and of
+torchvision's ResNets and VGGs. PyTorch stores convolutions as [out,in,height,width] and dense layers
+as [out,in]; Flax as [height,width,in,out] and [in,out].
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -15,15 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdd_jax.models.classifier import Classifier
+from sdd_jax.models.mobilenet_v1 import MobileNetV1
 from sdd_jax.models.mobilenet_v2 import MobileNetV2
 from sdd_jax.models.resnet import ResNet
 from sdd_jax.models.resnet_cifar import ResNetCifar
+from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from sdd_jax.models.vgg import VGG, TorchvisionVGG
 from sdd_jax.models.wrn import WideResNet
 
 # A table has a row for each kind of layer: its Flax path and its PyTorch name. `#` stands for a
-# number, the same ones in the same order on both sides.
-_RESNET = (
+# number, the same ones in the same order on both sides. The first row is the layer that sees the image.
+Table = Sequence[tuple[str, str]]
+
+_RESNET: Table = (  # three stages; also torchvision's four
     ("trunk/stem_conv", "conv1"),
     ("trunk/stem_bn", "bn1"),
     ("trunk/stage#_block#/conv#", "layer#.#.conv#"),
@@ -32,7 +36,13 @@ _RESNET = (
     ("trunk/stage#_block#/shortcut_bn", "layer#.#.downsample.1"),
     ("head", "fc"),
 )
-_WRN = (
+_RESNET_CIFAR_STEM: Table = (  # four stages with the stem of CIFAR or CUB-200
+    *_RESNET[:4],
+    ("trunk/stage#_block#/shortcut_conv", "layer#.#.shortcut.0"),
+    ("trunk/stage#_block#/shortcut_bn", "layer#.#.shortcut.1"),
+    ("head", "linear"),
+)
+_WRN: Table = (
     ("trunk/stem_conv", "conv1"),
     ("trunk/stage#_block#/conv#", "block#.layer.#.conv#"),
     ("trunk/stage#_block#/bn#", "block#.layer.#.bn#"),
@@ -40,7 +50,27 @@ _WRN = (
     ("trunk/final_bn", "bn1"),
     ("head", "fc"),
 )
-_MOBILENET_V2 = (
+_VGG: Table = (  # convolution, normalisation and ReLU take a number each
+    ("trunk/block#_conv0", "block#.0"),
+    ("trunk/block#_bn0", "block#.1"),
+    ("trunk/block#_conv1", "block#.3"),
+    ("trunk/block#_bn1", "block#.4"),
+    ("trunk/block#_conv2", "block#.6"),
+    ("trunk/block#_bn2", "block#.7"),
+    ("trunk/block#_conv3", "block#.9"),
+    ("trunk/block#_bn3", "block#.10"),
+    ("head", "classifier"),
+)
+_MOBILENET_V1: Table = (
+    ("trunk/stem_conv", "model.0.0"),
+    ("trunk/stem_bn", "model.0.1"),
+    ("trunk/block#_depthwise_conv", "model.#.0"),
+    ("trunk/block#_depthwise_bn", "model.#.1"),
+    ("trunk/block#_pointwise_conv", "model.#.3"),
+    ("trunk/block#_pointwise_bn", "model.#.4"),
+    ("head", "fc"),
+)
+_MOBILENET_V2: Table = (
     ("trunk/stem_conv", "conv1.0"),
     ("trunk/stem_bn", "conv1.1"),
     ("trunk/stage#_block#/expand_conv", "blocks.#.#.conv.0"),
@@ -53,11 +83,40 @@ _MOBILENET_V2 = (
     ("trunk/last_bn", "conv2.1"),
     ("head", "classifier.0"),
 )
-_TABLES: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
-    ResNetCifar: _RESNET,
-    ResNet: _RESNET,
-    WideResNet: _WRN,
-    MobileNetV2: _MOBILENET_V2,
+_SHUFFLENET: Table = (
+    *_RESNET[:4],
+    ("trunk/last_conv", "conv2"),  # version 2 alone
+    ("trunk/last_bn", "bn2"),
+    ("head", "linear"),
+)
+
+
+def _torchvision_vgg(trunk: TorchvisionVGG) -> Table:
+    """torchvision numbers the layers of all blocks in one sequence, ReLUs and poolings included."""
+    rows, number = [], 0
+    for block, size in enumerate(trunk.block_sizes):
+        for layer in range(size):
+            rows.append((f"trunk/block{block}_conv{layer}", f"features.{number}"))
+            if trunk.batch_norm:
+                rows.append((f"trunk/block{block}_bn{layer}", f"features.{number + 1}"))
+            number += 3 if trunk.batch_norm else 2
+        number += 1
+    dense = (("trunk/dense0", "classifier.0"), ("trunk/dense1", "classifier.3"), ("head", "classifier.6"))
+    return (*rows, *dense)
+
+
+# Every trunk's tables, the one that export writes first. The others are taken on import as well:
+# torchvision's ResNets are often given a stem for CIFAR.
+_TABLES: dict[type[nn.Module], Callable[[Any], tuple[Table, ...]]] = {
+    ResNetCifar: lambda trunk: (_RESNET,),
+    ResNet: lambda trunk: (_RESNET, _RESNET_CIFAR_STEM) if trunk.stem == "imagenet" else (_RESNET_CIFAR_STEM, _RESNET),
+    WideResNet: lambda trunk: (_WRN,),
+    VGG: lambda trunk: (_VGG,),
+    TorchvisionVGG: lambda trunk: (_torchvision_vgg(trunk),),
+    MobileNetV1: lambda trunk: (_MOBILENET_V1,),
+    MobileNetV2: lambda trunk: (_MOBILENET_V2,),
+    ShuffleNetV1: lambda trunk: (_SHUFFLENET,),
+    ShuffleNetV2: lambda trunk: (_SHUFFLENET,),
 }
 
 _LEAVES = {
@@ -71,8 +130,6 @@ _LEAVES = {
 # Axes by rank: how a Flax array is transposed into PyTorch's layout, and back.
 _TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 _TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
-
-_STEM = ("params", "trunk", "stem_conv", "kernel")
 
 
 class _Entry(NamedTuple):
@@ -88,26 +145,140 @@ class _Entry(NamedTuple):
         return tuple(self.shape[axis] for axis in _TO_TORCH[len(self.shape)])
 
 
-def _torch_name(table: tuple[tuple[str, str], ...], path: tuple[str, ...]) -> str:
+def from_state_dict(
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    *,
+    entry: str | None = None,
+    prefix: str | None = None,
+    table: Table | None = None,
+) -> dict[str, Any]:
+    """The Flax variables {"params", "batch_stats"} of `model` from a PyTorch checkpoint.
+
+    Arrays take the dtype of the model's parameters, and the number of image channels is read from
+    the first layer's weight. Every tensor is used and every variable filled, or it is an error;
+    `num_batches_tracked` alone is left out, since nothing reads it.
+
+    Args:
+      model: a network of `create_model`, or any other with a `table`.
+      checkpoint: {name: array}, or a dictionary that holds one, such as {"model": {name: array},
+        "epoch": 240}. Values are what `np.asarray` takes.
+      entry: which of several state dicts in it, where it holds more than one.
+      prefix: what stands before every name, such as "module." of a network that was wrapped. One that
+        all names share is found; given, it also leaves out the names that do not start with it, as
+        "module.student." in a file that holds student and teacher.
+      table: (Flax path, PyTorch name) of every kind of layer, for a network that is none of ours.
+
+    Raises:
+      ValueError: names everything that is missing, left over, or of the wrong shape or kind.
+    """
+    state_dict = find_state_dict(checkpoint, entry)
+    problems: list[list[str]] = []
+    for rows in _tables(model, table):
+        found = _strip(state_dict, prefix, f"{rows[0][1]}.weight".replace("#", "0"))
+        weight: Any = found.get(f"{rows[0][1]}.weight".replace("#", "0"))
+        entries = _entries(model, rows, channels=np.shape(weight)[1] if np.ndim(weight) == 4 else 3)
+        found = {name: array for name, array in found.items() if name not in set(_counters(entries))}
+        wrong = _problems(found, {entry.name: entry.torch_shape for entry in entries})
+        if not wrong:
+            flat = {}
+            for item in entries:
+                array = np.transpose(np.asarray(found[item.name]), _TO_FLAX[len(item.shape)])
+                flat[item.path] = jnp.array(array, item.dtype)
+            return unflatten_dict(flat)
+        problems.append(wrong)
+    _refuse("state dict", min(problems, key=len))
+
+
+def to_state_dict(
+    model: nn.Module, variables: Mapping[str, Any], *, table: Table | None = None
+) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of `model`'s variables, with `num_batches_tracked` at zero (int64).
+
+    Raises:
+      ValueError: names everything that is missing, left over, or of the wrong shape or kind.
+    """
+    rows = _tables(model, table)[0]
+    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    kernel: Any = flat.get(("params", *rows[0][0].replace("#", "0").split("/"), "kernel"))
+    entries = _entries(model, rows, channels=kernel.shape[2] if np.ndim(kernel) == 4 else 3)
+
+    found = {"/".join(path): array for path, array in flat.items()}
+    wrong = _problems(found, {"/".join(entry.path): entry.shape for entry in entries})
+    if wrong:
+        _refuse("tree of variables", wrong)
+    state_dict = {
+        entry.name: np.ascontiguousarray(np.transpose(flat[entry.path], _TO_TORCH[len(entry.shape)]))
+        for entry in entries
+    }
+    return state_dict | {name: np.zeros((), np.int64) for name in _counters(entries)}
+
+
+def find_state_dict(checkpoint: Mapping[str, Any], entry: str | None = None) -> Mapping[str, Any]:
+    """The state dict in `checkpoint`: itself if it holds arrays alone, else its only entry that does.
+
+    Raises:
+      ValueError: if there is none, or several and `entry` names none of them.
+    """
+    if entry is None and _is_state_dict(checkpoint):
+        return checkpoint
+    inside = {name: value for name, value in checkpoint.items() if _is_state_dict(value)}
+    if entry is None and len(inside) == 1:
+        return next(iter(inside.values()))
+    if entry in inside:
+        return inside[entry]
+    if not inside:
+        raise ValueError(f"the checkpoint holds no state dict (names with arrays); its entries: {_listed(checkpoint)}")
+    asked = "which one is meant is not said" if entry is None else f"entry {entry!r} is none of them"
+    raise ValueError(f"the checkpoint's state dicts are {_listed(inside)}: {asked}")
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(hasattr(array, "shape") for array in value.values())
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, names)) or "none"
+
+
+def _strip(state_dict: Mapping[str, Any], prefix: str | None, first: str) -> dict[str, Any]:
+    """The names without `prefix`, or without what all of them have before the name of the `first` weight."""
+    if prefix is None:
+        before = (name.removesuffix(first) for name in state_dict if name.endswith(f".{first}"))
+        shared = (start for start in before if all(name.startswith(start) for name in state_dict))
+        prefix = next(shared, "")
+    return {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
+
+
+def _tables(model: nn.Module, table: Table | None) -> tuple[Table, ...]:
+    if table is not None:
+        return (table,)
+    trunk = getattr(model, "trunk", model)
+    if type(trunk) not in _TABLES:
+        known = ", ".join(kind.__name__ for kind in _TABLES)
+        raise ValueError(f"no table of PyTorch names for a {type(trunk).__name__}: give one; known: {known}")
+    return _TABLES[type(trunk)](trunk)
+
+
+def _torch_name(table: Table, path: tuple[str, ...]) -> str:
     collection, *layer, leaf = path
     for pattern, replacement in table:
         numbers = re.fullmatch(pattern.replace("#", r"(\d+)"), "/".join(layer))
-        if numbers:
+        if numbers and (collection, leaf) in _LEAVES:
             found = iter(numbers.groups())
             stem = re.sub("#", lambda _, found=found: next(found), replacement)
             return f"{stem}.{_LEAVES[collection, leaf]}"
     raise ValueError(f"no PyTorch name is known for {'/'.join(path)}")
 
 
-def _entries(model: Classifier, channels: int) -> list[_Entry]:
+def _entries(model: nn.Module, table: Table, channels: int) -> list[_Entry]:
     """Every array of `model`'s variables on images of `channels` channels."""
-    table = _TABLES.get(type(model.trunk))
-    if table is None:
-        known = ", ".join(trunk.__name__ for trunk in _TABLES)
-        raise ValueError(f"no table of PyTorch names for a {type(model.trunk).__name__}; known: {known}")
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
     wanted = jax.eval_shape(lambda key, images: model.init(key, images, train=False), jax.random.key(0), images)
     leaves: dict[tuple[str, ...], Any] = flatten_dict(wanted)
+    for path, leaf in leaves.items():
+        if leaf.ndim not in _TO_TORCH:
+            raise ValueError(f"{'/'.join(path)} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
     return [_Entry(path, _torch_name(table, path), leaf.shape, leaf.dtype) for path, leaf in leaves.items()]
 
 
@@ -119,59 +290,18 @@ def _counters(entries: list[_Entry]) -> list[str]:
     ]
 
 
-def _check(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]], what: str) -> None:
-    """Raises one ValueError with all that is missing, left over, or of the wrong shape or kind."""
+def _problems(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]) -> list[str]:
+    """All that is missing, left over, or of the wrong shape or kind."""
     problems = [f"missing: {name} {shape}" for name, shape in wanted.items() if name not in found]
-    problems += [f"left over: {name}" for name in found if name not in wanted]
+    problems += [f"left over: {name} {tuple(np.shape(array))}" for name, array in found.items() if name not in wanted]
     for name in wanted.keys() & found.keys():
-        array = found[name]
-        if np.shape(array) != wanted[name]:
-            problems.append(f"wrong shape: {name} {np.shape(array)}, expected {wanted[name]}")
+        array = np.asarray(found[name])
+        if array.shape != wanted[name]:
+            problems.append(f"wrong shape: {name} {array.shape}, expected {wanted[name]}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):
             problems.append(f"wrong dtype: {name} {array.dtype}, expected a floating one")
-    if problems:
-        raise ValueError(f"the {what} does not fit the model:\n  " + "\n  ".join(sorted(problems)))
+    return problems
 
 
-def from_state_dict(model: Classifier, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The Flax variables {"params", "batch_stats"} of `model` from a PyTorch state dict.
-
-    The number of image channels is read from the stem's weight. Arrays take the dtype of the
-    model's parameters. `num_batches_tracked` is ignored.
-
-    Raises:
-      ValueError: names everything that is missing, left over, or of the wrong shape.
-    """
-    stem = next(entry for entry in _entries(model, channels=3) if entry.path == _STEM)
-    weight: Any = state_dict.get(stem.name)
-    channels = np.shape(weight)[1] if np.ndim(weight) == 4 else 3
-    entries = _entries(model, channels)
-
-    counters = set(_counters(entries))
-    found = {name: array for name, array in state_dict.items() if name not in counters}
-    _check(found, {entry.name: entry.torch_shape for entry in entries}, "state dict")
-    flat = {}
-    for entry in entries:
-        array = np.transpose(found[entry.name], _TO_FLAX[len(entry.shape)])
-        flat[entry.path] = jnp.array(array, entry.dtype)
-    return unflatten_dict(flat)
-
-
-def to_state_dict(model: Classifier, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of `model`'s variables, with `num_batches_tracked` at zero.
-
-    Raises:
-      ValueError: names everything that is missing, left over, or of the wrong shape.
-    """
-    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
-    kernel: Any = flat.get(_STEM)
-    entries = _entries(model, channels=kernel.shape[2] if np.ndim(kernel) == 4 else 3)
-
-    found = {"/".join(path): array for path, array in flat.items()}
-    wanted = {"/".join(entry.path): entry.shape for entry in entries}
-    _check(found, wanted, "tree of variables")
-    state_dict = {
-        entry.name: np.ascontiguousarray(np.transpose(flat[entry.path], _TO_TORCH[len(entry.shape)]))
-        for entry in entries
-    }
-    return state_dict | {name: np.zeros((), np.int64) for name in _counters(entries)}
+def _refuse(what: str, problems: list[str]) -> NoReturn:
+    raise ValueError(f"the {what} does not fit the model:\n  " + "\n  ".join(sorted(problems)))

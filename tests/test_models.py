@@ -1,6 +1,7 @@
 """Networks against the official PyTorch code's outputs, and the parts against formulas of their own."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from golden import weights
 
-from sdd_jax.models import Classifier, create_model, model_names
+from sdd_jax.models import Classifier, create_model, model_names, model_stems
 from sdd_jax.models.layers import BatchNorm, torch_affine_init
 from sdd_jax.sdd import pool_regions
-from sdd_jax.torch_io import from_state_dict
+from sdd_jax.torch_io import from_state_dict, to_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPES = json.loads((GOLDEN / "models.json").read_text())
@@ -26,28 +27,33 @@ NETWORKS = {
     "cifar/resnet32x4": "resnet32x4",
     "cifar/wrn_16_2": "wrn_16_2",
     "cifar/wrn_40_2": "wrn_40_2",
+    "cifar/vgg8": "vgg8",
+    "cifar/vgg13": "vgg13",
     "cifar/MobileNetV2": "mobilenet_v2",
+    "cifar/ShuffleV1": "shufflenet_v1",
+    "cifar/ShuffleV2": "shufflenet_v2",
+    "cifar/ResNet50": "resnet50",
     "imagenet/ResNet18": "resnet18",
+    "imagenet/ResNet50": "resnet50",
+    "imagenet/MobileNetV2": "mobilenet_v1",  # its name in the official code, not what it is
+    "cub200/MobileNetV2": "mobilenet_v2",
+    "cub200/ShuffleV1": "shufflenet_v1",
+    "cub200/vgg8": "vgg8",
+    "cub200/resnet32x4": "resnet32x4",
+    "cub200/vgg13": "vgg13",
 }
-
-PARAMETERS = {
-    "resnet8": 83_892,
-    "resnet14": 181_108,
-    "resnet20": 278_324,
-    "resnet32": 472_756,
-    "resnet44": 667_188,
-    "resnet56": 861_620,
-    "resnet110": 1_736_564,
-    "resnet8x4": 1_233_540,
-    "resnet32x4": 7_433_860,
-    "wrn_16_1": 180_916,
-    "wrn_16_2": 703_284,
-    "wrn_40_1": 569_780,
-    "wrn_40_2": 2_255_156,
-    "mobilenet_v2": 812_836,
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-}
+# One network of each family, for what need not be shown of all.
+FAMILIES = [
+    "cifar/resnet20",
+    "cifar/wrn_16_2",
+    "cifar/vgg8",
+    "cifar/MobileNetV2",
+    "cifar/ShuffleV1",
+    "cifar/ShuffleV2",
+    "imagenet/ResNet18",
+    "imagenet/MobileNetV2",
+]
+CLASSES = {"cifar": 100, "imagenet": 1000, "cub200": 200}
 
 
 def relative_error(got, expected):
@@ -59,6 +65,14 @@ def filled(network, model):
     return from_state_dict(model, weights.state_dict(SHAPES[network]["state_dict"]))
 
 
+def golden_images(network, dtype):
+    return jnp.asarray(weights.images(tuple(SHAPES[network]["input"])).transpose(0, 2, 3, 1), dtype)
+
+
+def test_every_golden_network_is_here():
+    assert NETWORKS.keys() == SHAPES.keys()
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_outputs_are_those_of_the_official_code(network, dtype):
@@ -68,28 +82,100 @@ def test_outputs_are_those_of_the_official_code(network, dtype):
     with jax.enable_x64(dtype == "float64"):
         model = create_model(NETWORKS[network], logits.shape[1], stem, dtype)
         variables = filled(network, model)
-        images = jnp.asarray(weights.images(tuple(SHAPES[network]["input"])).transpose(0, 2, 3, 1), dtype)
+        images = golden_images(network, dtype)
         outputs = jax.jit(lambda v, x: model.apply(v, x, train=False, pooling="nested"))(variables, images)
         got_logits, got_cells = jax.device_get((outputs.logits, outputs.region_logits))
     assert got_logits.dtype == got_cells.dtype == dtype
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert parameters == SHAPES[network]["parameters"]
     # The large networks' golden values are stored in float32.
     tolerance = 1e-4 if dtype == "float32" else 1e-9 if stem == "cifar" else 1e-5
     assert relative_error(got_logits, logits) < tolerance
     assert relative_error(got_cells, cells.transpose(0, 2, 1)) < tolerance
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts(name):
-    large = name in ("resnet18", "resnet34")
-    model = create_model(name, 1000 if large else 100, "imagenet" if large else "cifar")
-    images = jnp.zeros((1, 32, 32, 3))
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    assert set(variables) == {"params", "batch_stats"}
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name]
+@pytest.mark.parametrize("network", FAMILIES)
+def test_bfloat16_is_near_float32_and_trains(network):
+    stem = network.split("/")[0]
+    images = golden_images(network, "float32")
+    model = create_model(NETWORKS[network], CLASSES[stem], stem, jnp.bfloat16)
+    variables = filled(network, model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    with np.load(GOLDEN / "models.npz") as golden:
+        expected = golden[f"{network}/logits"]
+    images = jnp.concatenate([images, jnp.flip(images, 2)])  # two at least: they are normalised together
+
+    def loss(params):
+        variables_ = {"params": params, "batch_stats": variables["batch_stats"]}
+        outputs, updates = model.apply(variables_, images, train=True, mutable=["batch_stats"])
+        return jnp.mean(jax.nn.log_softmax(outputs.region_logits) ** 2), updates
+
+    @jax.jit
+    def both(variables):
+        outputs = model.apply(variables, images, train=False)
+        return outputs, jax.grad(loss, has_aux=True)(variables["params"])
+
+    outputs, (gradients, updates) = both(variables)
+    assert outputs.feature_map.dtype == jnp.bfloat16 and outputs.logits.dtype == jnp.float32
+    assert 0 < relative_error(outputs.logits[: len(expected)], expected) < 0.02
+    for leaf in jax.tree.leaves((gradients, updates)):
+        assert leaf.dtype == jnp.float32 and np.isfinite(leaf).all()
+    assert all(np.any(gradient) for gradient in jax.tree.leaves(gradients["head"]))
 
 
-def test_every_network_has_its_count():
-    assert set(model_names()) == set(PARAMETERS)
+@pytest.mark.parametrize("name", model_names())
+def test_every_stem_traces_at_any_size(name):
+    for stem in model_stems(name):
+        model = create_model(name, 7, stem)
+        for size in (32, 64, 96, 224):
+            images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+            outputs, _ = jax.eval_shape(partial(model.init_with_output, train=False), jax.random.key(0), images)
+            height, width = outputs.feature_map.shape[1:3]
+            assert height == width and outputs.logits.shape == (2, 7)
+            assert outputs.logit_map.shape == (2, height, width, 7) and outputs.region_logits.shape == (2, 21, 7)
+
+
+@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize(
+    "name, stem",
+    [
+        ("resnet8", "cifar"),
+        ("wrn_16_1", "cub200"),
+        ("vgg8", "cifar"),
+        ("mobilenet_v1", "imagenet"),
+        ("mobilenet_v2", "cub200"),
+        ("shufflenet_v1", "cifar"),
+        ("shufflenet_v2", "cub200"),
+        ("resnet18", "imagenet"),
+    ],
+)
+def test_each_family_runs_at_both_ends(name, stem, size):
+    """The global prediction is the mean over all locations, whatever the size: no window is assumed."""
+    model = create_model(name, 5, stem)
+    blank = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), blank)
+    shapes = {name: array.shape for name, array in to_state_dict(model, blank).items()}
+    variables = from_state_dict(model, weights.state_dict(shapes))
+    images = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+    outputs = jax.jit(partial(model.apply, train=False))(variables, images)
+    assert np.isfinite(outputs.logits).all() and np.std(outputs.logits[0] - outputs.logits[1]) > 0
+    np.testing.assert_allclose(outputs.logits, outputs.logit_map.mean((1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(outputs.region_logits[:, 0], outputs.logits, rtol=1e-3, atol=1e-4)
+
+
+def test_vgg_pools_once_more_at_64_rows_alone():
+    model = create_model("vgg8", 5)
+    sizes = {}
+    for height, width in ((56, 64), (64, 64), (64, 56), (65, 64), (128, 128)):
+        images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+        outputs, _ = jax.eval_shape(partial(model.init_with_output, train=False), jax.random.key(0), images)
+        sizes[height, width] = outputs.feature_map.shape[1:3]
+    assert sizes == {(56, 64): (7, 8), (64, 64): (4, 4), (64, 56): (4, 3), (65, 64): (8, 8), (128, 128): (16, 16)}
+
+
+def test_images_too_small_for_a_vgg_are_refused():
+    with pytest.raises(ValueError, match="at least 8 pixels"):
+        create_model("vgg8").init(jax.random.key(0), jnp.zeros((1, 7, 32, 3)), train=False)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +183,8 @@ def test_every_network_has_its_count():
     [
         ({"name": "resnet8x5"}, "did you mean 'resnet8x4'.*wrn_16_1"),
         ({"name": None}, "unknown model None"),
-        ({"name": "resnet8", "stem": "imagenet"}, "no stem 'imagenet'; it has: cifar"),
-        ({"name": "resnet18", "stem": "cifra"}, "no stem 'cifra'; it has: imagenet"),
+        ({"name": "resnet8", "stem": "imagenet"}, "no stem 'imagenet'; it has: cifar, cub200"),
+        ({"name": "mobilenet_v1", "stem": "cifra"}, "no stem 'cifra'; it has: imagenet"),
         ({"name": "resnet8", "num_classes": 0}, "at least 1, got 0"),
         ({"name": "resnet8", "dtype": jnp.int32}, "got int32"),
         ({"name": "resnet8", "dtype": "float64"}, "jax_enable_x64"),
@@ -123,7 +209,13 @@ def test_images_of_the_wrong_rank_or_dtype_are_refused(images):
         ("resnet8", "cifar", (1, 1, 3), (1, 1, 64)),
         ("wrn_16_1", "cifar", (31, 29, 1), (8, 8, 64)),
         ("mobilenet_v2", "cifar", (35, 17, 1), (3, 2, 1280)),
+        ("mobilenet_v2", "cub200", (225, 223, 3), (7, 7, 1280)),
+        ("vgg8", "cifar", (39, 47, 1), (4, 5, 512)),
+        ("shufflenet_v1", "cifar", (33, 29, 1), (5, 4, 960)),
+        ("shufflenet_v2", "cub200", (225, 224, 3), (15, 14, 1024)),
         ("resnet18", "imagenet", (65, 225, 1), (3, 8, 512)),
+        ("resnet50", "cifar", (33, 30, 1), (5, 4, 2048)),
+        ("mobilenet_v1", "imagenet", (65, 225, 1), (3, 8, 1024)),
     ],
 )
 def test_any_size_and_number_of_channels(name, stem, size, feature_map):
@@ -248,22 +340,6 @@ def test_training_updates_statistics_and_gradients_reach_every_parameter():
         assert np.all(new != old)
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
-    model = create_model("resnet8", dtype=jnp.bfloat16)
-    variables = filled("cifar/resnet8", model)
-    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    outputs = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
-    exact = jax.jit(lambda v, x: create_model("resnet8").apply(v, x, train=False))(variables, images)
-    assert outputs.feature_map.dtype == jnp.bfloat16
-    for name in ("logits", "logit_map", "region_logits"):
-        got, expected = getattr(outputs, name), np.asarray(getattr(exact, name))
-        assert got.dtype == jnp.float32
-        assert 0 < relative_error(got, expected) < 0.05
-    gradients = jax.jit(jax.grad(lambda v: jnp.sum(model.apply(v, images, train=False).logit_map)))(variables)
-    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
-
-
 def test_nan_is_not_hidden():
     model = create_model("resnet18", 1000, "imagenet")
     images = jnp.zeros((2, 32, 32, 3)).at[0, 0, 0, 0].set(jnp.nan)
@@ -271,34 +347,64 @@ def test_nan_is_not_hidden():
     assert np.isnan(outputs.logits[0]).all() and np.isfinite(outputs.logits[1]).all()
 
 
-@pytest.mark.parametrize(
-    "name, stem, conv, fan_out",
-    [
-        ("resnet8x4", "cifar", ("stage3_block0", "conv2"), 256 * 9),
-        ("wrn_16_2", "cifar", ("stage3_block1", "conv1"), 128 * 9),
-        ("mobilenet_v2", "cifar", ("stage5_block1", "depthwise_conv"), 480 * 9),
-        ("resnet18", "imagenet", ("stage4_block0", "shortcut_conv"), 512),
-    ],
-)
-def test_initialisers(name, stem, conv, fan_out):
+def initial_params(name, stem="cifar"):
     model = create_model(name, 200, stem)
     images = jnp.zeros((1, 16, 16, 3))
-    # Compiled: eager initialisation runs the network once, operation by operation.
-    params = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(1))["params"]
-    kernel = np.asarray(params["trunk"][conv[0]][conv[1]]["kernel"])
-    assert abs(kernel.std() / np.sqrt(2 / fan_out) - 1) < 4 / np.sqrt(kernel.size)
-    assert np.abs(kernel).max() > 2.5 * kernel.std()  # normal, not truncated at two deviations
-    norm = params["trunk"]["final_bn" if name.startswith("wrn") else "stem_bn"]
+    # Compiled: eager initialisation runs the network once, operation by operation. The key's kind compiles fast.
+    return jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(1, impl="rbg"))["params"]
+
+
+def assert_uniform(array, bound):
+    assert 0.97 * bound < np.abs(array).max() <= bound
+    assert abs(array.std() / (bound / np.sqrt(3)) - 1) < 4 / np.sqrt(array.size)
+
+
+@pytest.mark.parametrize(
+    "name, stem, conv, deviation",
+    [
+        ("resnet8x4", "cifar", "stage3_block0/conv2", np.sqrt(2 / (256 * 9))),
+        ("wrn_16_2", "cifar", "stage3_block1/conv1", np.sqrt(2 / (128 * 9))),
+        ("vgg8", "cifar", "block2_conv0", np.sqrt(2 / (256 * 9))),
+        ("mobilenet_v2", "cifar", "stage5_block1/depthwise_conv", np.sqrt(2 / (480 * 9))),
+        ("resnet18", "imagenet", "stage4_block0/shortcut_conv", np.sqrt(2 / 512)),
+        ("resnet50", "cifar", "stage1_block1/conv3", np.sqrt(2 / 256)),
+        # PyTorch's own: uniform within 1 / sqrt(fan_in), the channels of one group
+        ("shufflenet_v1", "cifar", "stage2_block3/conv1", np.sqrt(1 / 160 / 3)),
+        ("shufflenet_v2", "cifar", "stage2_block3/conv2", np.sqrt(1 / 9 / 3)),
+        ("mobilenet_v1", "imagenet", "block5_pointwise_conv", np.sqrt(1 / 256 / 3)),
+        ("resnet8x4", "cub200", "stem_conv", np.sqrt(1 / 147 / 3)),
+    ],
+)
+def test_initialisers(name, stem, conv, deviation):
+    params = initial_params(name, stem)
+    layer = params["trunk"]
+    for part in conv.split("/"):
+        layer = layer[part]
+    kernel = np.asarray(layer["kernel"])
+    uniform = name.startswith("shufflenet") or name == "mobilenet_v1" or stem == "cub200"
+    if uniform:
+        assert_uniform(kernel, np.sqrt(3) * deviation)
+    else:
+        assert abs(kernel.std() / deviation - 1) < 4 / np.sqrt(kernel.size)
+        assert np.abs(kernel).max() > 2.5 * kernel.std()  # normal, not truncated at two deviations
+    assert np.all(layer.get("bias", 0) == 0)
+    norm = params["trunk"].get("stem_bn") or params["trunk"].get("final_bn") or params["trunk"]["block0_bn0"]
     assert np.all(norm["scale"] == 1) and np.all(norm["bias"] == 0)
 
     kernel, bias = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
-    if name == "mobilenet_v2":
+    bound = kernel.shape[0] ** -0.5
+    if name in ("mobilenet_v2", "vgg8"):
         assert abs(kernel.std() / 0.01 - 1) < 0.02
     else:
-        bound = kernel.shape[0] ** -0.5
-        assert 0.99 * bound < np.abs(kernel).max() <= bound
-        assert abs(kernel.std() / (bound / np.sqrt(3)) - 1) < 0.02
-    if name.startswith("resnet"):
-        assert 0.9 * bound < np.abs(bias).max() <= bound
-    else:
+        assert_uniform(kernel, bound)
+    if name in ("mobilenet_v2", "vgg8", "wrn_16_2"):
         assert np.all(bias == 0)
+    else:
+        assert 0.9 * bound < np.abs(bias).max() <= bound
+
+
+def test_the_head_for_cub200_is_pytorchs_own():
+    """The official code replaces it after the network is initialised."""
+    head = initial_params("vgg8", "cub200")["head"]
+    assert_uniform(np.asarray(head["kernel"]), 512**-0.5)
+    assert np.any(head["bias"])

@@ -17,12 +17,15 @@ from sdd_jax.models.layers import (
     torch_affine_init,
     zero_bias_affine_init,
 )
+from sdd_jax.models.mobilenet_v1 import MobileNetV1
 from sdd_jax.models.mobilenet_v2 import MobileNetV2
 from sdd_jax.models.resnet import ResNet
 from sdd_jax.models.resnet_cifar import ResNetCifar
+from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from sdd_jax.models.vgg import VGG, TorchvisionVGG
 from sdd_jax.models.wrn import WideResNet
 
-__all__ = ["Classifier", "Outputs", "create_model", "model_names"]
+__all__ = ["Classifier", "Outputs", "create_model", "model_names", "model_stems"]
 
 
 class _Network(NamedTuple):
@@ -30,17 +33,34 @@ class _Network(NamedTuple):
     head_init: AffineInit
 
 
+def _network(trunk: Callable[..., nn.Module], head_init: AffineInit, *stems: str) -> _Network:
+    return _Network({stem: partial(trunk, stem=stem) for stem in stems}, head_init)
+
+
 def _resnet_cifar(depth: int, **widths) -> _Network:
-    return _Network({"cifar": partial(ResNetCifar, depth=depth, **widths)}, torch_affine_init)
+    return _network(partial(ResNetCifar, depth=depth, **widths), torch_affine_init, "cifar", "cub200")
 
 
 def _wrn(depth: int, widening: int) -> _Network:
-    trunk = partial(WideResNet, depth=depth, widening=widening)
-    return _Network({"cifar": trunk}, zero_bias_affine_init)
+    return _network(partial(WideResNet, depth=depth, widening=widening), zero_bias_affine_init, "cifar", "cub200")
 
 
-def _resnet(*stage_sizes: int) -> _Network:
-    return _Network({"imagenet": partial(ResNet, stage_sizes=stage_sizes)}, torch_affine_init)
+def _resnet(*stage_sizes: int, bottleneck: bool) -> _Network:
+    trunk = partial(ResNet, stage_sizes=stage_sizes, bottleneck=bottleneck)
+    return _network(trunk, torch_affine_init, "cifar", "imagenet", "cub200")
+
+
+def _vgg(*block_sizes: int, large: bool = True) -> _Network:
+    small = partial(VGG, block_sizes=block_sizes)  # on CUB-200 as well: the official code changes nothing there
+    stems = {"cifar": small, "cub200": small}
+    if large:
+        stems["imagenet"] = partial(TorchvisionVGG, block_sizes=block_sizes)
+    return _Network(stems, small_normal_affine_init)
+
+
+def _vgg_without_bn(*block_sizes: int) -> _Network:
+    trunk = partial(TorchvisionVGG, block_sizes=block_sizes, batch_norm=False)
+    return _Network({"imagenet": trunk}, small_normal_affine_init)
 
 
 _NETWORKS = {
@@ -57,9 +77,24 @@ _NETWORKS = {
     "wrn_16_2": _wrn(16, 2),
     "wrn_40_1": _wrn(40, 1),
     "wrn_40_2": _wrn(40, 2),
-    "mobilenet_v2": _Network({"cifar": MobileNetV2}, small_normal_affine_init),
-    "resnet18": _resnet(2, 2, 2, 2),
-    "resnet34": _resnet(3, 4, 6, 3),
+    "vgg8": _vgg(1, 1, 1, 1, 1, large=False),
+    "vgg11": _vgg(1, 1, 2, 2, 2),
+    "vgg13": _vgg(2, 2, 2, 2, 2),
+    "vgg16": _vgg(2, 2, 3, 3, 3),
+    "vgg19": _vgg(2, 2, 4, 4, 4),
+    "vgg11_without_bn": _vgg_without_bn(1, 1, 2, 2, 2),
+    "vgg13_without_bn": _vgg_without_bn(2, 2, 2, 2, 2),
+    "vgg16_without_bn": _vgg_without_bn(2, 2, 3, 3, 3),
+    "vgg19_without_bn": _vgg_without_bn(2, 2, 4, 4, 4),
+    "mobilenet_v1": _Network({"imagenet": MobileNetV1}, torch_affine_init),
+    "mobilenet_v2": _network(MobileNetV2, small_normal_affine_init, "cifar", "cub200"),
+    "shufflenet_v1": _network(ShuffleNetV1, torch_affine_init, "cifar", "cub200"),
+    "shufflenet_v2": _network(ShuffleNetV2, torch_affine_init, "cifar", "cub200"),
+    "resnet18": _resnet(2, 2, 2, 2, bottleneck=False),
+    "resnet34": _resnet(3, 4, 6, 3, bottleneck=False),
+    "resnet50": _resnet(3, 4, 6, 3, bottleneck=True),
+    "resnet101": _resnet(3, 4, 23, 3, bottleneck=True),
+    "resnet152": _resnet(3, 8, 36, 3, bottleneck=True),
 }
 
 _DTYPES = ("bfloat16", "float32", "float64")
@@ -70,21 +105,30 @@ def model_names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
+def model_stems(name: str) -> tuple[str, ...]:
+    """The stems that the network called `name` has."""
+    return tuple(_lookup(name).stems)
+
+
+def _lookup(name: str) -> _Network:
+    if name not in _NETWORKS:
+        close = difflib.get_close_matches(str(name), _NETWORKS, n=1, cutoff=0.0)
+        raise ValueError(f"unknown model {name!r}, did you mean {close[0]!r}? Known: {', '.join(_NETWORKS)}")
+    return _NETWORKS[name]
+
+
 def create_model(name: str, num_classes: int = 100, stem: str = "cifar", dtype: DTypeLike = jnp.float32) -> Classifier:
     """The classifier called `name`, as a Linen module.
 
     Args:
       name: one of `model_names()`.
       num_classes: K, at least 1.
-      stem: "cifar" for images of about 32x32, "imagenet" for about 224x224; not every network has
-        both. Any image size and number of channels is taken by either.
+      stem: "cifar" for images of about 32x32, "imagenet" for about 224x224, "cub200" for the
+        networks of small images at 224x224. Any size and number of channels is taken by each.
       dtype: what it computes in: bfloat16, float32 or float64 (with `jax_enable_x64`). Parameters,
         statistics and logits are kept in at least float32.
     """
-    if name not in _NETWORKS:
-        close = difflib.get_close_matches(str(name), _NETWORKS, n=1, cutoff=0.0)
-        raise ValueError(f"unknown model {name!r}, did you mean {close[0]!r}? Known: {', '.join(_NETWORKS)}")
-    network = _NETWORKS[name]
+    network = _lookup(name)
     if stem not in network.stems:
         raise ValueError(f"{name} has no stem {stem!r}; it has: {', '.join(network.stems)}")
     if num_classes < 1:
@@ -94,4 +138,6 @@ def create_model(name: str, num_classes: int = 100, stem: str = "cifar", dtype: 
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype.name}")
     if dtype != jax.dtypes.canonicalize_dtype(dtype):
         raise ValueError("dtype float64 needs jax_enable_x64, which is off")
-    return Classifier(network.stems[stem](dtype=dtype), num_classes, network.head_init, dtype)
+    # The official code replaces the head for CUB-200: it keeps PyTorch's own initial values.
+    head_init = torch_affine_init if stem == "cub200" else network.head_init
+    return Classifier(network.stems[stem](dtype=dtype), num_classes, head_init, dtype)

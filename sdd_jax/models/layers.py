@@ -13,9 +13,14 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from sdd_jax.models.convolution import grouped_conv
+
 # Normal with variance 2 / (kernel area * output channels): "Delving Deep into Rectifiers" (2015),
 # the fan-out form. The reference spells it in three ways, one per family; they are one formula.
 CONV_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+# What PyTorch's convolutions do unasked: uniform within 1 / sqrt(fan_in).
+TORCH_CONV_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # From the number of input features to the initialisers of an affine layer's kernel and bias.
 AffineInit = Callable[[int], tuple[Initializer, Initializer]]
@@ -62,10 +67,12 @@ def conv(
     stride: int = 1,
     *,
     groups: int = 1,
+    use_bias: bool = False,
+    init: Initializer = CONV_INIT,
     dtype: DTypeLike,
     name: str,
 ) -> nn.Conv:
-    """A square convolution without bias, [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features].
+    """A square convolution, [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features].
 
     The padding is the same on both sides, as PyTorch's: "SAME" would pad a strided convolution of
     an even size on one side only and shift what every location sees. `kernel_size` is odd.
@@ -76,12 +83,26 @@ def conv(
         strides=stride,
         padding=kernel_size // 2,
         feature_group_count=groups,
-        use_bias=False,
-        kernel_init=CONV_INIT,
+        use_bias=use_bias,
+        kernel_init=init,
         dtype=dtype,
         param_dtype=param_dtype(dtype),
+        conv_general_dilated=grouped_conv if groups > 1 else None,
         name=name,
     )
+
+
+def stem_conv(
+    features: int, stem: str, *, small: tuple[int, int] = (3, 1), init: Initializer = CONV_INIT, dtype: DTypeLike
+) -> nn.Conv:
+    """The first convolution: `small` (kernel size, stride) if `stem` is "cifar", else 7x7 with stride 2.
+
+    The official code replaces the stem for CUB-200 after the network is initialised, so that it
+    keeps PyTorch's own initial values.
+    """
+    size, stride = small if stem == "cifar" else (7, 2)
+    init = TORCH_CONV_INIT if stem == "cub200" else init
+    return conv(features, size, stride, init=init, dtype=dtype, name="stem_conv")
 
 
 class Affine(nn.Module):

@@ -1,4 +1,4 @@
-"""The half-width MobileNetV2 trunk for 32x32 images ("mobile_half" in the distillation papers).
+"""The half-width MobileNetV2 trunk of the distillation papers ("mobile_half").
 
 "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018), except: half of the channels,
 ReLU in place of ReLU6, a first bottleneck that keeps its 1x1 expansion, a second stage without
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdd_jax.models.layers import BatchNorm, conv
+from sdd_jax.models.layers import BatchNorm, conv, stem_conv
 
 # expansion, output channels, blocks, stride of the first block
 _STAGES = (
@@ -48,14 +48,20 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """images [B,H,W,C] -> feature map [B,H/16,W/16,1280] (rounded up), after ReLU."""
+    """images [B,H,W,C] -> feature map [B,H/16,W/16,1280] (rounded up), after ReLU.
 
+    With the "cub200" stem, a 7x7 convolution and max-pooling, H/32 and W/32.
+    """
+
+    stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = conv(16, 3, 2, dtype=self.dtype, name="stem_conv")(images)
+        x = stem_conv(16, self.stem, small=(3, 2), dtype=self.dtype)(images)
         x = nn.relu(BatchNorm(self.dtype, name="stem_bn")(x, train=train))
+        if self.stem == "cub200":
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
         for stage, (expansion, width, size, stride) in enumerate(_STAGES):
             for block in range(size):
                 x = InvertedResidual(

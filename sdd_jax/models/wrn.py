@@ -1,4 +1,4 @@
-"""Wide residual trunks for 32x32 images: "Wide Residual Networks" (2016), without dropout.
+"""Wide residual trunks: "Wide Residual Networks" (2016), without dropout.
 
 When the official code trains one of these as a student, it collects intermediate features by
 calling three of the batch normalisations again, which moves their running statistics twice a step.
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdd_jax.models.layers import BatchNorm, conv
+from sdd_jax.models.layers import BatchNorm, conv, stem_conv
 
 
 class PreActivationBlock(nn.Module):
@@ -38,17 +38,19 @@ class PreActivationBlock(nn.Module):
 class WideResNet(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/4,W/4,64*widening] (rounded up), after ReLU.
 
-    `depth` is 6n + 4: n blocks of two convolutions in each of three stages, the stem, two
+    With the "cub200" stem, H/8 and W/8: the official code has none for these networks, this one is
+    made as its ResNets' is. `depth` is 6n + 4: n blocks of two convolutions in each of three stages, the stem, two
     shortcuts and the head as the paper counts them.
     """
 
     depth: int
     widening: int
+    stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = conv(16, 3, dtype=self.dtype, name="stem_conv")(images)
+        x = stem_conv(16, self.stem, dtype=self.dtype)(images)
         for stage, width in enumerate((16, 32, 64), start=1):
             for block in range((self.depth - 4) // 6):
                 x = PreActivationBlock(

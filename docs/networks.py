@@ -1,0 +1,84 @@
+"""Writes `docs/networks.md`, the table of all networks: `python -m docs.networks`."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdd_jax.models import create_model, model_names, model_stems
+from sdd_jax.models.layers import Affine
+
+PAGE = Path(__file__).with_suffix(".md")
+SETTINGS = {"cifar": (32, 100), "cub200": (224, 200), "imagenet": (224, 1000)}  # image size, classes
+TITLES = {
+    "cifar": 'Small images: `stem="cifar"`, 32x32, 100 classes',
+    "cub200": 'The same networks on large images: `stem="cub200"`, 224x224, 200 classes',
+    "imagenet": 'Large images: `stem="imagenet"`, 224x224, 1,000 classes',
+}
+NOTES = {
+    "cifar": "VGGs pool once more at images of exactly 64 rows, as the official code does.",
+    "cub200": "A 7x7 convolution with stride 2 is the stem; mobilenet_v2 max-pools after it; VGGs are unchanged. The "
+    "official code has this stem for resnet8x4, resnet32x4, resnet50, mobilenet_v2, the VGGs and shufflenet_v1; its "
+    "shufflenet_v2 crashes there. Here every network of small images has it.",
+    "imagenet": "ResNets and VGGs are torchvision's: `vgg16` is its `vgg16_bn`, `vgg16_without_bn` its `vgg16`. A "
+    "torchvision VGG flattens its map into dense layers, so its logit map has one location and SDD with such a "
+    "teacher is plain distillation. mobilenet_v1 is the network that the official SDD code calls MobileNetV2.",
+}
+HEAD = """# Networks
+
+`sdd_jax.models.create_model(name, num_classes, stem)` makes each of them. Parameters include the head; MACs are the
+multiply-adds of convolutions and dense layers for one image, the head counted once; the map is height x width x
+channels of the feature map. Any image size is taken: the map grows with it.
+
+This page is written by `python -m docs.networks`.
+"""
+
+
+class Counts(NamedTuple):
+    """What a network costs for one image."""
+
+    parameters: int
+    macs: int
+    feature_map: tuple[int, int, int]
+
+
+def count(name: str, stem: str) -> Counts:
+    """Counts of a network at its stem's usual image size, from its shapes alone."""
+    size, classes = SETTINGS[stem]
+    model = create_model(name, classes, stem)
+    macs: dict[tuple[str, ...], int] = {}
+
+    def tally(next_fun, args, kwargs, context):
+        y = next_fun(*args, **kwargs)
+        if isinstance(context.module, nn.Conv | Affine) and context.method_name == "__call__":
+            kernel = context.module.variables["params"]["kernel"].shape
+            cost, path = y.size * math.prod(kernel[:-1]), context.module.path
+            macs[path] = min(cost, macs.get(path, cost))  # the head is called for the whole map as well: it counts once
+        return y
+
+    with nn.intercept_methods(tally):
+        images = jnp.zeros((1, size, size, 3))
+        outputs, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return Counts(parameters, sum(macs.values()), outputs.feature_map.shape[1:])
+
+
+def page() -> str:
+    """The page's text."""
+    parts = [HEAD]
+    for stem, title in TITLES.items():
+        rows = ["| network | parameters | MACs, million | map |", "|---|---:|---:|---|"]
+        for name in model_names():
+            if stem in model_stems(name):
+                counts = count(name, stem)
+                shape = "x".join(map(str, counts.feature_map))
+                rows.append(f"| {name} | {counts.parameters:,} | {counts.macs / 1e6:,.2f} | {shape} |")
+        parts += [f"## {title}\n", NOTES[stem] + "\n", "\n".join(rows) + "\n"]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,92 @@
+"""Grouped convolutions: the CPU's forms against the native one, values and gradients; what each platform gets."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from sdd_jax.models.layers import conv
+
+# kernel size, stride, channels, groups, features
+CASES = {
+    "depthwise": (3, 1, 6, 6, 6),
+    "depthwise with stride": (3, 2, 6, 6, 6),
+    "depthwise, five wide": (5, 2, 4, 4, 4),
+    "depthwise, one wide": (1, 1, 4, 4, 4),
+    "1x1 in groups": (1, 1, 6, 3, 9),
+    "1x1 in groups with stride": (1, 2, 6, 3, 9),
+    "3x3 in groups": (3, 1, 6, 3, 9),
+    "one channel, one group more": (3, 1, 4, 4, 8),
+}
+
+
+def native(x, kernel, *, size, stride, groups):
+    pad = (size // 2, size // 2)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 7), (1, 2)])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_native_convolution(case, shape, x64):
+    size, stride, channels, groups, features = CASES[case]
+    layer = conv(features, size, stride, groups=groups, dtype=jnp.float64, name="conv")
+    x, key, weights_key = (
+        jax.random.normal(jax.random.key(0), (2, *shape, channels)),
+        *jax.random.split(jax.random.key(1)),
+    )
+    kernel = layer.init(key, x)["params"]["kernel"]
+    assert kernel.shape == (size, size, channels // groups, features)
+
+    def ours(x, kernel):
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    expected = partial(native, size=size, stride=stride, groups=groups)
+    y = jax.jit(ours)(x, kernel)
+    np.testing.assert_allclose(y, expected(x, kernel), rtol=1e-12, atol=1e-12)
+    weights = jax.random.normal(weights_key, y.shape)
+    got, want = (
+        jax.jit(jax.grad(lambda x, kernel, f=f: jnp.sum(weights * f(x, kernel) ** 2), (0, 1)))(x, kernel)
+        for f in (ours, expected)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", ["depthwise", "depthwise with stride", "1x1 in groups"])
+def test_each_platform_gets_its_own_form(case):
+    """Lowered for a TPU, forward and backward are native convolutions; on CPU none of them is."""
+    size, stride, channels, groups, features = CASES[case]
+    layer = conv(features, size, stride, groups=groups, dtype=jnp.float32, name="conv")
+    x = jnp.zeros((2, 8, 8, channels))
+    variables = layer.init(jax.random.key(0), x)
+    traced = jax.jit(jax.grad(lambda v, x: jnp.sum(layer.apply(v, x) ** 2), (0, 1))).trace(variables, x)
+    counts = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution")
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    assert counts == {"cpu": 0, "tpu": 3, "cuda": 3}
+
+
+def test_bfloat16_sums_are_taken_in_float32():
+    """Nine products, and the thousands of a kernel's gradient, would lose most digits in bfloat16."""
+    layer = conv(4, 3, groups=4, dtype=jnp.bfloat16, name="conv")
+    x = jax.random.normal(jax.random.key(0), (16, 16, 16, 4)).astype(jnp.bfloat16)
+    variables = layer.init(jax.random.key(1), x)
+
+    def loss(variables, x, apply):
+        return jnp.sum(apply(variables, x).astype(jnp.float32))
+
+    exact_layer = conv(4, 3, groups=4, dtype=jnp.float32, name="conv")
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), variables)
+    y, exact = jax.jit(layer.apply)(variables, x), exact_layer.apply(rounded, x.astype(jnp.float32))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8, atol=1e-6)
+    gradient = jax.jit(jax.grad(partial(loss, apply=layer.apply)))(variables, x)["params"]["kernel"]
+    exact = jax.grad(partial(loss, apply=exact_layer.apply))(rounded, x.astype(jnp.float32))["params"]["kernel"]
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_allclose(gradient, exact, rtol=2**-8, atol=2**-8 * np.abs(exact).max())

@@ -1,0 +1,64 @@
+"""The generated pages are what their generators write, and what they say is what the reference measured."""
+
+import pytest
+
+from docs import networks
+from sdd_jax.models import model_names, model_stems
+
+# Parameters, and millions of multiply-adds, of the official networks as measured there.
+MEASURED = {
+    ("resnet8", "cifar"): (83_892, 12.51),
+    ("resnet14", "cifar"): (181_108, 26.66),
+    ("resnet20", "cifar"): (278_324, 40.82),
+    ("resnet32", "cifar"): (472_756, 69.13),
+    ("resnet44", "cifar"): (667_188, 97.44),
+    ("resnet56", "cifar"): (861_620, 125.75),
+    ("resnet110", "cifar"): (1_736_564, 253.16),
+    ("resnet8x4", "cifar"): (1_233_540, 177.07),
+    ("resnet32x4", "cifar"): (7_433_860, 1_083.04),
+    ("resnet18", "cifar"): (11_220_132, 555.47),
+    ("resnet34", "cifar"): (21_328_292, 1_159.45),
+    ("resnet50", "cifar"): (23_705_252, 1_298.01),
+    ("resnet101", "cifar"): (42_697_380, 2_510.17),
+    ("resnet152", "cifar"): (58_341_028, 3_722.32),
+    ("wrn_16_1", "cifar"): (180_916, 26.66),
+    ("wrn_16_2", "cifar"): (703_284, 101.12),
+    ("wrn_40_1", "cifar"): (569_780, 83.29),
+    ("wrn_40_2", "cifar"): (2_255_156, 327.61),
+    ("vgg8", "cifar"): (3_965_028, 96.19),
+    ("vgg11", "cifar"): (9_277_284, 209.44),
+    ("vgg13", "cifar"): (9_462_180, 284.94),
+    ("vgg16", "cifar"): (14_774_436, 398.18),
+    ("vgg19", "cifar"): (20_086_692, 511.43),
+    ("mobilenet_v2", "cifar"): (812_836, 6.52),
+    ("shufflenet_v1", "cifar"): (949_258, 38.69),
+    ("shufflenet_v2", "cifar"): (1_355_528, 44.50),
+    ("resnet18", "imagenet"): (11_689_512, 1_814),
+    ("resnet34", "imagenet"): (21_797_672, 3_664),
+    ("resnet50", "imagenet"): (25_557_032, 4_089),
+    ("resnet101", "imagenet"): (44_549_160, 7_801),
+    ("resnet152", "imagenet"): (60_192_808, 11_514),
+    ("mobilenet_v1", "imagenet"): (4_231_976, 568.74),
+    ("resnet32x4", "cub200"): (7_463_400, 13_320),
+    ("resnet8x4", "cub200"): (1_263_080, 2_220),
+    ("vgg13", "cub200"): (9_513_480, 13_960),
+    ("vgg8", "cub200"): (4_016_328, 4_710),
+    ("resnet50", "cub200"): (23_917_832, 15_990),
+    ("shufflenet_v1", "cub200"): (1_048_814, 516),
+    ("mobilenet_v2", "cub200"): (942_856, 106.8),
+}
+
+
+@pytest.mark.parametrize(("name", "stem"), MEASURED)
+def test_counts_are_those_of_the_official_networks(name, stem):
+    counts = networks.count(name, stem)
+    parameters, macs = MEASURED[name, stem]
+    assert counts.parameters == parameters
+    assert counts.macs / 1e6 == pytest.approx(macs, rel=2e-3)  # given to three or four digits
+
+
+def test_every_network_is_on_the_page_and_the_page_is_as_generated():
+    page = networks.page()
+    assert page == networks.PAGE.read_text(), "run python -m docs.networks"
+    for name in model_names():
+        assert page.count(f"| {name} |") == len(model_stems(name))
