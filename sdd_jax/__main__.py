@@ -7,12 +7,19 @@ import difflib
 import importlib
 import re
 import sys
+from functools import partial
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
-COMMANDS = {"train": "train a network, plain or by distillation", "evaluate": "measure a run on the test set"}
+COMMANDS = {
+    "train": "train a network, plain or by distillation",
+    "evaluate": "measure a run on the test set",
+    "import": "make a run's folder of a PyTorch checkpoint, to serve as a teacher",
+    "export": "write a run's network to a file for use elsewhere",
+}
+MODULES = {"import": "import_"}  # a command that Python keeps as a word of its own
 
 
 def _usage() -> str:
@@ -53,15 +60,19 @@ def _message(error: BaseException) -> str:
     return f"config has no field {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
+    """The command and its arguments without flags, of which there must be as many as are ``wanted``."""
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             flags.FLAGS.config.to_dict()  # a file that does not load says so when it is read, not before
     except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
         _refuse(_message(error))
-    if len(rest) > 1:
-        _refuse(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    given = rest[1:]
+    if len(given) < len(wanted):
+        _refuse(f"{wanted[len(given)]} is missing: python -m {argv[0]} {' '.join(wanted)} --flag=value ...")
+    if len(given) > len(wanted):
+        _refuse(f"unexpected argument {given[len(wanted)]!r}: flags are written --name=value")
     return rest
 
 
@@ -75,7 +86,7 @@ def main() -> None:
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
         _refuse(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
-    module = importlib.import_module(f"sdd_jax.commands.{command}")
+    module = importlib.import_module(f"sdd_jax.commands.{MODULES.get(command, command)}")
     module.define_flags()
     if any(argument in ("-h", "--help") for argument in arguments[1:]):
         print(_help(module))
@@ -83,10 +94,10 @@ def main() -> None:
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it writes; --verbosity=0 shows it
 
-    def run(_):
+    def run(argv):
         try:
             with jax.transfer_guard("allow"):  # of setting up, whatever the environment says; the loop forbids its own
-                module.main()
+                module.main(*argv[1:])
         except ValueError as error:
             _refuse(str(error))
         except (FileNotFoundError, ImportError) as error:  # of data or a package: how to get it stands on its own lines
@@ -99,7 +110,8 @@ def main() -> None:
             print(f"sdd_jax: {error}", file=sys.stderr)
             sys.exit(1)
 
-    app.run(run, argv=[f"sdd_jax {command}", *arguments[1:]], flags_parser=_parse)
+    parse = partial(_parse, wanted=getattr(module, "ARGUMENTS", ()))
+    app.run(run, argv=[f"sdd_jax {command}", *arguments[1:]], flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from sdd_jax import data, losses
+from sdd_jax import data, losses, saved
 from sdd_jax.config import DTYPES, Settings, read
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.models import create_model
+from sdd_jax.saved import Saved
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim, run_folder, sharding
-from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.loop import Built, make_evaluator
 from sdd_jax.training.step import init_state, live_teacher, make_train_step
 from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
@@ -104,9 +104,9 @@ def build(config: Mapping[str, Any]) -> Built:
     """
     settings = check(config)
     mesh = sharding.make_mesh()
-    teacher, teacher_arrays, teacher_accuracy, stated = None, {}, None, None
+    network, teacher, teacher_arrays, teacher_accuracy, stated = None, None, {}, None, None
     if settings["model.teacher"] != "none":
-        teacher_arrays, stated = read_teacher(settings)
+        network, teacher_arrays, stated = read_teacher(settings)
     dataset = data.load(
         settings["data.name"],
         path=settings["data.path"],
@@ -114,9 +114,9 @@ def build(config: Mapping[str, Any]) -> Built:
         train_examples=settings["data.train_examples"],
     )
     parts = make_parts(settings, dataset.num_classes)
-    if parts.teacher is not None:
+    if network is not None:
         teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
-        teacher_accuracy = measure_teacher(settings, parts.teacher, teacher_arrays, stated, dataset, mesh)
+        teacher_accuracy = measure_teacher(settings, network, teacher_arrays, stated, dataset, mesh)
     return Built(
         config=settings.nested(),
         config_hash=settings.hash(),
@@ -145,63 +145,50 @@ def image_dtype(settings: Settings) -> Any:
     return jnp.promote_types(DTYPES[settings["model.dtype"]], jnp.float32)
 
 
-def load_variables(folder: Path, step: int) -> dict[str, Any]:
-    """The student's variables of a run's checkpoint."""
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
-    return checkpoints.load_variables(step)
+def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
+    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them.
 
-
-def read_teacher(settings: Settings) -> tuple[dict[str, Any], float | None]:
-    """The variables of ``teacher.run``'s last step, and the test accuracy (in percent) stated for them, if any."""
+    That is, in percent, ``teacher.accuracy``; else, of a run on the same data, what it ended with; else, of an imported
+    network, ``teacher.published``. None if there is nothing to hold it against.
+    """
     name = settings["model.teacher"]
     if settings["teacher.run"] is None:
         raise ValueError(
             f"teacher.run must name the folder of a trained {name}: train one with teacher=none,student={name} in the "
-            "config's argument and give its --workdir as --config.teacher.run"
+            "config's argument, or import one (python -m sdd_jax import --help), and give its --workdir as "
+            "--config.teacher.run"
         )
     folder = Path(settings["teacher.run"])
-    config = run_folder.read_config(folder)
+    teacher = saved.read(folder)
     done = run_folder.read_done(folder)
     if done is None:
-        raise ValueError(f"teacher.run {folder} has not finished: start its train command again to go on with it")
-    if config["model"]["student"] != name or config["model"]["stem"] != settings["model.stem"]:
-        got = f"{config['model']['student']} with the {config['model']['stem']} stem"
+        raise ValueError(f"teacher.run {folder} has not finished: start its command again to go on with it")
+    if teacher.name != name or teacher.stem != settings["model.stem"]:
+        got = f"{teacher.name} with the {teacher.stem} stem"
         raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
     stated = settings["teacher.accuracy"]
-    if stated is None and config["data"]["name"] == settings["data.name"]:
+    if stated is None and teacher.data is None:
+        stated = settings["teacher.published"]
+    elif stated is None and teacher.data and teacher.data["name"] == settings["data.name"]:
         stated = 100 * done["last"]["accuracy"]
-    return load_variables(folder, done["last"]["step"]), stated
+    return teacher, saved.load_variables(folder, done["last"]["step"]), stated
 
 
 def measure_teacher(
-    settings: Settings, model: Any, variables: dict[str, Any], stated: float | None, dataset: Dataset, mesh: Mesh
+    settings: Settings, teacher: Saved, variables: dict[str, Any], stated: float | None, dataset: Dataset, mesh: Mesh
 ) -> float:
     """The teacher's test accuracy (0 to 1); ``ValueError`` if it does not fit the data or is off what is stated."""
-    folder = Path(settings["teacher.run"])
-    _check_fits(variables, model, dataset, folder)
+    saved.check_fits(teacher, variables, dataset)
 
     def measure():
+        model = make_parts(settings, dataset.num_classes).teacher
         return make_evaluator(model, dataset.test, dataset, mesh, image_dtype(settings))(variables)
 
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {settings['model.dtype']}"
-    measured = measured_accuracy(folder, key, measure)["accuracy"]
+    measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
     check_accuracy(100 * measured, stated)
     return measured
-
-
-def _check_fits(variables: Any, model: Any, dataset: Dataset, folder: Path) -> None:
-    """The teacher's arrays against those that ``model`` has for these images and classes."""
-    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    found_leaves, wanted_leaves = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (variables, wanted))
-    for path in wanted_leaves.keys() | found_leaves.keys():
-        found, want = (getattr(leaves.get(path), "shape", None) for leaves in (found_leaves, wanted_leaves))
-        if found != want:
-            raise ValueError(
-                f"the teacher of {folder} does not fit {dataset.name} (images {dataset.image_shape}, "
-                f"{dataset.num_classes} classes): {jax.tree_util.keystr(path)} has shape {found}, expected {want}"
-            )
 
 
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:

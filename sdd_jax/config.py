@@ -40,6 +40,7 @@ FIELDS: dict[str, Field] = {
     "model.dtype": Field(str, known=tuple(DTYPES)),
     "teacher.run": Field(str, optional=True),
     "teacher.accuracy": Field(float, least=0, optional=True),
+    "teacher.published": Field(float, least=0, optional=True),
     "data.name": Field(str),
     "data.path": Field(str, optional=True),
     "data.select_on": Field(str, known=("validation", "test")),

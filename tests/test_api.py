@@ -26,13 +26,13 @@ def level_of(module):
         return 0
     if module == "sdd_jax.data.augment":
         return 0
-    if module.startswith("sdd_jax.models") or module == "sdd_jax.torch_io":
+    if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.tensor_files"):
         return 1
     if module in ("sdd_jax.training.optim", "sdd_jax.training.sharding"):
         return 1
     if module.startswith(("sdd_jax.data", "sdd_jax.training")):
         return 2
-    if module in ("sdd_jax.build", "sdd_jax.config"):
+    if module in ("sdd_jax.build", "sdd_jax.config", "sdd_jax.saved"):
         return 3
     if module.startswith(("sdd_jax.commands", "sdd_jax.__main__", "configs")):
         return 4

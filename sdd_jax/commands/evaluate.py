@@ -1,22 +1,28 @@
 """Measures a run's last and best checkpoint on every test image.
 
 python -m sdd_jax evaluate --workdir=runs/a
+
+An imported network names no data, so the command does:
+
+python -m sdd_jax evaluate --workdir=runs/resnet32x4 --data=cifar100 --data_path=DIR
 """
 
 from pathlib import Path
 
+import jax.numpy as jnp
 from absl import flags
 
-from sdd_jax import data
-from sdd_jax.build import check, image_dtype, load_variables, make_parts
+from sdd_jax import data, saved
+from sdd_jax.config import DTYPES
 from sdd_jax.training import run_folder, sharding
-from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.loop import make_evaluator
 
 
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("workdir", None, "The run's folder, or a folder of runs.")
+    flags.DEFINE_string("data", None, "The data set; the run's own if this is left out.")
+    flags.DEFINE_string("data_path", None, "Where its files are; where the run found them if this is left out.")
     flags.mark_flags_as_required(["workdir"])
 
 
@@ -27,25 +33,31 @@ def main() -> None:
     if workdir.is_dir() and not (workdir / run_folder.CONFIG).exists():
         folders = sorted(path.parent for path in workdir.rglob(run_folder.CONFIG)) or [workdir]
     for folder in folders:
-        evaluate(folder)
+        evaluate(folder, flags.FLAGS.data, flags.FLAGS.data_path)
 
 
-def evaluate(folder: Path) -> None:
-    """Prints the results of one run."""
-    settings = check(run_folder.read_config(folder))
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.hash())
-    steps = checkpoints.steps()
-    if not steps:
-        raise ValueError(f"{folder} has no checkpoint yet")
-    dataset = data.load(settings["data.name"], path=settings["data.path"], select_on=settings["data.select_on"])
-    model = make_parts(settings, dataset.num_classes).model
-    evaluator = make_evaluator(model, dataset.test, dataset, sharding.make_mesh(), image_dtype(settings))
-    best = checkpoints.best_step()
-    for name, step in {"last": steps[-1], "best": steps[-1] if best is None else best}.items():
-        results = evaluator(load_variables(folder, step))
+def evaluate(folder: Path, name: str | None, path: str | None) -> None:
+    """Prints the results of one run on the data set ``name``, its own if None."""
+    network = saved.read(folder)
+    own = network.data or {}
+    if name is None and network.imported:
+        raise ValueError(f"{folder} holds an imported network, which names no data: add --data, one of {_known()}")
+    steps = saved.steps(folder)
+    dataset = data.load(name or own["name"], path=path or own.get("path"), select_on=own.get("select_on", "test"))
+    saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
+    image_dtype = jnp.promote_types(DTYPES[network.dtype], jnp.float32)
+    evaluator = make_evaluator(network.model, dataset.test, dataset, sharding.make_mesh(), image_dtype)
+    for which, step in steps.items():
+        results = evaluator(saved.load_variables(folder, step))
         numbers = " ".join(
             f"{key} {value:.4f}" if key == "loss" else f"{key} {100 * value:.2f}%"
             for key, value in results.items()
             if key != "examples"
         )
-        print(f"{folder} {name} (step {step}): {numbers} on {results['examples']} test images", flush=True)
+        print(f"{folder} {which} (step {step}): {numbers} on {results['examples']} test images", flush=True)
+        if network.imported:
+            break  # it has one checkpoint, which is both
+
+
+def _known() -> str:
+    return ", ".join(data.INFO)

@@ -1,6 +1,7 @@
 """Classifiers by name; see `create_model`."""
 
 import difflib
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdd_jax.models.classifier import Classifier, Outputs
+from sdd_jax.models.classifier import Classifier, FunctionNetwork, LogitMapClassifier, Outputs
 from sdd_jax.models.layers import (
     AffineInit,
     small_normal_affine_init,
@@ -25,7 +26,15 @@ from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.vgg import VGG, TorchvisionVGG
 from sdd_jax.models.wrn import WideResNet
 
-__all__ = ["Classifier", "Outputs", "create_model", "model_names", "model_stems"]
+__all__ = [
+    "Classifier",
+    "FunctionNetwork",
+    "LogitMapClassifier",
+    "Outputs",
+    "create_model",
+    "model_names",
+    "model_stems",
+]
 
 
 class _Network(NamedTuple):
@@ -52,7 +61,7 @@ def _resnet(*stage_sizes: int, bottleneck: bool) -> _Network:
 
 def _vgg(*block_sizes: int, large: bool = True) -> _Network:
     small = partial(VGG, block_sizes=block_sizes)  # on CUB-200 as well: the official code changes nothing there
-    stems = {"cifar": small, "cub200": small}
+    stems: dict[str, Callable[..., nn.Module]] = {"cifar": small, "cub200": small}
     if large:
         stems["imagenet"] = partial(TorchvisionVGG, block_sizes=block_sizes)
     return _Network(stems, small_normal_affine_init)
@@ -117,20 +126,20 @@ def _lookup(name: str) -> _Network:
     return _NETWORKS[name]
 
 
-def create_model(name: str, num_classes: int = 100, stem: str = "cifar", dtype: DTypeLike = jnp.float32) -> Classifier:
+def create_model(
+    name: str, num_classes: int = 100, stem: str = "cifar", dtype: DTypeLike = jnp.float32
+) -> Classifier | LogitMapClassifier:
     """The classifier called `name`, as a Linen module.
 
     Args:
-      name: one of `model_names()`.
+      name: one of `model_names()`, or "module:function" for one of your own: what the function of
+        that module returns when called with num_classes, stem and dtype as keywords.
       num_classes: K, at least 1.
       stem: "cifar" for images of about 32x32, "imagenet" for about 224x224, "cub200" for the
         networks of small images at 224x224. Any size and number of channels is taken by each.
       dtype: what it computes in: bfloat16, float32 or float64 (with `jax_enable_x64`). Parameters,
         statistics and logits are kept in at least float32.
     """
-    network = _lookup(name)
-    if stem not in network.stems:
-        raise ValueError(f"{name} has no stem {stem!r}; it has: {', '.join(network.stems)}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     dtype = jnp.dtype(dtype)
@@ -138,6 +147,23 @@ def create_model(name: str, num_classes: int = 100, stem: str = "cifar", dtype: 
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype.name}")
     if dtype != jax.dtypes.canonicalize_dtype(dtype):
         raise ValueError("dtype float64 needs jax_enable_x64, which is off")
+    if ":" in str(name):
+        return _own_model(name, num_classes=num_classes, stem=stem, dtype=dtype)
+    network = _lookup(name)
+    if stem not in network.stems:
+        raise ValueError(f"{name} has no stem {stem!r}; it has: {', '.join(network.stems)}")
     # The official code replaces the head for CUB-200: it keeps PyTorch's own initial values.
     head_init = torch_affine_init if stem == "cub200" else network.head_init
     return Classifier(network.stems[stem](dtype=dtype), num_classes, head_init, dtype)
+
+
+def _own_model(name: str, **arguments) -> Classifier | LogitMapClassifier:
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model {name!r}: {error}; expected MODULE:FUNCTION") from error
+    model = make(**arguments)
+    if not isinstance(model, Classifier | LogitMapClassifier):
+        raise ValueError(f"model {name!r} gives a {type(model).__name__}, expected a Classifier or LogitMapClassifier")
+    return model

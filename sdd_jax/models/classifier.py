@@ -5,7 +5,8 @@ and pooling is an average, so the two commute: a region's logits are the head of
 and the mean of its locations' logits alike.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,19 +23,21 @@ class Outputs(NamedTuple):
     logits [B,K]: of the whole image.
     logit_map [B,h,w,K]: of every location of the feature map.
     region_logits [B,R,K]: of every region of every scale, R = sum of scale**2.
-    feature_map [B,h,w,C]: the trunk's output, in the compute dtype.
+    feature_map [B,h,w,C]: the trunk's output, in the compute dtype; None where there is only a logit
+      map.
     """
 
     logits: jax.Array
     logit_map: jax.Array
     region_logits: jax.Array
-    feature_map: jax.Array
+    feature_map: jax.Array | None
 
 
 class Classifier(nn.Module):
     """A trunk (images [B,H,W,C] -> feature map [B,h,w,C']) under one affine head.
 
-    `create_model` makes one by name.
+    `create_model` makes one by name. The trunk is any Linen module that is called as
+    `trunk(images, train=...)`.
     """
 
     trunk: nn.Module
@@ -55,11 +58,9 @@ class Classifier(nn.Module):
 
         Outputs that nobody reads cost nothing under `jit`: XLA drops them.
         """
-        if images.ndim != 4:
-            raise ValueError(f"images must be [B,H,W,C], got shape {images.shape}")
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f"images must be floating and normalised, got {images.dtype}: convert them first")
+        _check_images(images)
         feature_map = self.trunk(images, train=train)
+        _check_map("trunk", "feature map [B,h,w,C]", feature_map, images)
         head = Affine(self.num_classes, self.head_init, self.dtype, name="head")
 
         # Not region 0: that is an average of averages under nested pooling, which differs from the
@@ -78,3 +79,59 @@ class Classifier(nn.Module):
         else:
             region_logits = head(pool_regions(feature_map, scales, pooling=pooling))
         return Outputs(logits, logit_map, region_logits, feature_map)
+
+
+class LogitMapClassifier(nn.Module):
+    """A network that gives its logit map itself: images [B,H,W,C] -> [B,h,w,K].
+
+    It is any Linen module that is called as `network(images, train=...)`. The prediction is the mean
+    over all locations. One without locations, [B,K], serves as [B,1,1,K]: every region is the image.
+    """
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        scales: tuple[int, ...] = (1, 2, 4),
+        pooling: str = "direct",
+    ) -> Outputs:
+        """As `Classifier`, without a feature map."""
+        _check_images(images)
+        logit_map = self.network(images, train=train)
+        _check_map("network", "logit map [B,h,w,K]", logit_map, images)
+        logit_map = logit_map.astype(param_dtype(logit_map.dtype))
+        return Outputs(jnp.mean(logit_map, (1, 2)), logit_map, pool_regions(logit_map, scales, pooling=pooling), None)
+
+
+class FunctionNetwork(nn.Module):
+    """A pair of plain functions as a Linen module, to stand under one of the classifiers.
+
+    init_fn(key, images) -> params, a nested dictionary of arrays; apply_fn(params, images) -> a
+    feature map or a logit map. The same in training and evaluation: a function has no running
+    statistics.
+    """
+
+    init_fn: Callable[[jax.Array, jax.Array], Any]
+    apply_fn: Callable[[Any, jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        del train
+        return self.apply_fn(self.param("function", self.init_fn, images), images)
+
+
+def _check_images(images: jax.Array) -> None:
+    if images.ndim != 4:
+        raise ValueError(f"images must be [B,H,W,C], got shape {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating and normalised, got {images.dtype}: convert them first")
+
+
+def _check_map(who: str, what: str, got: Any, images: jax.Array) -> None:
+    if getattr(got, "ndim", None) != 4 or got.shape[0] != images.shape[0]:
+        found = getattr(got, "shape", type(got).__name__)
+        raise ValueError(f"the {who} must give a {what} for images {images.shape}, got {found}")

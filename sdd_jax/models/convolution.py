@@ -7,7 +7,7 @@ platform, so that one program means the same everywhere.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -48,7 +48,7 @@ def _products(groups: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _shifted(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A depthwise convolution as a sum of shifted products; kernel [n,n,1,C]."""
     taps = _taps(x.astype(_sum_dtype(x)), kernel.shape[0], stride)
-    return sum(tap * kernel[i, j, 0] for (i, j), tap in taps.items()).astype(x.dtype)
+    return reduce(jnp.add, (tap * kernel[i, j, 0] for (i, j), tap in taps.items())).astype(x.dtype)
 
 
 def _shifted_forward(stride, x, kernel):
@@ -65,11 +65,9 @@ def _shifted_backward(stride, residuals, dy):
     edges = [(below, want + size // 2 - 1 - (got - 1) * stride, stride - 1) for want, got in _sizes(x, dy)]
     spread = lax.pad(dy, jnp.zeros((), dtype), ((0, 0, 0), *edges, (0, 0, 0)))
     height, width = x.shape[1:3]
-    dx = sum(
-        spread[:, i : i + height, j : j + width] * kernel[size - 1 - i, size - 1 - j, 0]
-        for i in range(size)
-        for j in range(size)
-    )
+    turned = kernel[::-1, ::-1, 0]
+    shifts = (spread[:, i : i + height, j : j + width] * turned[i, j] for i in range(size) for j in range(size))
+    dx = reduce(jnp.add, shifts)
 
     # The kernel: every tap in one pass over the image, then a sum over the batch. One pass over
     # everything would add up in sequence and lose two digits; a sum for each tap is several passes.

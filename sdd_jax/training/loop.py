@@ -19,7 +19,7 @@ from sdd_jax import metrics
 from sdd_jax.data.arrays import Dataset, Split, eval_batch, eval_batches
 from sdd_jax.data.memory import MemoryData, put_split
 from sdd_jax.training import optim, run_folder
-from sdd_jax.training.checkpoint import Checkpoints, abstract, write_json
+from sdd_jax.training.checkpoint import Checkpoints, abstract
 from sdd_jax.training.logbook import Logbook
 from sdd_jax.training.objective import Objective
 from sdd_jax.training.sharding import replicated
@@ -176,7 +176,7 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
             "teacher_accuracy": built.teacher_accuracy,
             "seconds": round(logbook.elapsed, 1),
         }
-        write_json(workdir / run_folder.DONE, done)
+        run_folder.write_done(workdir, done)
     finally:
         logbook.close()
         checkpoints.close()

@@ -50,6 +50,11 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / DONE) if (folder / DONE).exists() else None
 
 
+def write_done(folder: Path, results: Mapping[str, Any]) -> None:
+    """Marks the run as finished, with its ``results``."""
+    write_json(folder / DONE, results)
+
+
 def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str, Any]:
     """Last and best test accuracy from the lines of ``metrics.jsonl``.
 

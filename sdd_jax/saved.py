@@ -1,0 +1,110 @@
+"""Networks out of run folders, trained there or imported: which one it is, and its variables."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdd_jax import data
+from sdd_jax.config import DTYPES
+from sdd_jax.data.dataset import Dataset
+from sdd_jax.models import create_model
+from sdd_jax.training import run_folder
+from sdd_jax.training.checkpoint import Checkpoints
+
+WHICH = ("last", "best")
+
+
+class Saved(NamedTuple):
+    """The network that a run's folder holds."""
+
+    folder: Path
+    name: str
+    stem: str
+    num_classes: int
+    dtype: str
+    data: Mapping[str, Any] | None  # the config's room of that name; None for an imported network
+    model: Any
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was trained elsewhere."""
+        return self.data is None
+
+
+def read(folder: Path) -> Saved:
+    """The network of the run in ``folder``; ``ValueError`` if there is none or its name is not known."""
+    config = run_folder.read_config(folder)
+    try:
+        trained, network = "imported" not in config, config["model"]
+        name, stem, dtype = network["student"], network["stem"], network["dtype"]
+        room = config["data"] if trained else None
+        num_classes = data.describe(room["name"]).num_classes if room else config["num_classes"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / run_folder.CONFIG} is not the config of a run: {error!r}") from error
+    return Saved(folder, name, stem, num_classes, dtype, room, create_model(name, num_classes, stem, DTYPES[dtype]))
+
+
+def steps(folder: Path) -> dict[str, int]:
+    """``{"last": step, "best": step}`` of a run's checkpoints; the same step if none was called best."""
+    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
+    found = checkpoints.steps()
+    if not found:
+        raise ValueError(f"{folder} has no checkpoint yet")
+    best = checkpoints.best_step()
+    return {"last": found[-1], "best": found[-1] if best is None else best}
+
+
+def load_variables(folder: Path, step: int) -> dict[str, Any]:
+    """The student's variables of a run's checkpoint."""
+    return Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="").load_variables(step)
+
+
+def check_fits(saved: Saved, variables: Any, dataset: Dataset) -> None:
+    """``ValueError`` if ``variables`` are not those of the network for the images and classes of ``dataset``."""
+    model = create_model(saved.name, dataset.num_classes, saved.stem, DTYPES[saved.dtype])
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    found_leaves, wanted_leaves = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (variables, wanted))
+    for path in wanted_leaves.keys() | found_leaves.keys():
+        found, want = (getattr(leaves.get(path), "shape", None) for leaves in (found_leaves, wanted_leaves))
+        if found != want:
+            raise ValueError(
+                f"the network of {saved.folder} does not fit {dataset.name} (images {dataset.image_shape}, "
+                f"{dataset.num_classes} classes): {jax.tree_util.keystr(path)} has shape {found}, expected {want}"
+            )
+
+
+def write_imported(
+    folder: Path, *, name: str, stem: str, num_classes: int, variables: Any, source: Mapping[str, Any]
+) -> None:
+    """Makes ``folder`` a run's folder that holds ``variables`` of the network ``name``.
+
+    As if it had been trained there, it serves as ``teacher.run``, for ``evaluate`` and for ``export``.
+
+    Args:
+      folder: made if it is not there; the same import again is fine.
+      name: as ``create_model`` takes it.
+      stem: as ``create_model`` takes it.
+      num_classes: as ``create_model`` takes it.
+      variables: ``{"params": ..., "batch_stats": ...}``; the latter may be absent.
+      source: where they come from, JSON-ready, such as file name and SHA-256.
+
+    Raises:
+      ValueError: if ``folder`` holds anything else.
+    """
+    config = {
+        "imported": dict(source),
+        "model": {"student": name, "stem": stem, "dtype": "float32"},
+        "num_classes": num_classes,
+    }
+    run_folder.open_folder(folder, config)
+    if run_folder.read_done(folder) is not None:
+        return
+    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
+    checkpoints.save({"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}, 0)
+    checkpoints.close()
+    run_folder.write_done(folder, {"last": {"step": 0}})

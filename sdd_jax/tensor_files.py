@@ -1,0 +1,108 @@
+"""Files of named tensors: safetensors in and out, PyTorch's own (.pth, .pt) in.
+
+PyTorch's format is a pickle, and a pickle can run any code when it is opened. It is read through
+`torch.load(weights_only=True)`, which builds tensors and plain containers and refuses everything else.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+_TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025-32434
+_INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is in a file of tensors, as NumPy arrays; the kind of file is told by its content, not its name.
+
+    Returns:
+      {name: array}, or what was saved around it, such as {"model": {name: array}, "epoch": 240}.
+      bfloat16 tensors of PyTorch's files become float32 arrays of the same values.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is neither kind of file, is damaged, or holds Python objects.
+      ImportError: if PyTorch is needed and missing or too old; it says how to get it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{":  # after eight bytes of length, a header in JSON
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} does not read as safetensors: {error}") from error
+    if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive, or the bare pickle of PyTorch before 1.6
+        return _read_torch(path)
+    raise ValueError(f"{path} is neither a safetensors nor a PyTorch file")
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes `state_dict` as a safetensors file that PyTorch's tools read, whole or not at all.
+
+    Raises:
+      ValueError: if there is a file at `path` already.
+    """
+    path = Path(path)
+    if path.exists():
+        raise ValueError(f"{path} exists: it is not overwritten, give another name or remove it")
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: np.asarray(array) for name, array in state_dict.items()}, temporary, {"format": "pt", **metadata})
+    os.replace(temporary, path)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs PyTorch: {_INSTALL}") from error
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _TORCH_NEEDED:
+        raise ImportError(f"reading {path} safely needs PyTorch 2.6 or newer, {torch.__version__} is here: {_INSTALL}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        raise ValueError(
+            f"{path} is refused, and nothing of it was run: beside tensors and plain containers it holds Python "
+            f"objects{what}. Where it can be trusted, save the weights alone: "
+            'torch.save({"model": model.state_dict()}, FILE)'
+        ) from error
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
+        reason = str(error).partition(". ")[0] or type(error).__name__  # what follows is advice to trust the file
+        raise ValueError(f"{path} does not read as a PyTorch checkpoint: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
+    return _to_numpy(content, torch)
+
+
+def _to_numpy(value: Any, torch: Any) -> Any:
+    """`value` with every tensor in its dictionaries as an array."""
+    if isinstance(value, Mapping):
+        return {name: _to_numpy(item, torch) for name, item in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.layout != torch.strided or value.is_quantized:
+        raise ValueError("a tensor of it is sparse or quantized: only plain ones are read")
+    value = value.detach()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()

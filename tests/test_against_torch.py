@@ -1,0 +1,115 @@
+"""Against PyTorch at run time: imported networks give its logits, and training steps are its steps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch_networks
+from golden import weights
+
+from sdd_jax.losses import kd_loss
+from sdd_jax.models import create_model
+from sdd_jax.tensor_files import read_checkpoint
+from sdd_jax.torch_io import from_state_dict, to_state_dict
+from sdd_jax.training import optim
+from sdd_jax.training.objective import distill
+from sdd_jax.training.step import State, live_teacher, make_train_step
+
+CLASSES, BATCH, STEPS = 10, 16, 5
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def as_jax(images):
+    return jnp.asarray(images.numpy().transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("shufflenet_v1", torch_networks.ShuffleNetV1),
+        ("vgg13", functools.partial(torch_networks.VGG, "vgg13")),
+    ],
+)
+def test_a_pth_file_gives_the_same_logits_here(name, make, tmp_path):
+    module = torch_networks.randomise_statistics(make(CLASSES)).eval()
+    torch.save({"model": module.state_dict(), "epoch": 240}, tmp_path / "ckpt_epoch_240.pth")
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        logits, cells = torch_networks.logits_and_cells(module, images)
+    model = create_model(name, CLASSES)
+    variables = from_state_dict(model, read_checkpoint(tmp_path / "ckpt_epoch_240.pth"))
+    outputs = jax.jit(functools.partial(model.apply, train=False, pooling="nested"))(variables, as_jax(images))
+    for got, expected in ((outputs.logits, logits.numpy()), (outputs.region_logits, cells.numpy())):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (96, 40)])
+def test_a_vgg_in_torchvisions_layout_gives_the_same_logits_here(batch_norm, size):
+    module = torch_networks.randomise_statistics(torch_networks.TorchvisionVGG11(CLASSES, batch_norm)).eval()
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = module(images).numpy()
+    model = create_model("vgg11" if batch_norm else "vgg11_without_bn", CLASSES, "imagenet")
+    variables = from_state_dict(model, module.state_dict())
+    outputs = jax.jit(functools.partial(model.apply, train=False))(variables, as_jax(images))
+    np.testing.assert_allclose(outputs.logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(outputs.region_logits, np.repeat(outputs.logits[:, None], 21, 1), rtol=1e-5, atol=1e-6)
+
+
+def filled(module, seed):
+    """In float64, with weights large enough that predictions differ from image to image."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    tensors = {name: torch.from_numpy(array) for name, array in weights.state_dict(shapes, seed).items()}
+    module.double().load_state_dict(tensors)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("vgg8", functools.partial(torch_networks.VGG, "vgg8")), ("shufflenet_v1", torch_networks.ShuffleNetV1)],
+)
+def test_five_steps_are_those_of_plain_pytorch(name, make, x64):
+    teacher_module, module = filled(torch_networks.VGG("vgg11", CLASSES), 1), filled(make(CLASSES), 2)
+    torch_sgd = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    teacher, student = (create_model(network, CLASSES, dtype=jnp.float64) for network in ("vgg11", name))
+    teacher_arrays = from_state_dict(teacher, teacher_module.state_dict())
+    variables = from_state_dict(student, module.state_dict())
+    optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=5e-4, clip_norm=40.0)
+    params = {"student": variables["params"], "objective": {}}
+    state = State(jnp.int32(0), params, variables["batch_stats"], {}, optimizer.init(params))
+    released = {"complementary_weight": 2.0, "consistent_weight": 1.0, "consistency": "label", "reduction": "mean"}
+    scales = {"scales": (1, 2, 4), "pooling": "nested"}
+    train_step = jax.jit(
+        make_train_step(
+            student,
+            live_teacher(teacher, **scales),
+            distill(functools.partial(kd_loss, temperature=4.0), sdd=released, task_weight=0.1, distill_weight=0.9),
+            optimizer,
+            num_examples=BATCH * STEPS,
+            **scales,
+        )
+    )
+    for _ in range(STEPS):
+        images, labels = torch.randn(BATCH, 3, 32, 32, dtype=torch.float64), torch.randint(0, CLASSES, (BATCH,))
+        expected = torch_networks.sdd_kd_step(module, teacher_module, torch_sgd, images, labels)
+        batch = {"image": as_jax(images), "label": jnp.asarray(labels.numpy(), jnp.int32)}
+        state, metrics = train_step(state, teacher_arrays, batch, jax.random.key(0))
+        assert metrics["complementary_share"] > 0.05
+        distilled = (metrics["loss"] - 0.1 * metrics["task_loss"]) / 0.9
+        np.testing.assert_allclose((metrics["task_loss"], distilled, metrics["grad_norm"]), expected, rtol=1e-6)
+    trained = {"params": state.params["student"], "batch_stats": state.batch_stats}
+    for name, array in to_state_dict(student, trained).items():
+        if not name.endswith("num_batches_tracked"):
+            expected = module.state_dict()[name].numpy()
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=name)

@@ -1,0 +1,145 @@
+"""Files of tensors: what is read exactly, what is refused, and that nothing of a hostile file runs."""
+
+import os
+import sys
+from collections import OrderedDict
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+from sdd_jax.tensor_files import file_sha256, read_checkpoint, write_safetensors
+
+RNG = np.random.default_rng(0)
+TENSORS = {"a.weight": RNG.random((3, 2), np.float32), "a.bias": RNG.random(3), "a.num_batches_tracked": np.int64(7)}
+
+
+def as_torch(tensors):
+    return OrderedDict((name, torch.from_numpy(np.asarray(array))) for name, array in tensors.items())
+
+
+def assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        assert isinstance(got[name], np.ndarray) and got[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(got[name], array)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip archive", "bare pickle, as before PyTorch 1.6"])
+def test_pytorch_files_are_read_with_what_is_around_the_tensors(tmp_path, zipped):
+    path = tmp_path / "student_best"  # mdistiller's files have no ending
+    saved = {"epoch": 240, "model": as_torch(TENSORS), "accuracy": torch.tensor(79.4), "optimizer": {"state": {}}}
+    torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint["epoch"] == 240 and checkpoint["optimizer"] == {"state": {}}
+    assert_same(checkpoint["model"], TENSORS)
+
+
+def test_half_precision_keeps_its_values(tmp_path):
+    values = torch.tensor([1.0, -2.5, 3.0e-3, 60000.0])
+    tensors = {"half": values.half(), "brain": values.bfloat16(), "parameter": torch.nn.Parameter(values)}
+    torch.save(tensors, tmp_path / "a.pt")
+    safetensors.torch.save_file({name: tensor.detach() for name, tensor in tensors.items()}, tmp_path / "a.safetensors")
+    for path in (tmp_path / "a.pt", tmp_path / "a.safetensors"):
+        got = read_checkpoint(path)
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(got[name].astype(np.float64), tensor.detach().double().numpy())
+        assert got["half"].dtype == np.float16 and got["brain"].dtype in (np.float32, ml_dtypes.bfloat16)
+
+
+def test_safetensors_there_and_back(tmp_path):
+    path = tmp_path / "named.anyhow"
+    write_safetensors(path, TENSORS, {"model": "resnet8"})
+    assert_same(read_checkpoint(path), {name: np.asarray(array) for name, array in TENSORS.items()})
+    with safetensors.safe_open(path, "numpy") as file:
+        assert file.metadata() == {"format": "pt", "model": "resnet8"}
+    for name, tensor in safetensors.torch.load_file(path).items():  # as PyTorch's side reads it
+        np.testing.assert_array_equal(tensor.numpy(), TENSORS[name])
+    before = file_sha256(path)
+    with pytest.raises(ValueError, match="exists: it is not overwritten"):
+        write_safetensors(path, {}, {})
+    assert file_sha256(path) == before and [file.name for file in tmp_path.iterdir()] == ["named.anyhow"]
+
+
+class Hostile:
+    """Unpickled without restriction, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_carries_code_is_refused_and_nothing_of_it_runs(tmp_path, zipped):
+    trace, path = tmp_path / "it_ran", tmp_path / "teacher.pth"
+    torch.save({"model": as_torch(TENSORS), "x": Hostile(trace)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"refused, and nothing of it was run.*\((posix|nt)\.mkdir\)"):
+        read_checkpoint(path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # the attack itself works: the test could fail
+    assert trace.exists()
+
+
+def test_a_pickled_module_is_refused_by_the_name_of_its_class(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"\(torch.nn.modules.linear.Linear\).*save the weights alone"):
+        read_checkpoint(tmp_path / "whole.pth")
+
+
+def damaged(tmp_path):
+    torch.save({"model": as_torch(TENSORS)}, tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    torch.save(as_torch(TENSORS), tmp_path / "old", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old").read_bytes()
+    return {
+        "empty": (b"", "neither a safetensors nor a PyTorch file"),
+        "text": (b"<html>404 Not Found</html>", "neither"),
+        "half an archive": (whole[: len(whole) // 2], "does not read as a PyTorch checkpoint"),
+        "half a pickle": (old[:70], "does not read as a PyTorch checkpoint"),
+        "a safetensors header that lies": ((1 << 40).to_bytes(8, "little") + b"{}", "does not read as safetensors"),
+        "a safetensors header that is none": ((9).to_bytes(8, "little") + b"{not json", "does not read as safetensors"),
+    }
+
+
+@pytest.mark.parametrize("case", ["empty", "text", "half an archive", "half a pickle"])
+def test_a_damaged_file_is_named(tmp_path, case):
+    content, message = damaged(tmp_path)[case]
+    path = tmp_path / "teacher.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_checkpoint(path)
+    assert str(path) in str(caught.value) and "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["a safetensors header that lies", "a safetensors header that is none"])
+def test_a_damaged_safetensors_file_is_named(tmp_path, case):
+    content, message = damaged(tmp_path)[case]
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(tmp_path / "a")
+
+
+def test_what_is_no_dictionary_of_plain_tensors_is_refused(tmp_path):
+    torch.save(torch.ones(3), tmp_path / "one.pth")
+    with pytest.raises(ValueError, match="holds a Tensor, expected a dictionary"):
+        read_checkpoint(tmp_path / "one.pth")
+    torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.raises(ValueError, match="sparse"):
+        read_checkpoint(tmp_path / "sparse.pth")
+    with pytest.raises(FileNotFoundError, match="there is no file .*none.pth"):
+        read_checkpoint(tmp_path / "none.pth")
+
+
+def test_without_pytorch_or_with_an_unsafe_one_it_says_what_to_install(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ImportError, match=r"needs PyTorch 2.6 or newer, 2.5.1.*pip install"):
+        read_checkpoint(tmp_path / "a.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r'pip install "torch>=2.6".*safetensors'):
+        read_checkpoint(tmp_path / "a.pth")
