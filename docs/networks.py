@@ -31,7 +31,8 @@ HEAD = """# Networks
 
 `sdd_jax.models.create_model(name, num_classes, stem)` makes each of them. Parameters include the head; MACs are the
 multiply-adds of convolutions and dense layers for one image, the head counted once; the map is height x width x
-channels of the feature map. Any image size is taken: the map grows with it.
+channels of the feature map. Other image sizes are taken as well, and the map grows with them; a VGG needs 8 pixels, one
+of torchvision's 32, whose map stays 1x1.
 
 This page is written by `python -m docs.networks`.
 """

@@ -1,7 +1,9 @@
 """Networks out of run folders, trained there or imported: which one it is, and its variables."""
 
+import json
 from collections.abc import Mapping
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +44,11 @@ def read(folder: Path) -> Saved:
         trained, network = "imported" not in config, config["model"]
         name, stem, dtype = network["student"], network["stem"], network["dtype"]
         room = config["data"] if trained else None
-        num_classes = data.describe(room["name"]).num_classes if room else config["num_classes"]
-    except (KeyError, TypeError) as error:
+        num_classes = data.describe(room["name"]).num_classes if room else int(config["num_classes"])
+        compute = DTYPES[dtype]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / run_folder.CONFIG} is not the config of a run: {error!r}") from error
-    return Saved(folder, name, stem, num_classes, dtype, room, create_model(name, num_classes, stem, DTYPES[dtype]))
+    return Saved(folder, name, stem, num_classes, dtype, room, create_model(name, num_classes, stem, compute))
 
 
 def steps(folder: Path) -> dict[str, int]:
@@ -79,7 +82,7 @@ def check_fits(saved: Saved, variables: Any, dataset: Dataset) -> None:
 
 
 def write_imported(
-    folder: Path, *, name: str, stem: str, num_classes: int, variables: Any, source: Mapping[str, Any]
+    folder: str | PathLike[str], *, name: str, stem: str, num_classes: int, variables: Any, source: Mapping[str, Any]
 ) -> None:
     """Makes ``folder`` a run's folder that holds ``variables`` of the network ``name``.
 
@@ -94,8 +97,17 @@ def write_imported(
       source: where they come from, JSON-ready, such as file name and SHA-256.
 
     Raises:
-      ValueError: if ``folder`` holds anything else.
+      ValueError: if ``folder`` holds anything else, or an argument is not what it should be.
     """
+    folder = Path(folder)
+    if not isinstance(variables, Mapping) or "params" not in variables or variables.keys() - {"params", "batch_stats"}:
+        got = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+        raise ValueError(f'variables must be {{"params": ..., "batch_stats": ...}}, got {got}')
+    create_model(name, num_classes, stem)
+    try:
+        json.dumps(dict(source))
+    except TypeError as error:
+        raise ValueError(f"source must be JSON-ready: {error}") from error
     config = {
         "imported": dict(source),
         "model": {"student": name, "stem": stem, "dtype": "float32"},

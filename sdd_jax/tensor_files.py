@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 _TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025-32434
 _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'
@@ -34,6 +34,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
       ImportError: if PyTorch is needed and missing or too old; it says how to get it.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, expected a file")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with open(path, "rb") as file:
@@ -41,7 +43,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if start[8:9] == b"{":  # after eight bytes of length, a header in JSON
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, AttributeError, TypeError) as error:  # the latter two: a dtype that NumPy has not
             raise ValueError(f"{path} does not read as safetensors: {error}") from error
     if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive, or the bare pickle of PyTorch before 1.6
         return _read_torch(path)
@@ -59,9 +61,16 @@ def write_safetensors(
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} exists: it is not overwritten, give another name or remove it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: {path.parent} is no directory")
+    content = save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata})
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: np.asarray(array) for name, array in state_dict.items()}, temporary, {"format": "pt", **metadata})
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -93,16 +102,18 @@ def _read_torch(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} does not read as a PyTorch checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
-    return _to_numpy(content, torch)
+    return _to_numpy(content, torch, str(path))
 
 
-def _to_numpy(value: Any, torch: Any) -> Any:
+def _to_numpy(value: Any, torch: Any, where: str) -> Any:
     """`value` with every tensor in its dictionaries as an array."""
     if isinstance(value, Mapping):
-        return {name: _to_numpy(item, torch) for name, item in value.items()}
+        return {name: _to_numpy(item, torch, f"{where}: {name}") for name, item in value.items()}
     if not isinstance(value, torch.Tensor):
         return value
-    if value.layout != torch.strided or value.is_quantized:
-        raise ValueError("a tensor of it is sparse or quantized: only plain ones are read")
-    value = value.detach()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    tensor = value.detach()
+    try:
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantized, without data, of eight bits
+        kind = f"{tensor.dtype} on {tensor.device}, {tensor.layout}"
+        raise ValueError(f"{where} is a tensor that cannot be read as plain numbers ({kind})") from error

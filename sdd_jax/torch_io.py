@@ -177,7 +177,7 @@ def from_state_dict(
     for rows in _tables(model, table):
         found = _strip(state_dict, prefix, f"{rows[0][1]}.weight".replace("#", "0"))
         weight: Any = found.get(f"{rows[0][1]}.weight".replace("#", "0"))
-        entries = _entries(model, rows, channels=np.shape(weight)[1] if np.ndim(weight) == 4 else 3)
+        entries = _entries(model, rows, channels=_channels(np.shape(weight), axis=1))
         found = {name: array for name, array in found.items() if name not in set(_counters(entries))}
         wrong = _problems(found, {entry.name: entry.torch_shape for entry in entries})
         if not wrong:
@@ -201,7 +201,7 @@ def to_state_dict(
     rows = _tables(model, table)[0]
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
     kernel: Any = flat.get(("params", *rows[0][0].replace("#", "0").split("/"), "kernel"))
-    entries = _entries(model, rows, channels=kernel.shape[2] if np.ndim(kernel) == 4 else 3)
+    entries = _entries(model, rows, channels=_channels(np.shape(kernel), axis=2))
 
     found = {"/".join(path): array for path, array in flat.items()}
     wrong = _problems(found, {"/".join(entry.path): entry.shape for entry in entries})
@@ -220,7 +220,9 @@ def find_state_dict(checkpoint: Mapping[str, Any], entry: str | None = None) -> 
     Raises:
       ValueError: if there is none, or several and `entry` names none of them.
     """
-    if entry is None and _is_state_dict(checkpoint):
+    if _is_state_dict(checkpoint):
+        if entry is not None:
+            raise ValueError(f"the checkpoint is a state dict itself: it has no entry {entry!r} to choose")
         return checkpoint
     inside = {name: value for name, value in checkpoint.items() if _is_state_dict(value)}
     if entry is None and len(inside) == 1:
@@ -229,12 +231,14 @@ def find_state_dict(checkpoint: Mapping[str, Any], entry: str | None = None) -> 
         return inside[entry]
     if not inside:
         raise ValueError(f"the checkpoint holds no state dict (names with arrays); its entries: {_listed(checkpoint)}")
-    asked = "which one is meant is not said" if entry is None else f"entry {entry!r} is none of them"
+    asked = "say which one is meant with entry" if entry is None else f"entry {entry!r} is none of them"
     raise ValueError(f"the checkpoint's state dicts are {_listed(inside)}: {asked}")
 
 
 def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(hasattr(array, "shape") for array in value.values())
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(name, str) and hasattr(array, "shape") for name, array in value.items())
 
 
 def _listed(names: Mapping[str, Any]) -> str:
@@ -244,19 +248,30 @@ def _listed(names: Mapping[str, Any]) -> str:
 def _strip(state_dict: Mapping[str, Any], prefix: str | None, first: str) -> dict[str, Any]:
     """The names without `prefix`, or without what all of them have before the name of the `first` weight."""
     if prefix is None:
-        before = (name.removesuffix(first) for name in state_dict if name.endswith(f".{first}"))
+        before = sorted(name.removesuffix(first) for name in state_dict if name.endswith(f".{first}"))
         shared = (start for start in before if all(name.startswith(start) for name in state_dict))
         prefix = next(shared, "")
+        outermost = [
+            start for start in before if not any(start != other and start.startswith(other) for other in before)
+        ]
+        # The second check tells several networks from one whose first weight is missing.
+        several = len(outermost) > 1 and all(name.startswith(tuple(outermost)) for name in state_dict)
+        if not prefix and several:
+            raise ValueError(f"names stand under {', '.join(outermost)}: say which network is meant with prefix")
+    elif not any(name.startswith(prefix) for name in state_dict):
+        raise ValueError(f"no name starts with the prefix {prefix!r}; the first is {next(iter(state_dict))!r}")
     return {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
 
 
 def _tables(model: nn.Module, table: Table | None) -> tuple[Table, ...]:
     if table is not None:
+        if not table:
+            raise ValueError("the table of PyTorch names is empty")
         return (table,)
     trunk = getattr(model, "trunk", model)
     if type(trunk) not in _TABLES:
         known = ", ".join(kind.__name__ for kind in _TABLES)
-        raise ValueError(f"no table of PyTorch names for a {type(trunk).__name__}: give one; known: {known}")
+        raise ValueError(f"no table of PyTorch names for a {type(trunk).__name__}: give one as table=; known: {known}")
     return _TABLES[type(trunk)](trunk)
 
 
@@ -279,7 +294,19 @@ def _entries(model: nn.Module, table: Table, channels: int) -> list[_Entry]:
     for path, leaf in leaves.items():
         if leaf.ndim not in _TO_TORCH:
             raise ValueError(f"{'/'.join(path)} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
-    return [_Entry(path, _torch_name(table, path), leaf.shape, leaf.dtype) for path, leaf in leaves.items()]
+    entries = [_Entry(path, _torch_name(table, path), leaf.shape, leaf.dtype) for path, leaf in leaves.items()]
+    names: dict[str, tuple[str, ...]] = {}
+    for entry in entries:
+        other = names.setdefault(entry.name, entry.path)
+        if other != entry.path:
+            paths = f"{'/'.join(other)} and {'/'.join(entry.path)}"
+            raise ValueError(f"the table gives {paths} one PyTorch name, {entry.name}")
+    return entries
+
+
+def _channels(shape: tuple[int, ...], axis: int) -> int:
+    """How many image channels the first layer's weight of this shape reads; 3 if it is no such weight."""
+    return shape[axis] if len(shape) == 4 and shape[axis] > 0 else 3
 
 
 def _counters(entries: list[_Entry]) -> list[str]:

@@ -19,7 +19,6 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        del train  # nothing in it differs
         size = (self.patch, self.patch)
         x = nn.Conv(self.width, size, strides=size, dtype=self.dtype, name="patches")(images)
         batch, height, width, channels = x.shape
@@ -30,6 +29,7 @@ class VisionTransformer(nn.Module):
             x = x + nn.MultiHeadDotProductAttention(num_heads=4, name=f"attention{block}")(y)
             y = nn.LayerNorm(name=f"norm{block}_1")(x)
             y = nn.gelu(nn.Dense(2 * channels, name=f"dense{block}_0")(y))
+            y = nn.Dropout(0.1, deterministic=not train)(y)
             x = x + nn.Dense(channels, name=f"dense{block}_1")(y)
         return nn.LayerNorm(name="norm")(x).reshape(batch, height, width, channels)
 
@@ -53,7 +53,7 @@ class NNXConvNet(nnx.Module):
 
 def nnx_convnet(*, num_classes, stem, dtype):
     del stem, dtype
-    return LogitMapClassifier(nnx.bridge.to_linen(NNXConvNet, 1, num_classes))
+    return LogitMapClassifier(nnx.bridge.to_linen(NNXConvNet, 1, num_classes), num_classes)
 
 
 def _init(key, images, num_classes):
@@ -74,8 +74,19 @@ def plain_function(*, num_classes, stem, dtype):
     def init(key, images):
         return _init(key, images, num_classes)
 
-    return LogitMapClassifier(FunctionNetwork(init, _apply))
+    return LogitMapClassifier(FunctionNetwork(init, _apply), num_classes)
 
 
 def not_a_network(**arguments):
     return lambda images: images
+
+
+def of_three_classes(**arguments):
+    return vit(**arguments | {"num_classes": 3})
+
+
+def without_stem(num_classes, dtype):
+    return vit(num_classes=num_classes, stem=None, dtype=dtype)
+
+
+CONSTANT = 3

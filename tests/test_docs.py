@@ -1,5 +1,9 @@
 """The generated pages are what their generators write, and what they say is what the reference measured."""
 
+import re
+
+import jax
+import jax.numpy as jnp
 import pytest
 
 from docs import networks
@@ -62,3 +66,33 @@ def test_every_network_is_on_the_page_and_the_page_is_as_generated():
     assert page == networks.PAGE.read_text(), "run python -m docs.networks"
     for name in model_names():
         assert page.count(f"| {name} |") == len(model_stems(name))
+
+
+PAGES = sorted(networks.PAGE.parent.glob("*.md"))
+BLOCKS = [(page, block) for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=[f"{page.stem}{i}" for i, (page, _) in enumerate(BLOCKS)])
+def test_each_python_block_runs(page, block):
+    names = {"__name__": "block"}
+    exec(compile(block, page.name, "exec"), names)
+    makers = [names[name] for name in ("vit", "convnet", "linear") if name in names]
+    assert len(makers) == (page.stem == "own_network")
+    for make in makers:  # as `create_model` calls a user's function
+        model = make(num_classes=7, stem="cifar", dtype=jnp.float32)
+        images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+        outputs, variables = model.init_with_output(jax.random.key(1), images, train=False)
+        height, width = outputs.logit_map.shape[1:3]
+        assert height == width > 1 and outputs.region_logits.shape == (2, 21, 7) and "params" in variables
+
+
+def test_links_between_pages_and_the_files_they_name_are_there():
+    root, found = networks.PAGE.parents[1], 0
+    for page in [root / "README.md", *PAGES]:
+        text = page.read_text()
+        links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+        assert all((page.parent / link).exists() for link in links), (page, links)
+        named = re.findall(r"\b(?:configs|docs|tests)/[\w/.]*\w", text)
+        assert all((root / name).exists() for name in named), (page, named)
+        found += len(links) + len(named)
+    assert found > 15

@@ -1,18 +1,25 @@
 """Networks of a user's own, by "module:function": each trains as a student and then serves as a teacher."""
 
+import functools
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import own_networks
 import pytest
 from test_build import digits
+from test_end_to_end import ENVIRONMENT, ROOT, command
 
 from sdd_jax.build import build
 from sdd_jax.models import Classifier, FunctionNetwork, LogitMapClassifier, create_model
 from sdd_jax.models.layers import torch_affine_init
 from sdd_jax.saved import load_variables
 from sdd_jax.sdd import pool_regions
+from sdd_jax.training import optim
 from sdd_jax.training.loop import train
+from sdd_jax.training.objective import plain
+from sdd_jax.training.step import init_state, make_train_step
 
 CHAIN = ["own_networks:vit", "own_networks:nnx_convnet", "own_networks:plain_function"]
 
@@ -39,6 +46,32 @@ def test_each_kind_trains_and_teaches_the_next(tmp_path):
         teacher = str(folder)
 
 
+def test_dropout_draws_anew_in_every_step_and_never_in_evaluation():
+    settings = {"scales": (1,), "pooling": "direct"}
+    model = own_networks.vit(num_classes=3, stem="cifar", dtype=jnp.float32)
+    batch = {"image": jax.random.normal(jax.random.key(0), (4, 16, 16, 1)), "label": jnp.arange(4) % 3}
+    optimizer = optim.sgd(0.1, momentum=0.9, weight_decay=0.0, clip_norm=40.0)
+    begin = functools.partial(init_state, image_shape=(16, 16, 1), num_examples=4)
+    state = begin(jax.random.key(1), model, None, {}, plain(), optimizer)
+    step = jax.jit(make_train_step(model, None, plain(), optimizer, num_examples=4, **settings))
+    first, again, other = (float(step(state, {}, batch, jax.random.key(n))[1]["loss"]) for n in (2, 2, 3))
+    assert first == again != other
+    logits = [model.apply({"params": state.params["student"]}, batch["image"], train=False).logits for _ in range(2)]
+    np.testing.assert_array_equal(*logits)
+
+
+def test_the_command_line_takes_such_a_name(tmp_path):
+    """It gets as far as the data, which are not there; the name has a colon, as has the config's argument."""
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "tests")}
+    config = "--config=configs/cifar100.py:teacher=none,student=own_networks:vit"
+    arguments = command("train", config, f"--config.data.path={tmp_path}", f"--workdir={tmp_path}/run")
+    result = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2 and "cifar-100-python" in result.stderr, result.stderr
+    arguments = [argument.replace("networks:vit", "networks:vot") for argument in arguments]
+    result = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2 and "must be a function" in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_the_patch_grid_of_a_vision_transformer_is_its_map():
     model = own_networks.vit(num_classes=5, stem="cifar", dtype=jnp.float32)
     images = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
@@ -58,7 +91,7 @@ def test_a_logit_map_is_pooled_as_that_of_a_classifier(pooling):
     model = own_networks.vit(num_classes=5, stem="cifar", dtype=jnp.float32)
     variables = model.init(jax.random.key(1), images, train=False)
     whole = FunctionNetwork(lambda key, images: {}, lambda _, x: model.apply(variables, x, train=False).logit_map)
-    same = LogitMapClassifier(whole)
+    same = LogitMapClassifier(whole, 5)
     got = same.apply(same.init(jax.random.key(2), images, train=False), images, train=False, pooling=pooling)
     expected = model.apply(variables, images, train=False, pooling=pooling)
     for name in ("logits", "logit_map", "region_logits"):
@@ -67,7 +100,7 @@ def test_a_logit_map_is_pooled_as_that_of_a_classifier(pooling):
 
 
 def test_a_network_without_locations_serves_as_one_region():
-    model = LogitMapClassifier(FunctionNetwork(lambda key, x: {}, lambda _, x: x.mean((1, 2))[:, None, None, :]))
+    model = LogitMapClassifier(FunctionNetwork(lambda key, x: {}, lambda _, x: x.mean((1, 2))[:, None, None, :]), 3)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     outputs, _ = model.init_with_output(jax.random.key(1), images, train=False)
     np.testing.assert_allclose(outputs.region_logits, np.repeat(images.mean((1, 2))[:, None], 21, 1), rtol=1e-5)
@@ -77,7 +110,7 @@ def test_a_network_without_locations_serves_as_one_region():
     ("make", "message"),
     [
         (lambda f: Classifier(f, 3, torch_affine_init), r"trunk must give a feature map \[B,h,w,C\].*got \(2, 3\)"),
-        (lambda f: LogitMapClassifier(f), r"network must give a logit map \[B,h,w,K\].*got \(2, 3\)"),
+        (lambda f: LogitMapClassifier(f, 3), r"network must give a logit map \[B,h,w,3\].*got \(2, 3\)"),
     ],
 )
 def test_what_gives_no_map_is_refused(make, message):
@@ -89,13 +122,52 @@ def test_what_gives_no_map_is_refused(make, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_network:vit", "No module named 'own_network'.*MODULE:FUNCTION"),
-        ("own_networks:vitt", "no attribute 'vitt'"),
-        (":vit", "MODULE:FUNCTION"),
-        ("own_networks:", "MODULE:FUNCTION"),
+        ("own_network:vit", "No module named 'own_network'"),
+        ("own_networks:vitt", "must be a function of num_classes, stem, dtype in .*own_networks.py; got None"),
+        ("own_networks:CONSTANT", "must be a function .*; got 3"),
+        ("own_networks:without_stem", "must be a function .*: got an unexpected keyword argument 'stem'"),
+        ("own_networks:of_three_classes", "has 3 classes, asked for 10"),
+        (":vit", "expected MODULE:FUNCTION"),
+        (".a:vit", "expected MODULE:FUNCTION"),
+        ("own_networks:", "expected MODULE:FUNCTION"),
         ("own_networks:not_a_network", "gives a function, expected a Classifier or LogitMapClassifier"),
     ],
 )
 def test_a_name_that_gives_no_network_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         create_model(name, 10)
+
+
+def test_a_logit_map_of_another_number_of_classes_is_refused():
+    model = LogitMapClassifier(FunctionNetwork(lambda key, x: {}, lambda _, x: x), 5)
+    with pytest.raises(ValueError, match=r"\[B,h,w,5\] for images .*, got \(2, 8, 8, 3\)"):
+        model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 3)), train=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def f(:", r"importing broken failed with SyntaxError.*broken.py:1"),
+        ("\nundefined_name", r"importing broken failed with NameError: .*undefined_name.*broken.py:2"),
+        ("import no_such_package", r"importing broken failed with ModuleNotFoundError: .*no_such_package"),
+    ],
+)
+def test_a_module_that_does_not_import_is_named_with_the_line(tmp_path, monkeypatch, source, message):
+    (tmp_path / "broken.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        create_model("broken:f", 10)
+
+
+def test_an_own_teacher_is_measured_anew_each_time(tmp_path, monkeypatch):
+    """Its code may have changed under the same weights."""
+    train(build(digits(model__student="own_networks:plain_function")), tmp_path / "run")
+    arguments = {"model__teacher": "own_networks:plain_function", "model__student": "resnet8", "method": "sdd_kd"}
+    config = digits(teacher__run=str(tmp_path / "run"), **arguments)
+    before = build(config).teacher_accuracy
+    apply = own_networks._apply
+    monkeypatch.setattr(own_networks, "_apply", lambda params, images: -apply(params, images))
+    with pytest.raises(ValueError, match="the teacher's test accuracy is"):
+        build(config)
+    monkeypatch.undo()
+    assert build(config).teacher_accuracy == before

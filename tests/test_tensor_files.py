@@ -61,7 +61,13 @@ def test_safetensors_there_and_back(tmp_path):
     before = file_sha256(path)
     with pytest.raises(ValueError, match="exists: it is not overwritten"):
         write_safetensors(path, {}, {})
+    for unwritable in (tmp_path / "none" / "a", path / "a"):
+        with pytest.raises(ValueError, match="cannot be written"):
+            write_safetensors(unwritable, {}, {})
     assert file_sha256(path) == before and [file.name for file in tmp_path.iterdir()] == ["named.anyhow"]
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode  # for whom any new file is
 
 
 class Hostile:
@@ -129,8 +135,16 @@ def test_what_is_no_dictionary_of_plain_tensors_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds a Tensor, expected a dictionary"):
         read_checkpoint(tmp_path / "one.pth")
     torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
-    with pytest.raises(ValueError, match="sparse"):
-        read_checkpoint(tmp_path / "sparse.pth")
+    torch.save({"model": {"b": torch.zeros(2, dtype=torch.float8_e4m3fn)}}, tmp_path / "eight.pth")
+    torch.save({"c": torch.empty(2, device="meta")}, tmp_path / "meta.pth")
+    for file, message in {"sparse": ": a is a .*sparse", "eight": ": model: b is a .*float8", "meta": "meta"}.items():
+        with pytest.raises(ValueError, match=rf"{file}.pth{message}" if file != "meta" else "meta.pth: c is"):
+            read_checkpoint(tmp_path / f"{file}.pth")
+    safetensors.torch.save_file({"b": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "eight.safetensors")
+    with pytest.raises(ValueError, match="eight.safetensors does not read"):
+        read_checkpoint(tmp_path / "eight.safetensors")
+    with pytest.raises(ValueError, match="is a directory"):
+        read_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no file .*none.pth"):
         read_checkpoint(tmp_path / "none.pth")
 

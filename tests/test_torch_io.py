@@ -136,7 +136,7 @@ def test_import_names_everything_that_does_not_fit():
     assert len(message.splitlines()) == 6, message
 
 
-@pytest.mark.parametrize("stem", [None, np.zeros(16), np.zeros((16, 3, 5, 5))])
+@pytest.mark.parametrize("stem", [None, np.zeros(16), np.zeros((16, 3, 5, 5)), np.zeros((16, 0, 3, 3))])
 def test_import_names_a_stem_that_does_not_fit(stem):
     state_dict = weights.state_dict(RESNET8)
     del state_dict["conv1.weight"]
@@ -192,13 +192,13 @@ def test_of_several_networks_one_is_chosen():
     expected = from_state_dict(model, student)
     chosen = from_state_dict(model, {"model": both}, prefix="module.student.")
     jax.tree.map(np.testing.assert_array_equal, chosen, expected)
-    with pytest.raises(ValueError, match="left over: module.teacher.conv1.weight"):
+    with pytest.raises(ValueError, match="stand under module.student., module.teacher.: say which .* with prefix"):
         from_state_dict(model, both)
 
     entries = {"model": student, "model_ema": teacher}
     chosen = from_state_dict(model, entries, entry="model")
     jax.tree.map(np.testing.assert_array_equal, chosen, expected)
-    with pytest.raises(ValueError, match="are model, model_ema: which one is meant"):
+    with pytest.raises(ValueError, match="are model, model_ema: say which one is meant with entry"):
         from_state_dict(model, entries)
     with pytest.raises(ValueError, match="'ema' is none of them"):
         from_state_dict(model, entries, entry="ema")
@@ -207,8 +207,14 @@ def test_of_several_networks_one_is_chosen():
 def test_a_checkpoint_without_weights_is_refused():
     with pytest.raises(ValueError, match="no state dict .* epoch, optimizer"):
         from_state_dict(create_model("resnet8"), {"epoch": 3, "optimizer": OPTIMIZER})
-    with pytest.raises(ValueError, match="missing: conv1.weight"):
+    with pytest.raises(
+        ValueError, match="no name starts with the prefix 'student.'; the first is 'module.conv1.weight'"
+    ):
         from_state_dict(create_model("resnet8"), prefixed("module."), prefix="student.")
+    with pytest.raises(ValueError, match="is a state dict itself: it has no entry 'model'"):
+        from_state_dict(create_model("resnet8"), prefixed(""), entry="model")
+    with pytest.raises(ValueError, match="no state dict"):
+        from_state_dict(create_model("resnet8"), {0: np.zeros(3)})
 
 
 def test_torchvisions_names_fit_a_resnet_of_either_stem():
@@ -244,11 +250,17 @@ def test_a_table_of_ones_own_serves_another_network():
     jax.tree.map(np.testing.assert_array_equal, again, variables)
     with pytest.raises(ValueError, match="no PyTorch name is known for params/head/"):
         to_state_dict(model, variables, table=table[:2])
+    with pytest.raises(
+        ValueError, match="conv0/kernel and params/trunk/conv1/kernel one PyTorch name, features.weight"
+    ):
+        to_state_dict(model, variables, table=[("trunk/conv#", "features"), *table[1:]])
+    with pytest.raises(ValueError, match="table of PyTorch names is empty"):
+        to_state_dict(model, variables, table=[])
 
 
 def test_a_network_without_a_table_is_refused():
     state_dict = weights.state_dict(RESNET8)
-    with pytest.raises(ValueError, match="BatchNorm: give one; known: .*WideResNet"):
+    with pytest.raises(ValueError, match="BatchNorm: give one as table=; known: .*WideResNet"):
         from_state_dict(Classifier(BatchNorm(), 3, torch_affine_init), state_dict)
     with pytest.raises(ValueError, match=r"tokens .*\(2, 3, 4\)"):
         from_state_dict(Attention(), state_dict, table=[("#", "conv1")])

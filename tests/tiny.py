@@ -60,6 +60,7 @@ def built(*, epochs=3, seed=0, dtype=jnp.float32, learning_rate=0.05, **changes)
         teacher=live_teacher(teacher, scales=scales, pooling=pooling),
         teacher_arrays=teacher.init(jax.random.key(99), jnp.zeros((1, 16, 16, 3)), train=False),
         teacher_accuracy=None,
+        teacher_stated=None,
         objective=distill(kd_loss, sdd=SDD, task_weight=0.1, distill_weight=0.9, warmup_epochs=2),
         optimizer=optim.sgd(schedule, momentum=0.9, weight_decay=5e-4, clip_norm=40.0),
         dataset=data,

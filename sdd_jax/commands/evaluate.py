@@ -33,13 +33,16 @@ def main() -> None:
     if workdir.is_dir() and not (workdir / run_folder.CONFIG).exists():
         folders = sorted(path.parent for path in workdir.rglob(run_folder.CONFIG)) or [workdir]
     for folder in folders:
+        if len(folders) > 1 and flags.FLAGS.data is None and saved.read(folder).imported:
+            print(f"{folder} holds an imported network, which names no data: left out")
+            continue
         evaluate(folder, flags.FLAGS.data, flags.FLAGS.data_path)
 
 
 def evaluate(folder: Path, name: str | None, path: str | None) -> None:
     """Prints the results of one run on the data set ``name``, its own if None."""
     network = saved.read(folder)
-    own = network.data or {}
+    own = network.data if network.data and name in (None, network.data["name"]) else {}
     if name is None and network.imported:
         raise ValueError(f"{folder} holds an imported network, which names no data: add --data, one of {_known()}")
     steps = saved.steps(folder)
@@ -54,7 +57,8 @@ def evaluate(folder: Path, name: str | None, path: str | None) -> None:
             for key, value in results.items()
             if key != "examples"
         )
-        print(f"{folder} {which} (step {step}): {numbers} on {results['examples']} test images", flush=True)
+        seen = f"{results['examples']} test images of {dataset.name}"
+        print(f"{folder} {which} (step {step}): {numbers} on {seen}", flush=True)
         if network.imported:
             break  # it has one checkpoint, which is both
 

@@ -32,6 +32,10 @@ def main() -> None:
     """Runs the command."""
     folder, output = Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
     network = saved.read(folder)
+    if ":" in network.name:
+        raise ValueError(
+            f"{network.name} has no table of PyTorch names: docs/pytorch.md shows how to export from Python"
+        )
     step = saved.steps(folder)[flags.FLAGS.checkpoint]
     state_dict = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
     metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}

@@ -9,7 +9,6 @@ place and every parameter its tensor. docs/pytorch.md says more.
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import flags
 
 from sdd_jax import saved
@@ -18,6 +17,7 @@ from sdd_jax.tensor_files import file_sha256, read_checkpoint
 from sdd_jax.torch_io import find_state_dict, from_state_dict
 
 ARGUMENTS = ("FILE",)
+LISTED = 8  # how many tensors that do not fit are named; from_state_dict names all
 
 
 def define_flags() -> None:
@@ -43,7 +43,9 @@ def main(file: str) -> None:
     try:
         variables = from_state_dict(model, checkpoint, entry=args.entry, prefix=args.prefix)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        first, *lines = str(error).splitlines()
+        more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+        raise ValueError("; ".join([f"{file}: {first}", *lines[:LISTED], *more])) from error
     digest = file_sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}
     saved.write_imported(
@@ -51,7 +53,9 @@ def main(file: str) -> None:
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(f"{args.model}, {parameters:,} parameters, {args.num_classes} classes, from {file} (SHA-256 {digest})")
-    kinds = {np.asarray(array).dtype for array in find_state_dict(checkpoint, args.entry).values()}
-    if np.dtype("float64") in kinds:
-        print("its float64 tensors were rounded to float32")
+    tensors = find_state_dict(checkpoint, args.entry).items()
+    kinds = {array.dtype.name for name, array in tensors if name.startswith(args.prefix or "")}
+    for kind in sorted(kinds - {"float32", "int64"}):
+        how = "rounded" if kind == "float64" else "widened"
+        print(f"tensors of {kind} were {how} to float32")
     print(f"as a teacher: --config.teacher.run={folder}")

@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import inspect
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -136,7 +138,8 @@ def create_model(
         that module returns when called with num_classes, stem and dtype as keywords.
       num_classes: K, at least 1.
       stem: "cifar" for images of about 32x32, "imagenet" for about 224x224, "cub200" for the
-        networks of small images at 224x224. Any size and number of channels is taken by each.
+        networks of small images at 224x224. Each takes any number of channels, and any size that
+        its poolings leave something of (8 pixels for a VGG, 32 for torchvision's).
       dtype: what it computes in: bfloat16, float32 or float64 (with `jax_enable_x64`). Parameters,
         statistics and logits are kept in at least float32.
     """
@@ -158,12 +161,31 @@ def create_model(
 
 
 def _own_model(name: str, **arguments) -> Classifier | LogitMapClassifier:
-    module, _, function = name.partition(":")
+    """What the function called "module:function" makes; its own errors are its own."""
+    module_name, _, function = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), function)):
+        raise ValueError(f"model {name!r}: expected MODULE:FUNCTION")
     try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"model {name!r}: {error}; expected MODULE:FUNCTION") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module does when it is imported
+        trace = traceback.extract_tb(error.__traceback__)[-1]
+        place = (
+            f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{trace.filename}:{trace.lineno}"
+        )
+        missing = isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name)
+        reason = error if missing else f"importing {module_name} failed with {type(error).__name__}: {error} ({place})"
+        raise ValueError(f"model {name!r}: {reason}") from error
+    make = getattr(module, function, None)
+    wanted = f"model {name!r} must be a function of {', '.join(arguments)} in {module.__file__}"
+    if not callable(make):
+        raise ValueError(f"{wanted}; got {make!r}")
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{wanted}: {error}") from error
     model = make(**arguments)
     if not isinstance(model, Classifier | LogitMapClassifier):
         raise ValueError(f"model {name!r} gives a {type(model).__name__}, expected a Classifier or LogitMapClassifier")
+    if model.num_classes != arguments["num_classes"]:
+        raise ValueError(f"model {name!r} has {model.num_classes} classes, asked for {arguments['num_classes']}")
     return model

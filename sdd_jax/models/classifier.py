@@ -25,10 +25,12 @@ class Outputs(NamedTuple):
     region_logits [B,R,K]: of every region of every scale, R = sum of scale**2.
     feature_map [B,h,w,C]: the trunk's output, in the compute dtype; None where there is only a logit
       map.
+
+    A cached teacher has neither map.
     """
 
     logits: jax.Array
-    logit_map: jax.Array
+    logit_map: jax.Array | None
     region_logits: jax.Array
     feature_map: jax.Array | None
 
@@ -82,13 +84,14 @@ class Classifier(nn.Module):
 
 
 class LogitMapClassifier(nn.Module):
-    """A network that gives its logit map itself: images [B,H,W,C] -> [B,h,w,K].
+    """A network that gives its logit map itself: images [B,H,W,C] -> [B,h,w,num_classes].
 
     It is any Linen module that is called as `network(images, train=...)`. The prediction is the mean
     over all locations. One without locations, [B,K], serves as [B,1,1,K]: every region is the image.
     """
 
     network: nn.Module
+    num_classes: int
 
     @nn.compact
     def __call__(
@@ -102,7 +105,7 @@ class LogitMapClassifier(nn.Module):
         """As `Classifier`, without a feature map."""
         _check_images(images)
         logit_map = self.network(images, train=train)
-        _check_map("network", "logit map [B,h,w,K]", logit_map, images)
+        _check_map("network", f"logit map [B,h,w,{self.num_classes}]", logit_map, images, self.num_classes)
         logit_map = logit_map.astype(param_dtype(logit_map.dtype))
         return Outputs(jnp.mean(logit_map, (1, 2)), logit_map, pool_regions(logit_map, scales, pooling=pooling), None)
 
@@ -131,7 +134,8 @@ def _check_images(images: jax.Array) -> None:
         raise ValueError(f"images must be floating and normalised, got {images.dtype}: convert them first")
 
 
-def _check_map(who: str, what: str, got: Any, images: jax.Array) -> None:
-    if getattr(got, "ndim", None) != 4 or got.shape[0] != images.shape[0]:
+def _check_map(who: str, what: str, got: Any, images: jax.Array, channels: int | None = None) -> None:
+    fits = getattr(got, "ndim", None) == 4 and got.shape[0] == images.shape[0] and 0 not in got.shape
+    if not fits or channels not in (None, got.shape[-1]):
         found = getattr(got, "shape", type(got).__name__)
         raise ValueError(f"the {who} must give a {what} for images {images.shape}, got {found}")

@@ -1,7 +1,7 @@
 """Grouped convolutions, in the form that each backend is good at.
 
 TPU and GPU have kernels for them. XLA's CPU backend has not: a 3x3 depthwise convolution takes it
-twenty to fifty times as long as nine shifted products, and a 1x1 convolution in three groups five
+more than ten times as long as nine shifted products, and a 1x1 convolution in three groups five
 times as long backward as three matrix products. The form is chosen when a program is lowered for its
 platform, so that one program means the same everywhere.
 """

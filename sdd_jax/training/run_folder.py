@@ -31,11 +31,16 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
         return
-    before, now = _flatten(read_json(folder / CONFIG)), _flatten(config)
-    differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    if differing:
-        fields = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differing)
+    fields = differing(read_json(folder / CONFIG), config)
+    if fields:
         raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The fields in which two nested configs differ, with both values; empty if in none."""
+    before, now = _flatten(before), _flatten(now)
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
