@@ -16,9 +16,12 @@ from absl import app, flags, logging
 COMMANDS = {
     "train": "train a network, plain or by distillation",
     "evaluate": "measure a run on the test set",
+    "cache": "keep what a teacher says of every view that runs will see",
     "import": "make a run's folder of a PyTorch checkpoint, to serve as a teacher",
     "export": "write a run's network to a file for use elsewhere",
 }
+# Errors of what the user named, which say it themselves.
+OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)
 MODULES = {"import": "import_"}  # a command that Python keeps as a word of its own
 
 
@@ -100,7 +103,7 @@ def main() -> None:
                 module.main(*argv[1:])
         except ValueError as error:
             _refuse(str(error))
-        except (FileNotFoundError, ImportError) as error:  # of data or a package: how to get it stands on its own lines
+        except OWN_LINES as error:  # of data or a package: how to get it stands on its own lines
             print(f"sdd_jax: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:

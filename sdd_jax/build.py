@@ -16,14 +16,17 @@ from jax.sharding import Mesh
 
 from sdd_jax import data, losses, saved
 from sdd_jax.config import DTYPES, Settings, read
+from sdd_jax.data.augment import num_views
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.models import create_model
 from sdd_jax.saved import Saved
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim, run_folder, sharding
+from sdd_jax.training.cached_teacher import CachedTeacher
 from sdd_jax.training.loop import Built, make_evaluator
 from sdd_jax.training.step import init_state, live_teacher, make_train_step
 from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
+from sdd_jax.training.teacher_cache import Cache, Layout, make_layout, stored_as
 
 BASES = {  # base losses by name, and the fields of config.loss that each reads
     "kd": (losses.kd_loss, ("temperature",)),
@@ -115,8 +118,12 @@ def build(config: Mapping[str, Any]) -> Built:
     )
     parts = make_parts(settings, dataset.num_classes)
     if network is not None:
-        teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
         teacher_accuracy = measure_teacher(settings, network, teacher_arrays, stated, dataset, mesh)
+        if settings["teacher.cache"] is None:
+            teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
+        else:
+            source = cached_teacher(settings, parts, teacher_arrays, dataset, mesh)
+            teacher, teacher_arrays = source.teacher, source.arrays
     return Built(
         config=settings.nested(),
         config_hash=settings.hash(),
@@ -124,6 +131,7 @@ def build(config: Mapping[str, Any]) -> Built:
         teacher=teacher,
         teacher_arrays=teacher_arrays,
         teacher_accuracy=teacher_accuracy,
+        teacher_stated=stated,
         objective=parts.objective,
         optimizer=make_optimizer(settings, len(dataset.train.labels)),
         dataset=dataset,
@@ -131,13 +139,18 @@ def build(config: Mapping[str, Any]) -> Built:
         seed=settings["seed"],
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
-        steps_per_call=settings["steps_per_call"] or (1 if jax.default_backend() == "cpu" else STEPS_PER_CALL),
+        steps_per_call=steps_per_call(settings),
         eval_every_epochs=settings["eval_every_epochs"],
         save_every_epochs=settings["save_every_epochs"],
         scales=settings["sdd.scales"],
         pooling=settings["sdd.pooling"],
         dtype=image_dtype(settings),
     )
+
+
+def steps_per_call(settings: Settings) -> int:
+    """How many steps one call of the jitted program takes."""
+    return settings["steps_per_call"] or (1 if jax.default_backend() == "cpu" else STEPS_PER_CALL)
 
 
 def image_dtype(settings: Settings) -> Any:
@@ -186,9 +199,56 @@ def measure_teacher(
 
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {settings['model.dtype']}"
-    measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
+    if ":" in teacher.name:  # of a user's own network the code may change under the same weights
+        measured = measure()["accuracy"]
+    else:
+        measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
     check_accuracy(100 * measured, stated)
     return measured
+
+
+def cache_layout(settings: Settings, model: Any, dataset: Dataset) -> Layout:
+    """Which rows of the teacher ``model`` this config's runs read."""
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
+    outputs, _ = jax.eval_shape(partial(model.init_with_output, train=False), jax.random.key(0), images)
+    return make_layout(outputs.logit_map.shape[1:3], settings["sdd.scales"], settings["sdd.pooling"])
+
+
+def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
+    """What a cache is of: it serves a run whose header is the same."""
+    return {
+        "teacher": {"variables": variables_hash(variables), "dtype": settings["model.dtype"]},
+        "data": {
+            "train": dataset.fingerprint("train"),
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+        },
+        "views": {"pad": dataset.pad, "flip": dataset.flip, "count": num_views(dataset.pad, dataset.flip)},
+        "rows": {"count": layout.rows, **layout.named()},
+        "num_classes": dataset.num_classes,
+        "store": store,
+    }
+
+
+def cached_teacher(settings: Settings, parts: Parts, variables: Any, dataset: Dataset, mesh: Mesh) -> CachedTeacher:
+    """The teacher of ``teacher.cache`` for this run; ``ValueError`` if it is another's, or lacks what the run needs."""
+    lacking = parts.objective.needs - {"logits", "region_logits"}
+    if lacking:
+        raise ValueError(f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}: no cache holds that")
+    folder = Path(settings["teacher.cache"])
+    layout = cache_layout(settings, parts.teacher, dataset)
+    cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
+    cache.check_files()
+    return CachedTeacher(
+        cache,
+        layout,
+        dataset,
+        seed=settings["seed"],
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        steps_per_call=steps_per_call(settings),
+        sharding=sharding.replicated(mesh),
+    )
 
 
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -39,6 +39,7 @@ FIELDS: dict[str, Field] = {
     "model.stem": Field(str),
     "model.dtype": Field(str, known=tuple(DTYPES)),
     "teacher.run": Field(str, optional=True),
+    "teacher.cache": Field(str, optional=True),
     "teacher.accuracy": Field(float, least=0, optional=True),
     "teacher.published": Field(float, least=0, optional=True),
     "data.name": Field(str),

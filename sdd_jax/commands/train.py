@@ -85,7 +85,8 @@ def describe(built: Any, settings: Settings) -> str:
     student, teacher, method = settings["model.student"], settings["model.teacher"], settings["method"]
     what = f"{student} plain" if teacher == "none" else f"{teacher} -> {student} by {method}"
     if built.teacher_accuracy is not None:
-        what += f" (teacher: {100 * built.teacher_accuracy:.2f}% on the test set)"
+        held = "" if built.teacher_stated is not None else ", held against nothing: no teacher.accuracy is stated"
+        what += f" (teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held})"
     sizes = f"{len(dataset.train.labels)} training images, {len(dataset.test.labels)} test images"
     if settings["data.select_on"] == "validation":
         sizes += f", best epoch chosen on {len(dataset.selection.labels)} held-out images"

@@ -25,6 +25,7 @@ class Info(NamedTuple):
       std: per channel, in units of [0, 1].
       pad: pixels of zero padding before the random crop.
       flip: whether training images are flipped.
+      resized: whether training crops are random in size; then no pad, and no finite number of views.
     """
 
     num_classes: int
@@ -35,6 +36,7 @@ class Info(NamedTuple):
     std: tuple[float, ...]
     pad: int
     flip: bool
+    resized: bool = False
 
 
 # Mean and std: digits, MNIST and Fashion-MNIST measured on their training images (the latter two before padding, the
@@ -50,9 +52,9 @@ INFO: Mapping[str, Info] = {
     "cifar100": Info(
         100, (32, 32, 3), 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True
     ),
-    # Its crops are random in size, not a padded crop: no pad.
     "imagenet": Info(
-        1000, (224, 224, 3), 1_281_167, 50_000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, True
+        1000, (224, 224, 3), 1_281_167, 50_000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, True,
+        resized=True,
     ),
 }  # fmt: skip
 

@@ -125,7 +125,8 @@ def train_batch(
       dtype: of the images.
 
     Returns:
-      image ``dtype [B, H, W, C]``; label, index and view int32 ``[B]``; valid bool ``[B]``, all True.
+      image ``dtype [B, H, W, C]``; label, index, view and position (in the whole run) int32 ``[B]``; valid bool
+      ``[B]``, all True.
     """
     examples = arrays["labels"].shape[0]
     epochs, rows = locate(step, batch_size, examples, arrays["first_epoch"], arrays["order"])
@@ -134,7 +135,9 @@ def train_batch(
     image = augment.normalize(augment.crop_flip(arrays["images"][rows], view, pad=pad), mean, std, dtype)
     # A stale order must not train on wrong examples in silence: the label -1 makes the loss NaN, which stops the run.
     label = jnp.take(arrays["labels"], rows, mode="fill", fill_value=-1)
-    return {"image": image, "label": label, "index": index, "view": view, "valid": jnp.ones(batch_size, bool)}
+    position = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    valid = jnp.ones(batch_size, bool)
+    return {"image": image, "label": label, "index": index, "view": view, "position": position, "valid": valid}
 
 
 def eval_batches(num_examples: int, batch_size: int) -> int:
@@ -166,7 +169,7 @@ def eval_batch(
       dtype: of the images.
 
     Returns:
-      As :func:`train_batch`, but with the identity as view and ``valid`` False for padding.
+      As :func:`train_batch`, but with the identity as view, no position, and ``valid`` False for padding.
     """
     examples = arrays["labels"].shape[0]
     positions = jnp.asarray(number, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)

@@ -36,8 +36,9 @@ class Built(NamedTuple):
     config_hash: str
     model: Any
     teacher: Callable[..., Any] | None  # teacher(arrays, batch) -> Outputs
-    teacher_arrays: Any
+    teacher_arrays: Any  # what it reads: one tree for the whole run, or a function of a chunk's first step
     teacher_accuracy: float | None  # on the test set, 0 to 1, as measured before the run
+    teacher_stated: float | None  # in percent: what that was held against, if anything
     objective: Objective
     optimizer: optax.GradientTransformation
     dataset: Dataset
@@ -85,7 +86,14 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
         steps_per_call=built.steps_per_call,
         sharding=on_all,
     )
-    teacher_arrays = jax.device_put(built.teacher_arrays, on_all)
+    teacher_arrays = built.teacher_arrays
+    if not callable(teacher_arrays):
+        fixed = jax.device_put(teacher_arrays, on_all)
+
+        def teacher_arrays(step):
+            return fixed
+
+    teacher_shapes = jax.eval_shape(lambda arrays: arrays, teacher_arrays(0))
     evaluators = make_evaluators(built)
 
     # ---- the jitted programs
@@ -110,7 +118,7 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
             key,
             built.model,
             built.teacher,
-            teacher_arrays,
+            teacher_shapes,
             built.objective,
             built.optimizer,
             image_shape=dataset.image_shape,
@@ -161,7 +169,7 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
                 # 3. step
                 ends = (boundary for boundary in (*eval_steps, *save_steps) if boundary > step)
                 count = min(built.steps_per_call, min(ends) - step)
-                state, measured = run_chunk(state, teacher_arrays, data.arrays(step), counts[count])
+                state, measured = run_chunk(state, teacher_arrays(step), data.arrays(step), counts[count])
 
                 # 4. log
                 tally.add(pending)

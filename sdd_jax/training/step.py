@@ -48,7 +48,8 @@ def init_state(
     student_outputs = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
     teacher_outputs = None
     if teacher is not None:
-        teacher_outputs = jax.eval_shape(teacher, teacher_arrays, {"image": images})
+        numbers = {name: jnp.zeros(1, jnp.int32) for name in ("label", "index", "view", "position")}
+        teacher_outputs = jax.eval_shape(teacher, teacher_arrays, {"image": images, **numbers})
     objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, num_examples)
     params = {"student": variables["params"], "objective": objective_params}
     return State(
@@ -86,8 +87,9 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """``train_step(state, teacher_arrays, batch, key) -> state, metrics`` (scalars, means over the global batch).
 
-    ``key`` is the step's own, for objectives that draw. ``grad_norm`` is the global L2 norm before clipping. Accuracy
-    and agreement are those of the training batch, as the student saw it in training mode.
+    ``key`` is the step's own, for objectives that draw and for a student's dropout (the rng "dropout"). ``grad_norm``
+    is the global L2 norm before clipping. Accuracy and agreement are those of the training batch, as the student saw it
+    in training mode.
     """
 
     def train_step(state: State, teacher_arrays: Any, batch: dict[str, jax.Array], key: jax.Array):
@@ -103,6 +105,7 @@ def make_train_step(
                 scales=scales,
                 pooling=pooling,
                 mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, 0)},
             )
             loss, terms, objective_state = objective.apply(
                 params["objective"], state.objective_state, student, teacher_outputs, batch, epoch=epoch, key=key

@@ -1,0 +1,114 @@
+"""Fills a cache with what the teacher says of every view that a config's runs will see.
+
+python -m sdd_jax cache --config=configs/quickstart.py:run=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
+    --workdir=runs/quickstart/cache
+python -m sdd_jax train --config=configs/quickstart.py:run=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
+    --config.teacher.cache=runs/quickstart/cache --workdir=runs/quickstart/cached
+
+The cache knows nothing of student, method, loss or seed: any run with the same teacher, data, sdd.pooling and grid of
+regions reads it, if the views that its seed and epochs need are in it. The command again, with another seed,
+--config.seeds or more epochs, adds what is missing; interrupted, it goes on where it was.
+
+--store=float16 and --store=int8 take a half and a quarter of the room; the error that this adds is printed. --verify
+checks every file and asks the teacher again for a sample.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from sdd_jax import data
+from sdd_jax.build import (
+    cache_header,
+    cache_layout,
+    check,
+    image_dtype,
+    make_parts,
+    measure_teacher,
+    read_teacher,
+)
+from sdd_jax.training import sharding
+from sdd_jax.training.cached_teacher import make_compute, run_keys
+from sdd_jax.training.checkpoint import Damaged
+from sdd_jax.training.teacher_cache import STORES, Cache, stored_as, unpack
+
+BATCH = 256
+SAMPLE = 1024
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    config_flags.DEFINE_config_file("config", None, "The config of the runs that are to read it.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "The cache's folder; made if it is not there.")
+    flags.DEFINE_enum("store", "float32", STORES, "How a logit is kept; int8 has a scale for each region.")
+    flags.DEFINE_bool("verify", False, "Check every file and a sample of the values; fill nothing.")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    """Runs the command."""
+    folder, settings = Path(flags.FLAGS.workdir), check(flags.FLAGS.config.to_dict())
+    name = settings["data.name"]
+    if settings["model.teacher"] == "none":
+        raise ValueError("this config has no teacher: there is nothing to keep")
+    if data.INFO[name].resized:
+        raise ValueError(f"{name}'s training crops are random in size and place: they have no finite number of views")
+    network, variables, stated = read_teacher(settings)
+    dataset = data.load(
+        name,
+        path=settings["data.path"],
+        select_on=settings["data.select_on"],
+        train_examples=settings["data.train_examples"],
+    )
+    model = make_parts(settings, dataset.num_classes).teacher
+    measure_teacher(settings, network, variables, stated, dataset, sharding.make_mesh())
+    layout = cache_layout(settings, model, dataset)
+    store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
+    cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))
+    compute = make_compute(model, variables, dataset, layout, image_dtype(settings), BATCH)
+    if flags.FLAGS.verify:
+        print(verify(cache, compute), flush=True)
+        return
+    wanted = np.zeros(0, np.int64)
+    for seed in settings["seeds"] or (settings["seed"],):
+        keys = run_keys(dataset, seed=seed, epochs=settings["epochs"], batch_size=settings["batch_size"])
+        wanted = np.union1d(wanted, keys)
+    for done, of in cache.add(wanted, compute, BATCH):
+        print(f"{done} of {of} views", flush=True)
+    print(describe(cache, len(wanted)), flush=True)
+
+
+def describe(cache: Cache, needed: int) -> str:
+    """What is in the cache, in two lines."""
+    slots = len(cache.keys())
+    size = sum(path.stat().st_size for path in cache.folder.iterdir()) / 2**20
+    error = cache.error()
+    return (
+        f"{cache.folder}: {slots} views, {cache.rows} x {cache.classes} logits of each in {cache.store}, "
+        f"{size:.1f} MiB; all {needed} that these runs need\n"
+        f"error added by {cache.store}: at most {error['max_logit']:.2g} to a logit, "
+        f"{error['mean_kl']:.2g} nats of KL divergence on average"
+    )
+
+
+def verify(cache: Cache, compute) -> str:
+    """Checks the files and a sample; raises ``Damaged``, or says what was found."""
+    cache.check_files()
+    keys = cache.keys()
+    if not len(keys):
+        raise ValueError(f"{cache.folder} holds no views yet")
+    slots = np.sort(np.random.default_rng(0).choice(len(keys), min(SAMPLE, len(keys)), replace=False))
+    kept = unpack(*cache.read(slots))
+    asked = np.pad(keys[slots], (0, -len(slots) % BATCH), mode="edge").reshape(-1, BATCH)
+    rows = np.concatenate([compute(*np.divmod(batch, cache.views)) for batch in asked])[: len(slots)]
+    largest, allowed = float(np.abs(rows - kept).max()), cache.error()["max_logit"]
+    rounding = 1e-5 * float(np.abs(rows).max())  # of another machine or device
+    if not largest <= allowed + rounding:
+        raise Damaged(
+            f"{cache.folder} is not this teacher's: a logit of the sample is off by {largest:.3g}, expected at most "
+            f"{allowed + rounding:.3g}"
+        )
+    exact = "bit for bit" if largest == 0 else f"to {largest:.2g}, {cache.store} allows {allowed:.2g}"
+    return f"{cache.folder}: all files whole; {len(slots)} of {len(keys)} views asked again, equal {exact}"

@@ -1,0 +1,162 @@
+"""A cache as a run's teacher: which rows the run will ask for, and the look-up inside the jitted step.
+
+Where the rows that a run needs fit on the device they lie there, and a step gathers its own by example and view.
+Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps go to the device with it.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdd_jax.data.arrays import Dataset, epoch_order
+from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
+from sdd_jax.models import Outputs
+from sdd_jax.training import optim
+from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
+
+
+class Replay:
+    """Every example and view of a run in order: the host's copy of what the jitted program draws."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self._index, self._key = dataset.train.index, jax.random.key(seed)
+        self._draw = jax.jit(functools.partial(draw_views, pad=dataset.pad, flip=dataset.flip))
+        self._views = num_views(dataset.pad, dataset.flip)
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def keys(self, start: int, stop: int) -> np.ndarray:
+        """``index * views + view`` at positions ``start`` to ``stop - 1`` of the run, int64."""
+        num_examples = len(self._index)
+        first, last = start // num_examples, (stop - 1) // num_examples
+        wanted = range(first, last + 1)
+        self._epochs = {e: self._epochs[e] if e in self._epochs else self._epoch(e) for e in wanted}
+        whole = np.concatenate([*self._epochs.values()])
+        return whole[start - first * num_examples : stop - first * num_examples]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        epochs = jax.device_put(np.full(len(self._index), epoch, np.int32))
+        views = jax.device_get(self._draw(self._key, epochs, jax.device_put(self._index)))
+        order = jax.device_get(epoch_order(self._key, epochs[:1], len(self._index)))[0]
+        return (self._index.astype(np.int64) * self._views + views)[order]
+
+
+def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
+    """Every key, without repetition, that a run asks for; increasing. At most one of each example in each epoch."""
+    num_examples = len(dataset.train.labels)
+    replay = Replay(dataset, seed)
+    end = optim.total_steps(epochs, num_examples, batch_size) * batch_size
+    seen = np.zeros(0, np.int64)
+    for start in range(0, end, num_examples):
+        seen = np.union1d(seen, replay.keys(start, min(start + num_examples, end)))
+    return seen
+
+
+def make_compute(
+    model: Any, variables: Any, dataset: Dataset, layout: Layout, dtype: Any, batch: int
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """``compute(index [batch], view [batch]) -> rows [batch, layout.rows, K]`` by the teacher itself."""
+    split = dataset.train
+    row_of = np.full(split.index.max() + 1, -1)
+    row_of[split.index] = np.arange(len(split.index))
+    images = jax.device_put(split.images)
+
+    @jax.jit
+    def rows(variables, images, row, view):
+        pictures = crop_flip(images[row], view, pad=dataset.pad)
+        return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
+
+    variables = jax.device_put(variables)
+
+    def compute(index, view):
+        assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"
+        row, view = (jax.device_put(array.astype(np.int32)) for array in (row_of[index], view))
+        return np.asarray(jax.device_get(rows(variables, images, row, view)))
+
+    return compute
+
+
+class CachedTeacher:
+    """``teacher(arrays(step), batch) -> Outputs`` of one run, from ``cache``.
+
+    Args:
+      cache: whose layout serves the run's.
+      layout: the run's.
+      dataset: the run's.
+      seed: the run's, as ``epochs``, ``batch_size`` and ``steps_per_call``.
+      sharding: where arrays go.
+      on_device: whether the rows lie on the device; None asks whether they fill less than half of what is free there.
+
+    Raises:
+      ValueError: if the cache lacks rows that the run needs.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        layout: Layout,
+        dataset: Dataset,
+        *,
+        seed: int,
+        epochs: int,
+        batch_size: int,
+        steps_per_call: int,
+        sharding: Any,
+        on_device: bool | None = None,
+    ):
+        self._cache, self._layout, self._sharding = cache, layout, sharding
+        self._batch_size, self._steps = batch_size, steps_per_call
+        self._replay = Replay(dataset, seed)
+        kept, needed = cache.keys(), run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
+        missing = np.setdiff1d(needed, kept)
+        if len(missing):
+            raise ValueError(
+                f"the cache in {cache.folder} lacks {len(missing)} of the {len(needed)} views that this run (seed "
+                f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
+            )
+        table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
+        row_bytes = cache.rows * cache.classes * np.dtype(cache.store).itemsize
+        if on_device is None:
+            on_device = len(needed) * row_bytes < _free_bytes(sharding) / 2
+        self.on_device = on_device
+        if on_device:
+            values, scales = cache.read(table.reshape(-1)[needed])
+            where = {"table": slot_table(needed, *table.shape)}
+            self._fixed = jax.device_put(_named(values, scales) | where, sharding)
+        else:
+            self._table = table.reshape(-1)
+
+    def arrays(self, step: int) -> dict[str, Any]:
+        """What ``teacher`` reads for the chunk of steps that starts at ``step``."""
+        if self.on_device:
+            return self._fixed
+        start = step * self._batch_size
+        keys = self._replay.keys(start, start + self._steps * self._batch_size)
+        values, scales = self._cache.read(self._table[keys])
+        return jax.device_put(_named(values, scales) | {"first": np.int32(start)}, self._sharding)
+
+    def teacher(self, arrays: dict[str, Any], batch: dict[str, Any]) -> Outputs:
+        """To be called inside ``jit``. A row that is not there is NaN, which stops the run."""
+        if self.on_device:
+            slot = arrays["table"][batch["index"], batch["view"]]
+        else:
+            slot = batch["position"] - arrays["first"]
+        rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
+        rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)
+        return outputs_of_rows(rows, self._layout)
+
+
+def _named(values: np.ndarray, scales: np.ndarray | None) -> dict[str, Any]:
+    return {"values": values} if scales is None else {"values": values, "scales": scales}
+
+
+def _free_bytes(sharding: Any) -> int:
+    device = next(iter(sharding.device_set))
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a CPU's memory is the machine's

@@ -1,0 +1,217 @@
+"""A replayable cache of a teacher: its logits for every (example, view), computed once and read by every later run.
+
+Crop and flip make few pictures of an image (162 at a padding of four pixels), each with a number, its *view*. A run's
+order and views are functions of its seed, so what it will ask the teacher is known beforehand. The cache holds rows of
+logits by (example, view): row 0 those of the whole image, then those of the finest grid of regions, from which coarser
+regions are averaged as they are live; where no grid serves (direct pooling of a map that the scales do not tile), those
+of every region. It knows nothing of seed, student, loss or temperature, and serves all of them.
+
+A folder: ``cache.json`` says of which teacher, data and views it is; ``00000.*`` are shards, of which ``00000.json``,
+written last, holds size and SHA-256 of each file. A shard without it is a write that did not finish.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdd_jax.models import Outputs
+from sdd_jax.sdd import num_regions, pool_regions, shared_grid
+from sdd_jax.training.checkpoint import Damaged, write_json
+from sdd_jax.training.run_folder import differing, read_json
+
+HEADER = "cache.json"
+STORES = ("float32", "float16", "int8", "float64")
+SHARD_BYTES = 2**26
+FILES = ("keys", "values", "scales")
+
+
+class Layout(NamedTuple):
+    """Which rows are kept of an image: the whole and a ``grid`` of regions, or (grid None) every region."""
+
+    grid: int | None
+    scales: tuple[int, ...]
+    pooling: str
+
+    @property
+    def rows(self) -> int:
+        """How many, the whole image's among them."""
+        return 1 + (self.grid**2 if self.grid else num_regions(self.scales))
+
+    def named(self) -> dict[str, Any]:
+        """What of it the rows depend on."""
+        return {"grid": self.grid} if self.grid else {"scales": list(self.scales), "pooling": self.pooling}
+
+
+def make_layout(map_size: tuple[int, int], scales: Sequence[int], pooling: str) -> Layout:
+    """The layout that runs with ``scales`` and ``pooling`` read, for a teacher whose map is ``map_size``."""
+    return Layout(shared_grid(*map_size, scales, pooling), tuple(scales), pooling)
+
+
+def teacher_rows(model: Any, variables: Any, images: jax.Array, layout: Layout) -> jax.Array:
+    """The rows ``[B, layout.rows, K]`` of ``images``, to be called inside ``jit``."""
+    scales = layout.scales
+    if layout.grid:
+        scales = (1, layout.grid) if layout.grid > 1 else (1,)
+    outputs = model.apply(variables, images, train=False, scales=scales, pooling=layout.pooling)
+    regions = outputs.region_logits[:, -(layout.grid**2) :] if layout.grid else outputs.region_logits
+    return jnp.concatenate([outputs.logits[:, None], regions], axis=1)
+
+
+def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
+    """What a live teacher would give, without maps: logits, and the regions of ``layout.scales``."""
+    regions = rows[:, 1:]
+    if layout.grid:
+        cells = regions.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1])
+        regions = pool_regions(cells, layout.scales, pooling=layout.pooling)
+    return Outputs(rows[:, 0], None, regions, None)
+
+
+class Cache:
+    """The cache in ``folder``; ``header`` says of what, JSON-ready, and is written when the folder is new.
+
+    Raises:
+      ValueError: if the folder holds a cache of something else; the message names what differs.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any]):
+        self.folder, self.header = folder, header
+        path = folder / HEADER
+        if path.exists():
+            wrong = differing(read_json(path), header)
+            if wrong:
+                raise ValueError(f"the cache in {folder} is another's ({wrong})")
+        elif folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, header)
+        self.views, self.rows = header["views"]["count"], header["rows"]["count"]
+        self.classes, self.store = header["num_classes"], header["store"]
+
+    def shards(self) -> list[int]:
+        """The numbers of the shards that are whole, in order."""
+        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
+
+    def keys(self) -> np.ndarray:
+        """The key, ``index * views + view``, of every slot: int64, in the order of the slots."""
+        return np.concatenate([np.zeros(0, np.int64), *(self._load(shard, "keys") for shard in self.shards())])
+
+    def add(self, wanted: np.ndarray, compute: Callable[[np.ndarray, np.ndarray], np.ndarray], batch: int) -> Iterator:
+        """Computes and writes the rows of the keys ``wanted`` that are not there yet; yields ``(done, of)`` by shard.
+
+        ``compute(index [batch], view [batch]) -> rows``; the last batch is filled up by repeating its last key.
+        """
+        missing = np.setdiff1d(wanted, self.keys())
+        bytes_of_one = self.rows * self.classes * np.dtype(self.store).itemsize
+        size = max(SHARD_BYTES // bytes_of_one // batch, 1) * batch
+        number = max(self.shards(), default=-1) + 1
+        for start in range(0, len(missing), size):
+            keys = missing[start : start + size]
+            parts = []
+            for first in range(0, len(keys), batch):
+                some = keys[first : first + batch]
+                padded = np.pad(some, (0, batch - len(some)), mode="edge")
+                parts.append(compute(*np.divmod(padded, self.views))[: len(some)])
+            self._write(number, keys, np.concatenate(parts))
+            number += 1
+            yield start + len(keys), len(missing)
+
+    def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
+        if not np.isfinite(rows).all():
+            raise FloatingPointError("the teacher's logits are not finite: nothing of them is kept")
+        values, scales = pack(rows, self.store)
+        arrays = {"keys": keys, "values": values} | ({} if scales is None else {"scales": scales})
+        for name, array in arrays.items():
+            np.save(self._path(number, name), array)
+        files = {name: _digest(self._path(number, name)) for name in arrays}
+        write_json(
+            self.folder / f"{number:05d}.json",
+            {"slots": len(keys), "files": files, "error": added_error(rows, unpack(values, scales))},
+        )
+
+    def check_files(self) -> None:
+        """``Damaged`` names a file that is not as it was written."""
+        for shard in self.shards():
+            for name, expected in read_json(self.folder / f"{shard:05d}.json")["files"].items():
+                path = self._path(shard, name)
+                if not path.exists() or _digest(path) != expected:
+                    state = "is missing" if not path.exists() else "is not as it was written: its SHA-256 differs"
+                    number = path.name.partition(".")[0]
+                    raise Damaged(f"{path} {state}; remove the files {number}.* and fill the cache again")
+
+    def error(self) -> dict[str, float]:
+        """The largest error that storing added, over all shards; zero in the teacher's own precision."""
+        errors = [read_json(self.folder / f"{shard:05d}.json")["error"] for shard in self.shards()]
+        return {name: max(error[name] for error in errors) for name in errors[0]} if errors else {}
+
+    def read(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Values and scales of ``slots``, in their order, from the memory-mapped files."""
+        shards = self.shards()
+        sizes = [read_json(self.folder / f"{shard:05d}.json")["slots"] for shard in shards]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        values = np.empty((len(slots), self.rows, self.classes), self.store)
+        scales = np.empty((len(slots), self.rows), np.float32) if self.store == "int8" else None
+        home = np.searchsorted(starts, slots, side="right") - 1
+        for position in np.unique(home):
+            here = home == position
+            inside = slots[here] - starts[position]
+            values[here] = self._load(shards[position], "values")[inside]
+            if scales is not None:
+                scales[here] = self._load(shards[position], "scales")[inside]
+        return values, scales
+
+    def _path(self, number: int, name: str) -> Path:
+        return self.folder / f"{number:05d}.{name}.npy"
+
+    def _load(self, number: int, name: str) -> np.ndarray:
+        return np.load(self._path(number, name), mmap_mode="r")
+
+
+def stored_as(folder: Path) -> str:
+    """The ``store`` of the cache in ``folder``; ``ValueError`` if there is none."""
+    if not (folder / HEADER).is_file():
+        raise ValueError(f"{folder} holds no cache: fill one with python -m sdd_jax cache")
+    return str(read_json(folder / HEADER).get("store"))
+
+
+def slot_table(keys: np.ndarray, num_indices: int, views: int) -> np.ndarray:
+    """int32 ``[num_indices, views]``: the slot of every (example, view), -1 where there is none."""
+    table = np.full(num_indices * views, -1, np.int32)
+    table[keys] = np.arange(len(keys), dtype=np.int32)
+    return table.reshape(num_indices, views)
+
+
+def pack(rows: np.ndarray, store: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """``rows`` [S,R,K] as they are stored, and for int8 the scale of each row, float32 [S,R].
+
+    int8 keeps ``round(row / scale)`` with ``scale = max |row| / 127``: an error of at most half a scale.
+    """
+    if store != "int8":
+        return rows.astype(store), None
+    scales = (np.abs(rows).max(-1) / 127).astype(np.float32)
+    safe = np.where(scales > 0, scales, 1)
+    return np.clip(np.rint(rows / safe[..., None]), -127, 127).astype(np.int8), scales
+
+
+def unpack(values: Any, scales: Any) -> Any:
+    """The rows of ``pack``, at least float32; NumPy or JAX arrays."""
+    if scales is not None:
+        return values.astype(np.float32) * scales[..., None]
+    return values.astype(np.promote_types(values.dtype, np.float32))
+
+
+def added_error(rows: np.ndarray, stored: np.ndarray) -> dict[str, float]:
+    """What storing changed: the largest difference of a logit, and the mean KL divergence in nats."""
+    exact, kept = jax.nn.log_softmax(rows, -1), jax.nn.log_softmax(jnp.asarray(stored, rows.dtype), -1)
+    divergence = jnp.mean(jnp.sum(jnp.exp(exact) * (exact - kept), -1))
+    return {"max_logit": float(np.abs(rows - stored).max()), "mean_kl": max(float(divergence), 0.0)}
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
