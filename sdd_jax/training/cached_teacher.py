@@ -24,9 +24,15 @@ class Replay:
     """Every example and view of a run in order: the host's copy of what the jitted program draws."""
 
     def __init__(self, dataset: Dataset, seed: int):
-        self._index, self._key = dataset.train.index, jax.random.key(seed)
-        self._draw = jax.jit(functools.partial(draw_views, pad=dataset.pad, flip=dataset.flip))
-        self._views = num_views(dataset.pad, dataset.flip)
+        num_examples = len(dataset.train.index)
+
+        @jax.jit
+        def draw(key, index, epoch):
+            views = draw_views(key, jnp.full(num_examples, epoch), index, pad=dataset.pad, flip=dataset.flip)
+            return views, epoch_order(key, epoch[None], num_examples)[0]
+
+        self._index, self._views = dataset.train.index.astype(np.int64), num_views(dataset.pad, dataset.flip)
+        self._draw = functools.partial(draw, *jax.device_put((jax.random.key(seed), dataset.train.index)))
         self._epochs: dict[int, np.ndarray] = {}
 
     def keys(self, start: int, stop: int) -> np.ndarray:
@@ -39,10 +45,8 @@ class Replay:
         return whole[start - first * num_examples : stop - first * num_examples]
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        epochs = jax.device_put(np.full(len(self._index), epoch, np.int32))
-        views = jax.device_get(self._draw(self._key, epochs, jax.device_put(self._index)))
-        order = jax.device_get(epoch_order(self._key, epochs[:1], len(self._index)))[0]
-        return (self._index.astype(np.int64) * self._views + views)[order]
+        views, order = jax.device_get(self._draw(jax.device_put(np.int32(epoch))))
+        return (self._index * self._views + views)[order]
 
 
 def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
@@ -50,10 +54,10 @@ def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np
     num_examples = len(dataset.train.labels)
     replay = Replay(dataset, seed)
     end = optim.total_steps(epochs, num_examples, batch_size) * batch_size
-    seen = np.zeros(0, np.int64)
+    seen = np.zeros((int(dataset.train.index.max()) + 1) * num_views(dataset.pad, dataset.flip), bool)
     for start in range(0, end, num_examples):
-        seen = np.union1d(seen, replay.keys(start, min(start + num_examples, end)))
-    return seen
+        seen[replay.keys(start, min(start + num_examples, end))] = True
+    return np.flatnonzero(seen)
 
 
 def make_compute(
@@ -110,6 +114,7 @@ class CachedTeacher:
     ):
         self._cache, self._layout, self._sharding = cache, layout, sharding
         self._batch_size, self._steps = batch_size, steps_per_call
+        self._end = optim.total_steps(epochs, len(dataset.train.labels), batch_size) * batch_size
         self._replay = Replay(dataset, seed)
         kept, needed = cache.keys(), run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
         missing = np.setdiff1d(needed, kept)
@@ -134,8 +139,9 @@ class CachedTeacher:
         """What ``teacher`` reads for the chunk of steps that starts at ``step``."""
         if self.on_device:
             return self._fixed
-        start = step * self._batch_size
-        keys = self._replay.keys(start, start + self._steps * self._batch_size)
+        start, size = step * self._batch_size, self._steps * self._batch_size
+        keys = self._replay.keys(start, min(start + size, self._end))
+        keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
         values, scales = self._cache.read(self._table[keys])
         return jax.device_put(_named(values, scales) | {"first": np.int32(start)}, self._sharding)
 

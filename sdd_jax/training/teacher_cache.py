@@ -122,9 +122,9 @@ class Cache:
             yield start + len(keys), len(missing)
 
     def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
-        if not np.isfinite(rows).all():
-            raise FloatingPointError("the teacher's logits are not finite: nothing of them is kept")
         values, scales = pack(rows, self.store)
+        if not np.isfinite(unpack(values, scales)).all():
+            raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: nothing of them is kept")
         arrays = {"keys": keys, "values": values} | ({} if scales is None else {"scales": scales})
         for name, array in arrays.items():
             np.save(self._path(number, name), array)
@@ -192,7 +192,8 @@ def pack(rows: np.ndarray, store: str) -> tuple[np.ndarray, np.ndarray | None]:
     int8 keeps ``round(row / scale)`` with ``scale = max |row| / 127``: an error of at most half a scale.
     """
     if store != "int8":
-        return rows.astype(store), None
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused where it is written
+            return rows.astype(store), None
     scales = (np.abs(rows).max(-1) / 127).astype(np.float32)
     safe = np.where(scales > 0, scales, 1)
     return np.clip(np.rint(rows / safe[..., None]), -127, 127).astype(np.int8), scales

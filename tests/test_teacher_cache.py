@@ -1,0 +1,345 @@
+"""The teacher's cache: what it holds is what the teacher says, for whom, and what it refuses."""
+
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_build import digits
+from test_end_to_end import ENVIRONMENT, ROOT, refused, run
+
+from sdd_jax.build import build
+from sdd_jax.commands import cache as cache_command
+from sdd_jax.data.augment import num_views
+from sdd_jax.data.memory import MemoryData
+from sdd_jax.training import loop, teacher_cache
+from sdd_jax.training.cached_teacher import CachedTeacher, make_compute, run_keys
+from sdd_jax.training.checkpoint import Damaged
+from sdd_jax.training.logbook import read_metrics
+from sdd_jax.training.loop import train
+from sdd_jax.training.run_folder import read_done
+from sdd_jax.training.teacher_cache import Cache, added_error, make_layout, outputs_of_rows, pack, teacher_rows, unpack
+
+FILL_BATCH = 16
+SCALES = (1, 2, 4)
+
+
+class Filler:
+    """The cache of the teacher of ``tiny.built``, and how often that teacher was asked."""
+
+    def __init__(self, folder, *, store="float32", dtype=jnp.float32, pooling="nested", change=lambda rows: rows):
+        self.built = tiny.built(dtype=dtype)
+        self.data = self.built.dataset
+        self.model, self.variables = tiny.model(12, dtype), self.built.teacher_arrays
+        self.layout = make_layout((8, 8), SCALES, pooling)
+        views = {"count": num_views(self.data.pad, self.data.flip)}
+        rows = {"count": self.layout.rows, **self.layout.named()}
+        self.header = {"teacher": "tiny", "views": views, "rows": rows, "num_classes": tiny.CLASSES, "store": store}
+        self.cache = Cache(folder, self.header)
+        self.asked = 0
+        compute = make_compute(self.model, self.variables, self.data, self.layout, dtype, FILL_BATCH)
+
+        def counted(index, view):
+            self.asked += len(index)
+            return change(compute(index, view))
+
+        self.compute = counted
+
+    def keys(self, seed=0, epochs=3):
+        return run_keys(self.data, seed=seed, epochs=epochs, batch_size=tiny.BATCH)
+
+    def fill(self, **run):
+        for _ in self.cache.add(self.keys(**run), self.compute, FILL_BATCH):
+            pass
+        return self
+
+    def run(self, *, steps_per_call=1, on_device=None, seed=0, epochs=3, **changes):
+        """``tiny.built`` with this cache as its teacher."""
+        source = CachedTeacher(
+            self.cache,
+            self.layout,
+            self.data,
+            seed=seed,
+            epochs=epochs,
+            batch_size=tiny.BATCH,
+            steps_per_call=steps_per_call,
+            sharding=jax.sharding.NamedSharding(self.built.mesh, jax.sharding.PartitionSpec()),
+            on_device=on_device,
+        )
+        changes |= {"teacher": source.teacher, "teacher_arrays": source.arrays, "steps_per_call": steps_per_call}
+        dtype = self.built.dtype
+        return tiny.built(seed=seed, epochs=epochs, dtype=dtype, **changes)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Sixteen views a shard, where a run of ``tiny`` needs some 130."""
+    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 17 * tiny.CLASSES * 4 * FILL_BATCH)
+
+
+# ---------------------------------------------------------------------- what it holds
+
+
+def test_cached_values_are_the_teachers_bit_for_bit_in_whatever_company_an_image_was(tmp_path, small_shards):
+    filler = Filler(tmp_path / "cache").fill()
+    keys = filler.cache.keys()
+    slots = np.random.default_rng(1).permutation(len(keys))[: 3 * FILL_BATCH]
+    kept = unpack(*filler.cache.read(slots))
+    live = [filler.compute(*np.divmod(keys[s], filler.cache.views)) for s in slots.reshape(3, FILL_BATCH)]
+    np.testing.assert_array_equal(kept, np.concatenate(live))
+    assert len(np.unique(kept.round(6), axis=0)) > 40  # and they are not all one value
+
+
+@pytest.mark.parametrize("pooling", ["nested", "direct"])
+@pytest.mark.parametrize("size", [16, 14, 4])  # maps of 8x8; 7x7, which 2 and 4 do not tile; and 2x2, below scale 4
+def test_outputs_from_rows_are_the_live_outputs(pooling, size, x64):
+    model = tiny.model(12, jnp.float64)
+    images = jax.random.normal(jax.random.key(5), (3, size, size, 3), jnp.float64)
+    variables = model.init(jax.random.key(6), images, train=False)
+    live = model.apply(variables, images, train=False, scales=SCALES, pooling=pooling)
+    layout = make_layout(live.logit_map.shape[1:3], SCALES, pooling)
+    rows = teacher_rows(model, variables, images, layout)
+    cached = outputs_of_rows(rows, layout)
+    chex.assert_trees_all_close(cached.logits, live.logits, rtol=1e-12)
+    chex.assert_trees_all_close(cached.region_logits, live.region_logits, rtol=1e-12, atol=1e-14)
+    assert rows.shape[1] == (17 if pooling == "nested" or size == 16 else 22)
+
+
+def test_a_run_needs_the_views_that_it_draws_and_no_others(tmp_path):
+    built = tiny.built()
+    data = built.dataset
+    sharding = jax.sharding.NamedSharding(built.mesh, jax.sharding.PartitionSpec())
+    for batch_size, epochs in ((8, 3), (100, 5)):  # the second batch covers more than two epochs
+        memory = MemoryData(data, seed=4, epochs=epochs, batch_size=batch_size, steps_per_call=1, sharding=sharding)
+        batch = jax.jit(memory.batch_function(jnp.float32))
+        drawn = set()
+        for step in range(-(-epochs * len(data.train.labels) // batch_size)):
+            got = jax.device_get(batch(memory.arrays(step), step))
+            drawn |= set((got["index"].astype(int) * num_views(data.pad, data.flip) + got["view"]).tolist())
+        assert set(run_keys(data, seed=4, epochs=epochs, batch_size=batch_size).tolist()) == drawn
+
+
+# ---------------------------------------------------------------------- runs that read it
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_cached_teacher_teaches_as_the_live_one(tmp_path, x64, on_device):
+    filler = Filler(tmp_path / "cache", store="float64", dtype=jnp.float64).fill(epochs=4)
+    live = loop.train(tiny.built(epochs=4, dtype=jnp.float64), tmp_path / "live")
+    cached = loop.train(filler.run(epochs=4, on_device=on_device, steps_per_call=3), tmp_path / "cached")
+    assert int(live.step) >= 20
+    chex.assert_trees_all_close(jax.device_get(cached), jax.device_get(live), rtol=1e-9, atol=1e-12)
+
+
+def test_in_float32_the_first_loss_agrees_and_both_places_give_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    filler = Filler(tmp_path / "cache").fill()
+    states = [loop.train(filler.run(on_device=place), tmp_path / str(place)) for place in (True, False)]
+    chex.assert_trees_all_equal(*map(jax.device_get, states))
+    loop.train(tiny.built(), tmp_path / "live")
+    cached, live = (read_metrics(tmp_path / name / "metrics.jsonl")[0]["loss"] for name in ("True", "live"))
+    assert cached == pytest.approx(live, rel=1e-5)
+
+
+def test_a_view_that_is_not_there_stops_the_run(tmp_path):
+    filler = Filler(tmp_path / "cache").fill()
+    built = filler.run(on_device=True)
+    arrays = built.teacher_arrays(0)
+    gone = {**arrays, "table": jnp.full_like(arrays["table"], -1)}
+    with pytest.raises(loop.NonFinite, match="step 0"):
+        loop.train(built._replace(teacher_arrays=gone), tmp_path / "run")
+
+
+# ---------------------------------------------------------------------- filling
+
+
+def test_more_seeds_and_epochs_add_what_is_missing_and_nothing_else(tmp_path, small_shards):
+    filler = Filler(tmp_path / "cache").fill(seed=0)
+    before = filler.cache.keys()
+    assert before.tolist() == filler.keys(seed=0).tolist()
+    with pytest.raises(ValueError, match=r"lacks \d+ of the \d+ views that this run \(seed 1, 3 epochs\)"):
+        filler.run(seed=1)
+    filler.asked = 0
+    filler.fill(seed=1).fill(seed=0, epochs=5)
+    wanted = set(filler.keys(seed=1).tolist()) | set(filler.keys(seed=0, epochs=5).tolist())
+    keys = filler.cache.keys()
+    assert keys[: len(before)].tolist() == before.tolist() and sorted(keys.tolist()) == sorted(wanted)
+    assert filler.asked < len(wanted) - len(before) + 2 * FILL_BATCH  # each at most one batch that was filled up
+    loop.train(filler.run(seed=1), tmp_path / "run")
+
+
+def test_interrupted_at_any_write_it_redoes_one_shard_at_most(tmp_path, monkeypatch, small_shards):
+    whole = Filler(tmp_path / "whole").fill()
+    for at in (1, 4, 8):  # the header of the cache is the first write, then three a shard: keys, values, manifest
+        folder = tmp_path / str(at)
+        calls = [0]
+        with monkeypatch.context() as patched:
+            for place, name in ((np, "save"), (teacher_cache, "write_json")):
+                patched.setattr(place, name, dying(getattr(place, name), calls, at))
+            with pytest.raises(KeyboardInterrupt):
+                Filler(folder).fill()
+        again = Filler(folder)
+        kept = len(again.cache.keys())
+        again.fill().cache.check_files()
+        assert again.asked == -(-(len(again.keys()) - kept) // FILL_BATCH) * FILL_BATCH
+        assert kept == max(at - 2, 0) // 3 * FILL_BATCH
+        for slot_keys, other in zip(*(f.cache.read(np.arange(len(f.keys()))) for f in (again, whole)), strict=True):
+            np.testing.assert_array_equal(slot_keys, other)
+
+
+def dying(function, calls, at):
+    """``function``, interrupted at call ``at`` of all that count in ``calls``."""
+
+    def called(*arguments, **named):
+        calls[0] += 1
+        if calls[0] == at:
+            raise KeyboardInterrupt
+        return function(*arguments, **named)
+
+    return called
+
+
+# ---------------------------------------------------------------------- storing
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
+@settings(deadline=None, max_examples=30)
+def test_stored_values_are_as_near_as_they_say(seed, size):
+    rng = np.random.default_rng(seed)
+    rows = (size * rng.standard_normal((4, 5, 7))).astype(np.float32)
+    rows[0, 0] = 0
+    largest = np.abs(rows).max(-1, keepdims=True)
+    bounds = {"float32": 0 * largest, "float16": largest * 2.0**-11 + 2.0**-25, "int8": largest / 254 * (1 + 1e-5)}
+    for store, bound in bounds.items():
+        values, scales = pack(rows, store)
+        assert values.dtype == store and (scales is not None) == (store == "int8")
+        stored = unpack(values, scales)
+        assert stored.dtype == np.float32 and (np.abs(stored - rows) <= bound).all()
+        assert added_error(rows, stored)["max_logit"] == np.abs(stored - rows).max()
+
+
+@pytest.mark.parametrize("store", ["float16", "int8"])
+def test_the_error_that_a_store_adds_is_stated_and_true(tmp_path, store, small_shards):
+    exact, small = Filler(tmp_path / "exact").fill(), Filler(tmp_path / "small", store=store).fill()
+    slots = np.arange(len(exact.cache.keys()))
+    rows, stored = (unpack(*filler.cache.read(slots)) for filler in (exact, small))
+    stated = small.cache.error()
+    assert 0 < np.abs(rows - stored).max() == pytest.approx(stated["max_logit"]) and stated["mean_kl"] > 0
+    assert exact.cache.error() == {"max_logit": 0, "mean_kl": 0}
+    exact_run, run = (loop.train(filler.run(), tmp_path / f"{filler.cache.store}-run") for filler in (exact, small))
+    chex.assert_trees_all_close(jax.device_get(run.params), jax.device_get(exact_run.params), atol=0.02)
+
+
+@pytest.mark.parametrize("store", ["float32", "float16"])
+def test_logits_that_cannot_be_kept_are_refused(tmp_path, store):
+    value = {"float32": np.nan, "float16": 1e5}[store]  # the second is beyond float16's largest
+    filler = Filler(tmp_path / "cache", store=store, change=lambda rows: np.full_like(rows, value))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        filler.fill()
+    assert not len(filler.cache.keys())
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def test_a_flipped_byte_and_a_missing_file_are_found(tmp_path, small_shards):
+    filler = Filler(tmp_path / "cache").fill()
+    for name in ("00002.values.npy", "00001.keys.npy"):
+        file = tmp_path / "cache" / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-5] + bytes([content[-5] ^ 4]) + content[-4:])
+        with pytest.raises(Damaged, match=f"{name} is not as it was written"):
+            filler.cache.check_files()
+        file.unlink()
+        with pytest.raises(Damaged, match=f"{name} is missing"):
+            filler.cache.check_files()
+        file.write_bytes(content)
+    filler.cache.check_files()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    filler = Filler(tmp_path / "cache").fill()
+    for change in ({"teacher": "another"}, {"views": {"count": 81}}, {"store": "int8"}):
+        name = next(iter(change))
+        with pytest.raises(ValueError, match=f"is another's.*{name}"):
+            Cache(tmp_path / "cache", filler.header | change)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no cache"):
+        Cache(tmp_path / "notes", filler.header)
+
+
+# ---------------------------------------------------------------------- the command
+
+
+SMALL_SHARDS = """
+import sdd_jax.training.teacher_cache as cache, sdd_jax.__main__ as program
+cache.SHARD_BYTES = 256 * 17 * 10 * 4
+program.main()
+"""
+
+
+def test_the_command_killed_and_started_again(tmp_path):
+    teacher, folder = tmp_path / "teacher", tmp_path / "cache"
+    train(build(digits(model__student="resnet14")), teacher)
+    config = ("--config=configs/quickstart.py:run=sdd_kd", "--config.epochs=8")
+    arguments = (*config, f"--config.teacher.run={teacher}")
+    fill = [sys.executable, "-c", SMALL_SHARDS, "cache", *arguments, f"--workdir={folder}"]
+    process = subprocess.Popen(fill, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "00001.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "no shard to kill it after"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    result = subprocess.run(fill, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0 and "17 x 10 logits of each in float32" in result.stdout, result.stderr
+    assert all((folder / name).stat().st_mtime_ns == written for name, written in kept.items())
+    result = run("cache", *arguments, f"--workdir={folder}", "--verify")
+    assert result.returncode == 0 and "asked again, equal bit for bit" in result.stdout, result
+
+    values = folder / "00000.values.npy"
+    values.write_bytes(values.read_bytes()[:-1] + b"?")
+    message = refused("cache", *arguments, f"--workdir={folder}", "--verify")
+    assert "00000.values.npy is not as it was written" in message
+
+
+def test_a_config_names_its_cache(tmp_path, monkeypatch):
+    teacher, folder = tmp_path / "teacher", tmp_path / "cache"
+    train(build(digits(model__student="resnet8")), teacher)
+    common = {"model__teacher": "resnet8", "model__student": "resnet8", "teacher__run": str(teacher), "epochs": 3}
+    live = digits(method="sdd_kd", **common)
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(config=live, workdir=folder, store="float32", verify=False))
+    cache_command.main()
+    cached = digits(method="sdd_kd", teacher__cache=str(folder), **common)
+    for config, name in ((live, "live"), (cached, "cached")):
+        train(build(config), tmp_path / name)
+    accuracies = [read_done(tmp_path / name)["last"]["accuracy"] for name in ("live", "cached")]
+    assert abs(accuracies[0] - accuracies[1]) < 0.02, accuracies
+
+    build(digits(method="kd", teacher__cache=str(folder), **common))  # whatever the method
+    with pytest.raises(ValueError, match="lacks .* python -m sdd_jax cache"):
+        build(digits(method="kd", teacher__cache=str(folder), seed=1, **common))
+    with pytest.raises(ValueError, match="another's .*data.train"):
+        build(digits(method="kd", teacher__cache=str(folder), data__train_examples=63, **common))
+    with pytest.raises(ValueError, match="holds no cache"):
+        build(digits(method="kd", teacher__cache=str(tmp_path), **common))
+
+
+def test_random_resized_crops_are_refused_with_the_reason(tmp_path):
+    config = "--config=configs/imagenet.py:teacher=resnet34,student=resnet18,method=sdd_kd"
+    message = refused("cache", config, f"--workdir={tmp_path / 'cache'}")
+    assert "no finite number of views" in message and not (tmp_path / "cache").exists()
+    message = refused("cache", "--config=configs/quickstart.py:run=plain", f"--workdir={tmp_path / 'cache'}")
+    assert "has no teacher" in message
