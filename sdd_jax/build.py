@@ -4,7 +4,7 @@
 teacher.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,9 +105,17 @@ def build(config: Mapping[str, Any]) -> Built:
         or is off its stated accuracy by more than 0.1 points.
       FileNotFoundError: for data that are missing; it says how to get them.
     """
-    settings = check(config)
+    return build_together([config])[0]
+
+
+def build_together(configs: Sequence[Mapping[str, Any]]) -> list[Built]:
+    """``build`` for configs that differ in ``seed`` alone, with one data set and one teacher for all of them."""
+    if not configs:
+        return []
+    all_settings = [check(config) for config in configs]
+    settings, seeds = all_settings[0], [one["seed"] for one in all_settings]
     mesh = sharding.make_mesh()
-    network, teacher, teacher_arrays, teacher_accuracy, stated = None, None, {}, None, None
+    network, teacher, teacher_arrays, teacher_chunk, teacher_accuracy, stated = None, None, {}, None, None, None
     if settings["model.teacher"] != "none":
         network, teacher_arrays, stated = read_teacher(settings)
     dataset = data.load(
@@ -122,21 +130,22 @@ def build(config: Mapping[str, Any]) -> Built:
         if settings["teacher.cache"] is None:
             teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
         else:
-            source = cached_teacher(settings, parts, teacher_arrays, dataset, mesh)
-            teacher, teacher_arrays = source.teacher, source.arrays
-    return Built(
-        config=settings.nested(),
-        config_hash=settings.hash(),
+            source = cached_teacher(settings, parts, teacher_arrays, dataset, seeds)
+            teacher, teacher_arrays, teacher_chunk = source.teacher, source.arrays, source.chunk
+    built = Built(
+        config={},
+        config_hash="",
         model=parts.model,
         teacher=teacher,
         teacher_arrays=teacher_arrays,
+        teacher_chunk=teacher_chunk,
         teacher_accuracy=teacher_accuracy,
         teacher_stated=stated,
         objective=parts.objective,
         optimizer=make_optimizer(settings, len(dataset.train.labels)),
         dataset=dataset,
         mesh=mesh,
-        seed=settings["seed"],
+        seed=0,
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         steps_per_call=steps_per_call(settings),
@@ -146,6 +155,10 @@ def build(config: Mapping[str, Any]) -> Built:
         pooling=settings["sdd.pooling"],
         dtype=image_dtype(settings),
     )
+    return [
+        built._replace(config=one.nested(), config_hash=one.hash(), seed=seed)
+        for one, seed in zip(all_settings, seeds, strict=True)
+    ]
 
 
 def steps_per_call(settings: Settings) -> int:
@@ -230,8 +243,10 @@ def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: L
     }
 
 
-def cached_teacher(settings: Settings, parts: Parts, variables: Any, dataset: Dataset, mesh: Mesh) -> CachedTeacher:
-    """The teacher of ``teacher.cache`` for this run; ``ValueError`` if it is another's, or lacks what the run needs."""
+def cached_teacher(
+    settings: Settings, parts: Parts, variables: Any, dataset: Dataset, seeds: Sequence[int]
+) -> CachedTeacher:
+    """The teacher of ``teacher.cache`` for these seeds; ``ValueError`` if it is another's, or lacks what they need."""
     lacking = parts.objective.needs - {"logits", "region_logits"}
     if lacking:
         raise ValueError(f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}: no cache holds that")
@@ -243,11 +258,10 @@ def cached_teacher(settings: Settings, parts: Parts, variables: Any, dataset: Da
         cache,
         layout,
         dataset,
-        seed=settings["seed"],
+        seeds=seeds,
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         steps_per_call=steps_per_call(settings),
-        sharding=sharding.replicated(mesh),
     )
 
 

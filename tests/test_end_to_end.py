@@ -100,13 +100,15 @@ def test_the_quickstart_ends_in_one_table(tmp_path):
 
 def test_several_seeds_are_each_the_single_run(tmp_path):
     short = (*SHORT, "--config.epochs=1")
-    result = run("train", *short, "--config.seeds=3,5", f"--workdir={tmp_path}/both")
-    assert result.returncode == 0, result.stderr
+    both = run("train", *short, "--config.seeds=3,5", f"--workdir={tmp_path}/both")
+    assert both.returncode == 0 and "seed 5 | epoch" in both.stdout, both.stderr
     result = run("train", *short, "--config.seed=5", f"--workdir={tmp_path}/five")
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["seed_3", "seed_5"]
     alone, together = tmp_path / "five", tmp_path / "both" / "seed_5"
-    chex.assert_trees_all_equal(final_variables(together), final_variables(alone))
+    chex.assert_trees_all_close(
+        final_variables(together), final_variables(alone), atol=1e-3
+    )  # float32, another program
     assert (together / "config.json").read_text() == (alone / "config.json").read_text()
 
 

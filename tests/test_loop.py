@@ -74,9 +74,9 @@ def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp
     def counting(*args):
         run_chunk = make(*args)
 
-        def counted(state, *rest):
-            jax.debug.callback(lambda step: taken.append(int(step)), state.step)
-            return run_chunk(state, *rest)
+        def counted(states, *rest):
+            jax.debug.callback(lambda steps: taken.append(int(steps[0])), states.step)
+            return run_chunk(states, *rest)
 
         return counted
 
@@ -106,12 +106,12 @@ def test_the_step_is_traced_once(tmp_path, monkeypatch):
 
 def test_nothing_crosses_to_the_device_unsaid(tmp_path, monkeypatch):
     """The transfer guard is on inside the loop: a source that hands NumPy arrays to the step is refused."""
-    arrays = loop.MemoryData.arrays
+    own = loop.MemoryData.own
 
     def on_the_host(self, step):
-        return {**arrays(self, step), "labels": np.asarray(tiny.dataset().train.labels)}
+        return {**own(self, step), "first_epoch": np.zeros(1, np.int32)}
 
-    monkeypatch.setattr(loop.MemoryData, "arrays", on_the_host)
+    monkeypatch.setattr(loop.MemoryData, "own", on_the_host)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         loop.train(tiny.built(epochs=1), tmp_path)
 
@@ -144,7 +144,7 @@ def test_an_evaluation_that_is_not_finite_stops(tmp_path):
         lambda leaf: leaf * np.nan, built.model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
     )
     with pytest.raises(loop.NonFinite, match="rows is not finite"):
-        loop.make_evaluators(built)["test"](broken)
+        loop.make_evaluators(built, built.mesh)["test"](broken)
 
 
 def test_another_config_is_refused_by_field(uninterrupted):
@@ -201,21 +201,82 @@ def test_chunks_of_any_length_take_the_same_steps(x64, tmp_path, monkeypatch):
     np.testing.assert_allclose(runs[4], runs[1], rtol=1e-9)
 
 
+def run_on(devices, dtype, workdir, seeds=1):
+    """What ``print_losses.py`` says of seed 0 with so many virtual devices."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
+    }
+    command = [sys.executable, str(Path(__file__).parent / "print_losses.py"), dtype, str(workdir), str(seeds)]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    printed = json.loads(output.splitlines()[-1])
+    assert printed["devices"] == devices
+    return printed
+
+
 @pytest.mark.parametrize(("dtype", "steps", "tolerance"), [("float64", 20, 1e-9), ("float32", 1, 1e-5)])
 def test_eight_devices_learn_what_one_does(tmp_path, dtype, steps, tolerance):
-    runs = {}
-    for devices in (1, 8):
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
-        }
-        command = [sys.executable, str(Path(__file__).parent / "print_losses.py"), dtype, str(tmp_path / str(devices))]
-        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-        runs[devices] = json.loads(output.splitlines()[-1])
-    assert runs[8]["devices"] == 8 and runs[1]["devices"] == 1
-    assert len(runs[1]["losses"]) == 22 and len(set(runs[1]["losses"])) == 22
-    np.testing.assert_allclose(runs[8]["losses"][:steps], runs[1]["losses"][:steps], rtol=tolerance)
-    assert runs[8]["examples"] == runs[1]["examples"]
+    one = run_on(1, dtype, tmp_path / "one")
+    assert len(one["losses"]) == 22 and len(set(one["losses"])) == 22
+    for seeds in (1, 4) if dtype == "float64" else (1,):  # of four, each run has two devices
+        eight = run_on(8, dtype, tmp_path / f"eight_{seeds}", seeds)
+        np.testing.assert_allclose(eight["losses"][:steps], one["losses"][:steps], rtol=tolerance)
+        assert eight["examples"] == one["examples"]
+
+
+# ---------------------------------------------------------------------- seeds together
+
+
+def train_seeds(folder, seeds, **changes):
+    runs = [tiny.built(seed=seed, **changes) for seed in seeds]
+    return loop.train_together(runs, [folder / f"seed_{seed}" for seed in seeds])
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_seeds_together_are_each_the_single_run(x64, tmp_path, length):
+    changes = {"dtype": jnp.float64, "epochs": 4, "steps_per_call": length}
+    together = train_seeds(tmp_path, (0, 3), **changes)
+    for seed, state in zip((0, 3), together, strict=True):
+        alone = loop.train(tiny.built(seed=seed, **changes), tmp_path / "alone" / str(seed))
+        chex.assert_trees_all_close(jax.device_get(state), jax.device_get(alone), rtol=1e-9, atol=1e-12)
+        rows, expected = (lines(tmp_path / name) for name in (f"seed_{seed}", f"alone/{seed}"))
+        for row, wanted in zip(rows, expected, strict=True):
+            assert row == {
+                name: value if isinstance(value, str) else pytest.approx(value, rel=1e-9)
+                for name, value in wanted.items()
+            }
+        done, expected = (run_folder.read_done(tmp_path / name) for name in (f"seed_{seed}", f"alone/{seed}"))
+        assert (done["seed"], done["trained_together"], expected["trained_together"]) == (seed, 2, 1)
+        chex.assert_trees_all_close((done["last"], done["best"]), (expected["last"], expected["best"]), rtol=1e-9)
+
+
+def test_in_float32_the_first_loss_of_seeds_together_agrees(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    train_seeds(tmp_path, (0, 3), epochs=1)
+    loop.train(tiny.built(epochs=1), tmp_path / "alone")
+    together, alone = (lines(tmp_path / name)[0]["loss"] for name in ("seed_0", "alone"))
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("at", [5, 8])  # evaluations: two splits of two seeds at the end of each epoch
+def test_seeds_interrupted_together_go_on(tmp_path, monkeypatch, at):
+    """At 5, both have one of the first epoch; at 8, the first seed has one of the second and the other has not."""
+    expected = train_seeds(tmp_path / "whole", (0, 3))
+    with monkeypatch.context() as patched:
+        interrupt(patched, "evaluation", at)
+        with pytest.raises(KeyboardInterrupt):
+            train_seeds(tmp_path, (0, 3))
+    steps = [Checkpoints(tmp_path / f"seed_{seed}" / "checkpoints", "").steps() for seed in (0, 3)]
+    assert steps == {5: [[6], [6]], 8: [[6, 11], [6]]}[at]
+    for state, whole in zip(train_seeds(tmp_path, (0, 3)), expected, strict=True):
+        # One after the other they run in another program, whose float32 drifts apart from this one's.
+        chex.assert_trees_all_close(jax.device_get(state), jax.device_get(whole), rtol=0, atol=0 if at == 5 else 1e-3)
+    assert [row["step"] for row in lines(tmp_path / "seed_3")] == [row["step"] for row in lines(tmp_path / "seed_0")]
+
+
+def test_a_seed_that_is_not_finite_is_named(tmp_path):
+    with pytest.raises(loop.NonFinite, match="^seed 0: step [0-9]+ is not finite"):
+        train_seeds(tmp_path, (0, 3), learning_rate=1e30)

@@ -28,6 +28,7 @@ from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.loop import train
 from sdd_jax.training.run_folder import read_done
+from sdd_jax.training.sharding import pick
 from sdd_jax.training.teacher_cache import Cache, added_error, make_layout, outputs_of_rows, pack, teacher_rows, unpack
 
 FILL_BATCH = 16
@@ -69,14 +70,14 @@ class Filler:
             self.cache,
             self.layout,
             self.data,
-            seed=seed,
+            seeds=(seed,),
             epochs=epochs,
             batch_size=tiny.BATCH,
             steps_per_call=steps_per_call,
-            sharding=jax.sharding.NamedSharding(self.built.mesh, jax.sharding.PartitionSpec()),
             on_device=on_device,
         )
-        changes |= {"teacher": source.teacher, "teacher_arrays": source.arrays, "steps_per_call": steps_per_call}
+        changes |= {"teacher": source.teacher, "teacher_arrays": source.arrays, "teacher_chunk": source.chunk}
+        changes["steps_per_call"] = steps_per_call
         dtype = self.built.dtype
         return tiny.built(seed=seed, epochs=epochs, dtype=dtype, **changes)
 
@@ -118,13 +119,13 @@ def test_outputs_from_rows_are_the_live_outputs(pooling, size, x64):
 def test_a_run_needs_the_views_that_it_draws_and_no_others(tmp_path):
     built = tiny.built()
     data = built.dataset
-    sharding = jax.sharding.NamedSharding(built.mesh, jax.sharding.PartitionSpec())
     for batch_size, epochs in ((8, 3), (100, 5)):  # the second batch covers more than two epochs
-        memory = MemoryData(data, seed=4, epochs=epochs, batch_size=batch_size, steps_per_call=1, sharding=sharding)
+        memory = MemoryData(data, seeds=(4,), epochs=epochs, batch_size=batch_size, steps_per_call=1, mesh=built.mesh)
         batch = jax.jit(memory.batch_function(jnp.float32))
         drawn = set()
         for step in range(-(-epochs * len(data.train.labels) // batch_size)):
-            got = jax.device_get(batch(memory.arrays(step), step))
+            arrays = {**memory.shared, **pick(memory.own(step), 0)}
+            got = jax.device_get(batch(arrays, step))
             drawn |= set((got["index"].astype(int) * num_views(data.pad, data.flip) + got["view"]).tolist())
         assert set(run_keys(data, seed=4, epochs=epochs, batch_size=batch_size).tolist()) == drawn
 
@@ -154,8 +155,8 @@ def test_in_float32_the_first_loss_agrees_and_both_places_give_the_same_run(tmp_
 def test_a_view_that_is_not_there_stops_the_run(tmp_path):
     filler = Filler(tmp_path / "cache").fill()
     built = filler.run(on_device=True)
-    arrays = built.teacher_arrays(0)
-    gone = {**arrays, "table": jnp.full_like(arrays["table"], -1)}
+    arrays = built.teacher_arrays
+    gone = {**arrays, "table": np.full_like(arrays["table"], -1)}
     with pytest.raises(loop.NonFinite, match="step 0"):
         loop.train(built._replace(teacher_arrays=gone), tmp_path / "run")
 

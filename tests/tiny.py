@@ -59,6 +59,7 @@ def built(*, epochs=3, seed=0, dtype=jnp.float32, learning_rate=0.05, **changes)
         model=model(8, dtype),
         teacher=live_teacher(teacher, scales=scales, pooling=pooling),
         teacher_arrays=teacher.init(jax.random.key(99), jnp.zeros((1, 16, 16, 3)), train=False),
+        teacher_chunk=None,
         teacher_accuracy=None,
         teacher_stated=None,
         objective=distill(kd_loss, sdd=SDD, task_weight=0.1, distill_weight=0.9, warmup_epochs=2),

@@ -10,15 +10,15 @@ python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdd_jax.build import build, check
+from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
 from sdd_jax.training import run_folder
-from sdd_jax.training.loop import train
+from sdd_jax.training.loop import train_together
 
 
 def define_flags() -> None:
@@ -28,55 +28,68 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
 
+class Run(NamedTuple):
+    """One run of the config: what ``build`` takes, the same checked, and where it goes."""
+
+    config: dict[str, Any]
+    settings: Settings
+    folder: Path
+
+
 def main() -> None:
     """Runs the command."""
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
-    runs = list_runs(config, workdir)
-    for _, settings, folder in runs:  # all of them are checked before the first one starts
-        run_folder.check_same_config(folder, settings.nested())
-    finished = []
-    for number, (run_config, settings, folder) in enumerate(runs, start=1):
-        if len(runs) > 1:
-            print(f"[{number}/{len(runs)}] {folder}", flush=True)
-        if run_folder.read_done(folder) is not None:
-            print(f"{folder} has finished")
-        else:
-            built = build(run_config)
-            print(describe(built, settings), flush=True)
-            train(built, folder)
-        done = run_folder.read_json(folder / run_folder.DONE)
-        print(summary(done), flush=True)
-        finished.append((folder, settings, done))
+    groups = list_runs(config, workdir)
+    runs = [run for group in groups for run in group]
+    for run in runs:  # all of them are checked before the first one starts
+        run_folder.check_same_config(run.folder, run.settings.nested())
+    number = 0
+    for group in groups:
+        unfinished = [run for run in group if run_folder.read_done(run.folder) is None]
+        built = build_together([run.config for run in unfinished])
+        for run in group:
+            number += 1
+            if len(runs) > 1:
+                print(f"[{number}/{len(runs)}] {run.folder}", flush=True)
+            if run in unfinished:
+                print(describe(built[unfinished.index(run)], run.settings), flush=True)
+            else:
+                print(f"{run.folder} has finished")
+        if unfinished:
+            train_together(built, [run.folder for run in unfinished])
+        for run in group:
+            name = f"{run.folder}: " if len(group) > 1 else ""
+            print(name + summary(run_folder.read_json(run.folder / run_folder.DONE)), flush=True)
     if len(runs) > 1:
-        print(table(finished))
+        print(table(runs))
 
 
-def list_runs(config: ConfigDict, workdir: Path) -> list[tuple[dict[str, Any], Settings, Path]]:
-    """``(config, checked settings, folder)`` of every run that the config describes.
+def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
+    """The runs that the config describes, those that differ in their seed alone together.
 
     That is one; one for each of several ``seeds``; or those of a ``sequence``, the names, in order, of configs in
     ``runs``, where ``teacher.run`` may name an earlier one.
     """
     tree = config.to_dict()
     if "sequence" not in tree:
-        return _seeds(tree, workdir)
+        return [_seeds(tree, workdir)]
     if tree.keys() != {"sequence", "runs"} or set(tree["sequence"]) != tree["runs"].keys():
         raise ValueError(f"a config with a sequence holds the runs that it names and nothing else, got {sorted(tree)}")
-    runs = []
+    groups = []
     for name in tree["sequence"]:
         single = tree["runs"][name]
         if single["teacher"]["run"] in tree["sequence"]:
             single["teacher"]["run"] = str(workdir / single["teacher"]["run"])
-        runs += _seeds(single, workdir / name)
-    return runs
+        groups.append(_seeds(single, workdir / name))
+    return groups
 
 
-def _seeds(tree: dict[str, Any], workdir: Path) -> list[tuple[dict[str, Any], Settings, Path]]:
+def _seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
     seeds = check(tree)["seeds"]
     if not seeds:
-        return [(tree, check(tree), workdir)]
+        return [Run(tree, check(tree), workdir)]
     singles = [(tree | {"seed": seed, "seeds": ()}, workdir / f"seed_{seed}") for seed in seeds]
-    return [(single, check(single), folder) for single, folder in singles]
+    return [Run(single, check(single), folder) for single, folder in singles]
 
 
 def describe(built: Any, settings: Settings) -> str:
@@ -109,10 +122,11 @@ def summary(done: dict[str, Any]) -> str:
     )
 
 
-def table(finished: list[tuple[Path, Settings, dict[str, Any]]]) -> str:
+def table(runs: list[Run]) -> str:
     """Finished runs side by side."""
     rows = [("run", "student", "teacher", "images", "last %", "best %", "seconds")]
-    for folder, settings, done in finished:
+    for _, settings, folder in runs:
+        done = run_folder.read_json(folder / run_folder.DONE)
         rows.append(
             (
                 str(folder),

@@ -1,49 +1,56 @@
 """An in-memory data set as the loop's source: everything on the device, nothing renewed but an epoch's order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from sdd_jax.data.arrays import Dataset, Split, check_positions, epoch_order, epochs_per_chunk, train_batch
+from sdd_jax.training.sharding import by_seed, replicated
 
 
 class MemoryData:
-    """The batches of a run over ``dataset.train``: ``batch(arrays(step), step)`` is a function of (seed, step)."""
+    """The batches of runs over ``dataset.train``, one for each of ``seeds``.
+
+    ``batch({**shared, **run's part of own(step)}, step)`` is a function of (seed, step).
+    """
 
     def __init__(
         self,
         dataset: Dataset,
         *,
-        seed: int,
+        seeds: Sequence[int],
         epochs: int,
         batch_size: int,
         steps_per_call: int,
-        sharding: jax.sharding.Sharding,
+        mesh: Mesh,
     ):
-        self._dataset, self._batch_size, self._sharding = dataset, batch_size, sharding
+        self._dataset, self._batch_size = dataset, batch_size
+        self._on_all, each = replicated(mesh), by_seed(mesh)
         self._num_examples = num_examples = len(dataset.train.labels)
         check_positions(epochs, num_examples, batch_size)
         covered = epochs_per_chunk(steps_per_call, batch_size, num_examples)
 
-        def order(key, first_epoch):
-            return epoch_order(key, first_epoch + jnp.arange(covered, dtype=jnp.int32), num_examples)
+        def own(keys, first_epoch):
+            epochs = first_epoch + jnp.arange(covered, dtype=jnp.int32)
+            order = jnp.stack([epoch_order(key, epochs, num_examples) for key in keys])
+            return {"key": keys, "order": order, "first_epoch": jnp.full(len(seeds), first_epoch)}
 
-        self._order = jax.jit(order, out_shardings=sharding)
-        key = jax.device_put(jax.random.key(seed), sharding)
-        self._fixed = {"key": key, **put_split(dataset.train, sharding)}
-        self._first_epoch, self._ordered = -1, {}
+        self._keys = jax.device_put(jnp.stack([jax.random.key(seed) for seed in seeds]), each)
+        self._make_own = jax.jit(own, out_shardings=each)
+        self._first_epoch, self._own = -1, {}
+        self.shared = put_split(dataset.train, self._on_all)
 
-    def arrays(self, step: int) -> dict[str, jax.Array]:
-        """What ``batch`` reads for the chunk that starts at ``step``; the order is made anew once an epoch."""
+    def own(self, step: int) -> dict[str, jax.Array]:
+        """Each run's key and order, ``[runs, ...]``, for the chunk that starts at ``step``; made anew once an epoch."""
         first_epoch = step * self._batch_size // self._num_examples
         if first_epoch != self._first_epoch:
-            first = jax.device_put(np.int32(first_epoch), self._sharding)
-            order = self._order(self._fixed["key"], first)
-            self._first_epoch, self._ordered = first_epoch, {"order": order, "first_epoch": first}
-        return {**self._fixed, **self._ordered}
+            self._own = self._make_own(self._keys, jax.device_put(np.int32(first_epoch), self._on_all))
+            self._first_epoch = first_epoch
+        return self._own
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
         """``batch(arrays, step)``, to be called inside ``jit``."""

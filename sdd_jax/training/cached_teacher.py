@@ -6,7 +6,7 @@ Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -85,18 +85,21 @@ def make_compute(
 
 
 class CachedTeacher:
-    """``teacher(arrays(step), batch) -> Outputs`` of one run, from ``cache``.
+    """The teacher of runs from ``cache``: ``teacher({**arrays, **chunk(seed, step)}, batch) -> Outputs``.
 
     Args:
-      cache: whose layout serves the run's.
-      layout: the run's.
-      dataset: the run's.
-      seed: the run's, as ``epochs``, ``batch_size`` and ``steps_per_call``.
-      sharding: where arrays go.
+      cache: whose layout serves the runs'.
+      layout: the runs'.
+      dataset: the runs'.
+      seeds: the runs', as ``epochs``, ``batch_size`` and ``steps_per_call``.
       on_device: whether the rows lie on the device; None asks whether they fill less than half of what is free there.
 
+    Attributes:
+      arrays: what ``teacher`` reads through the whole run; empty where the rows are not on the device.
+      chunk: what it reads besides in the chunk of steps that starts at ``step``; None where all is on the device.
+
     Raises:
-      ValueError: if the cache lacks rows that the run needs.
+      ValueError: if the cache lacks rows that the runs need.
     """
 
     def __init__(
@@ -105,49 +108,46 @@ class CachedTeacher:
         layout: Layout,
         dataset: Dataset,
         *,
-        seed: int,
+        seeds: Sequence[int],
         epochs: int,
         batch_size: int,
         steps_per_call: int,
-        sharding: Any,
         on_device: bool | None = None,
     ):
-        self._cache, self._layout, self._sharding = cache, layout, sharding
+        self._cache, self._layout = cache, layout
         self._batch_size, self._steps = batch_size, steps_per_call
         self._end = optim.total_steps(epochs, len(dataset.train.labels), batch_size) * batch_size
-        self._replay = Replay(dataset, seed)
-        kept, needed = cache.keys(), run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
-        missing = np.setdiff1d(needed, kept)
-        if len(missing):
-            raise ValueError(
-                f"the cache in {cache.folder} lacks {len(missing)} of the {len(needed)} views that this run (seed "
-                f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
-            )
+        kept, needed = cache.keys(), np.zeros(0, np.int64)
+        for seed in seeds:
+            keys = run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
+            missing = np.setdiff1d(keys, kept)
+            if len(missing):
+                raise ValueError(
+                    f"the cache in {cache.folder} lacks {len(missing)} of the {len(keys)} views that this run (seed "
+                    f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
+                )
+            needed = np.union1d(needed, keys)
         table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
         row_bytes = cache.rows * cache.classes * np.dtype(cache.store).itemsize
         if on_device is None:
-            on_device = len(needed) * row_bytes < _free_bytes(sharding) / 2
-        self.on_device = on_device
+            on_device = len(needed) * row_bytes < _free_bytes() / 2
         if on_device:
-            values, scales = cache.read(table.reshape(-1)[needed])
-            where = {"table": slot_table(needed, *table.shape)}
-            self._fixed = jax.device_put(_named(values, scales) | where, sharding)
+            rows = _named(*cache.read(table.reshape(-1)[needed]))
+            self.arrays, self.chunk = rows | {"table": slot_table(needed, *table.shape)}, None
         else:
-            self._table = table.reshape(-1)
+            self._replays = {seed: Replay(dataset, seed) for seed in seeds}
+            self._slots = table.reshape(-1)
+            self.arrays, self.chunk = {}, self._read_chunk
 
-    def arrays(self, step: int) -> dict[str, Any]:
-        """What ``teacher`` reads for the chunk of steps that starts at ``step``."""
-        if self.on_device:
-            return self._fixed
+    def _read_chunk(self, seed: int, step: int) -> dict[str, np.ndarray]:
         start, size = step * self._batch_size, self._steps * self._batch_size
-        keys = self._replay.keys(start, min(start + size, self._end))
+        keys = self._replays[seed].keys(start, min(start + size, self._end))
         keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
-        values, scales = self._cache.read(self._table[keys])
-        return jax.device_put(_named(values, scales) | {"first": np.int32(start)}, self._sharding)
+        return _named(*self._cache.read(self._slots[keys])) | {"first": np.int32(start)}
 
     def teacher(self, arrays: dict[str, Any], batch: dict[str, Any]) -> Outputs:
         """To be called inside ``jit``. A row that is not there is NaN, which stops the run."""
-        if self.on_device:
+        if "table" in arrays:
             slot = arrays["table"][batch["index"], batch["view"]]
         else:
             slot = batch["position"] - arrays["first"]
@@ -160,9 +160,8 @@ def _named(values: np.ndarray, scales: np.ndarray | None) -> dict[str, Any]:
     return {"values": values} if scales is None else {"values": values, "scales": scales}
 
 
-def _free_bytes(sharding: Any) -> int:
-    device = next(iter(sharding.device_set))
-    stats = device.memory_stats()
+def _free_bytes() -> int:
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a CPU's memory is the machine's

@@ -22,10 +22,20 @@ class Logbook:
     """Writes the metrics of one run; resumed at a step, it first drops what was written after that step.
 
     Those lines come again as the steps are repeated, so the file of an interrupted run holds what that of an
-    uninterrupted one does.
+    uninterrupted one does. Of several runs at a time each has a ``name``, and one of them shows their progress.
     """
 
-    def __init__(self, folder: Path, *, step: int, total_steps: int, num_examples: int, batch_size: int):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int,
+        total_steps: int,
+        num_examples: int,
+        batch_size: int,
+        name: str = "",
+        shows_progress: bool = True,
+    ):
         from tensorboardX import SummaryWriter
 
         self._path = folder / METRICS
@@ -42,7 +52,8 @@ class Logbook:
         self._elapsed_before = kept[-1]["elapsed"] if kept else 0.0
         self._start = self._last_time = time.monotonic()
         self._last_step = step
-        self._console = _Console(sys.stdout, step, total_steps)
+        self._console = _Console(sys.stdout, step, total_steps, shows_progress)
+        self._name = f"{name} | " if name else ""
 
     @property
     def elapsed(self) -> float:
@@ -65,7 +76,7 @@ class Logbook:
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal."""
-        self._console.say(text)
+        self._console.say(self._name + text)
 
     def restart_clock(self) -> None:
         """Leaves what came since the last line (an evaluation, a save) out of images per second."""
@@ -93,10 +104,10 @@ class _Console:
 
     SECONDS_BETWEEN_LINES = 30.0
 
-    def __init__(self, stream: TextIO, step: int, total: int):
-        self._stream, self._total, self._first = stream, total, step
+    def __init__(self, stream: TextIO, step: int, total: int, shows_progress: bool):
+        self._stream, self._total, self._first, self._shows_progress = stream, total, step, shows_progress
         self._bar = None
-        if stream.isatty():
+        if stream.isatty() and shows_progress:
             layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
             self._bar = tqdm(total=total, initial=step, file=stream, bar_format=layout, dynamic_ncols=True, leave=False)
         self._start = self._last_line = time.monotonic()
@@ -107,7 +118,7 @@ class _Console:
             self._bar.set_postfix_str(status, refresh=False)
             self._bar.update(step - self._bar.n)
             self._bar.refresh()
-        elif time.monotonic() - self._last_line > self.SECONDS_BETWEEN_LINES:
+        elif self._shows_progress and time.monotonic() - self._last_line > self.SECONDS_BETWEEN_LINES:
             done = (step - self._first) / (self._total - self._first)
             left = (time.monotonic() - self._start) * (1 - done) / done
             self.say(f"step {step}/{self._total} | {status} | {tqdm.format_interval(left)} left")

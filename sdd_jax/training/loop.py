@@ -6,14 +6,14 @@ included, and a run that goes on from it repeats nothing and skips nothing.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from sdd_jax import metrics
 from sdd_jax.data.arrays import Dataset, Split, eval_batch, eval_batches
@@ -22,7 +22,7 @@ from sdd_jax.training import optim, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, abstract
 from sdd_jax.training.logbook import Logbook
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.sharding import replicated
+from sdd_jax.training.sharding import by_seed, make_mesh, pick, replicated, stack
 from sdd_jax.training.step import State, init_state, make_eval_step, make_run_chunk, make_train_step, student_variables
 
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
@@ -36,7 +36,8 @@ class Built(NamedTuple):
     config_hash: str
     model: Any
     teacher: Callable[..., Any] | None  # teacher(arrays, batch) -> Outputs
-    teacher_arrays: Any  # what it reads: one tree for the whole run, or a function of a chunk's first step
+    teacher_arrays: Mapping[str, Any]  # what it reads through the whole run
+    teacher_chunk: Callable[[int, int], Mapping[str, Any]] | None  # (seed, step): what it reads besides, of a chunk
     teacher_accuracy: float | None  # on the test set, 0 to 1, as measured before the run
     teacher_stated: float | None  # in percent: what that was held against, if anything
     objective: Objective
@@ -68,33 +69,39 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
       ValueError: if ``workdir`` holds a run of another config, or every checkpoint in it is damaged.
       NonFinite: names the step and the terms; the newest checkpoint is from before it.
     """
-    workdir = Path(workdir)
-    run_folder.open_folder(workdir, built.config)
-    dataset, mesh = built.dataset, built.mesh
+    return train_together((built,), (workdir,))[0]
+
+
+def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[str]]) -> list[State]:
+    """``train`` for runs that differ in their seed alone, in one program over one data set and one teacher.
+
+    Each leaves in its folder what it would leave alone. Runs that stopped at different steps go on one after the other.
+    """
+    built, seeds = runs[0], [run.seed for run in runs]
+    dataset = built.dataset
+    mesh = make_mesh(list(built.mesh.devices.flat), seeds=len(runs))
+    on_all, each = replicated(mesh), by_seed(mesh)
     num_examples = len(dataset.train.labels)
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
     eval_steps = _due(built.eval_every_epochs, built.epochs, num_examples, built.batch_size)
     save_steps = _due(built.save_every_epochs, built.epochs, num_examples, built.batch_size)
-    on_all = replicated(mesh)
 
-    # ---- data, on the device for the whole run
+    # ---- data and teacher, on the device for the whole run
     data = MemoryData(
         dataset,
-        seed=built.seed,
+        seeds=seeds,
         epochs=built.epochs,
         batch_size=built.batch_size,
         steps_per_call=built.steps_per_call,
-        sharding=on_all,
+        mesh=mesh,
     )
-    teacher_arrays = built.teacher_arrays
-    if not callable(teacher_arrays):
-        fixed = jax.device_put(teacher_arrays, on_all)
+    teacher_arrays = jax.device_put(built.teacher_arrays, on_all)
 
-        def teacher_arrays(step):
-            return fixed
-
-    teacher_shapes = jax.eval_shape(lambda arrays: arrays, teacher_arrays(0))
-    evaluators = make_evaluators(built)
+    def teacher_chunk(step):
+        if built.teacher_chunk is None:
+            return {}
+        chunks = [built.teacher_chunk(seed, step) for seed in seeds]
+        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks), each)
 
     # ---- the jitted programs
     train_step = make_train_step(
@@ -109,10 +116,17 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
     run_chunk = jax.jit(
         make_run_chunk(train_step, data.batch_function(built.dtype), mesh, built.steps_per_call),
         donate_argnums=0,
-        out_shardings=(on_all, on_all),
+        out_shardings=(each, on_all),
     )
+    stack_states = jax.jit(stack, out_shardings=each)
+    pick_state = jax.jit(pick, out_shardings=on_all)
 
-    # ---- state: the newest whole checkpoint, else the beginning
+    # ---- states: the newest whole checkpoint, else the beginning
+    def first_run(shared, own):
+        return {**shared, **pick(own, 0)}
+
+    teacher_shapes = jax.eval_shape(first_run, teacher_arrays, teacher_chunk(0))
+
     def begin(key):
         return init_state(
             key,
@@ -125,78 +139,134 @@ def train(built: Built, workdir: str | os.PathLike[str]) -> State:
             num_examples=num_examples,
         )
 
-    checkpoints = Checkpoints(workdir / run_folder.CHECKPOINTS, built.config_hash)
-    messages = [f"removed an unfinished checkpoint: {name}" for name in checkpoints.remove_unfinished()]
-    key = jax.random.key(built.seed)
-    state, problems = checkpoints.restore_latest(abstract(jax.eval_shape(begin, key), on_all))
-    if state is None:
-        state = jax.jit(begin, out_shardings=on_all)(key)
-    step = resumed_at = int(state.step)
-
-    logbook = Logbook(workdir, step=step, total_steps=total, num_examples=num_examples, batch_size=built.batch_size)
-    for message in [*messages, *problems, *([f"going on from step {step} of {total}"] if step else [])]:
-        logbook.say(message)
-    tally = _Tally(logbook, {*eval_steps, *save_steps})
-    best = max((line["accuracy"] for line in logbook.lines if line.get("split") == dataset.select_on), default=-1.0)
-    counts = [jax.device_put(np.int32(count), on_all) for count in range(built.steps_per_call + 1)]
+    begin = jax.jit(begin, out_shardings=on_all)
+    files = [_Files(run, Path(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
+    states = [file.restore(begin, on_all) for file in files]
+    if len({int(state.step) for state in states}) > 1:
+        for file in files:
+            file.checkpoints.close()
+        return [train(run, workdir) for run, workdir in zip(runs, workdirs, strict=True)]
+    step = resumed_at = int(states[0].step)
+    states = stack_states(states)
+    for number, file in enumerate(files):
+        name = f"seed {seeds[number]}" if len(runs) > 1 else ""
+        file.begin(step, total, {*eval_steps, *save_steps}, name=name, shows_progress=number == 0)
+    evaluators = make_evaluators(built, mesh)
+    numbers = [jax.device_put(np.int32(number), on_all) for number in range(max(len(runs), built.steps_per_call + 1))]
     pending = None  # the chunk before this one: its metrics are read while the device works on the next
+
+    def tally(chunk):
+        if chunk is not None:
+            first, count, measured = chunk
+            measured = jax.device_get(measured)
+            for number, file in enumerate(files):
+                file.tally.add(first, count, pick(measured, number))
 
     try:
         with jax.transfer_guard("disallow"):  # nothing crosses between host and device unless it says so
             while True:
                 due = step != resumed_at  # what a checkpoint holds was evaluated before it was saved
-                selection_accuracy = None
                 if due and (step in eval_steps or step in save_steps):
-                    tally.add(pending)  # a state is evaluated or saved only after its loss proved finite
+                    tally(pending)  # a state is evaluated or saved only after its loss proved finite
                     pending = None
+                    for number, file in enumerate(files):
+                        state = pick_state(states, numbers[number])
 
-                # 1. evaluate
-                if due and step in eval_steps:
-                    for split, evaluator in evaluators.items():
-                        logbook.evaluation(step, split, evaluator(student_variables(state)))
-                        if split == dataset.select_on:
-                            selection_accuracy = logbook.lines[-1]["accuracy"]
+                        # 1. evaluate
+                        selection_accuracy = None
+                        if step in eval_steps:
+                            for split, evaluator in evaluators.items():
+                                file.logbook.evaluation(step, split, evaluator(student_variables(state)))
+                                if split == dataset.select_on:
+                                    selection_accuracy = file.logbook.lines[-1]["accuracy"]
 
-                # 2. save
-                if due and (step in save_steps or (selection_accuracy is not None and selection_accuracy > best)):
-                    checkpoints.save(state, step, selection_accuracy)
-                best = best if selection_accuracy is None else max(best, selection_accuracy)
+                        # 2. save
+                        better = selection_accuracy is not None and selection_accuracy > file.best
+                        if step in save_steps or better:
+                            file.checkpoints.save(state, step, selection_accuracy)
+                        file.best = selection_accuracy if better else file.best
+                        file.logbook.restart_clock()
                 if step == total:
                     break
-                if due and (step in eval_steps or step in save_steps):
-                    logbook.restart_clock()
 
                 # 3. step
                 ends = (boundary for boundary in (*eval_steps, *save_steps) if boundary > step)
                 count = min(built.steps_per_call, min(ends) - step)
-                state, measured = run_chunk(state, teacher_arrays(step), data.arrays(step), counts[count])
+                shared, own = (teacher_arrays, data.shared), (teacher_chunk(step), data.own(step))
+                states, measured = run_chunk(states, shared, own, numbers[count])
 
                 # 4. log
-                tally.add(pending)
+                tally(pending)
                 pending = (step, count, measured)
                 step += count
-        checkpoints.wait()
-        done = run_folder.summarize(logbook.lines, select_on=dataset.select_on)
-        done |= {
-            "seed": built.seed,
-            "steps": total,
-            "train_examples": num_examples,
-            "teacher_accuracy": built.teacher_accuracy,
-            "seconds": round(logbook.elapsed, 1),
-        }
-        run_folder.write_done(workdir, done)
+        for file in files:
+            file.finish(total, trained_together=len(runs))
     finally:
-        logbook.close()
-        checkpoints.close()
-    return state
+        for file in files:
+            file.close()
+    return [pick_state(states, number) for number in numbers[: len(runs)]]
 
 
-def make_evaluators(built: Built) -> dict[str, Callable[[Any], dict[str, float]]]:
+class _Files:
+    """What one run leaves behind: its folder, checkpoints, logbook and tally."""
+
+    def __init__(self, run: Built, workdir: Path):
+        run_folder.open_folder(workdir, run.config)
+        self._run, self._workdir = run, workdir
+        self.checkpoints = Checkpoints(workdir / run_folder.CHECKPOINTS, run.config_hash)
+        self._messages = [f"removed an unfinished checkpoint: {name}" for name in self.checkpoints.remove_unfinished()]
+
+    def restore(self, begin: Callable[[jax.Array], State], on_all: NamedSharding) -> State:
+        """The state of the newest whole checkpoint, else ``begin``'s."""
+        key = jax.device_put(jax.random.key(self._run.seed), on_all)
+        state, problems = self.checkpoints.restore_latest(abstract(jax.eval_shape(begin, key), on_all))
+        self._messages += problems
+        return begin(key) if state is None else state
+
+    def begin(self, step: int, total: int, boundaries: set[int], *, name: str, shows_progress: bool) -> None:
+        """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
+        run = self._run
+        self.logbook = Logbook(
+            self._workdir,
+            step=step,
+            total_steps=total,
+            num_examples=len(run.dataset.train.labels),
+            batch_size=run.batch_size,
+            name=name,
+            shows_progress=shows_progress,
+        )
+        for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
+            self.logbook.say(message)
+        self.tally = _Tally(self.logbook, boundaries, name)
+        selection = (line for line in self.logbook.lines if line.get("split") == run.dataset.select_on)
+        self.best = max((line["accuracy"] for line in selection), default=-1.0)
+
+    def finish(self, total: int, *, trained_together: int) -> None:
+        """Writes the results."""
+        run = self._run
+        self.checkpoints.wait()
+        done = run_folder.summarize(self.logbook.lines, select_on=run.dataset.select_on)
+        done |= {
+            "seed": run.seed,
+            "steps": total,
+            "train_examples": len(run.dataset.train.labels),
+            "teacher_accuracy": run.teacher_accuracy,
+            "seconds": round(self.logbook.elapsed, 1),
+            "trained_together": trained_together,
+        }
+        run_folder.write_done(self._workdir, done)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.logbook.close()
+        self.checkpoints.close()
+
+
+def make_evaluators(built: Built, mesh: Mesh) -> dict[str, Callable[[Any], dict[str, float]]]:
     """``{split: evaluator(student variables) -> results}``: the test set and, if it is another, the selection set."""
     splits = {built.dataset.select_on: built.dataset.selection, "test": built.dataset.test}
     return {
-        name: make_evaluator(built.model, split, built.dataset, built.mesh, built.dtype)
-        for name, split in splits.items()
+        name: make_evaluator(built.model, split, built.dataset, mesh, built.dtype) for name, split in splits.items()
     }
 
 
@@ -239,22 +309,18 @@ def _due(every_epochs: int, epochs: int, num_examples: int, batch_size: int) -> 
 class _Tally:
     """Adds up the metrics of steps, refuses what is not finite, and writes a line when one is due."""
 
-    def __init__(self, logbook: Logbook, boundaries: set[int]):
-        self._logbook, self._boundaries = logbook, boundaries
+    def __init__(self, logbook: Logbook, boundaries: set[int], name: str):
+        self._logbook, self._boundaries, self._name = logbook, boundaries, f"{name}: " if name else ""
         self._sums: dict[str, float] = {}
         self._count = 0
 
-    def add(self, chunk: tuple[int, int, Any] | None) -> None:
-        """Adds ``(first step, number of steps, metrics [steps_per_call])``."""
-        if chunk is None:
-            return
-        first, count, measured = chunk
-        measured = jax.device_get(measured)
+    def add(self, first: int, count: int, measured: dict[str, np.ndarray]) -> None:
+        """Adds ``count`` steps from step ``first`` on; metrics are ``[steps_per_call]``."""
         for i in range(count):
             values = {name: float(column[i]) for name, column in measured.items()}
             if not all(math.isfinite(value) for value in values.values()):
                 terms = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-                raise NonFinite(f"step {first + i} is not finite: {terms}")
+                raise NonFinite(f"{self._name}step {first + i} is not finite: {terms}")
             self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
             self._count += 1
             done = first + i + 1

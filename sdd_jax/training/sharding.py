@@ -1,17 +1,27 @@
-"""Data parallelism over one mesh axis: state replicated, batches split; ``jit`` derives the rest."""
+"""Devices in two axes: "seeds", runs side by side, and "data", over which a run's batch is shared out.
 
+A single run has all devices along "data": its state is replicated, its batches are split, and ``jit`` derives the rest.
+Several runs share one program: the states are stacked, their leading axis lies along "seeds", and each group of devices
+trains its own.
+"""
+
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXIS = "data"
+SEEDS, DATA = "seeds", "data"
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices (or of ``devices``) along one axis, "data"."""
-    return Mesh(np.asarray(devices or jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: list[jax.Device] | None = None, *, seeds: int = 1) -> Mesh:
+    """A mesh of all devices (or of ``devices``) for so many runs: as many groups as divide both numbers."""
+    devices = devices or jax.devices()
+    groups = math.gcd(seeds, len(devices))
+    return Mesh(np.asarray(devices).reshape(groups, -1), (SEEDS, DATA), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -19,6 +29,34 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(batch: Any, mesh: Mesh) -> Any:
+def by_seed(mesh: Mesh) -> NamedSharding:
+    """The leading axis, one entry a run, along "seeds"."""
+    return NamedSharding(mesh, PartitionSpec(SEEDS))
+
+
+def split_batch(batch: Any, mesh: Mesh, axes: tuple[str, ...] = (SEEDS, DATA)) -> Any:
     """Inside ``jit``: the leading axis of every leaf is shared out over the devices."""
-    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(axes)))
+
+
+def over_seeds(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """``function(states, shared, own, count)`` in every group of devices, on its runs' part of ``states`` and ``own``.
+
+    What it returns has a leading axis of runs as well.
+    """
+    if mesh.shape[SEEDS] == 1:
+        return function
+    whole, part = PartitionSpec(), PartitionSpec(SEEDS)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=(part, whole, part, whole), out_specs=part, axis_names={SEEDS}, check_vma=False
+    )
+
+
+def stack(trees: list[Any]) -> Any:
+    """Trees of arrays as one, with a leading axis of ``len(trees)``."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def pick(tree: Any, number: Any) -> Any:
+    """Entry ``number`` of the leading axis of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[number], tree)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from sdd_jax import metrics
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.sharding import split_batch
+from sdd_jax.training.sharding import DATA, over_seeds, pick, split_batch, stack
 
 
 @flax.struct.dataclass
@@ -138,37 +138,46 @@ def make_run_chunk(
     mesh: Mesh,
     steps_per_call: int,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """``run_chunk(state, teacher_arrays, data_arrays, count) -> state, metrics``: up to ``steps_per_call`` steps.
+    """``run_chunk(states, shared, own, count) -> states, metrics``: up to ``steps_per_call`` steps of every run.
 
-    ``count`` (int32, at most ``steps_per_call``) is how many of them to take, so that a chunk may end wherever an
-    evaluation or a checkpoint is due without a second compilation. Metrics are ``[steps_per_call]``, the first
-    ``count`` of them filled. ``data_arrays`` holds what ``make_batch`` reads, and the run's ``key``: an argument, so
-    that runs which differ in their seed alone share one compiled program. With one step a call there is no loop:
-    XLA's CPU convolutions are many times slower inside one.
+    ``states`` and ``own`` have a leading axis of runs, a single one included. ``shared`` and ``own`` are each a pair,
+    ``(teacher arrays, data arrays)``, whose entries a run sees put together; its ``key`` and order are in ``own``. They
+    are arguments, so that runs which differ in their seed alone share one compiled program. The runs of one device are
+    unrolled: ``vmap`` would turn their convolutions into grouped ones, which are slow on CPU.
+
+    ``count`` (int32, at most ``steps_per_call``) is how many steps to take, so that a chunk may end wherever an
+    evaluation or a checkpoint is due without a second compilation. Metrics are ``[runs, steps_per_call]``, the first
+    ``count`` of them filled. With one step a call there is no loop: XLA's CPU convolutions are many times slower inside
+    one.
     """
 
-    def one_step(state, teacher_arrays, data_arrays):
-        batch = split_batch(make_batch(data_arrays, state.step), mesh)
-        key = jax.random.fold_in(stream(data_arrays["key"], "objective"), state.step)
-        return train_step(state, teacher_arrays, batch, key)
+    def one_step(states, shared, own):
+        results = []
+        for run in range(jax.tree.leaves(states)[0].shape[0]):
+            state, (teacher, data) = pick((states, own), run)
+            teacher, data = {**shared[0], **teacher}, {**shared[1], **data}
+            batch = split_batch(make_batch(data, state.step), mesh, (DATA,))
+            key = jax.random.fold_in(stream(data["key"], "objective"), state.step)
+            results.append(train_step(state, teacher, batch, key))
+        return stack(results)
 
-    def run_one(state, teacher_arrays, data_arrays, count):
+    def run_one(states, shared, own, count):
         del count
-        state, measured = one_step(state, teacher_arrays, data_arrays)
-        return state, jax.tree.map(lambda value: value[None], measured)
+        states, measured = one_step(states, shared, own)
+        return states, jax.tree.map(lambda value: value[:, None], measured)
 
-    def run_many(state, teacher_arrays, data_arrays, count):
-        shapes = jax.eval_shape(one_step, state, teacher_arrays, data_arrays)[1]
-        empty = jax.tree.map(lambda leaf: jnp.zeros((steps_per_call,), leaf.dtype), shapes)
+    def run_many(states, shared, own, count):
+        shapes = jax.eval_shape(one_step, states, shared, own)[1]
+        empty = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, steps_per_call), leaf.dtype), shapes)
 
         def body(i, carry):
-            state, history = carry
-            state, measured = one_step(state, teacher_arrays, data_arrays)
-            return state, jax.tree.map(lambda rows, value: rows.at[i].set(value), history, measured)
+            states, history = carry
+            states, measured = one_step(states, shared, own)
+            return states, jax.tree.map(lambda rows, value: rows.at[:, i].set(value), history, measured)
 
-        return jax.lax.fori_loop(0, count, body, (state, empty))
+        return jax.lax.fori_loop(0, count, body, (states, empty))
 
-    return run_one if steps_per_call == 1 else run_many
+    return over_seeds(run_one if steps_per_call == 1 else run_many, mesh)
 
 
 def make_eval_step(
