@@ -59,6 +59,7 @@ def base() -> ConfigDict:
             "teacher": {
                 "run": placeholder(str),  # the folder of the teacher's run
                 "cache": placeholder(str),  # a folder that the cache command filled; None asks the teacher itself
+                "dtype": placeholder(str),  # what it computes in; None: as the student
                 "accuracy": placeholder(float),  # in percent; off by more than 0.1 points refuses the run
                 "published": placeholder(float),  # what an imported teacher is held against where accuracy is not set
             },

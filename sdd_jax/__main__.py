@@ -5,9 +5,11 @@ Exit codes: 0 done, 1 failed, 2 the user's input or a refusal, 130 interrupted.
 
 import difflib
 import importlib
+import os
 import re
 import sys
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -22,6 +24,7 @@ COMMANDS = {
 }
 # Errors of what the user named, which say it themselves.
 OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)
+PROGRAM_BYTES = 2**32  # of compiled programs are kept at most, those used last
 MODULES = {"import": "import_"}  # a command that Python keeps as a word of its own
 
 
@@ -79,6 +82,18 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
     return rest
 
 
+def keep_programs() -> None:
+    """Compiled programs are kept between starts, unless the environment says where or that they are not to be.
+
+    XLA itself refuses a program that was compiled for another machine, and compiles it again.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "sdd_jax" / "programs"))
+        jax.config.update("jax_compilation_cache_max_size", PROGRAM_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 def main() -> None:
     """The program."""
     arguments = sys.argv[1:]
@@ -98,6 +113,7 @@ def main() -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it writes; --verbosity=0 shows it
 
     def run(argv):
+        keep_programs()
         try:
             with jax.transfer_guard("allow"):  # of setting up, whatever the environment says; the loop forbids its own
                 module.main(*argv[1:])

@@ -55,14 +55,14 @@ class Parts(NamedTuple):
 def make_parts(settings: Settings, num_classes: int) -> Parts:
     """Networks and objective; ``ValueError`` names the field of a name that is not known."""
 
-    def network(field):
+    def network(field, dtype):
         try:
-            return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[settings["model.dtype"]])
+            return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[dtype])
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
 
     method = settings["method"]
-    student = network("model.student")
+    student = network("model.student", settings["model.dtype"])
     if method == "plain":
         return Parts(student, None, objectives.plain())
     function, names = BASES[settings["loss.base"]]
@@ -78,7 +78,12 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
         distill_weight=settings["loss.distill_weight"],
         warmup_epochs=settings["loss.warmup_epochs"],
     )
-    return Parts(student, network("model.teacher"), objective)
+    return Parts(student, network("model.teacher", teacher_dtype(settings)), objective)
+
+
+def teacher_dtype(settings: Settings) -> str:
+    """What the teacher computes in: ``teacher.dtype``, or what the student does."""
+    return settings["teacher.dtype"] or settings["model.dtype"]
 
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
@@ -211,7 +216,7 @@ def measure_teacher(
         return make_evaluator(model, dataset.test, dataset, mesh, image_dtype(settings))(variables)
 
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
-    key = f"{variables_hash(variables)} on {pixels} in {settings['model.dtype']}"
+    key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
     if ":" in teacher.name:  # of a user's own network the code may change under the same weights
         measured = measure()["accuracy"]
     else:
@@ -230,7 +235,7 @@ def cache_layout(settings: Settings, model: Any, dataset: Dataset) -> Layout:
 def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
     """What a cache is of: it serves a run whose header is the same."""
     return {
-        "teacher": {"variables": variables_hash(variables), "dtype": settings["model.dtype"]},
+        "teacher": {"variables": variables_hash(variables), "dtype": teacher_dtype(settings)},
         "data": {
             "train": dataset.fingerprint("train"),
             "mean": list(dataset.mean),

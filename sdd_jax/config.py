@@ -40,6 +40,7 @@ FIELDS: dict[str, Field] = {
     "model.dtype": Field(str, known=tuple(DTYPES)),
     "teacher.run": Field(str, optional=True),
     "teacher.cache": Field(str, optional=True),
+    "teacher.dtype": Field(str, known=tuple(DTYPES), optional=True),
     "teacher.accuracy": Field(float, least=0, optional=True),
     "teacher.published": Field(float, least=0, optional=True),
     "data.name": Field(str),
@@ -142,8 +143,9 @@ def read(config: Mapping[str, Any]) -> Settings:
         list(milestones) != sorted(set(milestones)) or any(milestone >= epochs for milestone in milestones)
     ):
         raise ValueError(f"optim.milestones must increase and lie below the run's {epochs} epochs, got {milestones}")
-    if settings["model.dtype"] == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError("model.dtype 'float64' needs JAX_ENABLE_X64=1 in the environment")
+    for name in ("model.dtype", "teacher.dtype"):
+        if settings[name] == "float64" and not jax.config.read("jax_enable_x64"):
+            raise ValueError(f"{name} 'float64' needs JAX_ENABLE_X64=1 in the environment")
     batch_size, devices = settings["batch_size"], jax.device_count()
     if batch_size % devices:
         raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {batch_size}")

@@ -67,6 +67,8 @@ WRONG = {
     "a seed twice": ({"seeds": (1, 1)}, "seeds must differ"),
     "a negative seed": ({"seed": -1}, "seed must be at least 0"),
     "float64 without its switch": ({"model__dtype": "float64"}, "JAX_ENABLE_X64"),
+    "a teacher's float64 without it": ({"teacher__dtype": "float64"}, "teacher.dtype 'float64' needs JAX_ENABLE_X64"),
+    "an unknown dtype": ({"teacher__dtype": "bfloat"}, "teacher.dtype: unknown 'bfloat'; the closest is 'bfloat16'"),
     "a base loss of another method": ({"loss__base": "dkd"}, "'sdd_kd' has loss.base kd, got 'dkd'"),
     "a method that the argument did not choose": ({"method": "dkd"}, "choose it in the config's argument.*method=dkd"),
     "a student that the argument did not choose": ({"model__student": "resnet14"}, "argument.*student=resnet14"),
@@ -212,6 +214,17 @@ def test_a_trained_teacher_is_taken_as_it_was_and_measured_once(teacher_run, mon
 
     monkeypatch.setattr("sdd_jax.training.loop.make_eval_step", measured_again)
     assert build(student(teacher_run)).teacher_accuracy == built.teacher_accuracy
+
+
+def test_a_teacher_computes_in_its_own_dtype(teacher_run):
+    images = jax.random.normal(jax.random.key(0), (8, 32, 32, 1))
+    said = {}
+    for dtype in ("float32", "bfloat16"):
+        built = build(student(teacher_run, teacher__dtype=dtype))
+        assert built.model.dtype == "float32"
+        said[dtype] = np.asarray(jax.jit(built.teacher)(built.teacher_arrays, {"image": images}).region_logits)
+    difference = np.abs(said["bfloat16"] - said["float32"]).max() / np.abs(said["float32"]).max()
+    assert said["bfloat16"].dtype == np.float32 and 1e-5 < difference < 0.03
 
 
 def test_a_teacher_off_its_stated_accuracy_is_refused(teacher_run):

@@ -112,6 +112,19 @@ def test_several_seeds_are_each_the_single_run(tmp_path):
     assert (together / "config.json").read_text() == (alone / "config.json").read_text()
 
 
+def test_compiled_programs_are_kept_where_nothing_else_is_said(tmp_path):
+    script = "import jax, sdd_jax.__main__ as m; m.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    unset = {name: value for name, value in ENVIRONMENT.items() if name not in names}
+    for given, folder in (
+        ({"XDG_CACHE_HOME": str(tmp_path)}, tmp_path / "sdd_jax" / "programs"),
+        ({"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")}, tmp_path / "own"),
+    ):
+        command = [sys.executable, "-c", script]
+        printed = subprocess.run(command, cwd=ROOT, env=unset | given, capture_output=True, text=True, check=True)
+        assert printed.stdout.strip() == str(folder)
+
+
 REFUSALS = {
     "a student of another name": (["--config=configs/cifar100.py:student=resnet9"], "resnet9.*resnet8"),
     "a file that is not there": (["--config=configs/cifar1000.py"], "configs/cifar1000.py"),
