@@ -12,7 +12,7 @@ import pytest
 import sdd_jax
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path for folder in ("sdd_jax", "configs") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(path for folder in ("sdd_jax", "configs", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 LOSSES = [name for name in sdd_jax.__all__ if name.endswith("_loss")]
 
 
@@ -34,7 +34,7 @@ def level_of(module):
         return 2
     if module in ("sdd_jax.build", "sdd_jax.config", "sdd_jax.saved"):
         return 3
-    if module.startswith(("sdd_jax.commands", "sdd_jax.__main__", "configs")):
+    if module.startswith(("sdd_jax.commands", "sdd_jax.__main__", "configs", "benchmarks")):
         return 4
     raise AssertionError(f"{module} has no level: give it one here")
 
@@ -57,7 +57,7 @@ def test_imports_go_downwards(path):
     module = name_of(path)
     for imported in imports_of(path):
         root = imported.partition(".")[0]
-        if root in ("sdd_jax", "configs"):
+        if root in ("sdd_jax", "configs", "benchmarks"):
             assert level_of(imported) <= level_of(module), f"{module} imports {imported}"
         if level_of(module) == 0:
             assert root not in ("flax", "orbax", "absl", "ml_collections", "sklearn"), f"{module} imports {imported}"

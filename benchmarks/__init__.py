@@ -1,0 +1,1 @@
+"""This project's speed and memory beside plain PyTorch's: python -m benchmarks.run."""

@@ -1,0 +1,70 @@
+"""Everything that is measured, as markdown: python -m benchmarks.run [--only=SECTION,...] [--output=FILE]."""
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+from benchmarks import cost, pairs, starts
+from sdd_jax.training.environment import commit
+
+SECTIONS = {
+    "pairs": pairs.section,
+    "loss": cost.loss_section,
+    "memory": cost.memory_section,
+    "start": starts.section,
+}
+PACKAGES = ("jax", "jaxlib", "flax", "torch")
+
+
+def header():
+    """Where and with what this was measured."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    return [
+        "# Benchmarks",
+        "",
+        f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        f"- commit {commit()}",
+        f"- Python {platform.python_version()}, {versions}",
+        f"- {processor()}, {len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f} at the beginning",
+    ]
+
+
+def processor():
+    """The processor's name."""
+    try:
+        described = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in described if line.startswith("model name")), "unknown")
+
+
+def chosen_sections(only):
+    """The names in `only`, all of them without it."""
+    chosen = only.split(",") if only else list(SECTIONS)
+    unknown = set(chosen) - set(SECTIONS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no section {', '.join(sorted(unknown))}: there are {', '.join(SECTIONS)}")
+    return chosen
+
+
+def main(arguments):
+    """Prints section after section; the file has what was printed so far."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--only", type=chosen_sections, default=list(SECTIONS), metavar="SECTION,...")
+    parser.add_argument("--output", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    text = ""
+    for section in (header, *(SECTIONS[name] for name in options.only)):
+        part = "\n".join(section()) + "\n"
+        print(part, flush=True)
+        text += ("\n" if text else "") + part
+        if options.output:
+            options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

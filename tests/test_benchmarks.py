@@ -1,0 +1,113 @@
+"""The benchmark's arithmetic on made-up numbers, and two tiny contestants through the whole of it."""
+
+import pytest
+
+from benchmarks import cost, pairs, run, starts, timing
+from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
+
+TINY = {"batch": 4, "classes": 10}
+
+
+def test_a_ratio_is_the_median_of_the_rounds_own():
+    seconds, others = [1.0, 4.0, 3.0, 40.0, 2.0], [2.0, 4.0, 2.0, 20.0, 1.0]  # the fourth round was slow for both
+    assert timing.ratio(seconds, others) == (1.5, 1.0, 2.0)
+    assert timing.ratio([3.0], [2.0]) == (1.5, 1.5, 1.5)
+    with pytest.raises(ValueError):
+        timing.ratio([1.0, 2.0], [1.0])
+
+
+def test_every_contestant_is_first_and_last_at_times():
+    names = ["a", "b", "c"]
+    orders = [timing.order_of_round(names, number) for number in range(6)]
+    assert all(sorted(order) == names for order in orders)
+    assert orders[:2] == [["a", "b", "c"], ["a", "c", "b"]]
+    for place in (0, -1):
+        assert {order[place] for order in orders} == set(names)
+
+
+def test_the_quietest_rounds_are_kept_in_their_order():
+    assert timing.quietest([0.5, 0.0, 0.2, 0.01], 2) == [1, 3]
+    assert timing.quietest([0.2, 0.0], 2) == [0, 1]
+
+
+def test_a_turn_has_steps_for_a_second():
+    assert [timing.steps_of_turn(seconds) for seconds in (0.01, 0.3, 0.9, 5.0)] == [100, 3, 1, 1]
+
+
+def made_up(**changes):
+    seconds = {
+        PYTORCH[0]: [2.0, 2.2, 2.1],
+        PYTORCH[1]: [1.0, 1.1, 4.0],
+        ONLINE: [0.9, 1.0, 3.6],
+        CACHED: [0.6, 0.66, 2.4],
+        KD: [0.9, 0.95, 3.6],
+    } | changes
+    started = {name: {"start": 3.0, "compile": None if name in PYTORCH else 2.0} for name in seconds}
+    return timing.Contest(seconds, started, dict.fromkeys(seconds, 2**30), [0.01, 0.02, 0.3])
+
+
+def test_a_row_holds_the_ratios_to_the_faster_of_pytorchs_formats_against_their_bounds():
+    row = pairs.make_row(pairs.Pair("vgg13", "vgg8", 0.5), made_up())
+    assert row.best == PYTORCH[1] and row.medians[row.best] == 1.1
+    assert [(c.what, round(c.ratio.median, 6), c.bound, c.verdict) for c in row.comparisons] == [
+        ("SDD-KD / PyTorch", 0.9, 1.0, "met"),
+        ("cached / PyTorch", 0.6, 0.5, "missed"),
+        ("SDD-KD / KD", 1.0, 1.03, "met"),
+    ]
+    text = "\n".join(pairs.lines([row]))
+    assert "took at most 30% of the machine" in text
+    assert "| vgg13 -> vgg8 | 2.100 | **1.100** | 1.000 | 0.660 | 0.950 |" in text
+    assert "| vgg13 -> vgg8 | cached / PyTorch | 0.600 | 0.600 to 0.600 | 0.5 | missed |" in text
+    assert "| vgg13 -> vgg8 | KD | 3.0 | 2.0 | 1024 |" in text
+    assert "| vgg13 -> vgg8 | 57.3 | 52.1 | 34.4 |" in text  # 187,500 steps
+
+
+def test_memory_is_held_against_its_bound_where_there_is_one():
+    cells = cost.memory_cells(1000, 212 * 2**20, 200 * 2**20, 106 * 2**20, 1.05)
+    assert cells == ("1,000", "212.0", "200.0", "1.060", 1.05, "missed", "106.0 MiB, 50%")
+    assert cost.memory_cells(21_841, 2, 1, 1, None)[4:6] == ("", "")
+
+
+def test_seeds_together_are_held_against_as_many_alone():
+    assert (
+        starts.seeds_lines([2.0, 3.0, 2.0], [1.0, 1.0, 1.0], 4)[-1] == "| 4 | 2.000 | 4.000 | 0.500 | 0.500 to 0.625 |"
+    )
+
+
+def test_sections_are_chosen_by_name(capsys):
+    assert run.chosen_sections("start,pairs") == ["start", "pairs"]
+    with pytest.raises(SystemExit):
+        run.main(["--only=speed"])
+    assert "no section speed: there are pairs" in capsys.readouterr().err
+
+
+def test_two_contestants_take_turns(monkeypatch):
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.1)
+    specs = {
+        PYTORCH[1]: pairs.torch_spec("resnet8", "resnet8", "channels_last", **TINY),
+        CACHED: pairs.jax_spec("resnet8", "resnet8", cached=True, **TINY),
+    }
+    measured = timing.contest(specs, rounds=2)
+    parts = measured[:3]
+    assert all(list(part) == list(specs) for part in parts)
+    assert len(measured.others) == 2 and all(0 <= share <= 1.1 for share in measured.others)
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in measured.seconds.values())
+    assert measured.started[PYTORCH[1]]["compile"] is None
+    assert 0 < measured.started[CACHED]["compile"] < measured.started[CACHED]["start"]
+    assert min(measured.peak_bytes.values()) > 50 * 2**20
+    everyone = {PYTORCH[0]: PYTORCH[1], PYTORCH[1]: PYTORCH[1], ONLINE: CACHED, CACHED: CACHED, KD: CACHED}
+    filled = timing.Contest(
+        *({name: part[source] for name, source in everyone.items()} for part in parts), measured.others
+    )
+    row = pairs.make_row(pairs.Pair("resnet8", "resnet8", 0.5), filled)
+    assert [c.verdict in ("met", "missed") for c in row.comparisons] == [True] * 3
+    assert sum(line.startswith("| resnet8 -> resnet8 |") for line in pairs.lines([row])) == 1 + 3 + 5 + 1
+
+
+def test_a_contestant_that_dies_is_reported_with_its_stderr():
+    spec = pairs.torch_spec("resnet8", "nonsense", "contiguous", **TINY)
+    with pytest.raises(timing.WorkerDied, match="(?s)nonsense.*ended with 1:.*KeyError: 'nonsense'"):
+        timing.contest({"one": spec}, rounds=1)
+    worker = timing.Worker(pairs.torch_spec("resnet8", "resnet8", "contiguous", **TINY))
+    with pytest.raises(timing.WorkerDied, match="(?s)ended with 1:.*ValueError: invalid literal"):
+        worker.seconds("many")
