@@ -12,10 +12,12 @@ import numpy as np
 
 from configs import cifar100
 from sdd_jax import data
-from sdd_jax.build import cache_header, cache_layout, check, image_dtype, make_optimizer, make_parts
-from sdd_jax.data.arrays import epoch_order, train_batch
+from sdd_jax.build import cache_header, cache_layout, check, folded_teacher, image_dtype, make_optimizer, make_parts
+from sdd_jax.training import compiling
 from sdd_jax.training.cached_teacher import CachedTeacher, run_keys
-from sdd_jax.training.step import init_state, live_teacher, make_train_step, stream
+from sdd_jax.training.programs import Built, Programs
+from sdd_jax.training.sharding import make_mesh
+from sdd_jax.training.step import live_teacher
 from sdd_jax.training.teacher_cache import Cache
 
 EXAMPLES, EPOCHS, SEED = 2048, 8, 0  # 256 steps of 64
@@ -23,48 +25,76 @@ FILL = 256  # rows of a cache that are drawn together
 
 
 def jax_step(spec):
-    """`step()`, a whole step by `spec`: order, crop, flip, teacher, student, gradient, update, metrics."""
-    settings, dataset, parts = prepare(spec)
-    variables = jax.jit(partial(parts.teacher.init, train=False))(jax.random.key(1), images_of(spec))
-    if spec["cached"]:
-        folder = tempfile.mkdtemp(prefix="benchmark_cache_")
-        atexit.register(shutil.rmtree, folder)
-        cached = random_cache(Path(folder), settings, parts, variables, dataset)
-        teacher, teacher_arrays = cached.teacher, partial(cached.chunk, SEED)
-    else:
-        teacher, teacher_arrays = asked_teacher(settings, parts), lambda number: variables
-    program, begin = make_program(settings, dataset, parts, teacher)
-    arrays = data_arrays(dataset)
-    state = jax.jit(begin)(arrays["key"], teacher_arrays(0))
-    number = 0
+    """`step()`, a whole step by `spec` as the loop takes it: order, crop, flip, teacher, student, gradient, update."""
+    if not spec["chosen_libraries"]:
+        compiling.CPU_OPTIONS = {}
+    runs = prepare(spec)
+    programs = Programs(runs)
+    keys = [jax.device_put(jax.random.key(run.seed), programs.on_all) for run in runs]
+    states = programs.stack([programs.begin(key) for key in keys])
+    number, count = 0, jax.device_put(np.int32(1), programs.on_all)
 
     def step():
-        nonlocal state, number
+        nonlocal states, number
         if (number + 1) * spec["batch"] > EPOCHS * EXAMPLES:
             raise ValueError(f"{EPOCHS} epochs of {EXAMPLES} examples have no step {number} of {spec['batch']}")
-        state, measured = program(state, teacher_arrays(number), arrays)
+        states, measured = programs.run_chunk(states, *programs.arrays(number), count)
         number += 1
-        jax.block_until_ready((state, measured))
+        jax.block_until_ready((states, measured))
 
     return step
 
 
 def temporary_bytes(spec):
     """How much temporary memory the compiled step by `spec` takes; the step is compiled and not run."""
-    settings, dataset, parts = prepare(spec)
-    variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(1), images_of(spec))
-    program, begin = make_program(settings, dataset, parts, asked_teacher(settings, parts))
-    arrays = data_arrays(dataset)
-    state = jax.eval_shape(begin, arrays["key"], variables)
-    return program.lower(state, variables, arrays).compile().memory_analysis().temp_size_in_bytes
+    programs = Programs(prepare(spec))
+    states = jax.eval_shape(lambda key: programs.stack([programs.begin(key)]), jax.random.key(SEED))
+    lowered = programs.run_chunk.lower(states, *programs.arrays(0), jax.device_put(np.int32(1), programs.on_all))
+    return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
 def prepare(spec):
-    """Settings, data and networks of the config that `spec` names."""
+    """The runs that `spec` describes, as `sdd_jax.build` makes them, with random images and a random teacher."""
     config = cifar100.get_config(f"teacher={spec['teacher']},student={spec['student']},method={spec['method']}")
-    config.sdd.scales, config.batch_size = tuple(spec["scales"]), spec["batch"]
-    settings = check(config.to_dict())
-    return settings, random_images(spec["classes"]), make_parts(settings, spec["classes"])
+    config.sdd.scales, config.batch_size, config.epochs = tuple(spec["scales"]), spec["batch"], EPOCHS
+    config.optim.milestones = ()
+    settings, dataset = check(config.to_dict()), random_images(spec["classes"])
+    parts, seeds = make_parts(settings, spec["classes"]), range(spec["seeds"])
+    images = jnp.zeros((1, *dataset.image_shape))
+    variables = jax.jit(partial(parts.teacher.init, train=False))(jax.random.key(1), images)
+    if spec["cached"]:
+        folder = tempfile.mkdtemp(prefix="benchmark_cache_")
+        atexit.register(shutil.rmtree, folder)
+        cached = random_cache(Path(folder), settings, parts, variables, dataset, seeds)
+        teacher, teacher_arrays, teacher_chunk = cached.teacher, cached.arrays, cached.chunk
+    else:
+        folded, teacher_arrays = folded_teacher(settings, parts, variables, dataset)
+        teacher_chunk = None
+        teacher = live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
+    built = Built(
+        config={},
+        config_hash="",
+        model=parts.model,
+        teacher=teacher,
+        teacher_arrays=teacher_arrays,
+        teacher_chunk=teacher_chunk,
+        teacher_accuracy=None,
+        teacher_stated=None,
+        objective=parts.objective,
+        optimizer=make_optimizer(settings, EXAMPLES),
+        dataset=dataset,
+        mesh=make_mesh(),
+        seed=SEED,
+        epochs=EPOCHS,
+        batch_size=settings["batch_size"],
+        steps_per_call=1,
+        eval_every_epochs=EPOCHS,
+        save_every_epochs=EPOCHS,
+        scales=settings["sdd.scales"],
+        pooling=settings["sdd.pooling"],
+        dtype=image_dtype(settings),
+    )
+    return [built._replace(seed=seed) for seed in seeds]
 
 
 def random_images(classes):
@@ -79,17 +109,7 @@ def random_images(classes):
     )
 
 
-def images_of(spec):
-    """An image of zeros, for a network that is to be initialised."""
-    return jnp.zeros((1, *data.INFO["cifar100"].image_shape))
-
-
-def asked_teacher(settings, parts):
-    """The teacher's network itself."""
-    return live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
-
-
-def random_cache(folder, settings, parts, variables, dataset):
+def random_cache(folder, settings, parts, variables, dataset, seeds):
     """A teacher whose logits are random numbers in files, as those of a run lie that is too long for the memory."""
     rng = np.random.default_rng(1)
     layout = cache_layout(settings, parts.teacher, dataset)
@@ -99,56 +119,7 @@ def random_cache(folder, settings, parts, variables, dataset):
         return rng.standard_normal((len(index), layout.rows, dataset.num_classes), np.float32)
 
     order = {"epochs": EPOCHS, "batch_size": settings["batch_size"]}
-    for _ in cache.add(run_keys(dataset, seed=SEED, **order), compute, FILL):
-        pass
-    return CachedTeacher(cache, layout, dataset, seeds=(SEED,), **order, steps_per_call=1, on_device=False)
-
-
-def data_arrays(dataset):
-    """What the step reads of the data, on the device, with the order of all epochs."""
-    key = jax.random.key(SEED)
-    order = epoch_order(key, jnp.arange(EPOCHS), EXAMPLES)
-    return jax.device_put({**dataset.train._asdict(), "order": order, "first_epoch": np.int32(0), "key": key})
-
-
-def make_program(settings, dataset, parts, teacher):
-    """`program(state, teacher_arrays, data_arrays) -> state, metrics`, jitted, and `begin(key, teacher_arrays)`."""
-    optimizer, scales = make_optimizer(settings, EXAMPLES), settings["sdd.scales"]
-    train_step = make_train_step(
-        parts.model,
-        teacher,
-        parts.objective,
-        optimizer,
-        scales=scales,
-        pooling=settings["sdd.pooling"],
-        num_examples=EXAMPLES,
-    )
-
-    def program(state, teacher_arrays, arrays):
-        batch = train_batch(
-            arrays,
-            state.step,
-            arrays["key"],
-            batch_size=settings["batch_size"],
-            mean=dataset.mean,
-            std=dataset.std,
-            pad=dataset.pad,
-            flip=dataset.flip,
-            dtype=image_dtype(settings),
-        )
-        key = jax.random.fold_in(stream(arrays["key"], "objective"), state.step)
-        return train_step(state, teacher_arrays, batch, key)
-
-    def begin(key, teacher_arrays):
-        return init_state(
-            key,
-            parts.model,
-            teacher,
-            teacher_arrays,
-            parts.objective,
-            optimizer,
-            image_shape=dataset.image_shape,
-            num_examples=EXAMPLES,
-        )
-
-    return jax.jit(program, donate_argnums=0), begin
+    for seed in seeds:
+        for _ in cache.add(run_keys(dataset, seed=seed, **order), compute, FILL):
+            pass
+    return CachedTeacher(cache, layout, dataset, seeds=seeds, **order, steps_per_call=1, on_device=False)

@@ -52,7 +52,18 @@ class Row(NamedTuple):
     comparisons: list[Comparison]
 
 
-def jax_spec(teacher, student, *, method="sdd_kd", cached=False, batch=BATCH, classes=CLASSES, scales=SCALES):
+def jax_spec(
+    teacher,
+    student,
+    *,
+    method="sdd_kd",
+    cached=False,
+    seeds=1,
+    chosen_libraries=True,
+    batch=BATCH,
+    classes=CLASSES,
+    scales=SCALES,
+):
     """The specification of a contestant of this project."""
     return {
         "kind": "jax",
@@ -60,6 +71,8 @@ def jax_spec(teacher, student, *, method="sdd_kd", cached=False, batch=BATCH, cl
         "student": student,
         "method": method,
         "cached": cached,
+        "seeds": seeds,
+        "chosen_libraries": chosen_libraries,
         "batch": batch,
         "classes": classes,
         "scales": list(scales),

@@ -8,7 +8,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import cost, pairs, starts
+from benchmarks import cost, libraries, pairs, starts
 from sdd_jax.training.environment import commit
 
 SECTIONS = {
@@ -16,6 +16,8 @@ SECTIONS = {
     "loss": cost.loss_section,
     "memory": cost.memory_section,
     "start": starts.section,
+    "seeds": starts.seeds_section,
+    "libraries": libraries.section,
 }
 PACKAGES = ("jax", "jaxlib", "flax", "torch")
 

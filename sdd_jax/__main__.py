@@ -87,7 +87,7 @@ def keep_programs() -> None:
 
     XLA itself refuses a program that was compiled for another machine, and compiles it again.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values.get("jax_compilation_cache_dir") is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "sdd_jax" / "programs"))
         jax.config.update("jax_compilation_cache_max_size", PROGRAM_BYTES)

@@ -19,11 +19,13 @@ from sdd_jax.config import DTYPES, Settings, read
 from sdd_jax.data.augment import num_views
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.models import create_model
+from sdd_jax.models.folding import Folded, fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim, run_folder, sharding
 from sdd_jax.training.cached_teacher import CachedTeacher
-from sdd_jax.training.loop import Built, make_evaluator
+from sdd_jax.training.loop import make_evaluator
+from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, live_teacher, make_train_step
 from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
 from sdd_jax.training.teacher_cache import Cache, Layout, make_layout, stored_as
@@ -133,7 +135,8 @@ def build_together(configs: Sequence[Mapping[str, Any]]) -> list[Built]:
     if network is not None:
         teacher_accuracy = measure_teacher(settings, network, teacher_arrays, stated, dataset, mesh)
         if settings["teacher.cache"] is None:
-            teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
+            folded, teacher_arrays = folded_teacher(settings, parts, teacher_arrays, dataset)
+            teacher = live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
         else:
             source = cached_teacher(settings, parts, teacher_arrays, dataset, seeds)
             teacher, teacher_arrays, teacher_chunk = source.teacher, source.arrays, source.chunk
@@ -223,6 +226,12 @@ def measure_teacher(
         measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
     check_accuracy(100 * measured, stated)
     return measured
+
+
+def folded_teacher(settings: Settings, parts: Parts, variables: Any, dataset: Dataset) -> tuple[Folded, dict[str, Any]]:
+    """The teacher as it is asked, live and for a cache alike: batch normalisations folded into its convolutions."""
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
+    return fold(parts.teacher, variables, images)
 
 
 def cache_layout(settings: Settings, model: Any, dataset: Dataset) -> Layout:

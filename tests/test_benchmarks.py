@@ -69,9 +69,9 @@ def test_memory_is_held_against_its_bound_where_there_is_one():
 
 
 def test_seeds_together_are_held_against_as_many_alone():
-    assert (
-        starts.seeds_lines([2.0, 3.0, 2.0], [1.0, 1.0, 1.0], 4)[-1] == "| 4 | 2.000 | 4.000 | 0.500 | 0.500 to 0.625 |"
-    )
+    seconds = {"together": [2.0, 3.0, 2.0], "apart": [1.0, 1.0, 1.0]}
+    rows = starts.seeds_lines([(starts.SEEDS_CASES[0], timing.Contest(seconds, {}, {}, []))])
+    assert rows[-1] == "| resnet20 -> resnet8 | 2.000 | 4.000 | 0.500 | 0.500 to 0.625 | 0.9 | met |"
 
 
 def test_sections_are_chosen_by_name(capsys):

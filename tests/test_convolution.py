@@ -1,4 +1,4 @@
-"""Grouped convolutions: the CPU's forms against the native one, values and gradients; what each platform gets."""
+"""Convolutions: the CPU's forms against the native one, values and gradients; what each platform gets."""
 
 from functools import partial
 
@@ -16,6 +16,8 @@ CASES = {
     "depthwise with stride": (3, 2, 6, 6, 6),
     "depthwise, five wide": (5, 2, 4, 4, 4),
     "depthwise, one wide": (1, 1, 4, 4, 4),
+    "1x1": (1, 1, 6, 1, 9),
+    "1x1 with stride": (1, 2, 6, 1, 9),
     "1x1 in groups": (1, 1, 6, 3, 9),
     "1x1 in groups with stride": (1, 2, 6, 3, 9),
     "3x3 in groups": (3, 1, 6, 3, 9),
@@ -57,7 +59,7 @@ def test_values_and_gradients_are_those_of_the_native_convolution(case, shape, x
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("case", ["depthwise", "depthwise with stride", "1x1 in groups"])
+@pytest.mark.parametrize("case", ["depthwise", "depthwise with stride", "1x1 in groups", "1x1 with stride"])
 def test_each_platform_gets_its_own_form(case):
     """Lowered for a TPU, forward and backward are native convolutions; on CPU none of them is."""
     size, stride, channels, groups, features = CASES[case]

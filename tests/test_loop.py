@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sdd_jax.training import loop, run_folder
+from sdd_jax.training import loop, programs, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, Damaged
 from sdd_jax.training.logbook import Logbook, read_metrics
 
@@ -69,7 +69,7 @@ def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp
         with pytest.raises(KeyboardInterrupt):
             loop.train(tiny.built(), tmp_path)
     taken = []
-    make = loop.make_run_chunk
+    make = programs.make_run_chunk
 
     def counting(*args):
         run_chunk = make(*args)
@@ -80,7 +80,7 @@ def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp
 
         return counted
 
-    monkeypatch.setattr(loop, "make_run_chunk", counting)
+    monkeypatch.setattr(programs, "make_run_chunk", counting)
     loop.train(tiny.built(), tmp_path)
     jax.effects_barrier()
     assert sorted(taken) == list(range(11, 17))  # 44 examples, batches of 8: epochs end at steps 6, 11 and 17
@@ -94,24 +94,24 @@ def test_a_finished_run_that_is_started_again_changes_nothing(uninterrupted):
 
 
 def test_the_step_is_traced_once(tmp_path, monkeypatch):
-    make = loop.make_train_step
+    make = programs.make_train_step
 
     def make_once(*args, **kwargs):
         return chex.assert_max_traces(make(*args, **kwargs), n=1)
 
     chex.clear_trace_counter()
-    monkeypatch.setattr(loop, "make_train_step", make_once)
+    monkeypatch.setattr(programs, "make_train_step", make_once)
     loop.train(tiny.built(epochs=2), tmp_path)
 
 
 def test_nothing_crosses_to_the_device_unsaid(tmp_path, monkeypatch):
     """The transfer guard is on inside the loop: a source that hands NumPy arrays to the step is refused."""
-    own = loop.MemoryData.own
+    own = programs.MemoryData.own
 
     def on_the_host(self, step):
         return {**own(self, step), "first_epoch": np.zeros(1, np.int32)}
 
-    monkeypatch.setattr(loop.MemoryData, "own", on_the_host)
+    monkeypatch.setattr(programs.MemoryData, "own", on_the_host)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         loop.train(tiny.built(epochs=1), tmp_path)
 

@@ -10,8 +10,8 @@ from sdd_jax.losses import kd_loss
 from sdd_jax.models import Classifier
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
 from sdd_jax.training import optim
-from sdd_jax.training.loop import Built
 from sdd_jax.training.objective import distill
+from sdd_jax.training.programs import Built
 from sdd_jax.training.sharding import make_mesh
 from sdd_jax.training.step import live_teacher
 

@@ -24,6 +24,7 @@ from sdd_jax.build import (
     cache_header,
     cache_layout,
     check,
+    folded_teacher,
     image_dtype,
     make_parts,
     measure_teacher,
@@ -62,12 +63,13 @@ def main() -> None:
         select_on=settings["data.select_on"],
         train_examples=settings["data.train_examples"],
     )
-    model = make_parts(settings, dataset.num_classes).teacher
+    parts = make_parts(settings, dataset.num_classes)
     measure_teacher(settings, network, variables, stated, dataset, sharding.make_mesh())
-    layout = cache_layout(settings, model, dataset)
+    layout = cache_layout(settings, parts.teacher, dataset)
     store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))
-    compute = make_compute(model, variables, dataset, layout, image_dtype(settings), BATCH)
+    folded, folded_variables = folded_teacher(settings, parts, variables, dataset)
+    compute = make_compute(folded, folded_variables, dataset, layout, image_dtype(settings), BATCH)
     if flags.FLAGS.verify:
         print(verify(cache, compute), flush=True)
         return

@@ -1,8 +1,9 @@
-"""Grouped convolutions, in the form that each backend is good at.
+"""Convolutions, in the form that each backend is good at.
 
-TPU and GPU have kernels for them. XLA's CPU backend has not: a 3x3 depthwise convolution takes it
-more than ten times as long as nine shifted products, and a 1x1 convolution in three groups five
-times as long backward as three matrix products. The form is chosen when a program is lowered for its
+TPU and GPU have kernels for all of them. XLA's CPU backend has not: a 3x3 depthwise convolution
+takes it more than ten times as long as nine shifted products, a 1x1 convolution in three groups five
+times as long backward as three matrix products, and one in a single group two to four times as long
+in its kernel's gradient as a matrix product. The form is chosen when a program is lowered for its
 platform, so that one program means the same everywhere.
 """
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def grouped_conv(
+def convolve(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, *, feature_group_count: int, **rest: Any
 ) -> jax.Array:
     """`lax.conv_general_dilated` as `nn.Conv` calls it: x [B,H,W,C], kernel [n,n,C/groups,features].
@@ -31,15 +32,17 @@ def grouped_conv(
         **rest,
     )
     size, _, group_size, features = kernel.shape
-    if size == 1 and tuple(strides) == (1, 1):
-        return lax.platform_dependent(x, kernel, cpu=partial(_products, feature_group_count), default=native)
+    if size == 1:
+        products = partial(_products, feature_group_count, strides[0])
+        return lax.platform_dependent(x, kernel, cpu=products, default=native)
     if group_size == 1 and features == feature_group_count:
         return lax.platform_dependent(x, kernel, cpu=partial(_shifted, strides[0]), default=native)
     return native(x, kernel)
 
 
-def _products(groups: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _products(groups: int, stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 1x1 convolution in groups, as a matrix product for each."""
+    x = x[:, ::stride, ::stride]
     blocks = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel[0, 0], groups, axis=-1), strict=True)
     return jnp.concatenate([block @ weights for block, weights in blocks], axis=-1)
 

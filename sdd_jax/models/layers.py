@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from sdd_jax.models.convolution import grouped_conv
+from sdd_jax.models.convolution import convolve
 
 # Normal with variance 2 / (kernel area * output channels): "Delving Deep into Rectifiers" (2015),
 # the fan-out form. The reference spells it in three ways, one per family; they are one formula.
@@ -25,7 +25,7 @@ TORCH_CONV_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform
 # From the number of input features to the initialisers of an affine layer's kernel and bias.
 AffineInit = Callable[[int], tuple[Initializer, Initializer]]
 
-_EPSILON = 1e-5
+EPSILON = 1e-5
 _UPDATE = 0.1  # the share of the batch in the running statistics: PyTorch's "momentum"
 
 
@@ -87,7 +87,7 @@ def conv(
         kernel_init=init,
         dtype=dtype,
         param_dtype=param_dtype(dtype),
-        conv_general_dilated=grouped_conv if groups > 1 else None,
+        conv_general_dilated=convolve if groups > 1 or kernel_size == 1 else None,
         name=name,
     )
 
@@ -165,5 +165,5 @@ class BatchNorm(nn.Module):
                 running_var.value = (1 - _UPDATE) * running_var.value + _UPDATE * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        y = (x - mean) * (scale * jax.lax.rsqrt(var + _EPSILON)) + bias
+        y = (x - mean) * (scale * jax.lax.rsqrt(var + EPSILON)) + bias
         return y.astype(self.dtype)

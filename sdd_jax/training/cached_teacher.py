@@ -17,6 +17,7 @@ from sdd_jax.data.arrays import Dataset, epoch_order
 from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
 from sdd_jax.models import Outputs
 from sdd_jax.training import optim
+from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
 
 
@@ -69,7 +70,7 @@ def make_compute(
     row_of[split.index] = np.arange(len(split.index))
     images = jax.device_put(split.images)
 
-    @jax.jit
+    @jit_network
     def rows(variables, images, row, view):
         pictures = crop_flip(images[row], view, pad=dataset.pad)
         return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)

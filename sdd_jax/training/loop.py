@@ -6,53 +6,27 @@ included, and a run that goes on from it repeats nothing and skips nothing.
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 
 from sdd_jax import metrics
 from sdd_jax.data.arrays import Dataset, Split, eval_batch, eval_batches
-from sdd_jax.data.memory import MemoryData, put_split
+from sdd_jax.data.memory import put_split
 from sdd_jax.training import optim, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, abstract
+from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import Logbook
-from sdd_jax.training.objective import Objective
-from sdd_jax.training.sharding import by_seed, make_mesh, pick, replicated, stack
-from sdd_jax.training.step import State, init_state, make_eval_step, make_run_chunk, make_train_step, student_variables
+from sdd_jax.training.programs import Built, Programs
+from sdd_jax.training.sharding import pick, replicated
+from sdd_jax.training.step import State, make_eval_step, student_variables
 
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
 EVAL_BATCH = 500
-
-
-class Built(NamedTuple):
-    """What a run is made of; ``sdd_jax.build`` makes it from a config, a program may make it itself."""
-
-    config: dict[str, Any]  # JSON-ready, written beside the results
-    config_hash: str
-    model: Any
-    teacher: Callable[..., Any] | None  # teacher(arrays, batch) -> Outputs
-    teacher_arrays: Mapping[str, Any]  # what it reads through the whole run
-    teacher_chunk: Callable[[int, int], Mapping[str, Any]] | None  # (seed, step): what it reads besides, of a chunk
-    teacher_accuracy: float | None  # on the test set, 0 to 1, as measured before the run
-    teacher_stated: float | None  # in percent: what that was held against, if anything
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    dataset: Dataset
-    mesh: Mesh
-    seed: int
-    epochs: int
-    batch_size: int
-    steps_per_call: int
-    eval_every_epochs: int
-    save_every_epochs: int
-    scales: tuple[int, ...]
-    pooling: str
-    dtype: Any  # of the images; what the networks compute in is their own
 
 
 class NonFinite(FloatingPointError):
@@ -77,81 +51,25 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
 
     Each leaves in its folder what it would leave alone. Runs that stopped at different steps go on one after the other.
     """
-    built, seeds = runs[0], [run.seed for run in runs]
-    dataset = built.dataset
-    mesh = make_mesh(list(built.mesh.devices.flat), seeds=len(runs))
-    on_all, each = replicated(mesh), by_seed(mesh)
-    num_examples = len(dataset.train.labels)
+    built, programs = runs[0], Programs(runs)
+    dataset, num_examples, on_all = built.dataset, len(built.dataset.train.labels), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
     eval_steps = _due(built.eval_every_epochs, built.epochs, num_examples, built.batch_size)
     save_steps = _due(built.save_every_epochs, built.epochs, num_examples, built.batch_size)
 
-    # ---- data and teacher, on the device for the whole run
-    data = MemoryData(
-        dataset,
-        seeds=seeds,
-        epochs=built.epochs,
-        batch_size=built.batch_size,
-        steps_per_call=built.steps_per_call,
-        mesh=mesh,
-    )
-    teacher_arrays = jax.device_put(built.teacher_arrays, on_all)
-
-    def teacher_chunk(step):
-        if built.teacher_chunk is None:
-            return {}
-        chunks = [built.teacher_chunk(seed, step) for seed in seeds]
-        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks), each)
-
-    # ---- the jitted programs
-    train_step = make_train_step(
-        built.model,
-        built.teacher,
-        built.objective,
-        built.optimizer,
-        scales=built.scales,
-        pooling=built.pooling,
-        num_examples=num_examples,
-    )
-    run_chunk = jax.jit(
-        make_run_chunk(train_step, data.batch_function(built.dtype), mesh, built.steps_per_call),
-        donate_argnums=0,
-        out_shardings=(each, on_all),
-    )
-    stack_states = jax.jit(stack, out_shardings=each)
-    pick_state = jax.jit(pick, out_shardings=on_all)
-
     # ---- states: the newest whole checkpoint, else the beginning
-    def first_run(shared, own):
-        return {**shared, **pick(own, 0)}
-
-    teacher_shapes = jax.eval_shape(first_run, teacher_arrays, teacher_chunk(0))
-
-    def begin(key):
-        return init_state(
-            key,
-            built.model,
-            built.teacher,
-            teacher_shapes,
-            built.objective,
-            built.optimizer,
-            image_shape=dataset.image_shape,
-            num_examples=num_examples,
-        )
-
-    begin = jax.jit(begin, out_shardings=on_all)
     files = [_Files(run, Path(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
-    states = [file.restore(begin, on_all) for file in files]
+    states = [file.restore(programs.begin, on_all) for file in files]
     if len({int(state.step) for state in states}) > 1:
         for file in files:
             file.checkpoints.close()
         return [train(run, workdir) for run, workdir in zip(runs, workdirs, strict=True)]
     step = resumed_at = int(states[0].step)
-    states = stack_states(states)
+    states = programs.stack(states)
     for number, file in enumerate(files):
-        name = f"seed {seeds[number]}" if len(runs) > 1 else ""
+        name = f"seed {runs[number].seed}" if len(runs) > 1 else ""
         file.begin(step, total, {*eval_steps, *save_steps}, name=name, shows_progress=number == 0)
-    evaluators = make_evaluators(built, mesh)
+    evaluators = make_evaluators(built, programs.mesh)
     numbers = [jax.device_put(np.int32(number), on_all) for number in range(max(len(runs), built.steps_per_call + 1))]
     pending = None  # the chunk before this one: its metrics are read while the device works on the next
 
@@ -170,7 +88,7 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
                     tally(pending)  # a state is evaluated or saved only after its loss proved finite
                     pending = None
                     for number, file in enumerate(files):
-                        state = pick_state(states, numbers[number])
+                        state = programs.pick(states, numbers[number])
 
                         # 1. evaluate
                         selection_accuracy = None
@@ -192,8 +110,7 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
                 # 3. step
                 ends = (boundary for boundary in (*eval_steps, *save_steps) if boundary > step)
                 count = min(built.steps_per_call, min(ends) - step)
-                shared, own = (teacher_arrays, data.shared), (teacher_chunk(step), data.own(step))
-                states, measured = run_chunk(states, shared, own, numbers[count])
+                states, measured = programs.run_chunk(states, *programs.arrays(step), numbers[count])
 
                 # 4. log
                 tally(pending)
@@ -204,7 +121,7 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
     finally:
         for file in files:
             file.close()
-    return [pick_state(states, number) for number in numbers[: len(runs)]]
+    return [programs.pick(states, number) for number in numbers[: len(runs)]]
 
 
 class _Files:
@@ -283,7 +200,7 @@ def make_evaluator(
             arrays, number, batch_size=batch_size, mean=dataset.mean, std=dataset.std, pad=dataset.pad, dtype=dtype
         )
 
-    step = jax.jit(make_eval_step(model, make_batch, mesh, dataset.num_classes))
+    step = jit_network(make_eval_step(model, make_batch, mesh, dataset.num_classes))
     numbers = [jax.device_put(np.int32(n), on_all) for n in range(eval_batches(num_examples, batch_size))]
 
     def evaluator(variables):

@@ -1,0 +1,116 @@
+"""What runs are made of, and the jitted programs that take their steps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from sdd_jax.data.arrays import Dataset
+from sdd_jax.data.memory import MemoryData
+from sdd_jax.training.compiling import jit_network
+from sdd_jax.training.objective import Objective
+from sdd_jax.training.sharding import by_seed, make_mesh, pick, replicated, stack
+from sdd_jax.training.step import State, init_state, make_run_chunk, make_train_step
+
+
+class Built(NamedTuple):
+    """What a run is made of; ``sdd_jax.build`` makes it from a config, a program may make it itself."""
+
+    config: dict[str, Any]  # JSON-ready, written beside the results
+    config_hash: str
+    model: Any
+    teacher: Callable[..., Any] | None  # teacher(arrays, batch) -> Outputs
+    teacher_arrays: Mapping[str, Any]  # what it reads through the whole run
+    teacher_chunk: Callable[[int, int], Mapping[str, Any]] | None  # (seed, step): what it reads besides, of a chunk
+    teacher_accuracy: float | None  # on the test set, 0 to 1, as measured before the run
+    teacher_stated: float | None  # in percent: what that was held against, if anything
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    dataset: Dataset
+    mesh: Mesh
+    seed: int
+    epochs: int
+    batch_size: int
+    steps_per_call: int
+    eval_every_epochs: int
+    save_every_epochs: int
+    scales: tuple[int, ...]
+    pooling: str
+    dtype: Any  # of the images; what the networks compute in is their own
+
+
+class Programs:
+    """The programs of ``runs``, which differ in their seed alone, and what they read.
+
+    Attributes:
+      mesh: the devices, for so many runs.
+      on_all: the sharding of what every device has.
+      begin: ``begin(key) -> State`` of one run.
+      stack: the states of single runs as one tree with a leading axis of runs.
+      pick: ``pick(states, number)``, one run's.
+      run_chunk: ``run_chunk(states, *arrays(step), count) -> states, metrics``; ``states`` are donated.
+    """
+
+    def __init__(self, runs: Sequence[Built]):
+        built = self._built = runs[0]
+        self._seeds = [run.seed for run in runs]
+        self.mesh = mesh = make_mesh(list(built.mesh.devices.flat), seeds=len(runs))
+        self.on_all, self._each = replicated(mesh), by_seed(mesh)
+        self._data = MemoryData(
+            built.dataset,
+            seeds=self._seeds,
+            epochs=built.epochs,
+            batch_size=built.batch_size,
+            steps_per_call=built.steps_per_call,
+            mesh=mesh,
+        )
+        self._shared = jax.device_put(built.teacher_arrays, self.on_all), self._data.shared
+        num_examples = len(built.dataset.train.labels)
+        train_step = make_train_step(
+            built.model,
+            built.teacher,
+            built.objective,
+            built.optimizer,
+            scales=built.scales,
+            pooling=built.pooling,
+            num_examples=num_examples,
+        )
+        self.run_chunk = jit_network(
+            make_run_chunk(train_step, self._data.batch_function(built.dtype), mesh, built.steps_per_call),
+            donate_argnums=0,
+            out_shardings=(self._each, self.on_all),
+        )
+        self.stack = jax.jit(stack, out_shardings=self._each)
+        self.pick = jax.jit(pick, out_shardings=self.on_all)
+
+        def of_one_run(shared, own):
+            return {**shared, **pick(own, 0)}
+
+        teacher_arrays = jax.eval_shape(of_one_run, self._shared[0], self._teacher_chunk(0))
+
+        def begin(key: jax.Array) -> State:
+            return init_state(
+                key,
+                built.model,
+                built.teacher,
+                teacher_arrays,
+                built.objective,
+                built.optimizer,
+                image_shape=built.dataset.image_shape,
+                num_examples=num_examples,
+            )
+
+        self.begin = jax.jit(begin, out_shardings=self.on_all)
+
+    def arrays(self, step: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """What the chunk that starts at ``step`` reads: ``shared`` by all runs, and each run's ``own``."""
+        return self._shared, (self._teacher_chunk(step), self._data.own(step))
+
+    def _teacher_chunk(self, step: int) -> Any:
+        if self._built.teacher_chunk is None:
+            return {}
+        chunks = [self._built.teacher_chunk(seed, step) for seed in self._seeds]
+        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks), self._each)
