@@ -70,12 +70,13 @@ def make_compute(
     row_of[split.index] = np.arange(len(split.index))
     images = jax.device_put(split.images)
 
-    @jit_network
     def rows(variables, images, row, view):
         pictures = crop_flip(images[row], view, pad=dataset.pad)
         return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
 
     variables = jax.device_put(variables)
+    network = functools.partial(model.apply, variables, jnp.zeros((1, *dataset.image_shape), dtype), train=False)
+    rows = jit_network(rows, network)
 
     def compute(index, view):
         assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"

@@ -1,28 +1,51 @@
 """``jit`` for programs that run a network, with the libraries that were measured to be fast."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 # XLA's CPU backend hands convolutions, products, reductions and elementwise passes to YNNPACK where it can. Its
-# reductions are many times as fast as XLA's own, its convolutions slower than Eigen's, backward above all: what is
-# named here stays with it, the rest goes to Eigen. benchmarks/results/cpu.md has times with and without this.
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_ELTWISE"}
+# reductions are many times as fast as XLA's own, its convolutions slower than Eigen's, backward above all. Its
+# elementwise passes are faster than XLA's, but not those of a depthwise convolution, which is a long chain of slices
+# and products here. What is named stays with it, the rest goes to Eigen and XLA; benchmarks/results/cpu.md has times.
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+REDUCTIONS, ELEMENTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
 
 
-def jit_network(function: Callable[..., Any], **options: Any) -> Any:
-    """``jax.jit(function, **options)``, compiled for the default backend with the options that are fast there."""
-    return jax.jit(function, compiler_options=_known_options(), **options)
+def jit_network(function: Callable[..., Any], network: Callable[[], Any], **options: Any) -> Any:
+    """``jax.jit(function, **options)``, compiled with the options that are fast on the default backend.
 
-
-@functools.cache
-def _known_options() -> dict[str, Any] | None:
+    Args:
+      function: the program.
+      network: calls the network that takes most of its time, a Linen module; it is traced, not run.
+      options: as ``jax.jit`` has them.
+    """
     if jax.default_backend() != "cpu":
-        return None
+        return jax.jit(function, **options)
+    kept = [REDUCTIONS] if calls_grouped_convolution(network) else [REDUCTIONS, ELEMENTWISE]
+    return jax.jit(function, compiler_options=known_options({YNNPACK: ",".join(kept)}), **options)
+
+
+def calls_grouped_convolution(network: Callable[[], Any]) -> bool:
+    """Whether a convolution in groups, depthwise ones among them, is called."""
+    groups = [1]
+
+    def look(next_fun, args, kwargs, context):
+        if isinstance(context.module, nn.Conv):
+            groups.append(context.module.feature_group_count)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(look):
+        jax.eval_shape(network)
+    return max(groups) > 1
+
+
+def known_options(options: dict[str, str]) -> dict[str, str] | None:
+    """``options``, or None where the installed jaxlib does not know them (any more)."""
     try:
-        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # a jaxlib to which the option means nothing (any more)
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
         return None
-    return CPU_OPTIONS
+    return options

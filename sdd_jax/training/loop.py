@@ -4,6 +4,7 @@ The order is fixed: evaluate, save, step, log. A checkpoint of step s therefore 
 included, and a run that goes on from it repeats nothing and skips nothing.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -200,7 +202,8 @@ def make_evaluator(
             arrays, number, batch_size=batch_size, mean=dataset.mean, std=dataset.std, pad=dataset.pad, dtype=dtype
         )
 
-    step = jit_network(make_eval_step(model, make_batch, mesh, dataset.num_classes))
+    network = functools.partial(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)), train=False)
+    step = jit_network(make_eval_step(model, make_batch, mesh, dataset.num_classes), network)
     numbers = [jax.device_put(np.int32(n), on_all) for n in range(eval_batches(num_examples, batch_size))]
 
     def evaluator(variables):

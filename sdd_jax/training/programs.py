@@ -1,9 +1,11 @@
 """What runs are made of, and the jitted programs that take their steps."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -80,6 +82,7 @@ class Programs:
         )
         self.run_chunk = jit_network(
             make_run_chunk(train_step, self._data.batch_function(built.dtype), mesh, built.steps_per_call),
+            partial(built.model.init, jax.random.key(0), jnp.zeros((1, *built.dataset.image_shape)), train=False),
             donate_argnums=0,
             out_shardings=(self._each, self.on_all),
         )
