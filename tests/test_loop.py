@@ -206,7 +206,7 @@ def run_on(devices, dtype, workdir, seeds=1):
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
     }

@@ -69,8 +69,8 @@ def test_import_export_and_use_as_a_teacher(trained, tmp_path):
 
     built = build(student(folder))
     assert built.teacher_accuracy == pytest.approx(accuracy(run_folder))
-    expected = saved.load_variables(run_folder, saved.steps(run_folder)["last"])
-    jax.tree.map(np.testing.assert_array_equal, built.teacher_arrays, expected)
+    imported, expected = (saved.load_variables(path, saved.steps(path)["last"]) for path in (folder, run_folder))
+    jax.tree.map(np.testing.assert_array_equal, imported, expected)
 
 
 def import_directly(folder, state_dict, name="resnet8"):
