@@ -12,15 +12,13 @@ import numpy as np
 
 from configs import cifar100
 from sdd_jax import data
-from sdd_jax.build import cache_header, cache_layout, check, folded_teacher, image_dtype, make_optimizer, make_parts
+from sdd_jax.build import asked_live, assemble, cache_header, cache_layout, check, make_parts
 from sdd_jax.training import compiling
 from sdd_jax.training.cached_teacher import CachedTeacher, run_keys
-from sdd_jax.training.programs import Built, Programs
-from sdd_jax.training.sharding import make_mesh
-from sdd_jax.training.step import live_teacher
+from sdd_jax.training.programs import Programs
 from sdd_jax.training.teacher_cache import Cache
 
-EXAMPLES, EPOCHS, SEED = 2048, 8, 0  # 256 steps of 64
+EXAMPLES, EPOCHS = 2048, 8  # 256 steps of 64
 FILL = 256  # rows of a cache that are drawn together
 
 
@@ -48,7 +46,7 @@ def jax_step(spec):
 def temporary_bytes(spec):
     """How much temporary memory the compiled step by `spec` takes; the step is compiled and not run."""
     programs = Programs(prepare(spec))
-    states = jax.eval_shape(lambda key: programs.stack([programs.begin(key)]), jax.random.key(SEED))
+    states = jax.eval_shape(lambda key: programs.stack([programs.begin(key)]), jax.random.key(0))
     lowered = programs.run_chunk.lower(states, *programs.arrays(0), jax.device_put(np.int32(1), programs.on_all))
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -57,44 +55,18 @@ def prepare(spec):
     """The runs that `spec` describes, as `sdd_jax.build` makes them, with random images and a random teacher."""
     config = cifar100.get_config(f"teacher={spec['teacher']},student={spec['student']},method={spec['method']}")
     config.sdd.scales, config.batch_size, config.epochs = tuple(spec["scales"]), spec["batch"], EPOCHS
-    config.optim.milestones = ()
-    settings, dataset = check(config.to_dict()), random_images(spec["classes"])
-    parts, seeds = make_parts(settings, spec["classes"]), range(spec["seeds"])
+    config.optim.milestones, config.steps_per_call = (), 1
+    all_settings = [check(config.to_dict() | {"seed": seed}) for seed in range(spec["seeds"])]
+    settings, dataset = all_settings[0], random_images(spec["classes"])
+    parts = make_parts(settings, spec["classes"])
     images = jnp.zeros((1, *dataset.image_shape))
     variables = jax.jit(partial(parts.teacher.init, train=False))(jax.random.key(1), images)
-    if spec["cached"]:
-        folder = tempfile.mkdtemp(prefix="benchmark_cache_")
-        atexit.register(shutil.rmtree, folder)
-        cached = random_cache(Path(folder), settings, parts, variables, dataset, seeds)
-        teacher, teacher_arrays, teacher_chunk = cached.teacher, cached.arrays, cached.chunk
-    else:
-        folded, teacher_arrays = folded_teacher(settings, parts, variables, dataset)
-        teacher_chunk = None
-        teacher = live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
-    built = Built(
-        config={},
-        config_hash="",
-        model=parts.model,
-        teacher=teacher,
-        teacher_arrays=teacher_arrays,
-        teacher_chunk=teacher_chunk,
-        teacher_accuracy=None,
-        teacher_stated=None,
-        objective=parts.objective,
-        optimizer=make_optimizer(settings, EXAMPLES),
-        dataset=dataset,
-        mesh=make_mesh(),
-        seed=SEED,
-        epochs=EPOCHS,
-        batch_size=settings["batch_size"],
-        steps_per_call=1,
-        eval_every_epochs=EPOCHS,
-        save_every_epochs=EPOCHS,
-        scales=settings["sdd.scales"],
-        pooling=settings["sdd.pooling"],
-        dtype=image_dtype(settings),
-    )
-    return [built._replace(seed=seed) for seed in seeds]
+    if not spec["cached"]:
+        return assemble(all_settings, parts, dataset, asked_live(settings, parts, variables, dataset))
+    folder = tempfile.mkdtemp(prefix="benchmark_cache_")
+    atexit.register(shutil.rmtree, folder)
+    cached = random_cache(Path(folder), settings, parts, variables, dataset, range(spec["seeds"]))
+    return assemble(all_settings, parts, dataset, cached)
 
 
 def random_images(classes):

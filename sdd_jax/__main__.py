@@ -123,7 +123,7 @@ def main() -> None:
             print(f"sdd_jax: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("sdd_jax: interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+            print("sdd_jax: interrupted; the same command goes on from what was saved last", file=sys.stderr)
             sys.exit(130)
         except FloatingPointError as error:
             print(f"sdd_jax: {error}", file=sys.stderr)

@@ -120,39 +120,55 @@ def build_together(configs: Sequence[Mapping[str, Any]]) -> list[Built]:
     if not configs:
         return []
     all_settings = [check(config) for config in configs]
-    settings, seeds = all_settings[0], [one["seed"] for one in all_settings]
-    mesh = sharding.make_mesh()
-    network, teacher, teacher_arrays, teacher_chunk, teacher_accuracy, stated = None, None, {}, None, None, None
-    if settings["model.teacher"] != "none":
-        network, teacher_arrays, stated = read_teacher(settings)
-    dataset = data.load(
+    settings = all_settings[0]
+    if settings["model.teacher"] == "none":
+        dataset = load_data(settings)
+        return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, NOBODY)
+    network, variables, stated = read_teacher(settings)
+    dataset = load_data(settings)
+    parts = make_parts(settings, dataset.num_classes)
+    accuracy = measure_teacher(settings, network, variables, stated, dataset, sharding.make_mesh())
+    if settings["teacher.cache"] is None:
+        asked = asked_live(settings, parts, variables, dataset)
+    else:
+        asked = asked_by_cache(settings, parts, variables, dataset, [one["seed"] for one in all_settings])
+    return assemble(all_settings, parts, dataset, asked, teacher_accuracy=accuracy, teacher_stated=stated)
+
+
+def load_data(settings: Settings) -> Dataset:
+    """The data set of the config."""
+    return data.load(
         settings["data.name"],
         path=settings["data.path"],
         select_on=settings["data.select_on"],
         train_examples=settings["data.train_examples"],
     )
-    parts = make_parts(settings, dataset.num_classes)
-    if network is not None:
-        teacher_accuracy = measure_teacher(settings, network, teacher_arrays, stated, dataset, mesh)
-        if settings["teacher.cache"] is None:
-            folded, teacher_arrays = folded_teacher(settings, parts, teacher_arrays, dataset)
-            teacher = live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
-        else:
-            source = cached_teacher(settings, parts, teacher_arrays, dataset, seeds)
-            teacher, teacher_arrays, teacher_chunk = source.teacher, source.arrays, source.chunk
+
+
+def assemble(
+    all_settings: Sequence[Settings],
+    parts: Parts,
+    dataset: Dataset,
+    asked: Any,
+    *,
+    teacher_accuracy: float | None = None,
+    teacher_stated: float | None = None,
+) -> list[Built]:
+    """The runs of settings that differ in ``seed`` alone; ``asked`` is an :class:`Asked` or a ``CachedTeacher``."""
+    settings = all_settings[0]
     built = Built(
         config={},
         config_hash="",
         model=parts.model,
-        teacher=teacher,
-        teacher_arrays=teacher_arrays,
-        teacher_chunk=teacher_chunk,
+        teacher=asked.teacher,
+        teacher_arrays=asked.arrays,
+        teacher_chunk=asked.chunk,
         teacher_accuracy=teacher_accuracy,
-        teacher_stated=stated,
+        teacher_stated=teacher_stated,
         objective=parts.objective,
         optimizer=make_optimizer(settings, len(dataset.train.labels)),
         dataset=dataset,
-        mesh=mesh,
+        mesh=sharding.make_mesh(),
         seed=0,
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
@@ -163,10 +179,7 @@ def build_together(configs: Sequence[Mapping[str, Any]]) -> list[Built]:
         pooling=settings["sdd.pooling"],
         dtype=image_dtype(settings),
     )
-    return [
-        built._replace(config=one.nested(), config_hash=one.hash(), seed=seed)
-        for one, seed in zip(all_settings, seeds, strict=True)
-    ]
+    return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 
 
 def steps_per_call(settings: Settings) -> int:
@@ -228,10 +241,27 @@ def measure_teacher(
     return measured
 
 
+class Asked(NamedTuple):
+    """A teacher as a step asks it: ``teacher({**arrays, **chunk(seed, step)}, batch) -> Outputs``."""
+
+    teacher: Any
+    arrays: Mapping[str, Any]
+    chunk: Any
+
+
+NOBODY = Asked(None, {}, None)
+
+
 def folded_teacher(settings: Settings, parts: Parts, variables: Any, dataset: Dataset) -> tuple[Folded, dict[str, Any]]:
     """The teacher as it is asked, live and for a cache alike: batch normalisations folded into its convolutions."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     return fold(parts.teacher, variables, images)
+
+
+def asked_live(settings: Settings, parts: Parts, variables: Any, dataset: Dataset) -> Asked:
+    """The teacher's network itself."""
+    folded, arrays = folded_teacher(settings, parts, variables, dataset)
+    return Asked(live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"]), arrays, None)
 
 
 def cache_layout(settings: Settings, model: Any, dataset: Dataset) -> Layout:
@@ -257,7 +287,7 @@ def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: L
     }
 
 
-def cached_teacher(
+def asked_by_cache(
     settings: Settings, parts: Parts, variables: Any, dataset: Dataset, seeds: Sequence[int]
 ) -> CachedTeacher:
     """The teacher of ``teacher.cache`` for these seeds; ``ValueError`` if it is another's, or lacks what they need."""

@@ -26,6 +26,7 @@ from sdd_jax.build import (
     check,
     folded_teacher,
     image_dtype,
+    load_data,
     make_parts,
     measure_teacher,
     read_teacher,
@@ -57,12 +58,7 @@ def main() -> None:
     if data.INFO[name].resized:
         raise ValueError(f"{name}'s training crops are random in size and place: they have no finite number of views")
     network, variables, stated = read_teacher(settings)
-    dataset = data.load(
-        name,
-        path=settings["data.path"],
-        select_on=settings["data.select_on"],
-        train_examples=settings["data.train_examples"],
-    )
+    dataset = load_data(settings)
     parts = make_parts(settings, dataset.num_classes)
     measure_teacher(settings, network, variables, stated, dataset, sharding.make_mesh())
     layout = cache_layout(settings, parts.teacher, dataset)
