@@ -12,7 +12,8 @@ import numpy as np
 
 from configs import cifar100
 from sdd_jax import data
-from sdd_jax.build import asked_live, assemble, cache_header, cache_layout, check, make_parts
+from sdd_jax.build import assemble, check, make_parts
+from sdd_jax.build_teacher import asked_live, cache_header, cache_layout
 from sdd_jax.training import compiling
 from sdd_jax.training.cached_teacher import CachedTeacher, run_keys
 from sdd_jax.training.programs import Programs
@@ -62,7 +63,7 @@ def prepare(spec):
     images = jnp.zeros((1, *dataset.image_shape))
     variables = jax.jit(partial(parts.teacher.init, train=False))(jax.random.key(1), images)
     if not spec["cached"]:
-        return assemble(all_settings, parts, dataset, asked_live(settings, parts, variables, dataset))
+        return assemble(all_settings, parts, dataset, asked_live(settings, parts.teacher, variables, dataset))
     folder = tempfile.mkdtemp(prefix="benchmark_cache_")
     atexit.register(shutil.rmtree, folder)
     cached = random_cache(Path(folder), settings, parts, variables, dataset, range(spec["seeds"]))

@@ -8,7 +8,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import cost, libraries, pairs, starts
+from benchmarks import cost, images, libraries, pairs, starts
 from sdd_jax.training.environment import commit
 
 SECTIONS = {
@@ -18,6 +18,7 @@ SECTIONS = {
     "start": starts.section,
     "seeds": starts.seeds_section,
     "libraries": libraries.section,
+    "images": images.section,
 }
 PACKAGES = ("jax", "jaxlib", "flax", "torch")
 

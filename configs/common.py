@@ -68,6 +68,10 @@ def base() -> ConfigDict:
                 "path": placeholder(str),
                 "select_on": "validation",  # or "test", as the published tables do
                 "train_examples": placeholder(int),  # None: all
+                "num_classes": placeholder(int),  # None: as many as the set has
+                "image_size": placeholder(int),  # of sets on disk; None: 224
+                "augment": placeholder(str),  # of sets on disk: resize_crop, random_resized_crop; None: the set's own
+                "workers": 0,  # processes that decode sets on disk; 0: threads
             },
             "sdd": {
                 "scales": (1, 2, 4),

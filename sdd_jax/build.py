@@ -6,29 +6,23 @@ teacher.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
-from sdd_jax import data, losses, saved
-from sdd_jax.config import DTYPES, Settings, read
-from sdd_jax.data.augment import num_views
+from sdd_jax import data, losses
+from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
+from sdd_jax.build_teacher import NOBODY, asked_by_cache, asked_live, measure_teacher, read_teacher
+from sdd_jax.config import DTYPES, Settings, image_dtype, read, teacher_dtype
 from sdd_jax.data.dataset import Dataset
+from sdd_jax.data.feed import AnyDataset
 from sdd_jax.models import create_model
-from sdd_jax.models.folding import Folded, fold
-from sdd_jax.saved import Saved
 from sdd_jax.training import objective as objectives
-from sdd_jax.training import optim, run_folder, sharding
-from sdd_jax.training.cached_teacher import CachedTeacher
-from sdd_jax.training.loop import make_evaluator
+from sdd_jax.training import optim, sharding
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, live_teacher, make_train_step
-from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
-from sdd_jax.training.teacher_cache import Cache, Layout, make_layout, stored_as
 
 BASES = {  # base losses by name, and the fields of config.loss that each reads
     "kd": (losses.kd_loss, ("temperature",)),
@@ -36,13 +30,21 @@ BASES = {  # base losses by name, and the fields of config.loss that each reads
     "nkd": (losses.nkd_loss, ("temperature", "gamma")),
     "nkd_as_released": (losses.nkd_as_released_loss, ("temperature", "gamma")),
 }
-STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
 
 def check(config: Mapping[str, Any]) -> Settings:
     """The config as settings, with every name in it known; ``ValueError`` says which field is wrong, and how."""
     settings = read(config)
-    make_parts(settings, data.INFO[settings["data.name"]].num_classes)
+    settings["data.num_classes"] = described(settings).num_classes
+    make_parts(settings, settings["data.num_classes"])
+    for option in ("image_size", "augment"):
+        if settings[f"data.{option}"] is not None:
+            data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
+    if from_disk(settings) and settings["steps_per_call"] > 1:
+        name, steps = settings["data.name"], settings["steps_per_call"]
+        raise ValueError(f"steps_per_call must be 1 for images that are read from disk, as {name}'s are; got {steps}")
+    if settings["teacher.cache"] is not None:
+        refuse_cache(settings)
     return settings
 
 
@@ -83,11 +85,6 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
     return Parts(student, network("model.teacher", teacher_dtype(settings)), objective)
 
 
-def teacher_dtype(settings: Settings) -> str:
-    """What the teacher computes in: ``teacher.dtype``, or what the student does."""
-    return settings["teacher.dtype"] or settings["model.dtype"]
-
-
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
     """The optimizer with its schedule for a run over ``num_examples``."""
     rate, batch_size = settings["optim.learning_rate"], settings["batch_size"]
@@ -124,31 +121,24 @@ def build_together(configs: Sequence[Mapping[str, Any]]) -> list[Built]:
     if settings["model.teacher"] == "none":
         dataset = load_data(settings)
         return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, NOBODY)
-    network, variables, stated = read_teacher(settings)
+    teacher, variables, stated = read_teacher(settings)
     dataset = load_data(settings)
     parts = make_parts(settings, dataset.num_classes)
-    accuracy = measure_teacher(settings, network, variables, stated, dataset, sharding.make_mesh())
+    network, mesh = parts.teacher, sharding.make_mesh()
+    accuracy = measure_teacher(settings, network, teacher, variables, stated, dataset, mesh)
     if settings["teacher.cache"] is None:
-        asked = asked_live(settings, parts, variables, dataset)
+        asked = asked_live(settings, network, variables, dataset)
     else:
-        asked = asked_by_cache(settings, parts, variables, dataset, [one["seed"] for one in all_settings])
+        assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
+        seeds = [one["seed"] for one in all_settings]
+        asked = asked_by_cache(settings, network, parts.objective, variables, dataset, seeds)
     return assemble(all_settings, parts, dataset, asked, teacher_accuracy=accuracy, teacher_stated=stated)
-
-
-def load_data(settings: Settings) -> Dataset:
-    """The data set of the config."""
-    return data.load(
-        settings["data.name"],
-        path=settings["data.path"],
-        select_on=settings["data.select_on"],
-        train_examples=settings["data.train_examples"],
-    )
 
 
 def assemble(
     all_settings: Sequence[Settings],
     parts: Parts,
-    dataset: Dataset,
+    dataset: AnyDataset,
     asked: Any,
     *,
     teacher_accuracy: float | None = None,
@@ -166,7 +156,7 @@ def assemble(
         teacher_accuracy=teacher_accuracy,
         teacher_stated=teacher_stated,
         objective=parts.objective,
-        optimizer=make_optimizer(settings, len(dataset.train.labels)),
+        optimizer=make_optimizer(settings, len(dataset.train.index)),
         dataset=dataset,
         mesh=sharding.make_mesh(),
         seed=0,
@@ -182,138 +172,13 @@ def assemble(
     return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 
 
-def steps_per_call(settings: Settings) -> int:
-    """How many steps one call of the jitted program takes."""
-    return settings["steps_per_call"] or (1 if jax.default_backend() == "cpu" else STEPS_PER_CALL)
-
-
-def image_dtype(settings: Settings) -> Any:
-    """Images are normalised in float32 (float64 for float64 networks); a bfloat16 network casts them itself."""
-    return jnp.promote_types(DTYPES[settings["model.dtype"]], jnp.float32)
-
-
-def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
-    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them.
-
-    That is, in percent, ``teacher.accuracy``; else, of a run on the same data, what it ended with; else, of an imported
-    network, ``teacher.published``. None if there is nothing to hold it against.
-    """
-    name = settings["model.teacher"]
-    if settings["teacher.run"] is None:
-        raise ValueError(
-            f"teacher.run must name the folder of a trained {name}: train one with teacher=none,student={name} in the "
-            "config's argument, or import one (python -m sdd_jax import --help), and give its --workdir as "
-            "--config.teacher.run"
-        )
-    folder = Path(settings["teacher.run"])
-    teacher = saved.read(folder)
-    done = run_folder.read_done(folder)
-    if done is None:
-        raise ValueError(f"teacher.run {folder} has not finished: start its command again to go on with it")
-    if teacher.name != name or teacher.stem != settings["model.stem"]:
-        got = f"{teacher.name} with the {teacher.stem} stem"
-        raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
-    stated = settings["teacher.accuracy"]
-    if stated is None and teacher.data is None:
-        stated = settings["teacher.published"]
-    elif stated is None and teacher.data and teacher.data["name"] == settings["data.name"]:
-        stated = 100 * done["last"]["accuracy"]
-    return teacher, saved.load_variables(folder, done["last"]["step"]), stated
-
-
-def measure_teacher(
-    settings: Settings, teacher: Saved, variables: dict[str, Any], stated: float | None, dataset: Dataset, mesh: Mesh
-) -> float:
-    """The teacher's test accuracy (0 to 1); ``ValueError`` if it does not fit the data or is off what is stated."""
-    saved.check_fits(teacher, variables, dataset)
-
-    def measure():
-        model = make_parts(settings, dataset.num_classes).teacher
-        return make_evaluator(model, dataset.test, dataset, mesh, image_dtype(settings))(variables)
-
-    pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
-    key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
-    if ":" in teacher.name:  # of a user's own network the code may change under the same weights
-        measured = measure()["accuracy"]
-    else:
-        measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
-    check_accuracy(100 * measured, stated)
-    return measured
-
-
-class Asked(NamedTuple):
-    """A teacher as a step asks it: ``teacher({**arrays, **chunk(seed, step)}, batch) -> Outputs``."""
-
-    teacher: Any
-    arrays: Mapping[str, Any]
-    chunk: Any
-
-
-NOBODY = Asked(None, {}, None)
-
-
-def folded_teacher(settings: Settings, parts: Parts, variables: Any, dataset: Dataset) -> tuple[Folded, dict[str, Any]]:
-    """The teacher as it is asked, live and for a cache alike: batch normalisations folded into its convolutions."""
-    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
-    return fold(parts.teacher, variables, images)
-
-
-def asked_live(settings: Settings, parts: Parts, variables: Any, dataset: Dataset) -> Asked:
-    """The teacher's network itself."""
-    folded, arrays = folded_teacher(settings, parts, variables, dataset)
-    return Asked(live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"]), arrays, None)
-
-
-def cache_layout(settings: Settings, model: Any, dataset: Dataset) -> Layout:
-    """Which rows of the teacher ``model`` this config's runs read."""
-    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
-    outputs, _ = jax.eval_shape(partial(model.init_with_output, train=False), jax.random.key(0), images)
-    return make_layout(outputs.logit_map.shape[1:3], settings["sdd.scales"], settings["sdd.pooling"])
-
-
-def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
-    """What a cache is of: it serves a run whose header is the same."""
-    return {
-        "teacher": {"variables": variables_hash(variables), "dtype": teacher_dtype(settings)},
-        "data": {
-            "train": dataset.fingerprint("train"),
-            "mean": list(dataset.mean),
-            "std": list(dataset.std),
-        },
-        "views": {"pad": dataset.pad, "flip": dataset.flip, "count": num_views(dataset.pad, dataset.flip)},
-        "rows": {"count": layout.rows, **layout.named()},
-        "num_classes": dataset.num_classes,
-        "store": store,
-    }
-
-
-def asked_by_cache(
-    settings: Settings, parts: Parts, variables: Any, dataset: Dataset, seeds: Sequence[int]
-) -> CachedTeacher:
-    """The teacher of ``teacher.cache`` for these seeds; ``ValueError`` if it is another's, or lacks what they need."""
-    lacking = parts.objective.needs - {"logits", "region_logits"}
-    if lacking:
-        raise ValueError(f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}: no cache holds that")
-    folder = Path(settings["teacher.cache"])
-    layout = cache_layout(settings, parts.teacher, dataset)
-    cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
-    cache.check_files()
-    return CachedTeacher(
-        cache,
-        layout,
-        dataset,
-        seeds=seeds,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        steps_per_call=steps_per_call(settings),
-    )
-
-
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics)."""
     settings = check(config)
-    info = data.INFO[settings["data.name"]]
+    info = described(settings)
     num_examples = settings["data.train_examples"] or info.train_examples
+    if not num_examples:
+        raise ValueError(f"to trace {settings['data.name']} without its data, state data.train_examples")
     parts = make_parts(settings, info.num_classes)
     optimizer = make_optimizer(settings, num_examples)
     teacher, teacher_arrays = None, {}

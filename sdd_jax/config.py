@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sdd_jax import data
+from sdd_jax.data.images import AUGMENTS
 from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
 
 METHODS = ("plain", "kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
@@ -47,6 +48,10 @@ FIELDS: dict[str, Field] = {
     "data.path": Field(str, optional=True),
     "data.select_on": Field(str, known=("validation", "test")),
     "data.train_examples": Field(int, least=1, optional=True),
+    "data.num_classes": Field(int, least=1, optional=True),
+    "data.image_size": Field(int, least=1, optional=True),
+    "data.augment": Field(str, known=AUGMENTS, optional=True),
+    "data.workers": Field(int, least=0),
     "sdd.scales": Field(tuple, least=1),
     "sdd.pooling": Field(str, known=POOLINGS),
     "sdd.consistency": Field(str, known=CONSISTENCIES),
@@ -133,9 +138,10 @@ def read(config: Mapping[str, Any]) -> Settings:
         check_scales(settings["sdd.scales"], settings["sdd.pooling"])
     except ValueError as error:
         raise ValueError(f"sdd.scales: {error}") from error
-    name = settings["data.name"]
-    if name not in data.INFO:
-        raise ValueError(f"data.name: unknown data set {name!r}{_closest(name, data.INFO)}")
+    try:
+        data.check_name(settings["data.name"])
+    except ValueError as error:
+        raise ValueError(f"data.name: {error}") from error
     if settings["optim.momentum"] >= 1:
         raise ValueError(f"optim.momentum must be below 1, got {settings['optim.momentum']}")
     milestones, epochs = settings["optim.milestones"], settings["epochs"]
@@ -150,6 +156,16 @@ def read(config: Mapping[str, Any]) -> Settings:
     if batch_size % devices:
         raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {batch_size}")
     return settings
+
+
+def teacher_dtype(settings: Settings) -> str:
+    """What the teacher computes in: ``teacher.dtype``, or what the student does."""
+    return settings["teacher.dtype"] or settings["model.dtype"]
+
+
+def image_dtype(settings: Settings) -> Any:
+    """Images are normalised in float32 (float64 for float64 networks); a bfloat16 network casts them itself."""
+    return jnp.promote_types(DTYPES[settings["model.dtype"]], jnp.float32)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

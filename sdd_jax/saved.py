@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sdd_jax import data
 from sdd_jax.config import DTYPES
-from sdd_jax.data.dataset import Dataset
+from sdd_jax.data.feed import AnyDataset
 from sdd_jax.models import create_model
 from sdd_jax.training import run_folder
 from sdd_jax.training.checkpoint import Checkpoints
@@ -44,11 +44,16 @@ def read(folder: Path) -> Saved:
         trained, network = "imported" not in config, config["model"]
         name, stem, dtype = network["student"], network["stem"], network["dtype"]
         room = config["data"] if trained else None
-        num_classes = data.describe(room["name"]).num_classes if room else int(config["num_classes"])
+        num_classes = int(config["num_classes"] if room is None else _num_classes(room))
         compute = DTYPES[dtype]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / run_folder.CONFIG} is not the config of a run: {error!r}") from error
     return Saved(folder, name, stem, num_classes, dtype, room, create_model(name, num_classes, stem, compute))
+
+
+def _num_classes(room: Mapping[str, Any]) -> int:
+    """Of the config's room data; runs of before it noted them name a set that is known."""
+    return room.get("num_classes") or data.describe(room["name"]).num_classes
 
 
 def steps(folder: Path) -> dict[str, int]:
@@ -66,7 +71,7 @@ def load_variables(folder: Path, step: int) -> dict[str, Any]:
     return Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="").load_variables(step)
 
 
-def check_fits(saved: Saved, variables: Any, dataset: Dataset) -> None:
+def check_fits(saved: Saved, variables: Any, dataset: AnyDataset) -> None:
     """``ValueError`` if ``variables`` are not those of the network for the images and classes of ``dataset``."""
     model = create_model(saved.name, dataset.num_classes, saved.stem, DTYPES[saved.dtype])
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)

@@ -3,11 +3,13 @@
 import importlib
 import itertools
 import json
+from functools import partial
 
 import chex
 import jax
 import numpy as np
 import pytest
+import sets
 from ml_collections import ConfigDict
 
 from configs import cifar100, common, imagenet, quickstart
@@ -50,7 +52,7 @@ def test_a_config_that_was_written_is_the_same_config():
 WRONG = {
     "an unknown name": ({"optim__schedule": "cosin"}, "optim.schedule: unknown 'cosin'; the closest is 'cosine'"),
     "an unknown student": ({"argument": {}, "model__student": "resnet9"}, "model.student: .*resnet9.*resnet8"),
-    "an unknown data set": ({"data__name": "cifar101"}, "'cifar101'; the closest is 'cifar10"),
+    "an unknown data set": ({"data__name": "cifar101"}, "data.name: .*'cifar101'.*did you mean 'cifar10"),
     "scales that do not start with 1": ({"sdd__scales": (2, 4)}, r"sdd.scales: .* start with 1.*\(2, 4\)"),
     "scales that are no numbers": ({"sdd__scales": ("1,2",)}, "sdd.scales must be integers"),
     "a scale above the nested grid": ({"sdd__scales": (1, 8)}, "scale above 4 needs pooling='direct'"),
@@ -170,9 +172,45 @@ def test_bfloat16_keeps_parameters_statistics_and_losses_in_float32():
     assert {str(leaf.dtype) for leaf in leaves} <= {"float32", "int32"}
 
 
-def test_imagenet_data_are_not_read_yet_and_it_says_so():
-    with pytest.raises(ValueError, match="imagenet"):
-        build(config("teacher=none", "imagenet"))
+def test_a_folder_of_images_tells_the_number_of_classes_and_its_config_keeps_it(tmp_path):
+    sets.write_folder(tmp_path, classes=("a", "b", "c"), train=2, test=1)
+    own = partial(config, "teacher=none,student=resnet18", "image_folder", data__path=str(tmp_path))
+    settings = check(own())
+    assert settings["data.num_classes"] == 3 and json.loads(json.dumps(settings.nested())) == settings.nested()
+    built = build(own(data__image_size=48, data__select_on="test"))
+    assert built.dataset.image_shape == (48, 48, 3) and built.model.num_classes == 3
+    with pytest.raises(ValueError, match="data.num_classes: image_folder has 3 on disk, the config says 4"):
+        build(own(data__num_classes=4))
+    with pytest.raises(FileNotFoundError, match="train"):
+        check(own(data__path=str(tmp_path / "nowhere")))
+
+
+def test_sets_of_any_size_trace_without_data_if_their_sizes_are_stated(tmp_path):
+    unseen = partial(config, "teacher=none,student=resnet18", "image_folder", data__name="tfds:birds")
+    state, _ = trace(unseen(data__num_classes=7, data__train_examples=100, data__image_size=64))
+    assert state.params["student"]["head"]["kernel"].shape == (512, 7)
+    with pytest.raises(ValueError, match="state data.train_examples"):
+        trace(unseen(data__num_classes=7))
+
+
+OF_SETS_ON_DISK = {"image_size": 64, "augment": "resize_crop"}
+
+
+@pytest.mark.parametrize("option", OF_SETS_ON_DISK)
+def test_what_only_sets_on_disk_have_is_refused_of_others(option):
+    with pytest.raises(ValueError, match=f"cifar10 is held in memory as it is: data.{option} cannot be chosen"):
+        check(config(**{f"data__{option}": OF_SETS_ON_DISK[option]}))
+
+
+def test_several_steps_a_call_need_images_in_memory():
+    with pytest.raises(ValueError, match="steps_per_call must be 1 .* read from disk.* got 5"):
+        check(config("teacher=none", "imagenet", steps_per_call=5))
+
+
+@pytest.mark.parametrize(("file", "reason"), [("imagenet", "random in size and place"), ("cub200", "read from disk")])
+def test_a_cache_of_sets_on_disk_is_refused_with_the_reason(file, reason):
+    with pytest.raises(ValueError, match=reason):
+        check(config(None, file, teacher__cache="somewhere"))
 
 
 # ---------------------------------------------------------------------- a teacher from a run's folder
@@ -287,4 +325,4 @@ def test_an_unfinished_teacher_is_refused(teacher_run, tmp_path):
 
 
 def test_every_known_data_set_is_described():
-    assert set(data.INFO) == {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet"}
+    assert set(data.INFO) == {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cub200", "imagenet"}

@@ -419,8 +419,8 @@ def test_a_missing_set_says_where_it_looked_and_how_to_get_it(tmp_path, name, co
     ("name", "path", "message"),
     [
         ("cifar1000", None, "known are digits, mnist, .*; did you mean 'cifar100'"),
-        ("xyzzy", None, r"imagenet$"),
-        ("imagenet", None, "not part of this release yet"),
+        ("xyzzy", None, r"imagenet, image_folder and tfds:NAME$"),
+        ("tfds:", None, "no data set is called 'tfds:'"),
         ("digits", "somewhere", "have no path, got 'somewhere'"),
     ],
 )

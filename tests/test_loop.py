@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tiny
 
-from sdd_jax.training import loop, programs, run_folder
+from sdd_jax.data import memory
+from sdd_jax.training import loop, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, Damaged
 from sdd_jax.training.logbook import Logbook, read_metrics
 
@@ -106,12 +107,12 @@ def test_the_step_is_traced_once(tmp_path, monkeypatch):
 
 def test_nothing_crosses_to_the_device_unsaid(tmp_path, monkeypatch):
     """The transfer guard is on inside the loop: a source that hands NumPy arrays to the step is refused."""
-    own = programs.MemoryData.own
+    own = memory.MemoryData.own
 
     def on_the_host(self, step):
         return {**own(self, step), "first_epoch": np.zeros(1, np.int32)}
 
-    monkeypatch.setattr(programs.MemoryData, "own", on_the_host)
+    monkeypatch.setattr(memory.MemoryData, "own", on_the_host)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         loop.train(tiny.built(epochs=1), tmp_path)
 

@@ -15,7 +15,8 @@ from test_end_to_end import refused, run
 
 from configs import cifar100
 from sdd_jax import saved
-from sdd_jax.build import build, check, read_teacher
+from sdd_jax.build import build, check
+from sdd_jax.build_teacher import read_teacher
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training.loop import train

@@ -19,18 +19,11 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from sdd_jax import data
-from sdd_jax.build import (
-    cache_header,
-    cache_layout,
-    check,
-    folded_teacher,
-    image_dtype,
-    load_data,
-    make_parts,
-    measure_teacher,
-    read_teacher,
-)
+from sdd_jax.build import check, make_parts
+from sdd_jax.build_data import load_data, refuse_cache
+from sdd_jax.build_teacher import cache_header, cache_layout, folded_teacher, measure_teacher, read_teacher
+from sdd_jax.config import image_dtype
+from sdd_jax.data.dataset import Dataset
 from sdd_jax.training import sharding
 from sdd_jax.training.cached_teacher import make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
@@ -52,19 +45,18 @@ def define_flags() -> None:
 def main() -> None:
     """Runs the command."""
     folder, settings = Path(flags.FLAGS.workdir), check(flags.FLAGS.config.to_dict())
-    name = settings["data.name"]
     if settings["model.teacher"] == "none":
         raise ValueError("this config has no teacher: there is nothing to keep")
-    if data.INFO[name].resized:
-        raise ValueError(f"{name}'s training crops are random in size and place: they have no finite number of views")
-    network, variables, stated = read_teacher(settings)
+    refuse_cache(settings)
+    teacher, variables, stated = read_teacher(settings)
     dataset = load_data(settings)
-    parts = make_parts(settings, dataset.num_classes)
-    measure_teacher(settings, network, variables, stated, dataset, sharding.make_mesh())
-    layout = cache_layout(settings, parts.teacher, dataset)
+    assert isinstance(dataset, Dataset)  # others were refused
+    network = make_parts(settings, dataset.num_classes).teacher
+    measure_teacher(settings, network, teacher, variables, stated, dataset, sharding.make_mesh())
+    layout = cache_layout(settings, network, dataset)
     store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))
-    folded, folded_variables = folded_teacher(settings, parts, variables, dataset)
+    folded, folded_variables = folded_teacher(settings, network, variables, dataset)
     compute = make_compute(folded, folded_variables, dataset, layout, image_dtype(settings), BATCH)
     if flags.FLAGS.verify:
         print(verify(cache, compute), flush=True)

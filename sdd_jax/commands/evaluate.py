@@ -46,7 +46,14 @@ def evaluate(folder: Path, name: str | None, path: str | None) -> None:
     if name is None and network.imported:
         raise ValueError(f"{folder} holds an imported network, which names no data: add --data, one of {_known()}")
     steps = saved.steps(folder)
-    dataset = data.load(name or own["name"], path=path or own.get("path"), select_on=own.get("select_on", "test"))
+    dataset = data.load(
+        name or own["name"],
+        path=path or own.get("path"),
+        select_on=own.get("select_on", "test"),
+        image_size=own.get("image_size"),
+        augment=own.get("augment"),
+        workers=own.get("workers", 0),
+    )
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
     image_dtype = jnp.promote_types(DTYPES[network.dtype], jnp.float32)
     evaluator = make_evaluator(network.model, dataset.test, dataset, sharding.make_mesh(), image_dtype)

@@ -100,9 +100,9 @@ def describe(built: Any, settings: Settings) -> str:
     if built.teacher_accuracy is not None:
         held = "" if built.teacher_stated is not None else ", held against nothing: no teacher.accuracy is stated"
         what += f" (teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held})"
-    sizes = f"{len(dataset.train.labels)} training images, {len(dataset.test.labels)} test images"
+    sizes = f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images"
     if settings["data.select_on"] == "validation":
-        sizes += f", best epoch chosen on {len(dataset.selection.labels)} held-out images"
+        sizes += f", best epoch chosen on {len(dataset.selection.index)} held-out images"
     else:
         sizes += ", best epoch chosen on the test set itself"
     device = mesh.devices.flat[0]

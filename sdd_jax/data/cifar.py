@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.data.dataset import Raw, not_found
+from sdd_jax.data.tfds_directory import import_tfds, prepare_command
 
 __all__ = ["CIFAR100_CLASSES", "CIFAR10_CLASSES", "LAYOUTS", "Layout", "read_cifar", "read_tfds"]
 
@@ -155,17 +156,10 @@ def read_tfds(name: str, data_dir: str | PathLike[str]) -> Raw:
     if not versions:
         raise ValueError(
             f"{Path(data_dir, name)} holds no ArrayRecord files. Prepare the set as such (this needs TensorFlow):"
-            f"\n  {_tfds_command(name)}"
+            f"\n  {prepare_command(name)}"
         )
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "reading a TFDS directory needs: pip install tensorflow-datasets importlib_resources pillow"
-        ) from error
-
     # From the directory, not by name (tfds.data_source): the version on disk need not be the installed package's.
-    builder = tfds.builder_from_directory(str(max(versions)))
+    builder = import_tfds().builder_from_directory(str(max(versions)))
     arrays = []
     for split in ("train", "test"):
         source: Any = builder.as_data_source(split=split)
@@ -252,17 +246,12 @@ class _ArrayUnpickler(pickle.Unpickler):
         return self._ADMITTED[module, name]
 
 
-def _tfds_command(name: str) -> str:
-    builder = f"tfds.builder('{name}', data_dir='data', file_format='array_record')"
-    return f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'
-
-
 def _ways(name: str, layout: Layout) -> list[str]:
     address = f"https://www.cs.toronto.edu/~kriz/{layout.archive}"
     torchvision = name.upper()
     return [
         f"curl -fL --create-dirs -o data/{layout.archive} {address}",
         f"python -c \"from torchvision.datasets import {torchvision}; {torchvision}('data', download=True)\"",
-        f"{_tfds_command(name)}  (preparing needs TensorFlow: "
+        f"{prepare_command(name)}  (preparing needs TensorFlow: "
         "pip install tensorflow tensorflow-datasets importlib_resources)",
     ]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Dataset", "Raw", "Split", "from_arrays", "not_found", "stratified_draw"]
+__all__ = ["Dataset", "Raw", "Split", "from_arrays", "not_found", "split_rows", "stratified_draw"]
 
 # Keys of the fixed draws. They are constants and never a run's seed, so that a teacher, its students and every seed
 # hold out the same images. Changing one changes every published split.
@@ -159,14 +159,9 @@ def from_arrays(
 
     whole = Split(train_images, train_labels, np.arange(len(train_images), dtype=np.int32))
     test = Split(test_images, test_labels, np.arange(len(test_images), dtype=np.int32))
-    if select_on == "test":
-        train, selection = whole, test
-    elif select_on == "validation":
-        train, selection = _hold_out(whole)
-    else:
-        raise ValueError(f'select_on must be "validation" or "test", got {select_on!r}')
-    if train_examples is not None:
-        train = _subset(train, train_examples)
+    rows, held = split_rows(train_labels, select_on, train_examples)
+    train = whole if len(rows) == len(train_labels) else _take(whole, rows)
+    selection = test if held is None else _take(whole, held)
     return Dataset(name, class_names, train, selection, test, select_on, mean, std, pad, bool(flip))
 
 
@@ -187,26 +182,44 @@ def _take(split: Split, rows: np.ndarray) -> Split:
     return Split(*(array[rows] for array in split))
 
 
-def _hold_out(split: Split) -> tuple[Split, Split]:
-    sizes = np.bincount(split.labels)
+def hold_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows of the validation split: a tenth of each class by a fixed key.
+
+    At least one image of a class that has two, never the whole class.
+    """
+    sizes = np.bincount(labels)
     counts = np.where(sizes >= 2, np.maximum((sizes + 5) // 10, 1), 0)
     if not counts.any():
         raise ValueError('no class has the two examples that a validation split needs: use select_on="test"')
-    held = np.zeros(len(split.labels), bool)
-    held[stratified_draw(split.labels, counts, _VALIDATION_KEY)] = True
-    return _take(split, np.flatnonzero(~held)), _take(split, np.flatnonzero(held))
+    held = np.zeros(len(labels), bool)
+    held[stratified_draw(labels, counts, _VALIDATION_KEY)] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _subset(split: Split, examples: int) -> Split:
-    available = len(split.labels)
+def subset(labels: np.ndarray, examples: int) -> np.ndarray:
+    """Rows of so many examples by a fixed key, the shares of the classes kept as nearly as integers allow."""
+    available = len(labels)
     if isinstance(examples, bool) or not isinstance(examples, int) or not 1 <= examples <= available:
         raise ValueError(f"train_examples must be a whole number from 1 to {available}, got {examples!r}")
-    sizes = np.bincount(split.labels).astype(np.int64)
+    sizes = np.bincount(labels).astype(np.int64)
     counts, remainders = np.divmod(sizes * examples, available)
     # Largest remainders, lowest class first among equals: in whole numbers, so that no rounding of the machine decides.
     short = examples - int(counts.sum())
     counts[np.argsort(-remainders, kind="stable")[:short]] += 1
-    return _take(split, stratified_draw(split.labels, counts, _SUBSET_KEY))
+    return stratified_draw(labels, counts, _SUBSET_KEY)
+
+
+def split_rows(labels: np.ndarray, select_on: str, train_examples: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which rows of the official training set are trained on, and which the best epoch is chosen on.
+
+    The latter are None if that is done on the test set. ``train_examples`` are taken after the validation split.
+    """
+    if select_on not in ("validation", "test"):
+        raise ValueError(f'select_on must be "validation" or "test", got {select_on!r}')
+    rows, held = hold_out(labels) if select_on == "validation" else (np.arange(len(labels)), None)
+    if train_examples is not None:
+        rows = rows[subset(labels[rows], train_examples)]
+    return rows, held
 
 
 def _check_images(images: np.ndarray, what: str) -> np.ndarray:

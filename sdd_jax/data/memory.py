@@ -1,6 +1,6 @@
 """An in-memory data set as the loop's source: everything on the device, nothing renewed but an epoch's order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sdd_jax.data.arrays import Dataset, Split, check_positions, epoch_order, epochs_per_chunk, train_batch
+from sdd_jax.data.arrays import (
+    Dataset,
+    Split,
+    check_positions,
+    epoch_order,
+    epochs_per_chunk,
+    eval_batch,
+    eval_batches,
+    train_batch,
+)
 from sdd_jax.training.sharding import by_seed, replicated
 
 
@@ -30,7 +39,7 @@ class MemoryData:
     ):
         self._dataset, self._batch_size = dataset, batch_size
         self._on_all, each = replicated(mesh), by_seed(mesh)
-        self._num_examples = num_examples = len(dataset.train.labels)
+        self._num_examples = num_examples = len(dataset.train.index)
         check_positions(epochs, num_examples, batch_size)
         covered = epochs_per_chunk(steps_per_call, batch_size, num_examples)
 
@@ -52,6 +61,9 @@ class MemoryData:
             self._first_epoch = first_epoch
         return self._own
 
+    def close(self) -> None:
+        """Nothing was opened."""
+
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
         """``batch(arrays, step)``, to be called inside ``jit``."""
         dataset, batch_size = self._dataset, self._batch_size
@@ -66,6 +78,38 @@ class MemoryData:
                 std=dataset.std,
                 pad=dataset.pad,
                 flip=dataset.flip,
+                dtype=dtype,
+            )
+
+        return batch
+
+
+class MemoryEval:
+    """A split for evaluation: in its order, the last batch padded."""
+
+    def __init__(self, dataset: Dataset, split: Split, *, batch_size: int, mesh: Mesh):
+        on_all = replicated(mesh)
+        self._dataset, self._batch_size = dataset, batch_size
+        self._arrays = put_split(split, on_all)
+        count = eval_batches(len(split.index), batch_size)
+        self._numbers = [jax.device_put(np.int32(number), on_all) for number in range(count)]
+
+    def batches(self) -> Iterator[dict[str, jax.Array]]:
+        """The arrays that ``batch`` makes a batch of, for each of them."""
+        return ({**self._arrays, "number": number} for number in self._numbers)
+
+    def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
+        """``batch(arrays)``, to be called inside ``jit``."""
+        dataset, batch_size = self._dataset, self._batch_size
+
+        def batch(arrays):
+            return eval_batch(
+                arrays,
+                arrays["number"],
+                batch_size=batch_size,
+                mean=dataset.mean,
+                std=dataset.std,
+                pad=dataset.pad,
                 dtype=dtype,
             )
 

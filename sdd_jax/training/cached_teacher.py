@@ -52,7 +52,7 @@ class Replay:
 
 def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
     """Every key, without repetition, that a run asks for; increasing. At most one of each example in each epoch."""
-    num_examples = len(dataset.train.labels)
+    num_examples = len(dataset.train.index)
     replay = Replay(dataset, seed)
     end = optim.total_steps(epochs, num_examples, batch_size) * batch_size
     seen = np.zeros((int(dataset.train.index.max()) + 1) * num_views(dataset.pad, dataset.flip), bool)
@@ -118,7 +118,7 @@ class CachedTeacher:
     ):
         self._cache, self._layout = cache, layout
         self._batch_size, self._steps = batch_size, steps_per_call
-        self._end = optim.total_steps(epochs, len(dataset.train.labels), batch_size) * batch_size
+        self._end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
         kept, needed = cache.keys(), np.zeros(0, np.int64)
         for seed in seeds:
             keys = run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)

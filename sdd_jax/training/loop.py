@@ -17,14 +17,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from sdd_jax import metrics
-from sdd_jax.data.arrays import Dataset, Split, eval_batch, eval_batches
-from sdd_jax.data.memory import put_split
+from sdd_jax.data.dataset import Split
+from sdd_jax.data.feed import AnyDataset, eval_data
+from sdd_jax.data.streamed import StreamedSplit
 from sdd_jax.training import optim, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, abstract
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import Logbook
 from sdd_jax.training.programs import Built, Programs
-from sdd_jax.training.sharding import pick, replicated
+from sdd_jax.training.sharding import pick
 from sdd_jax.training.step import State, make_eval_step, student_variables
 
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
@@ -54,7 +55,7 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
     Each leaves in its folder what it would leave alone. Runs that stopped at different steps go on one after the other.
     """
     built, programs = runs[0], Programs(runs)
-    dataset, num_examples, on_all = built.dataset, len(built.dataset.train.labels), programs.on_all
+    dataset, num_examples, on_all = built.dataset, len(built.dataset.train.index), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
     eval_steps = _due(built.eval_every_epochs, built.epochs, num_examples, built.batch_size)
     save_steps = _due(built.save_every_epochs, built.epochs, num_examples, built.batch_size)
@@ -121,6 +122,7 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
         for file in files:
             file.finish(total, trained_together=len(runs))
     finally:
+        programs.close()
         for file in files:
             file.close()
     return [programs.pick(states, number) for number in numbers[: len(runs)]]
@@ -149,7 +151,7 @@ class _Files:
             self._workdir,
             step=step,
             total_steps=total,
-            num_examples=len(run.dataset.train.labels),
+            num_examples=len(run.dataset.train.index),
             batch_size=run.batch_size,
             name=name,
             shows_progress=shows_progress,
@@ -168,7 +170,7 @@ class _Files:
         done |= {
             "seed": run.seed,
             "steps": total,
-            "train_examples": len(run.dataset.train.labels),
+            "train_examples": len(run.dataset.train.index),
             "teacher_accuracy": run.teacher_accuracy,
             "seconds": round(self.logbook.elapsed, 1),
             "trained_together": trained_together,
@@ -190,24 +192,17 @@ def make_evaluators(built: Built, mesh: Mesh) -> dict[str, Callable[[Any], dict[
 
 
 def make_evaluator(
-    model: Any, split: Split, dataset: Dataset, mesh: Mesh, dtype: Any
+    model: Any, split: Split | StreamedSplit, dataset: AnyDataset, mesh: Mesh, dtype: Any
 ) -> Callable[[Any], dict[str, float]]:
     """``evaluator(variables) -> results`` of ``model`` on ``split``: accuracy, top-5, loss, and how many were seen."""
-    num_examples, devices, on_all = len(split.labels), mesh.size, replicated(mesh)
+    num_examples, devices = len(split.index), mesh.size
     batch_size = math.ceil(min(EVAL_BATCH, num_examples) / devices) * devices
-    arrays = put_split(split, on_all)
-
-    def make_batch(arrays, number):
-        return eval_batch(
-            arrays, number, batch_size=batch_size, mean=dataset.mean, std=dataset.std, pad=dataset.pad, dtype=dtype
-        )
-
+    data = eval_data(dataset, split, batch_size=batch_size, mesh=mesh)
     network = functools.partial(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)), train=False)
-    step = jit_network(make_eval_step(model, make_batch, mesh, dataset.num_classes), network)
-    numbers = [jax.device_put(np.int32(n), on_all) for n in range(eval_batches(num_examples, batch_size))]
+    step = jit_network(make_eval_step(model, data.batch_function(dtype), mesh, dataset.num_classes), network)
 
     def evaluator(variables):
-        states = [jax.device_get(step(variables, arrays, number)) for number in numbers]
+        states = [jax.device_get(step(variables, arrays)) for arrays in data.batches()]
         total = metrics.merge(*states)
         seen = int(total["accuracy"]["count"])
         if seen != num_examples:

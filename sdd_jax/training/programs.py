@@ -10,8 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from sdd_jax.data.arrays import Dataset
-from sdd_jax.data.memory import MemoryData
+from sdd_jax.data.feed import AnyDataset, train_data
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective
 from sdd_jax.training.sharding import by_seed, make_mesh, pick, replicated, stack
@@ -31,7 +30,7 @@ class Built(NamedTuple):
     teacher_stated: float | None  # in percent: what that was held against, if anything
     objective: Objective
     optimizer: optax.GradientTransformation
-    dataset: Dataset
+    dataset: AnyDataset
     mesh: Mesh
     seed: int
     epochs: int
@@ -61,7 +60,7 @@ class Programs:
         self._seeds = [run.seed for run in runs]
         self.mesh = mesh = make_mesh(list(built.mesh.devices.flat), seeds=len(runs))
         self.on_all, self._each = replicated(mesh), by_seed(mesh)
-        self._data = MemoryData(
+        self._data = train_data(
             built.dataset,
             seeds=self._seeds,
             epochs=built.epochs,
@@ -70,7 +69,7 @@ class Programs:
             mesh=mesh,
         )
         self._shared = jax.device_put(built.teacher_arrays, self.on_all), self._data.shared
-        num_examples = len(built.dataset.train.labels)
+        num_examples = len(built.dataset.train.index)
         train_step = make_train_step(
             built.model,
             built.teacher,
@@ -111,6 +110,10 @@ class Programs:
     def arrays(self, step: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """What the chunk that starts at ``step`` reads: ``shared`` by all runs, and each run's ``own``."""
         return self._shared, (self._teacher_chunk(step), self._data.own(step))
+
+    def close(self) -> None:
+        """Ends what reads data ahead."""
+        self._data.close()
 
     def _teacher_chunk(self, step: int) -> Any:
         if self._built.teacher_chunk is None:

@@ -181,15 +181,15 @@ def make_run_chunk(
 
 
 def make_eval_step(
-    model: Any, make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]], mesh: Mesh, num_classes: int
+    model: Any, make_batch: Callable[[Any], dict[str, jax.Array]], mesh: Mesh, num_classes: int
 ) -> Callable[..., dict[str, metrics.State]]:
-    """``eval_step(variables, data_arrays, number) -> states`` of batch ``number``: accuracy, top-5 and cross-entropy.
+    """``eval_step(variables, data_arrays) -> states`` of one batch: accuracy, top-5 and cross-entropy.
 
     Top-5 is left out for fewer than six classes, where it would count every example as correct.
     """
 
-    def eval_step(variables, data_arrays, number):
-        batch = split_batch(make_batch(data_arrays, number), mesh)
+    def eval_step(variables, data_arrays):
+        batch = split_batch(make_batch(data_arrays), mesh)
         logits = model.apply(variables, batch["image"], train=False).logits
         labels, valid = batch["label"], batch["valid"]
         states = {

@@ -1,0 +1,147 @@
+"""Images per second from JPEG files to a batch that training takes, beside the plain PIL pipeline of PyTorch users."""
+
+import io
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import timing
+from benchmarks.markdown import table
+from sdd_jax import data
+from sdd_jax.data import images
+from sdd_jax.data.feed import train_data
+from sdd_jax.training.sharding import make_mesh
+
+COUNT, HEIGHT, WIDTH, SIZE = 128, 375, 500, 224  # files; ImageNet's photographs are about 400 x 350 in the mean
+BATCH, STEPS, ROUNDS = 32, 32, 5
+PIPELINES = (("one core, no pipeline", None), ("2 worker processes", 2))
+
+
+def section():
+    """Times both pipelines in turns; lines of markdown."""
+    with tempfile.TemporaryDirectory(prefix="benchmark_images_") as folder:
+        kilobytes = write_photographs(Path(folder)) / COUNT / 1000
+        rows = []
+        for name, workers in PIPELINES:
+            rows.append(cells(name, *rounds(ours(Path(folder), workers), plain(Path(folder), workers))))
+    return [
+        "## Images",
+        "",
+        f"Images per second from JPEG files of {WIDTH} x {HEIGHT} pixels ({kilobytes:.0f} kB in the mean, in the page "
+        f"cache): read, decode, RandomResizedCrop to {SIZE}, flip, batches of {BATCH}. Ours ends with uint8, which the "
+        "step normalises on the device; the plain one, PIL as torchvision calls it and PyTorch's DataLoader, ends with "
+        f"normalised float32. The median of {ROUNDS} rounds in turns; a round starts anew, and its clock with the "
+        f"first of its {STEPS + 1} batches.",
+        "",
+        *table(("", "ours", "plain PIL", "ours / plain", "quartiles"), rows),
+    ]
+
+
+def cells(name, our_seconds, plain_seconds):
+    """A row of the table, from the seconds of each round."""
+    measured = timing.ratio(plain_seconds, our_seconds)
+    images_a_round = STEPS * BATCH
+    return (
+        name,
+        f"{images_a_round / statistics.median(our_seconds):.0f}",
+        f"{images_a_round / statistics.median(plain_seconds):.0f}",
+        f"{measured.median:.2f}",
+        f"{measured.low:.2f} to {measured.high:.2f}",
+    )
+
+
+def rounds(*pipelines):
+    """The seconds of each pipeline for `STEPS` batches, round by round."""
+    seconds = [[] for _ in pipelines]
+    for _ in range(ROUNDS):
+        for start, taken in zip(pipelines, seconds, strict=True):
+            batches = start()
+            next(batches)
+            began = time.perf_counter()
+            for _ in range(STEPS):
+                next(batches)
+            taken.append(time.perf_counter() - began)
+            batches.close()
+    return seconds
+
+
+def write_photographs(folder):
+    """JPEG files with the detail of photographs, in one class; how many bytes they have together."""
+    rng, written = np.random.default_rng(0), 0
+    for part, count in (("train", COUNT), ("test", 1)):
+        (folder / part / "only").mkdir(parents=True)
+        for number in range(count):
+            coarse = rng.integers(0, 256, (HEIGHT // 12, WIDTH // 12, 3), dtype=np.uint8)
+            smooth = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+            grain = rng.normal(scale=6, size=smooth.shape)
+            content = io.BytesIO()
+            picture = Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
+            picture.save(content, "JPEG", quality=92, subsampling="4:2:0")
+            (folder / part / "only" / f"{number}.jpg").write_bytes(content.getvalue())
+            written += len(content.getvalue()) if part == "train" else 0
+    return written
+
+
+def ours(folder, workers):
+    """`start()` returns this project's batches: by hand in this thread, or as training reads them."""
+    dataset = data.load("image_folder", path=folder, select_on="test", image_size=SIZE, workers=workers or 0)
+
+    def by_hand():
+        records, rng = dataset.train.records, np.random.default_rng(0)
+        for step in itertools.count():
+            numbers = (number % COUNT for number in range(step * BATCH, (step + 1) * BATCH))
+            decoded = (images.decode(records.read(number)[0], "") for number in numbers)
+            yield np.stack([images.train_image(image, dataset.augment, SIZE, rng)[0] for image in decoded])
+
+    def as_training():
+        source = train_data(dataset, seeds=[0], epochs=1000, batch_size=BATCH, steps_per_call=1, mesh=make_mesh())
+        try:
+            for step in itertools.count():
+                yield source.own(step)["image"].block_until_ready()
+        finally:
+            source.close()
+
+    return by_hand if workers is None else as_training
+
+
+def plain(folder, workers):
+    """`start()` returns the batches of PIL and PyTorch, with the steps that torchvision's transforms take."""
+    import torch
+
+    torch.set_num_threads(1)
+    paths = sorted((folder / "train" / "only").iterdir())
+    repeated = Plain(paths * (BATCH * (STEPS + 1) // COUNT + 1))
+
+    def start():
+        yield from torch.utils.data.DataLoader(repeated, batch_size=BATCH, num_workers=workers or 0)
+
+    return start
+
+
+class Plain:
+    """Files as normalised float32 ``[3, H, W]``, as torchvision's reference training has them."""
+
+    def __init__(self, paths):
+        self._paths = paths
+
+    def __len__(self):
+        return len(self._paths)
+
+    def __getitem__(self, number):
+        import torch
+
+        rng = np.random.default_rng()
+        with open(self._paths[number], "rb") as file:
+            image = Image.open(file).convert("RGB")
+        box = images.random_box(image.width, image.height, rng)
+        image = image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        if rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        info = data.INFO["imagenet"]
+        return (pixels - torch.tensor(info.mean).view(3, 1, 1)) / torch.tensor(info.std).view(3, 1, 1)

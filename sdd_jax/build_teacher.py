@@ -1,0 +1,153 @@
+"""From a config to the teacher of its runs: out of its run's folder, held against its accuracy, live or in a cache."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from sdd_jax import saved
+from sdd_jax.build_data import steps_per_call
+from sdd_jax.config import Settings, image_dtype, teacher_dtype
+from sdd_jax.data.augment import num_views
+from sdd_jax.data.dataset import Dataset
+from sdd_jax.data.feed import AnyDataset
+from sdd_jax.models.folding import Folded, fold
+from sdd_jax.saved import Saved
+from sdd_jax.training import run_folder
+from sdd_jax.training.cached_teacher import CachedTeacher
+from sdd_jax.training.loop import make_evaluator
+from sdd_jax.training.objective import Objective
+from sdd_jax.training.step import live_teacher
+from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
+from sdd_jax.training.teacher_cache import Cache, Layout, make_layout, stored_as
+
+
+def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
+    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them.
+
+    That is, in percent, ``teacher.accuracy``; else, of a run on the same data, what it ended with; else, of an imported
+    network, ``teacher.published``. None if there is nothing to hold it against.
+    """
+    name = settings["model.teacher"]
+    if settings["teacher.run"] is None:
+        raise ValueError(
+            f"teacher.run must name the folder of a trained {name}: train one with teacher=none,student={name} in the "
+            "config's argument, or import one (python -m sdd_jax import --help), and give its --workdir as "
+            "--config.teacher.run"
+        )
+    folder = Path(settings["teacher.run"])
+    teacher = saved.read(folder)
+    done = run_folder.read_done(folder)
+    if done is None:
+        raise ValueError(f"teacher.run {folder} has not finished: start its command again to go on with it")
+    if teacher.name != name or teacher.stem != settings["model.stem"]:
+        got = f"{teacher.name} with the {teacher.stem} stem"
+        raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
+    stated = settings["teacher.accuracy"]
+    if stated is None and teacher.data is None:
+        stated = settings["teacher.published"]
+    elif stated is None and teacher.data and teacher.data["name"] == settings["data.name"]:
+        stated = 100 * done["last"]["accuracy"]
+    return teacher, saved.load_variables(folder, done["last"]["step"]), stated
+
+
+def measure_teacher(
+    settings: Settings,
+    network: Any,
+    teacher: Saved,
+    variables: dict[str, Any],
+    stated: float | None,
+    dataset: AnyDataset,
+    mesh: Mesh,
+) -> float:
+    """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
+
+    Raises:
+      ValueError: if it does not fit the data, or is off what is stated.
+    """
+    saved.check_fits(teacher, variables, dataset)
+
+    def measure():
+        return make_evaluator(network, dataset.test, dataset, mesh, image_dtype(settings))(variables)
+
+    pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
+    key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
+    if ":" in teacher.name:  # of a user's own network the code may change under the same weights
+        measured = measure()["accuracy"]
+    else:
+        measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
+    check_accuracy(100 * measured, stated)
+    return measured
+
+
+class Asked(NamedTuple):
+    """A teacher as a step asks it: ``teacher({**arrays, **chunk(seed, step)}, batch) -> Outputs``."""
+
+    teacher: Any
+    arrays: Mapping[str, Any]
+    chunk: Any
+
+
+NOBODY = Asked(None, {}, None)
+
+
+def folded_teacher(
+    settings: Settings, network: Any, variables: Any, dataset: AnyDataset
+) -> tuple[Folded, dict[str, Any]]:
+    """The teacher as it is asked, live and for a cache alike: batch normalisations folded into its convolutions."""
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
+    return fold(network, variables, images)
+
+
+def asked_live(settings: Settings, network: Any, variables: Any, dataset: AnyDataset) -> Asked:
+    """The teacher's network itself."""
+    folded, arrays = folded_teacher(settings, network, variables, dataset)
+    return Asked(live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"]), arrays, None)
+
+
+def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:
+    """Which rows of the teacher ``network`` this config's runs read."""
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
+    outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
+    return make_layout(outputs.logit_map.shape[1:3], settings["sdd.scales"], settings["sdd.pooling"])
+
+
+def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
+    """What a cache is of: it serves a run whose header is the same."""
+    return {
+        "teacher": {"variables": variables_hash(variables), "dtype": teacher_dtype(settings)},
+        "data": {
+            "train": dataset.fingerprint("train"),
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+        },
+        "views": {"pad": dataset.pad, "flip": dataset.flip, "count": num_views(dataset.pad, dataset.flip)},
+        "rows": {"count": layout.rows, **layout.named()},
+        "num_classes": dataset.num_classes,
+        "store": store,
+    }
+
+
+def asked_by_cache(
+    settings: Settings, network: Any, objective: Objective, variables: Any, dataset: Dataset, seeds: Sequence[int]
+) -> CachedTeacher:
+    """The teacher of ``teacher.cache`` for these seeds; ``ValueError`` if it is another's, or lacks what they need."""
+    lacking = objective.needs - {"logits", "region_logits"}
+    if lacking:
+        raise ValueError(f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}: no cache holds that")
+    folder = Path(settings["teacher.cache"])
+    layout = cache_layout(settings, network, dataset)
+    cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
+    cache.check_files()
+    return CachedTeacher(
+        cache,
+        layout,
+        dataset,
+        seeds=seeds,
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        steps_per_call=steps_per_call(settings),
+    )

@@ -1,0 +1,160 @@
+"""A data set on disk as the loop's source: Grain reads ahead, decodes in threads or processes, and feeds the device."""
+
+import functools
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sdd_jax.data import augment
+from sdd_jax.data.arrays import check_positions, eval_batches
+from sdd_jax.data.streamed import EvalExample, StreamedDataset, StreamedSplit, TrainExample
+from sdd_jax.training.sharding import DATA, SEEDS, by_seed
+
+AHEAD = 2  # batches that wait on the device, and in each worker process
+MOST_THREADS = 16
+
+
+class GrainData:
+    """The batches of runs over ``dataset.train``, one for each of ``seeds``, as ``MemoryData`` is for sets in memory.
+
+    Order: position p of a run is entry ``p % N`` of a permutation that is a function of (seed, ``p // N``), Grain's
+    shuffle. Every process reads its share of a batch. Nothing is kept between steps but what was read ahead: a run that
+    goes on from step s reads from there.
+    """
+
+    shared: dict[str, jax.Array] = {}
+
+    def __init__(
+        self,
+        dataset: StreamedDataset,
+        *,
+        seeds: Sequence[int],
+        epochs: int,
+        batch_size: int,
+        steps_per_call: int,
+        mesh: Mesh,
+    ):
+        if steps_per_call != 1:
+            raise ValueError(f"images that are read from disk need steps_per_call 1, got {steps_per_call}")
+        check_positions(epochs, len(dataset.train.index), batch_size)
+        share, processes = jax.process_index(), jax.process_count()
+        if batch_size % processes:
+            raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
+        self._dataset, self._mesh = dataset, mesh
+        runs = [_positions(dataset, seed)[share::processes] for seed in seeds]
+        batches = [run.batch(batch_size // processes) for run in runs]
+        self._batches = grain.experimental.ZipMapDataset(batches).map(_stack)
+        self._keys = jax.device_put(jnp.stack([jax.random.key(seed) for seed in seeds]), by_seed(mesh))
+        self._next = -1
+        self._iterator: grain.DatasetIterator | None = None
+
+    def own(self, step: int) -> dict[str, jax.Array]:
+        """Each run's key, and its batch of ``step``, ``[runs, B, ...]``."""
+        if self._iterator is None or step != self._next:
+            self.close()
+            self._iterator = _start(self._batches[step:], self._dataset.workers, self._put)
+        self._next = step + 1
+        return {"key": self._keys, **next(self._iterator)}
+
+    def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
+        """``batch(arrays, step)``, to be called inside ``jit``: only normalisation is left to do."""
+        mean, std = self._dataset.mean, self._dataset.std
+
+        def batch(arrays, step):
+            del step
+            rest = {name: array for name, array in arrays.items() if name not in ("key", "image")}
+            valid = jnp.ones(rest["label"].shape, bool)
+            return {"image": augment.normalize(arrays["image"], mean, std, dtype), **rest, "valid": valid}
+
+        return batch
+
+    def close(self) -> None:
+        """Ends threads and processes."""
+        if self._iterator is not None:
+            self._iterator.close()
+        self._iterator = None
+
+    def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return _put_share(arrays, NamedSharding(self._mesh, PartitionSpec(SEEDS, DATA)))
+
+
+class GrainEval:
+    """A split for evaluation, in its order, padded to whole batches; as ``MemoryEval`` is for sets in memory."""
+
+    def __init__(self, dataset: StreamedDataset, split: StreamedSplit, *, batch_size: int, mesh: Mesh):
+        self._dataset, self._mesh = dataset, mesh
+        share, processes = jax.process_index(), jax.process_count()
+        example = EvalExample(split, dataset.augment, dataset.image_size, dataset.num_classes, seed=0)
+        padded = eval_batches(len(split.index), batch_size) * batch_size
+        positions = grain.MapDataset.range(padded)[share::processes]
+        self._batches = positions.map(example).batch(batch_size // processes)
+
+    def batches(self) -> Iterator[dict[str, jax.Array]]:
+        """The batches' arrays, each once."""
+        sharding = NamedSharding(self._mesh, PartitionSpec((SEEDS, DATA)))
+        iterator = _start(self._batches, self._dataset.workers, functools.partial(_put_share, sharding=sharding))
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+    def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
+        """``batch(arrays)``, to be called inside ``jit``."""
+        mean, std = self._dataset.mean, self._dataset.std
+        return lambda arrays: {**arrays, "image": augment.normalize(arrays["image"], mean, std, dtype)}
+
+
+def _positions(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
+    """The endless row of a run's examples, position by position."""
+    split = dataset.train
+    example = TrainExample(split, dataset.augment, dataset.image_size, dataset.num_classes, seed)
+    rows = grain.MapDataset.range(len(split.index)).seed(seed).shuffle().repeat(None)
+    return rows.map_with_index(example)
+
+
+def _stack(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+
+
+def _put_share(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This process's share of a batch onto its devices.
+
+    The copy: worker processes hand over shared memory, which a CPU's array would alias, and hold on to.
+    """
+    return {name: jax.make_array_from_process_local_data(sharding, np.array(array)) for name, array in arrays.items()}
+
+
+def _start(
+    batches: grain.MapDataset, workers: int, put: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
+) -> grain.DatasetIterator:
+    """Reads ahead: batches are made in threads or in processes, in the same order, and put on the device in another."""
+    threads = 1 if workers else min(os.cpu_count() or 1, MOST_THREADS)
+    read = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain asks its own flags, which a program that uses no absl never parses
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
+        read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
+    return iter(grain.experimental.ThreadPrefetchIterDataset(read.map(put), prefetch_buffer_size=AHEAD))
+
+
+def _end_with_parent(number: int, workers: int) -> None:
+    """In a worker process: it ends when the run is killed; Grain's would wait for ever for someone to take a batch."""
+    del number, workers
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        assert parent is not None  # this runs in no other process
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

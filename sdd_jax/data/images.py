@@ -1,0 +1,134 @@
+"""Encoded images to pixels, and what training and evaluation see of them: Pillow and NumPy, on the host, no JAX.
+
+Pillow decodes (JPEGs by libjpeg-turbo) and resizes (bilinear, antialiased), as torchvision's transforms of PIL images
+do, so that networks trained there see the same pixels here.
+"""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+__all__ = ["AUGMENTS", "NO_VIEW", "decode", "eval_image", "resized_side", "train_image"]
+
+AUGMENTS = ("resize_crop", "random_resized_crop")
+NO_VIEW = -1  # of crops that are random in size: too many pictures to number
+
+# torchvision's RandomResizedCrop: shares of the image's area, widths over heights, and how often it tries.
+_AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+
+
+def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
+    """An RGB image of 8 bits a channel, upright.
+
+    Grey, palette, CMYK and 16-bit images are converted (of 16 bits the upper 8 count), a transparent one is laid over
+    white, of an animation the first frame counts, and the rotation that a camera noted in EXIF is applied, as viewers
+    do.
+
+    Args:
+      data: the bytes of a file, or uint8 pixels ``[H, W]`` or ``[H, W, C]`` with C 1, 3 or 4.
+      name: what errors call it.
+
+    Raises:
+      ValueError: names the image and says what is wrong with it.
+    """
+    try:
+        if isinstance(data, np.ndarray):
+            image = Image.fromarray(data[..., 0] if data.ndim == 3 and data.shape[-1] == 1 else data)
+        else:
+            image = Image.open(io.BytesIO(data))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"its values go from {values.min()} to {values.max()}, expected 0 to {0xFFFF}")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known")
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resized_side(size: int) -> int:
+    """The side that an image is resized to before a window of ``size`` is taken: 256 for 224, in that proportion."""
+    return round(size * 256 / 224)
+
+
+def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """What training sees of an image: a random window, in half of the cases mirrored.
+
+    Args:
+      image: as :func:`decode` returns it.
+      augment: "resize_crop" resizes to a square of :func:`resized_side`, whatever the proportions were, and takes a
+        window at random (CUB-200 in the official code); "random_resized_crop" takes a window of 8 to 100 % of the area
+        and 3/4 to 4/3 of proportion and resizes it (ImageNet; torchvision's RandomResizedCrop).
+      size: S, the side of the result.
+      rng: where chance comes from.
+
+    Returns:
+      uint8 ``[S, S, 3]``, and the view: ``flip * side**2 + dy * side + dx`` with ``side = resized_side(S) - S + 1`` for
+      "resize_crop", ``NO_VIEW`` for the other.
+    """
+    if augment == "resize_crop":
+        large = resized_side(size)
+        side = large - size + 1
+        dy, dx, flip = (math.floor(rng.random() * n) for n in (side, side, 2))
+        pixels, view = _window(image, (large, large), (dx, dy), size), flip * side**2 + dy * side + dx
+    else:
+        box = random_box(image.width, image.height, rng)
+        flip, view = math.floor(rng.random() * 2), NO_VIEW
+        pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
+    return (pixels[:, ::-1] if flip else pixels), view
+
+
+def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
+    """What evaluation sees of an image, uint8 ``[S, S, 3]``: its middle, after resizing.
+
+    "resize_crop" resizes to a square of :func:`resized_side`, "random_resized_crop" its shorter side to that.
+    """
+    large = resized_side(size)
+    width, height = large, large
+    if augment == "random_resized_crop" and image.width != image.height:
+        longer = int(large * max(image.size) / min(image.size))
+        width, height = (longer, large) if image.width > image.height else (large, longer)
+    return _window(image, (width, height), (round((width - size) / 2), round((height - size) / 2)), size)
+
+
+def _window(image: Image.Image, resized: tuple[int, int], corner: tuple[int, int], size: int) -> np.ndarray:
+    """The window of ``size`` at ``corner`` (x, y) of the image resized to ``resized`` (width, height).
+
+    Nothing outside of the window is computed: of an image of 1 x 10,000 pixels the whole would be gigabytes.
+    """
+    across, down = image.width / resized[0], image.height / resized[1]
+    left, top = corner[0] * across, corner[1] * down
+    right, bottom = min(left + size * across, image.width), min(top + size * down, image.height)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a random window, as torchvision's RandomResizedCrop chooses it."""
+    low, high = (math.log(ratio) for ratio in _RATIO)
+    for _ in range(_TRIES):
+        area = width * height * (_AREA[0] + rng.random() * (_AREA[1] - _AREA[0]))
+        ratio = math.exp(low + rng.random() * (high - low))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = math.floor(rng.random() * (width - w + 1)), math.floor(rng.random() * (height - h + 1))
+            return left, top, left + w, top + h
+    # The middle, as large as the proportions allow.
+    ratio = min(max(width / height, _RATIO[0]), _RATIO[1])
+    w, h = min(width, max(round(height * ratio), 1)), min(height, max(round(width / ratio), 1))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

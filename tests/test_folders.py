@@ -1,0 +1,128 @@
+"""Which files belong to which class and split, and what is said when they do not fit together."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from sets import write_cub200, write_folder
+
+from sdd_jax import data
+from sdd_jax.data import folders
+
+
+def listing(files):
+    return [(os.path.relpath(files.name(n), files._root), int(files.labels[n])) for n in range(len(files))]
+
+
+def test_cub200_keeps_the_published_split_and_order(tmp_path):
+    write_cub200(tmp_path / "CUB_200_2011", train=2, test=1)
+    for path in (tmp_path, tmp_path / "CUB_200_2011"):
+        listed = folders.read_cub200(path)
+        assert listed.class_names[:2] == ("001.Bird_0", "002.Bird_1")
+        assert listing(listed.train)[:3] == [
+            ("001.Bird_0/bird_0_0.jpg", 0),
+            ("001.Bird_0/bird_0_1.jpg", 0),
+            ("002.Bird_1/bird_1_0.jpg", 1),
+        ]
+        assert listing(listed.test)[1] == ("002.Bird_1/bird_1_2.jpg", 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("image_class_labels.txt", "99 1\n", "do not number the same images"),
+        ("train_test_split.txt", "1 1\n", "a new number"),
+        ("images.txt", "nonsense\n", "expected a new number and a value, got the line 'nonsense'"),
+    ],
+)
+def test_cub200_lists_that_do_not_fit_are_refused(tmp_path, file, line, message):
+    write_cub200(tmp_path, train=1, test=1)
+    with open(tmp_path / file, "a") as lines:
+        lines.write(line)
+    with pytest.raises(ValueError, match=message):
+        folders.read_cub200(tmp_path)
+
+
+def test_a_class_that_is_not_listed_is_refused(tmp_path):
+    write_cub200(tmp_path, train=1, test=1)
+    path = tmp_path / "image_class_labels.txt"
+    path.write_text(path.read_text().replace("1 1\n", "1 77\n", 1))
+    with pytest.raises(ValueError, match="image 1 has class 77, not listed"):
+        folders.read_cub200(tmp_path)
+
+
+def test_missing_sets_say_where_they_were_looked_for_and_how_to_get_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"(?s)images.txt.*curl -fL https.*CUB_200_2011.tgz"):
+        data.load("cub200", path=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"(?s)train.*CLASS/IMAGE"):
+        data.load("imagenet", path=tmp_path)
+
+
+@pytest.mark.parametrize("test_name", ["test", "val", "validation"])
+def test_classes_and_images_are_numbered_by_name(tmp_path, test_name):
+    write_folder(tmp_path, classes=("dog", "cat"), train=2, test=1, test_name=test_name)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "cat" / ".hidden.png").write_text("no image")
+    deeper = tmp_path / "train" / "dog" / "puppies"
+    deeper.mkdir()
+    (tmp_path / "train" / "dog" / "0.png").rename(deeper / "0.PNG")
+    listed = folders.read_folder("image_folder", tmp_path)
+    assert listed.class_names == ("cat", "dog")
+    assert listing(listed.train) == [("cat/0.png", 0), ("cat/1.png", 0), ("dog/1.png", 1), ("dog/puppies/0.PNG", 1)]
+    assert listing(listed.test) == [("cat/0.png", 0), ("dog/0.png", 1)]
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path):
+    write_folder(tmp_path, classes=("cat", "dog"), train=1, test=1)
+    (tmp_path / "test" / "bird").mkdir()
+    with pytest.raises(ValueError, match="same classes: only one of them has bird"):
+        folders.read_folder("image_folder", tmp_path)
+    (tmp_path / "train" / "bird").mkdir()
+    with pytest.raises(ValueError, match="train/bird holds no image"):
+        folders.read_folder("image_folder", tmp_path)
+
+
+def test_a_broken_link_is_named_when_it_is_read(tmp_path):
+    write_folder(tmp_path, classes=("cat",), train=2, test=1)
+    path = tmp_path / "train" / "cat" / "0.png"
+    path.unlink()
+    path.symlink_to("nowhere.png")
+    files = folders.read_folder("image_folder", tmp_path).train
+    with pytest.raises(FileNotFoundError, match="cat/0.png"):
+        files.read(0)
+
+
+def test_the_fingerprint_knows_names_labels_and_sizes(tmp_path):
+    write_folder(tmp_path, classes=("cat", "dog"), train=2, test=1)
+    before = folders.read_folder("image_folder", tmp_path).train
+    assert pickle.loads(pickle.dumps(before)).fingerprint() == before.fingerprint()
+    seen = {before.fingerprint()}
+    with open(tmp_path / "train" / "cat" / "0.png", "ab") as file:
+        file.write(b"x")
+    seen.add(folders.read_folder("image_folder", tmp_path).train.fingerprint())
+    (tmp_path / "train" / "cat" / "0.png").rename(tmp_path / "train" / "cat" / "2.png")
+    seen.add(folders.read_folder("image_folder", tmp_path).train.fingerprint())
+    (tmp_path / "train" / "cat" / "2.png").rename(tmp_path / "train" / "dog" / "2.png")
+    seen.add(folders.read_folder("image_folder", tmp_path).train.fingerprint())
+    assert len(seen) == 4
+
+
+def test_names_that_are_no_text_are_read_all_the_same(tmp_path):
+    write_folder(tmp_path, classes=("cat",), train=1, test=1)
+    odd = os.path.join(os.fsencode(tmp_path), b"train", b"cat", b"\xff\xfe.png")
+    os.rename(tmp_path / "train" / "cat" / "0.png", odd)
+    files = folders.read_folder("image_folder", tmp_path).train
+    assert files.read(0)[0][:4] == b"\x89PNG"
+
+
+def test_a_validation_split_of_files_is_a_tenth_of_each_class(tmp_path):
+    write_folder(tmp_path, classes=("a", "b", "c"), train=20, test=1)
+    first, second = (data.load("image_folder", path=tmp_path, select_on="validation") for _ in range(2))
+    labels = first.train.records.labels
+    assert np.bincount(labels[first.selection.index]).tolist() == [2, 2, 2]
+    assert sorted([*first.selection.index, *first.train.index]) == list(range(60))
+    np.testing.assert_array_equal(first.selection.index, second.selection.index)
+    few = data.load("image_folder", path=tmp_path, train_examples=9)
+    assert np.bincount(labels[few.train.index]).tolist() == [3, 3, 3]
+    assert not set(few.train.index) & set(few.selection.index)

@@ -1,0 +1,188 @@
+"""Images on disk as the loop sees them: order, chance, worker processes, and runs that are killed and go on."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+import run_streamed
+import sets
+from test_loop import lines
+
+from sdd_jax import data
+from sdd_jax.data import grain_source
+from sdd_jax.data.feed import eval_data, train_data
+from sdd_jax.training import loop
+from sdd_jax.training.sharding import make_mesh
+
+BATCH, EPOCHS = 8, 2
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Three sets of three classes: 10 images of each to train on, 4 to test."""
+    pytest.importorskip("tensorflow_datasets")
+    roots = {kind: tmp_path_factory.mktemp(kind) for kind in run_streamed.NAMES}
+    sets.write_cub200(roots["cub200"], train=10, test=4)
+    sets.write_folder(roots["folder"], classes=("n01", "n02", "n03"), train=10, test=4, test_name="val", suffix="JPEG")
+    sets.write_tfds(roots["tfds"], "birds", train=10, test=4)
+    return roots
+
+
+@pytest.fixture
+def folder(roots):
+    return run_streamed.load("folder", roots["folder"], workers=0)
+
+
+def batches(dataset, steps, *, first=0, seeds=(0,), batch_size=BATCH):
+    """The batches of some steps, as NumPy arrays ``[seeds, B, ...]``."""
+    source = train_data(
+        dataset, seeds=seeds, epochs=50, batch_size=batch_size, steps_per_call=1, mesh=make_mesh(jax.devices()[:1])
+    )
+    try:
+        found = [jax.device_get({**source.own(first + step), "key": None}) for step in range(steps)]
+    finally:
+        source.close()
+    return found
+
+
+def by_position(found, run=0):
+    """What was seen at each position: {position: (number, label, view, pixels)}."""
+    return {
+        int(batch["position"][run, i]): tuple(
+            batch[name][run, i].tobytes() for name in ("index", "label", "view", "image")
+        )
+        for batch in found
+        for i in range(batch["position"].shape[1])
+    }
+
+
+@pytest.mark.parametrize("kind", run_streamed.NAMES)
+def test_an_epoch_sees_every_example_once_in_an_order_of_its_own(roots, kind):
+    dataset = run_streamed.load(kind, roots[kind], workers=0)
+    examples = len(dataset.train.index)
+    assert examples % BATCH  # so that batches cross the ends of epochs
+    found = batches(dataset, 3 * examples // BATCH + 1)
+    numbers = np.concatenate([batch["index"][0] for batch in found])
+    positions = np.concatenate([batch["position"][0] for batch in found])
+    np.testing.assert_array_equal(positions, np.arange(len(positions)))
+    epochs = [numbers[start : start + examples] for start in range(0, 3 * examples, examples)]
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(dataset.train.index)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    for batch in found:
+        assert batch["image"].dtype == np.uint8 and batch["image"].shape[1:] == (BATCH, 16, 16, 3)
+        for number, label in zip(batch["index"][0], batch["label"][0], strict=True):
+            assert label == dataset.train.records.read(int(number))[1]
+
+
+def test_what_is_seen_at_a_position_follows_from_seed_and_position_alone(folder):
+    whole = by_position(batches(folder, 8))
+    assert by_position(batches(folder, 3, first=5)) == {p: seen for p, seen in whole.items() if p >= 5 * BATCH}
+    assert by_position(batches(folder, 16, batch_size=BATCH // 2)) == whole
+    together = batches(folder, 8, seeds=(3, 0))
+    assert by_position(together, run=1) == whole
+    assert by_position(together, run=0) == by_position(batches(folder, 8, seeds=(3,)))
+    assert by_position(together, run=0) != whole
+
+
+def test_an_example_is_augmented_by_seed_epoch_and_number_alone(folder):
+    few = data.load("imagenet", path=Path(folder.train.records._root).parent, image_size=16, train_examples=9)
+    seen = {}  # of the first epoch
+    for dataset in (folder, few):
+        for batch in batches(dataset, 1):
+            for number, image in zip(batch["index"][0], batch["image"][0], strict=True):
+                seen.setdefault(int(number), []).append(image)
+    both = [images for images in seen.values() if len(images) == 2]
+    assert both and all(np.array_equal(*images) for images in both)
+
+
+def test_each_process_reads_its_share(folder, monkeypatch):
+    whole = by_position(batches(folder, 4))
+    shares = {}
+    for process in range(2):
+        monkeypatch.setattr(grain_source.jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(grain_source.jax, "process_count", lambda: 2)
+        monkeypatch.setattr(grain_source, "_put_share", lambda arrays, sharding: jax.device_put(arrays))
+        found = batches(folder, 4)
+        assert found[0]["label"].shape == (1, BATCH // 2)
+        share = by_position(found)
+        assert set(share) == {p for p in whole if p % 2 == process}
+        shares |= share
+    assert shares == whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_covers_a_split_once_and_pads_the_rest(folder, workers):
+    dataset = run_streamed.load("folder", Path(folder.train.records._root).parent, workers)
+    found = [
+        jax.device_get(arrays)
+        for arrays in eval_data(dataset, dataset.test, batch_size=5, mesh=make_mesh(jax.devices()[:1])).batches()
+    ]
+    valid = np.concatenate([batch["valid"] for batch in found])
+    assert [len(batch["label"]) for batch in found] == [5, 5, 5] and valid.tolist() == [True] * 12 + [False] * 3
+    numbers = np.concatenate([batch["index"] for batch in found])
+    np.testing.assert_array_equal(numbers, [*range(12), 11, 11, 11])
+    np.testing.assert_array_equal(np.concatenate([batch["label"] for batch in found])[:12], np.repeat([0, 1, 2], 4))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(roots, tmp_path_factory):
+    done = {}
+
+    def train(kind):
+        if kind not in done:
+            workdir = tmp_path_factory.mktemp(f"uninterrupted_{kind}")
+            done[kind] = loop.train(run_streamed.built(kind, roots[kind], workers=0), workdir), workdir
+        return done[kind]
+
+    return train
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", run_streamed.NAMES)
+def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
+    roots, uninterrupted, tmp_path, capsys, kind, workers
+):
+    state, whole = uninterrupted(kind)
+    arguments = [kind, str(roots[kind]), str(tmp_path), str(workers), "6"]
+    script = Path(run_streamed.__file__)
+    command = [sys.executable, str(script), *arguments]
+    # Worker processes that outlived the run would hold its output open, and the time would be up.
+    killed = subprocess.run(command, cwd=script.parent.parent, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert not (tmp_path / "done.json").exists()
+
+    again = loop.train(run_streamed.built(kind, roots[kind], workers=workers), tmp_path)
+    chex.assert_trees_all_equal(jax.device_get(again), jax.device_get(state))
+    assert lines(tmp_path) == lines(whole)
+    assert "going on from step 4 of 7" in capsys.readouterr().out
+
+
+def test_worker_processes_end_with_the_run(roots, tmp_path):
+    import multiprocessing
+
+    loop.train(run_streamed.built("folder", roots["folder"], workers=2), tmp_path)
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, workers):
+    sets.write_folder(tmp_path, classes=("n01", "n02", "n03"), train=4, test=1)
+    (tmp_path / "train" / "n02" / "3.png").write_bytes(b"no image")
+    dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", workers=workers)
+    with pytest.raises(Exception, match="train/n02/3.png cannot be read as an image"):
+        batches(dataset, 2)
+
+
+def test_several_steps_a_call_are_refused(folder):
+    with pytest.raises(ValueError, match="steps_per_call 1, got 5"):
+        train_data(folder, seeds=[0], epochs=1, batch_size=4, steps_per_call=5, mesh=make_mesh(jax.devices()[:1]))
