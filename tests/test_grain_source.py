@@ -118,7 +118,8 @@ def test_each_process_reads_its_share(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_covers_a_split_once_and_pads_the_rest(folder, workers):
+def test_evaluation_covers_a_split_once_and_pads_the_rest(folder, monkeypatch, workers):
+    monkeypatch.setattr(grain_source, "WORTH_A_PROCESS", 1)
     dataset = run_streamed.load("folder", Path(folder.train.records._root).parent, workers)
     found = [
         jax.device_get(arrays)

@@ -136,8 +136,8 @@ def test_of_an_animation_the_first_frame_counts():
 
 
 BAD = {
-    "empty": (b"", "cannot identify"),
-    "text": (b"<html>404</html>", "cannot identify"),
+    "empty": (b"", "no format that Pillow knows"),
+    "text": (b"<html>404</html>", "no format that Pillow knows"),
     "truncated": (encoded(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8), "JPEG")[:-900], "truncated"),
     "floating-point": (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "range is not known"),
     "huge": (encoded(COLOUR, "BMP")[:18] + struct.pack("<ii", 60_000, 60_000) + encoded(COLOUR, "BMP")[26:], "exceeds"),

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from sdd_jax.data import memory
-from sdd_jax.training import loop, run_folder
+from sdd_jax.training import loop, programs, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, Damaged
 from sdd_jax.training.logbook import Logbook, read_metrics
 

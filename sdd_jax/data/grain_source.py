@@ -1,6 +1,7 @@
 """A data set on disk as the loop's source: Grain reads ahead, decodes in threads or processes, and feeds the device."""
 
 import functools
+import gc
 import multiprocessing
 import os
 import threading
@@ -19,7 +20,8 @@ from sdd_jax.data.arrays import check_positions, eval_batches
 from sdd_jax.data.streamed import EvalExample, StreamedDataset, StreamedSplit, TrainExample
 from sdd_jax.training.sharding import DATA, SEEDS, by_seed
 
-AHEAD = 2  # batches that wait on the device, and in each worker process
+AHEAD = 2  # batches that wait on the device
+WORTH_A_PROCESS = 500  # images of an evaluation: about as many are decoded while a process starts
 MOST_THREADS = 16
 
 
@@ -63,7 +65,7 @@ class GrainData:
             self.close()
             self._iterator = _start(self._batches[step:], self._dataset.workers, self._put)
         self._next = step + 1
-        return {"key": self._keys, **next(self._iterator)}
+        return {"key": self._keys, **_take(self._iterator)}
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
         """``batch(arrays, step)``, to be called inside ``jit``: only normalisation is left to do."""
@@ -80,7 +82,7 @@ class GrainData:
     def close(self) -> None:
         """Ends threads and processes."""
         if self._iterator is not None:
-            self._iterator.close()
+            _end(self._iterator)
         self._iterator = None
 
     def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -94,18 +96,20 @@ class GrainEval:
         self._dataset, self._mesh = dataset, mesh
         share, processes = jax.process_index(), jax.process_count()
         example = EvalExample(split, dataset.augment, dataset.image_size, dataset.num_classes, seed=0)
-        padded = eval_batches(len(split.index), batch_size) * batch_size
-        positions = grain.MapDataset.range(padded)[share::processes]
+        self._count = eval_batches(len(split.index), batch_size)
+        positions = grain.MapDataset.range(self._count * batch_size)[share::processes]
         self._batches = positions.map(example).batch(batch_size // processes)
+        self._workers = dataset.workers if len(split.index) >= WORTH_A_PROCESS * dataset.workers else 0
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """The batches' arrays, each once."""
         sharding = NamedSharding(self._mesh, PartitionSpec((SEEDS, DATA)))
-        iterator = _start(self._batches, self._dataset.workers, functools.partial(_put_share, sharding=sharding))
+        iterator = _start(self._batches, self._workers, functools.partial(_put_share, sharding=sharding))
         try:
-            yield from iterator
+            for _ in range(self._count):
+                yield _take(iterator)
         finally:
-            iterator.close()
+            _end(iterator)
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
         """``batch(arrays)``, to be called inside ``jit``."""
@@ -142,9 +146,28 @@ def _start(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks its own flags, which a program that uses no absl never parses
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(grain.experimental.ThreadPrefetchIterDataset(read.map(put), prefetch_buffer_size=AHEAD))
+
+
+def _take(iterator: grain.DatasetIterator) -> dict[str, jax.Array]:
+    """The next batch; an image that cannot be read ends what reads ahead, and its error comes without Grain's frames.
+
+    They would keep shared memory alive beyond the end of the process.
+    """
+    try:
+        return next(iterator)
+    except ValueError as error:
+        message = str(error)
+    _end(iterator)
+    raise ValueError(message)
+
+
+def _end(iterator: grain.DatasetIterator) -> None:
+    """Ends threads and processes, and frees the shared memory that the last exception's frames hold on to."""
+    iterator.close()
+    gc.collect()
 
 
 def _end_with_parent(number: int, workers: int) -> None:

@@ -8,7 +8,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["AUGMENTS", "NO_VIEW", "decode", "eval_image", "resized_side", "train_image"]
 
@@ -41,6 +41,8 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} cannot be read as an image: it is in no format that Pillow knows") from None
     except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
 
