@@ -1,0 +1,59 @@
+"""What the commands here share: a user's mistake is one line and exit code 2, as in ``python -m sdd_jax``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import jax
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints ``message`` and ends with 2."""
+        refuse(self.prog.removeprefix("python -m "), message)
+
+
+def refuse(program: str, message: str) -> NoReturn:
+    """Ends with 2 after one line."""
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def guarded(program: str, command: Callable[[], int]) -> int:
+    """The exit code of ``command``; what the user named wrongly is one line and 2."""
+    try:
+        return command()
+    except (ValueError, ImportError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        refuse(program, str(error))
+
+
+def hold_no_device() -> None:
+    """Keeps JAX of this process, which only checks configs, off the accelerators; processes started later have them."""
+    jax.config.update("jax_platforms", "cpu")
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """``"0,1,2"`` as numbers that differ and are not negative; for ``type=``."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers such as 0,1,2, got {text!r}") from None
+    if len(set(numbers)) != len(numbers) or min(numbers) < 0:
+        raise argparse.ArgumentTypeError(f"expected integers that differ and are not negative, got {text!r}")
+    return numbers
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1; for ``type=``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)

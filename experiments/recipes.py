@@ -1,0 +1,144 @@
+"""How a cell of a table is run: a config file, its argument and overrides; and what of a config makes it that run."""
+
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from configs import common
+from sdd_jax.build import BASES, check
+from sdd_jax.config import Settings
+
+RELEASED, PAPER = PRESETS = tuple(common.PRESETS)
+# Where a run stands, what it is called, and how it is carried out: two runs that differ in these alone are one. The
+# teacher is compared by what it is, not by its folder, and the preset by the fields that follow from it.
+ELSEWHERE = {
+    "seed",
+    "seeds",
+    "preset",
+    "data.path",
+    "teacher.run",
+    "teacher.cache",
+    "teacher.accuracy",
+    "teacher.published",
+    "steps_per_call",
+    "save_every_epochs",
+    "data.workers",
+}
+
+
+class Recipe(NamedTuple):
+    """A run, up to its preset and seed.
+
+    Attributes:
+      file: of ``configs/``, without its ending.
+      student: the network that is trained.
+      teacher: the network that it learns from, or "none".
+      method: as ``config.method``; "plain" without a teacher.
+      overrides: dotted fields and their values.
+      loss_of: another method, whose ``loss`` room replaces that of ``method``.
+      teacher_overrides: those of the run that trains the teacher.
+    """
+
+    file: str
+    student: str
+    teacher: str = "none"
+    method: str = "plain"
+    overrides: tuple[tuple[str, Any], ...] = ()
+    loss_of: str | None = None
+    teacher_overrides: tuple[tuple[str, Any], ...] = ()
+
+
+def teacher_recipe(recipe: Recipe) -> Recipe:
+    """The run that trains the teacher of ``recipe``."""
+    return Recipe(recipe.file, recipe.teacher, overrides=recipe.teacher_overrides)
+
+
+def argument(recipe: Recipe, preset: str) -> str:
+    """What stands after the colon of ``--config=FILE.py:``."""
+    if recipe.teacher == "none":
+        return f"teacher=none,student={recipe.student}"  # no preset: it changes nothing of a plain run
+    return f"teacher={recipe.teacher},student={recipe.student},method={recipe.method},preset={preset}"
+
+
+def overrides(recipe: Recipe, preset: str) -> dict[str, Any]:
+    """The fields that the recipe changes, those of ``loss_of`` among them, in a fixed order."""
+    changed = {}
+    if recipe.loss_of is not None:
+        own, other = (_config(recipe._replace(method=method), preset) for method in (recipe.method, recipe.loss_of))
+        changed = {f"loss.{name}": value for name, value in other.loss.items() if own.loss[name] != value}
+    return changed | dict(recipe.overrides)
+
+
+@functools.cache
+def settings(recipe: Recipe, preset: str) -> Settings:
+    """The checked config of the recipe, of seed 0 and without paths; ``ValueError`` says what is wrong."""
+    tree = _config(recipe, preset).to_dict()
+    for name, value in overrides(recipe, preset).items():
+        *rooms, leaf = name.split(".")
+        room = tree
+        for part in rooms:
+            room = room[part]
+        if leaf not in room:
+            raise ValueError(f"{recipe}: config has no field {name!r}")
+        room[leaf] = value
+    return check(tree)
+
+
+def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that make a run what it is, ready for JSON.
+
+    Those left out either do not change what is computed (``ELSEWHERE``) or are not read by the method: a plain run
+    reads nothing of ``loss`` and ``sdd``, only SDD reads ``sdd``, and a base loss reads its own numbers.
+    """
+    method, base = flat["method"], flat["loss.base"]
+    unread = {f"loss.{name}" for names in (reads for _, reads in BASES.values()) for name in names}
+    unread -= {f"loss.{name}" for name in BASES[base][1]}
+    kept = {}
+    for name, value in sorted(flat.items()):
+        room = name.partition(".")[0]
+        if name in ELSEWHERE or name in unread:
+            continue
+        if (room == "sdd" and not method.startswith("sdd_")) or (room in ("loss", "teacher") and method == "plain"):
+            continue
+        kept[name] = list(value) if isinstance(value, tuple) else value
+    return kept
+
+
+def key(flat: Mapping[str, Any]) -> str:
+    """A name for what ``flat`` runs."""
+    return digest(identity(flat))
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of the SHA-256 of ``value`` as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted fields."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``flat`` from a file of an earlier version: a field that came later has its default, which is what was run."""
+    return flatten(common.base().to_dict()) | dict(flat)
+
+
+def command_line(recipe: Recipe, preset: str) -> list[str]:
+    """The config's flags."""
+    flags = [f"--config=configs/{recipe.file}.py:{argument(recipe, preset)}"]
+    return flags + [f"--config.{name}={_text(value)}" for name, value in overrides(recipe, preset).items()]
+
+
+def _config(recipe: Recipe, preset: str):
+    return importlib.import_module(f"configs.{recipe.file}").get_config(argument(recipe, preset))
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,438 @@
+"""The runner: what it runs and skips, kills, failures, devices, dry runs and mistakes on the command line."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from experiment_lines import line
+from run_tiny_table import TINY
+
+from experiments import command_line, devices, dry_run, plan, recipes, results, run, scheduler, tables
+from experiments.cells import Cell, Table
+from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = Path(__file__).with_name("run_tiny_table.py")
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
+FASHION = tables.TABLES["fashion"]
+COLUMN = "RN20 -> RN8"
+
+
+def tiny(folder, *arguments):
+    """The command that runs the tiny table with everything below ``folder``."""
+    return [sys.executable, str(SCRIPT), str(folder / "results"), "tiny", f"--workdir={folder}/runs", *arguments]
+
+
+def started(command):
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def until(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def ended(process, code=0):
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def lines_of(folder):
+    return results.read_file(folder / "results" / "tiny.jsonl")
+
+
+def comparable(one):
+    """A line without what differs between two times of running it."""
+    timed = ("seconds", "images_per_second", "starts", "started", "commit")
+    return {name: value for name, value in one.items() if name not in timed}
+
+
+def test_killed_and_started_again_it_has_the_lines_of_an_uninterrupted_one(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted, process = started(tiny(whole)), started(tiny(killed))
+    until(lambda: list(killed.glob("runs/*/seed_0/checkpoints/*/MANIFEST.json")), process)
+    process.send_signal(signal.SIGKILL)  # its run goes on, and keeps its folder
+    process.communicate()
+    (left,) = (path.parent for path in killed.glob("runs/*/seed_0.lock"))
+    assert not (killed / "results").exists()
+    again = started(tiny(killed))
+    output = ended(uninterrupted)
+    assert "tiny: quoted, not run: FitNet" in output and "2 to run, 0 have their line" in output
+    assert f"the table's own, {whole}/runs/digits-resnet8-" in output and "is trained first" in output
+    output = ended(again)
+    assert "is held by a process of another start" in output or (left / "seed_0" / "done.json").exists()
+    assert "2 done, 0 failed, 0 had their line before" in output
+
+    first, second = lines_of(whole), lines_of(killed)
+    assert len(first) == 2 and [comparable(one) for one in first] == [comparable(one) for one in second]
+    keys = [(results.did(one), one["seed"]) for one in second]
+    assert len(set(keys)) == 2
+    student = first[1]
+    assert student["teacher"]["id"] == f"trained {results.did(first[0]).key} seed 0" and first[0]["seed"] == 0
+    assert student["teacher"]["accuracy"] == first[0]["last"]["accuracy"]
+    assert (student["train_examples"], student["select_on"], first[0]["train_examples"]) == (64, "validation", 96)
+    assert student["seconds"] > 0 and student["images_per_second"] > 0 and student["versions"]["jax"]
+    assert student["device"].startswith("1 x ") and student["last"]["epoch"] == 2.0
+
+    output = ended(started(tiny(killed, "--seeds=0")))
+    assert "0 to run, 2 have their line" in output and len(lines_of(killed)) == 2
+    # A line whose run is gone counts; a folder whose line is gone is not run again, but gets its line.
+    path = killed / "results" / "tiny.jsonl"
+    kept = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(kept[:-1]))
+    output = ended(started(tiny(killed, "--rows=sd-*")))
+    assert "1 to run, 0 have their line" in output
+    assert [comparable(one) for one in lines_of(killed)] == [comparable(one) for one in first]
+
+
+def test_a_signal_ends_the_runs_as_well(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(tmp_path / "results"), "--sleep", "tiny", f"--workdir={tmp_path}/runs"],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text(), process)
+    child = int((tmp_path / "started").read_text())
+    process.send_signal(signal.SIGTERM)
+    output = ended(process, 143)
+    assert "stopped by SIGTERM; the same command goes on" in output
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+# ---------------------------------------------------------------------- what is to run
+
+
+def planned(tmp_path, table, *, rows=(), preset=RELEASED, seeds=(0,), lines=(), teachers=None, data_path=None):
+    return plan.make(
+        plan.chosen([table], rows),
+        preset=preset,
+        seeds=seeds,
+        lines=lines,
+        workdir=tmp_path / "runs",
+        teachers=teachers,
+        data_path=data_path,
+    )
+
+
+def test_a_teacher_comes_first_and_once(tmp_path):
+    made = planned(tmp_path, FASHION, rows=["SD-*", "KD"], seeds=(0, 1, 2))
+    names = [job.name for job in made.jobs]
+    assert names[0] == "fashion teacher resnet20, seed 0" and len(names) == 1 + 3 * 3
+    teacher = made.jobs[0]
+    assert all(job.needs == job.teacher == teacher.folder for job in made.jobs[1:])
+    assert "--config.data.train_examples=20000" in teacher.flags() and "--config.seed=0" in teacher.flags()
+    flags = made.jobs[-1].flags()
+    assert f"--config.teacher.run={teacher.folder}" in flags and "--config.seed=2" in flags
+    assert "--config.data.train_examples=10000" in flags and flags[0].endswith("method=sdd_dkd,preset=released")
+    assert len({job.folder for job in made.jobs}) == len(made.jobs)
+
+
+def test_what_has_its_line_is_not_run(tmp_path):
+    kd = FASHION.find("KD", COLUMN).recipe
+    lines = [line(kd, 1, 89.0), line(kd, 2, 89.0, **{"data.train_examples": 500})]
+    made = planned(tmp_path, FASHION, rows=["KD"], seeds=(0, 1, 2), lines=lines)
+    assert [job.seed for job in made.jobs[1:]] == [0, 2] and made.done == 1
+    assert planned(tmp_path, FASHION, rows=["KD"], preset=PAPER, seeds=(1,), lines=lines).done == 0
+    assert planned(tmp_path, FASHION, rows=["KD"], seeds=(1,), lines=lines).jobs == []
+
+
+def test_runs_that_tables_share_are_run_once(tmp_path):
+    cells = plan.chosen(tables.choose("all"), ["RN32x4 -> ShuffleNetV1/*"])
+    cells = [(table, cell) for table, cell in cells if cell.recipe.file == "cifar100"]
+    made = plan.make(cells, preset=RELEASED, seeds=(0,), lines=[], workdir=tmp_path, teachers=None, data_path=None)
+    # teacher, student, six methods, two of ours; consistent and complementary only; {1,2}, {1,4}; beta 1, 4, 6, 8
+    assert len(made.jobs) == 2 + 6 + 2 + 2 + 2 + 4
+    lines = [line(tables.TABLES["table8"].find("beta = 2", "RN32x4 -> ShuffleNetV1").recipe, 0, 76.0)]
+    again = plan.make(cells, preset=RELEASED, seeds=(0,), lines=lines, workdir=tmp_path, teachers=None, data_path=None)
+    assert len(again.jobs) == len(made.jobs) - 1 and again.done == 1
+
+
+def imported(folder, digest):
+    """The folder of an imported network, as far as planning looks at it."""
+    folder.mkdir(parents=True)
+    config = {"imported": {"sha256": digest}, "model": {"student": "resnet32x4", "stem": "cifar", "dtype": "float32"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "done.json").write_text("{}")
+
+
+def test_a_given_teacher_is_taken_and_another_one_makes_another_run(tmp_path):
+    table = tables.TABLES["table7"]
+    imported(tmp_path / "teachers" / "cifar100" / "resnet32x4", "ab" * 32)
+    made = planned(tmp_path, table, teachers=tmp_path / "teachers", data_path=tmp_path)
+    assert len(made.jobs) == 8 and all(job.needs is None for job in made.jobs)
+    assert {job.teacher for job in made.jobs} == {tmp_path / "teachers" / "cifar100" / "resnet32x4"}
+    assert {job.did.teacher for job in made.jobs} == {"imported abababababab"}
+    assert f"--config.data.path={tmp_path}" in made.jobs[0].flags()
+    own = planned(tmp_path, table)
+    assert len(own.jobs) == 9 and not {job.folder for job in own.jobs} & {job.folder for job in made.jobs}
+    (tmp_path / "cifar100").mkdir()
+    within = planned(tmp_path, table, data_path=tmp_path)
+    assert f"--config.data.path={tmp_path}/cifar100" in within.jobs[0].flags()
+    (tmp_path / "teachers" / "cifar100" / "resnet32x4" / "done.json").unlink()
+    with pytest.raises(ValueError, match="resnet32x4 has not finished"):
+        planned(tmp_path, table, teachers=tmp_path / "teachers")
+
+
+def test_rows_are_chosen_by_pattern():
+    cells = [cell for _, cell in plan.chosen([tables.TABLES["table2"]], ["sd-*", "*VGG8/kd"])]
+    assert len(cells) == 4 * 6 + 1 and {cell.row for cell in cells} >= {"SD-NKD with NKD's loss", "KD"}
+    with pytest.raises(ValueError, match="--rows=FitNet: no row that is run fits; rows are teacher, student, KD"):
+        plan.chosen([tables.TABLES["table2"]], ["FitNet"])
+
+
+# ---------------------------------------------------------------------- processes
+
+
+def scheduled(tmp_path, jobs, shares=({},)):
+    said = []
+    outcome = scheduler.run(jobs, shares, tmp_path / "results", say=said.append, stopped=lambda: False)
+    return outcome, "\n".join(said)
+
+
+def test_a_failing_job_stops_its_students_alone(tmp_path, monkeypatch):
+    code = "import sys; print('step 7 is not finite'); sys.exit('resnet20' in sys.argv[1] and 3 or 5)"
+    monkeypatch.setattr(scheduler, "COMMAND", (sys.executable, "-c", code))
+    made = planned(tmp_path, FASHION, rows=["student", "KD"], seeds=(0, 1))
+    outcome, said = scheduled(tmp_path, made.jobs, ({"A": "0"}, {"A": "1"}))
+    reasons = {failure.job.name.partition(": ")[2] or "teacher": failure.reason for failure in outcome.failures}
+    assert outcome.done == 0 and len(reasons) == 5
+    assert reasons["teacher"].startswith("exit code 3") and "step 7 is not finite" in reasons["teacher"]
+    assert reasons["student, seed 1"].startswith("exit code 5")
+    assert reasons["KD, seed 0"] == "not run: its teacher failed"
+    assert "(A=0)" in said and "(A=1)" in said and said.count("FAILED after") == 3
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_job_that_leaves_no_results_has_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "COMMAND", (sys.executable, "-c", "pass"))
+    outcome, _ = scheduled(tmp_path, planned(tmp_path, FASHION, rows=["student"]).jobs)
+    (failure,) = outcome.failures
+    assert failure.reason.startswith("no result line: ") and "not a run's folder" in failure.reason
+
+
+def test_a_folder_that_another_process_holds_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "COMMAND", (sys.executable, "-c", "pass"))
+    jobs = planned(tmp_path, FASHION, rows=["student"], seeds=(0, 1)).jobs
+    held = scheduler._lock(jobs[0])
+    assert scheduler._lock(jobs[0]) is None
+    looks = []
+
+    def stopped():
+        looks.append(time.monotonic())
+        if len(looks) == 8:
+            fcntl.flock(held, fcntl.LOCK_UN)
+        return False
+
+    said = []
+    scheduler.run(jobs, [{}], tmp_path / "results", say=said.append, stopped=stopped)
+    order = [text for text in said if "held" in text or text.startswith("start")]
+    assert "is held by a process of another start" in order[0]
+    assert ["seed 1" in order[1], "seed 0" in order[2]] == [True, True] and len(order) == 3
+
+
+def test_the_run_of_another_config_gets_no_line(tmp_path):
+    recipe = FASHION.find("student", COLUMN).recipe
+    settings = recipes.settings(recipe, RELEASED)
+    other = recipes.Settings({**settings, "epochs": 3})
+    (tmp_path / "config.json").write_text(json.dumps(other.nested()))
+    (tmp_path / "done.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds another run: epochs was 3, now 10"):
+        results.make(tmp_path, recipe, RELEASED, "none", None)
+
+
+def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
+    def git(*arguments):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    assert results.unchanged_revision(tmp_path) is None  # no checkout
+    line_file, code = tmp_path / "experiments" / "results" / "a.jsonl", tmp_path / "code.py"
+    line_file.parent.mkdir(parents=True)
+    for path in (line_file, code):
+        path.write_text("1\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    revision = results.unchanged_revision(tmp_path)
+    assert revision is not None and len(revision) == 40
+    line_file.write_text("2\n")
+    assert results.unchanged_revision(tmp_path) == revision
+    code.write_text("2\n")
+    assert results.unchanged_revision(tmp_path) is None
+
+
+def finished(folder, recipe, commit):
+    """A folder as a finished run leaves it, as far as a line is made of it."""
+    folder.mkdir()
+    score = {"step": 5, "epoch": 10.0, "accuracy": 0.5}
+    done = {"select_on": "validation", "last": score, "best": score, "seed": 0, "train_examples": 10_000}
+    done |= {"teacher_accuracy": None, "seconds": 9.5}
+    start = {"commit": commit, "started": "2026-01-01T00:00:00Z", "python": "3.11.7", "versions": {"jax": "0.10.2"}}
+    start["devices"] = {"platform": "gpu", "kind": "A100", "count": 2}
+    rates = [{"kind": "train", "step": n, "images_per_second": n} for n in (1.0, 9.0, 5.0)]
+    settings = recipes.Settings(recipes.settings(recipe, RELEASED))
+    (folder / "config.json").write_text(json.dumps(settings.nested()))
+    (folder / "done.json").write_text(json.dumps(done))
+    (folder / "environment.json").write_text(json.dumps([start, start]))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rates))
+    return folder
+
+
+def test_what_a_line_holds(tmp_path):
+    recipe = FASHION.find("student", COLUMN).recipe
+    one = results.make(finished(tmp_path / "a", recipe, "abc+changes"), recipe, RELEASED, "none", "abc")
+    assert (one["config"], one["argument"]) == ("configs/fashion_mnist.py", "teacher=none,student=resnet8")
+    assert one["overrides"] == {"data.train_examples": 10_000} and one["train_examples"] == 10_000
+    assert (one["device"], one["commit"], one["starts"], one["seconds"]) == ("2 x A100", "abc", 2, 9.5)
+    assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None}
+    assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
+    for recorded, unchanged, expected in (("abc+changes", None, "abc+changes"), ("abc", "abd", "abc")):
+        folder = finished(tmp_path / f"{recorded}{unchanged}", recipe, recorded)
+        assert results.make(folder, recipe, RELEASED, "none", unchanged)["commit"] == expected
+
+
+# ---------------------------------------------------------------------- devices
+
+
+def test_shares_of_the_devices():
+    cpu, gpu, tpu = (devices.Found(name, name.upper(), count) for name, count in (("cpu", 1), ("gpu", 4), ("tpu", 4)))
+    assert devices.shares(cpu, None, {}) == [{}] and devices.shares(cpu, 3, {}) == [{}, {}, {}]
+    assert devices.shares(devices.Found("cpu", "CPU", 8), None, {}) == [{}]
+    assert devices.shares(gpu, None, {}) == [{"CUDA_VISIBLE_DEVICES": str(n)} for n in range(4)]
+    assert devices.shares(gpu, 2, {}) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    given = devices.shares(gpu, None, {"CUDA_VISIBLE_DEVICES": "2,3,6,GPU-7"})
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in given] == ["2", "3", "6", "GPU-7"]
+    assert devices.shares(gpu, 1, {}) == devices.shares(tpu, 1, {}) == [{}]
+    assert [one["TPU_VISIBLE_CHIPS"] for one in devices.shares(tpu, None, {})] == ["0", "1", "2", "3"]
+    assert devices.shares(tpu, None, {})[0]["TPU_PROCESS_BOUNDS"] == "1,1,1"
+    for found, jobs in ((gpu, 3), (gpu, 8), (tpu, 2)):
+        with pytest.raises(ValueError, match=f"--jobs={jobs} on 4 x"):
+            devices.shares(found, jobs, {})
+
+
+def test_another_process_looks_at_the_devices():
+    found = devices.look()
+    assert found.platform == "cpu" and found.count >= 1
+
+
+# ---------------------------------------------------------------------- dry runs
+
+
+def test_a_dry_run_traces_each_settings_once_and_counts(tmp_path):
+    said = []
+    bad = Cell(
+        "wrong", "RN8 -> RN8", recipe=Recipe("fashion_mnist", "resnet8", overrides=(("data.train_examples", 10**6),))
+    )
+    missing = Cell("SP", "RN8 -> RN8", {"top1": 1.0}, missing="no SP here")
+    table = TINY._replace(cells=(*TINY.cells, bad, missing))
+    assert not dry_run.run([table, TINY._replace(name="again")], PRESETS, 1, said.append)
+    results = [text for text in said if text.startswith(("ok", "FAILED"))]
+    assert len(results) == 4 and sum("tiny, again" in text for text in results) == 3
+    (failed,) = [text for text in results if text.startswith("FAILED")]
+    assert "data.train_examples is 1000000, there are 60000" in failed
+    assert sum("method=sdd_kd,preset=paper" in text for text in results) == 1
+    assert "tiny: 5 rows x 1 columns: 3 run, 1 quoted, 1 not available yet, 4 distinct runs" in said
+    assert "    not available yet: SP: no SP here" in said
+    assert said[-1].startswith("4 distinct rows, 1 failed, presets released and paper; ")
+
+
+SAMPLES = [
+    ("table2", "SD-NKD with NKD's loss", "RN50 -> VGG8", PAPER, 3_965_028),
+    ("table7", "{1,4}", "RN32x4 -> RN8x4", RELEASED, 1_233_540),
+]
+
+
+@pytest.mark.parametrize(("table", "row", "column", "preset", "parameters"), SAMPLES)
+def test_rows_trace(table, row, column, preset, parameters):
+    recipe = tables.TABLES[table].find(row, column).recipe
+    traced = dry_run.trace_row(dry_run.Row(recipe, preset, (table,)))
+    assert (traced.problem, traced.parameters) == ("", parameters)
+
+
+def test_a_dry_run_of_all_tables_has_every_run_once():
+    rows = dry_run.distinct(tables.TABLES.values(), PRESETS)
+    keys = {recipes.key(recipes.settings(row.recipe, row.preset)) for row in rows}
+    assert len(keys) == len(rows)
+    for table in tables.TABLES.values():
+        for cell in table.cells:
+            if cell.recipe is not None:
+                assert {recipes.key(recipes.settings(cell.recipe, preset)) for preset in PRESETS} <= keys
+    files = {row.recipe.file for row in rows}
+    assert files == {"cifar100", "cub200", "imagenet", "fashion_mnist"}
+
+
+# ---------------------------------------------------------------------- mistakes
+
+MISTAKES = {
+    "no table": ([], "the following arguments are required: TABLE"),
+    "an unknown table": (
+        ["table10"],
+        "no table is called 'table10'; the closest is 'table1', known are table1, table2",
+    ),
+    "an unknown preset": (["table1", "--preset=papr"], "invalid choice: 'papr' (choose from"),
+    "an unknown row": (
+        ["table6", "--rows=SP"],
+        "--rows=SP: no row that is run fits; rows are N/A (KD), consistent only",
+    ),
+    "a seed twice": (["table1", "--seeds=1,1"], "expected integers that differ and are not negative, got '1,1'"),
+    "a seed of text": (["table1", "--seeds=one"], "expected integers such as 0,1,2, got 'one'"),
+    "no jobs": (["table1", "--jobs=0"], "expected an integer of at least 1, got '0'"),
+    "no teachers": (["table1", "--teachers=/nowhere"], "--teachers=/nowhere is no folder"),
+    "no data": (["table1", "--data_path=/nowhere"], "--data_path=/nowhere is not there"),
+    "an unknown flag": (["table1", "--sed=1"], "unrecognized arguments: --sed=1"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(case, capsys):
+    arguments, message = MISTAKES[case]
+    with pytest.raises(SystemExit) as end:
+        run.main(arguments)
+    assert end.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("experiments.run: ") and message in error
+
+
+def test_a_torn_line_stops_the_runner_before_it_starts(tmp_path, capsys):
+    (tmp_path / "tiny.jsonl").write_text('{"seed": 0')
+    with pytest.raises(SystemExit) as end:
+        run.main(["tiny", f"--workdir={tmp_path}/runs"], {"tiny": TINY}, tmp_path)
+    assert end.value.code == 2 and "tiny.jsonl:1 is torn" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tables_without_a_run_say_why(tmp_path, capsys):
+    cells = (
+        Cell("SP", "a -> b", {"top1": 1.0}, missing="no SP objective here yet"),
+        Cell("CRD", "a -> b", {"top1": 2.0}),
+    )
+    table = Table("none", "Nothing", "nowhere", cells)
+    assert run.main(["none", f"--workdir={tmp_path}"], {"none": table}, tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "none a -> b: SP: not available yet: no SP objective here yet" in printed
+    assert "none: quoted, not run: CRD" in printed and "0 to run, 0 have their line" in printed
+
+
+def test_help_shows_an_example(capsys):
+    with pytest.raises(SystemExit) as end:
+        run.main(["--help"])
+    assert end.value.code == 0 and "python -m experiments.run table2" in capsys.readouterr().out
+
+
+def test_the_processors_are_counted():
+    assert command_line.processors() >= 1

@@ -1,0 +1,260 @@
+"""Statistics against SciPy and by hand, and summaries of lines that the tests write."""
+
+import csv
+import io
+import json
+import math
+import statistics
+import sys
+
+import numpy as np
+import pytest
+from experiment_lines import line
+from scipy import stats
+
+from experiments import plot, recipes, report, results, spread, summarize, summary, tables
+from experiments.recipes import PAPER, RELEASED
+from experiments.spread import LARGER, TOO_FEW, WITHIN
+
+FASHION = tables.TABLES["fashion"]
+COLUMN = "RN20 -> RN8"
+KD, SDD = (FASHION.find(row, COLUMN).recipe for row in ("KD", "SD-KD"))
+
+
+def summarized(table, *lines):
+    return summary.summarize(table, lines, lines)
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+# ---------------------------------------------------------------------- statistics
+
+
+def test_mean_and_sample_deviation():
+    assert spread.sample([89.0, 90.0, 92.0]) == (pytest.approx(271 / 3), pytest.approx(math.sqrt(7 / 3)), 3)
+    assert spread.sample([88.5]) == (88.5, None, 1)
+    assert spread.sample([70.0, 70.0]) == (70.0, 0.0, 2)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (5, 2)])
+def test_the_interval_is_welchs(sizes):
+    rng = np.random.default_rng(sum(sizes))
+    first, second = rng.normal(76.3, 0.4, sizes[0]), rng.normal(75.9, 0.1, sizes[1])
+    ours = spread.difference(spread.sample(list(first)), spread.sample(list(second)))
+    welch = stats.ttest_ind(first, second, equal_var=False)
+    interval = welch.confidence_interval(0.95)
+    assert ours.mean == pytest.approx(first.mean() - second.mean())
+    assert (ours.low, ours.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert ours.verdict == (LARGER if welch.pvalue < 0.05 else WITHIN)
+
+
+def test_the_interval_by_hand():
+    # Means 3 and 1, variances 1 and 1, three runs each: se = sqrt(2/3), four degrees of freedom, t = 2.7764.
+    ours = spread.difference(spread.sample([2.0, 3.0, 4.0]), spread.sample([0.0, 1.0, 2.0]))
+    assert ours.mean == 2.0 and ours.verdict == WITHIN
+    assert ours.high - ours.mean == pytest.approx(2.7764451 * math.sqrt(2 / 3), rel=1e-6)
+    assert spread.difference(spread.sample([2.0, 3.0, 4.0]), spread.sample([-1.0, 0.0, 1.0])).verdict == LARGER
+
+
+def test_one_run_has_no_interval_and_equal_runs_no_noise():
+    one, two = spread.sample([90.0]), spread.sample([89.0, 89.5])
+    assert spread.difference(one, two) == (0.75, None, None, TOO_FEW)
+    assert spread.difference(two, one).verdict == TOO_FEW
+    same, other = spread.sample([90.0, 90.0]), spread.sample([89.0, 89.0])
+    assert spread.difference(same, other) == (1.0, 1.0, 1.0, LARGER)
+    assert spread.difference(same, same) == (0.0, 0.0, 0.0, WITHIN)
+
+
+# ---------------------------------------------------------------------- which lines belong together
+
+
+def kd_lines():
+    return [line(KD, seed, last, best) for seed, (last, best) in enumerate([(89.0, 89.2), (88.6, 88.9), (89.1, 89.1)])]
+
+
+def sdd_lines():
+    return [line(SDD, seed, last, best) for seed, (last, best) in enumerate([(89.9, 90.0), (89.6, 89.6), (89.8, 90.1)])]
+
+
+def test_numbers_are_exact_in_markdown_and_csv():
+    made = summarized(FASHION, *kd_lines(), *sdd_lines(), line(FASHION.find("student", COLUMN).recipe, 0, 88.0))
+    text = report.markdown(made)
+    # 89.0, 88.6, 89.1: mean 88.9, sd 0.2646; 89.2, 88.9, 89.1: mean 89.0667, sd 0.1528
+    assert "| KD | - | 88.90 ± 0.26 (n=3) | 89.07 ± 0.15 (n=3) | validation | 10000 | run, teacher 90.00 % |" in text
+    assert "| student | - | 88.00 (n=1) | 88.00 (n=1) | validation | 10000 | run |" in text
+    assert "| DKD | - | - | - | - | - | no runs yet |" in text
+    welch = stats.ttest_ind([89.9, 89.6, 89.8], [89.0, 88.6, 89.1], equal_var=False).confidence_interval(0.95)
+    assert f"| SD-KD | KD | - | +0.87 [{welch.low:+.2f}, {welch.high:+.2f}], larger than its noise |" in text
+    assert "| KD | student | - | +0.90, n too small | +1.07, n too small |" in text
+    cells = {(row["row"], row["which"]): row for row in rows_of(report.cells_csv(made))}
+    assert len(cells) == 12
+    kd = cells["KD", "best"]
+    assert (kd["mean"], kd["sd"], kd["n"], kd["seeds"]) == ("89.0667", "0.1528", "3", "0 1 2")
+    assert (kd["chosen_on"], kd["train_examples"], kd["paper"], kd["status"]) == ("validation", "10000", "", "run")
+    assert cells["DKD", "last"]["mean"] == "" and cells["DKD", "last"]["n"] == "0"
+    assert (cells["student", "last"]["sd"], cells["student", "last"]["n"]) == ("", "1")
+    differences = {(row["row"], row["base"], row["which"]): row for row in rows_of(report.differences_csv(made))}
+    one = differences["SD-KD", "KD", "last"]
+    assert one["difference"] == "0.8667" and one["verdict"] == LARGER
+    assert float(one["low"]) == pytest.approx(welch.low, abs=1e-4)
+    assert differences["KD", "student", "last"]["verdict"] == TOO_FEW
+    assert differences["KD", "student", "last"]["low"] == ""
+
+
+def test_runs_of_another_config_teacher_or_preset_never_mix():
+    other = [
+        line(KD, 3, 10.0, **{"data.train_examples": 500}),
+        line(KD, 4, 11.0, **{"data.select_on": "test"}),
+        line(KD, 5, 12.0, **{"epochs": 11}),
+    ]
+    imported = [line(KD, seed, 20.0 + seed, teacher="imported 0123456789ab") for seed in (0, 1)]
+    paper = [line(KD, 0, 30.0, preset=PAPER)]
+    made = summarized(FASHION, *kd_lines(), *sdd_lines(), *other, *imported, *paper)
+    entries = [entry for entry in made.entries if entry.cell.row == "KD"]
+    assert [entry.values("top1", "last") for entry in entries] == [
+        pytest.approx([20.0, 21.0]),
+        pytest.approx([89.0, 88.6, 89.1]),
+        pytest.approx([30.0]),
+    ]
+    compared = [(one.entry.cell.row, one.base.values("top1", "last")) for one in made.comparisons if one.ours]
+    assert compared == [("SD-KD", pytest.approx([89.0, 88.6, 89.1]))]
+    text = report.markdown(made)
+    assert "| KD (teacher: imported 0123456789ab) | - | 20.50 ± 0.71 (n=2) |" in text
+    assert "| KD (preset paper) | - | 30.00 (n=1) |" in text
+    for stray in ("500 training images", "seed 4", "seed 5"):
+        assert any(stray in remark for remark in made.remarks), stray
+    assert len(made.remarks) == 3 and "belongs to no row as it is configured now" in text
+
+
+def test_two_lines_of_one_run_count_once_and_are_named():
+    made = summarized(FASHION, *kd_lines(), kd_lines()[0])
+    assert [entry.sample("top1", "last").n for entry in made.entries if entry.cell.row == "KD"] == [3]
+    assert made.remarks == ["1 lines tell of a run that another line tells of, and are left out"]
+
+
+def test_a_run_counts_in_every_table_that_has_it():
+    recipe = tables.TABLES["table2"].find("KD", "RN32x4 -> ShuffleNetV1").recipe
+    lines = [line(recipe, seed, 74.0 + seed, rate=6400.0) for seed in (0, 1)]
+    for name, row in (("table2", "KD"), ("table6", "N/A (KD)"), ("table7", "{1}")):
+        made = summary.summarize(tables.TABLES[name], lines, [])
+        found = [e for e in made.entries if e.cell.row == row and e.cell.column == "RN32x4 -> ShuffleNetV1"]
+        assert [entry.values("top1", "last") for entry in found] == [[74.0, 75.0]] and not made.remarks
+        assert "74.50 ± 0.71 (n=2) | 74.50 ± 0.71 (n=2) | test | 50000 |" in report.markdown(made)
+
+
+def test_the_papers_difference_stands_beside_ours():
+    table = tables.TABLES["table2"]
+    lines = []
+    for row, values in (("KD", (74.0, 74.2)), ("SD-KD", (76.0, 76.4))):
+        recipe = table.find(row, "RN32x4 -> ShuffleNetV1").recipe
+        lines += [line(recipe, seed, value) for seed, value in enumerate(values)]
+    text = report.markdown(summarized(table, *lines))
+    welch = stats.ttest_ind([76.0, 76.4], [74.0, 74.2], equal_var=False).confidence_interval(0.95)
+    assert f"| SD-KD | KD | +2.23 | +2.10 [{welch.low:+.2f}, {welch.high:+.2f}]," in text
+    assert "| SD-KD | KD | +1.82 | - | - |" in text  # another column, without runs
+    assert "| SD-KD | 76.30 | 76.20 ± 0.28 (n=2) |" in text
+
+
+def test_top5_and_times():
+    table = tables.TABLES["table3"]
+    recipe = table.find("DKD", "RN34 -> RN18").recipe
+    text = report.markdown(summarized(table, *(line(recipe, seed, 71.0 + seed, top5=90.0) for seed in (0, 1))))
+    assert "| DKD | top-1 % | 71.70 | 71.50 ± 0.71 (n=2) |" in text
+    assert "|  | top-5 % | 90.41 | 90.00 ± 0.00 (n=2) |" in text
+    table = tables.TABLES["table9"]
+    lines = [
+        line(table.find("KD", "RN32x4 -> RN8x4").recipe, seed, 73.0, rate=rate) for seed, rate in ((0, 6400), (1, 3200))
+    ]
+    text = report.markdown(summarized(table, *lines))
+    assert "| KD | 11.00 | 15.00 ± 7.07 (n=2) | 50000 |" in text and "best" not in text.split("## ")[1]
+
+
+def test_without_results_it_says_so_and_has_the_papers_values():
+    for table in tables.OF_PAPER:
+        text = report.markdown(summarized(table))
+        assert "**No results of ours yet**" in text and f"experiments.run {table.name}" in text
+        for one in table.cells:
+            assert all(f"| {value:.2f} |" in text for value in one.paper.values()), one
+            assert not one.missing or one.missing in text
+    text = report.markdown(summarized(tables.TABLES["appendix1"]))
+    assert "| SP | 72.94 | - | - | - | - | not available yet; no SP objective here yet |" in text
+    text = report.markdown(summarized(tables.TABLES["table1"]))
+    assert "| FitNet | 65.61 | - | - | - | - | quoted |" in text and "| SD-KD | KD | +1.12 | - | - |" in text
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def write(folder, name, lines):
+    for one in lines:
+        results.append(folder / f"{name}.jsonl", one)
+
+
+def test_the_command_prints_and_writes_everything(tmp_path, capsys):
+    write(tmp_path, "fashion", [*kd_lines(), *sdd_lines()])
+    assert summarize.main(["fashion", f"--output={tmp_path}/out"], folder=tmp_path) == 0
+    printed = capsys.readouterr().out
+    names = {"fashion.md", "fashion.csv", "fashion_differences.csv", "fashion.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert (tmp_path / "out" / "fashion.md").read_text() in printed
+    picture = (tmp_path / "out" / "fashion.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+def test_a_plot_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "sdd_jax\[experiments\]"'):
+        plot.draw(summarized(FASHION), tmp_path / "a.png")
+    with pytest.raises(SystemExit) as ended:
+        summarize.main(["fashion", f"--output={tmp_path}"], folder=tmp_path)
+    assert ended.value.code == 2 and "needs matplotlib" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"seed": 0, "set', r"fashion.jsonl:2 is torn or no result line"),
+        ("[]\n", r"fashion.jsonl:2 is torn or no result line"),
+        ("{}\n", r"fashion.jsonl:2 is torn or no result line"),
+    ],
+)
+def test_a_torn_line_is_named_by_its_number(tmp_path, text, message, capsys):
+    write(tmp_path, "fashion", kd_lines()[:1])
+    with open(tmp_path / "fashion.jsonl", "a") as file:
+        file.write(text)
+    with pytest.raises(ValueError, match=message):
+        results.read(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        summarize.main(["table1", f"--output={tmp_path}/out"], folder=tmp_path)
+    assert ended.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("experiments.summarize: ") and "fashion.jsonl:2" in error
+
+
+def test_a_line_cut_at_its_end_or_changed_by_hand_is_refused(tmp_path):
+    whole = json.dumps(kd_lines()[0])
+    path = tmp_path / "fashion.jsonl"
+    path.write_text(whole + "\n" + whole)
+    with pytest.raises(ValueError, match="fashion.jsonl:2 is torn .*no line break"):
+        results.read(tmp_path)
+    path.write_text(whole.replace('"epochs": 10', '"epochs": 11') + "\n")
+    with pytest.raises(ValueError, match="fashion.jsonl:1: its settings are not those of its config_hash"):
+        results.read(tmp_path)
+
+
+def test_an_unknown_table_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        summarize.main(["fasion"])
+    assert ended.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("experiments.summarize: no table is called 'fasion'; the closest is 'fashion', known are")
+
+
+def test_lines_are_found_again_by_what_was_run():
+    one = kd_lines()[0]
+    did = results.did(json.loads(json.dumps(one)))
+    assert did == (recipes.key(recipes.settings(KD, RELEASED)), one["teacher"]["id"])
+    assert results.index([one, *sdd_lines()])[did, 0] == one
+    assert statistics.fmean(line["last"]["accuracy"] for line in kd_lines()) == pytest.approx(0.889)

@@ -1,0 +1,370 @@
+"""The paper's tables as data: counts, values and differences against the paper, and configs that every row has."""
+
+import pytest
+
+from configs import cub200, imagenet
+from experiments import cells, recipes, tables, values
+from experiments.cells import QUOTED, RUN, UNAVAILABLE, difference, remarks
+from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
+from sdd_jax import build
+from sdd_jax.models import model_names, model_stems
+
+# Rows and columns as they stand in the paper: Tables 1 to 9, then the two of appendix 6.1.
+SHAPES = {
+    "table1": (14, 4),
+    "table2": (17, 6),
+    "table3": (8, 1),
+    "table4": (8, 1),
+    "table5": (13, 5),
+    "table6": (4, 2),
+    "table7": (4, 2),
+    "table8": (5, 1),
+    "table9": (4, 1),
+    "appendix1": (5, 3),
+    "appendix2": (3, 2),
+}
+# Cells that are run of the paper's own, not available yet, and ours; all others are quoted.
+STATUSES = {
+    "table1": (8 * 4, 0, 2 * 4),
+    "table2": (8 * 6, 0, 2 * 6),
+    "table3": (8, 0, 4),
+    "table4": (8, 0, 4),
+    "table5": (8 * 5, 0, 2 * 5),
+    "table6": (8, 0, 0),
+    "table7": (8, 0, 0),
+    "table8": (5, 0, 0),
+    "table9": (2, 0, 0),
+    "appendix1": (3, 12, 0),
+    "appendix2": (2, 4, 0),
+}
+
+
+def cell(table, row, column):
+    found = tables.TABLES[table].find(row, column)
+    assert found is not None, (table, row, column)
+    return found
+
+
+def identity(recipe, preset=RELEASED):
+    return recipes.identity(recipes.settings(recipe, preset))
+
+
+def test_every_table_has_the_papers_rows_and_columns():
+    assert list(tables.TABLES) == [*SHAPES, "fashion"]
+    for name, shape in SHAPES.items():
+        table = tables.TABLES[name]
+        of_paper = [one for one in table.cells if not one.ours]
+        assert (len({one.row for one in of_paper}), len(table.columns)) == shape, name
+        assert len(of_paper) == shape[0] * shape[1], name
+        assert len({(one.row, one.column) for one in table.cells}) == len(table.cells), name
+
+
+@pytest.mark.parametrize("name", STATUSES)
+def test_what_is_run_quoted_or_not_available(name):
+    of_paper = [one for one in tables.TABLES[name].cells if not one.ours]
+    run, unavailable, own = STATUSES[name]
+    assert sum(one.status == RUN for one in of_paper) == run
+    assert sum(one.status == UNAVAILABLE for one in of_paper) == unavailable
+    assert sum(one.status == QUOTED for one in of_paper) == len(of_paper) - run - unavailable
+    assert len(tables.TABLES[name].cells) - len(of_paper) == own
+    for one in tables.TABLES[name].cells:
+        assert bool(one.missing) == (one.status == UNAVAILABLE)
+        assert not one.ours or (one.status == RUN and not one.paper)
+
+
+def test_only_the_paper_of_reviewkd_and_mgd_has_gaps():
+    gaps = {(table.name, one.row) for table in tables.OF_PAPER for one in table.cells if not one.ours and not one.paper}
+    assert gaps == {("table1", "ReviewKD"), ("table5", "ReviewKD"), ("table5", "MGD")}
+
+
+VALUES = [
+    ("table1", "teacher", "RN50 -> ShuffleNetV1", 79.34),
+    ("table1", "MGD", "WRN40-2 -> VGG8", 73.33),
+    ("table1", "SD-DKD", "RN32x4 -> MobileNetV2", 70.08),
+    ("table1", "SD-NKD", "WRN40-2 -> MobileNetV2", 70.04),
+    ("table2", "student", "RN32x4 -> ShuffleNetV2", 71.82),
+    ("table2", "WCoRD", "VGG13 -> MobileNetV2", 69.47),
+    ("table2", "KD", "RN32x4 -> ShuffleNetV1", 74.07),
+    ("table2", "SD-DKD", "RN50 -> VGG8", 75.86),
+    ("table3", "SD-NKD", "RN34 -> RN18", 72.33),
+    ("table4", "SD-KD", "RN50 -> MobileNetV1", 72.24),
+    ("table5", "SemCKD", "VGG13 -> MobileNetV2", 68.23),
+    ("table5", "SD-DKD", "VGG13 -> VGG8", 68.67),
+    ("table6", "consistent only", "RN32x4 -> RN8x4", 75.14),
+    ("table6", "fusion", "RN32x4 -> RN8x4", 76.63),
+    ("table7", "{1,4}", "RN32x4 -> ShuffleNetV1", 75.84),
+    ("table8", "beta = 6", "RN32x4 -> ShuffleNetV1", 76.15),
+    ("appendix1", "SDD-KD", "RN32x4 -> RN8x4", 75.63),
+    ("appendix1", "SDD-KD + CRD", "WRN40-2 -> VGG8", 74.82),
+    ("appendix2", "SDD-DKD", "RN32x4 -> RN8x4", 76.63),
+]
+
+
+@pytest.mark.parametrize(("table", "row", "column", "value"), VALUES)
+def test_values_are_the_papers(table, row, column, value):
+    assert cell(table, row, column).paper["top1"] == value
+
+
+def test_imagenet_has_both_accuracies_and_table_9_has_times():
+    assert cell("table3", "DKD", "RN34 -> RN18").paper == {"top1": 71.70, "top5": 90.41}
+    assert cell("table4", "teacher", "RN50 -> MobileNetV1").paper == {"top1": 76.16, "top5": 92.86}
+    times = {one.row: one.paper["ms"] for one in tables.TABLES["table9"].cells}
+    assert times == {"CRD": 41, "ReviewKD": 26, "KD": 11, "SD-KD": 11}
+
+
+# Where the difference that the paper prints is not that of its two accuracies: printed, and theirs.
+OFF = {
+    ("table1", "SD-KD", "WRN40-2 -> VGG8"): (0.57, 0.47),
+    ("table2", "SD-KD", "RN50 -> MobileNetV2"): (2.10, 2.20),
+    ("table2", "SD-KD", "RN32x4 -> ShuffleNetV2"): (2.32, 2.22),
+    ("table2", "SD-NKD", "VGG13 -> MobileNetV2"): (0.82, 0.78),
+    ("table3", "SD-KD", "RN34 -> RN18"): (0.84, 0.78),
+    ("table5", "SD-KD", "RN50 -> ShuffleNetV1"): (3.25, 3.35),
+    ("table5", "SD-DKD", "RN32x4 -> MobileNetV2"): (3.43, 3.03),
+    ("table5", "SD-DKD", "RN32x4 -> ShuffleNetV1"): (1.06, 1.07),
+}
+
+
+def test_printed_differences_that_are_off_are_these_and_said_so():
+    found = {}
+    for table in tables.OF_PAPER:
+        for one in table.cells:
+            if one.printed is None:
+                assert "the paper prints" not in remarks(table, one)
+                continue
+            real = difference(table, one, one.bases[0], "top1")
+            if real != pytest.approx(one.printed, abs=1e-9):
+                found[table.name, one.row, one.column] = (one.printed, real)
+                assert f"prints {one.printed:+.2f}, its accuracies differ by {real:+.2f}" in remarks(table, one)
+            else:
+                assert "the paper prints" not in remarks(table, one)
+    assert found == OFF
+
+
+def test_differences_of_some_cells():
+    table2, table5 = tables.TABLES["table2"], tables.TABLES["table5"]
+    shuffle = cell("table2", "SD-KD", "RN32x4 -> ShuffleNetV1")
+    assert difference(table2, shuffle, "KD", "top1") == 2.23
+    assert difference(table5, cell("table5", "SD-DKD", "VGG13 -> MobileNetV2"), "DKD", "top1") == 6.41
+    assert difference(table2, shuffle, "NKD with SD-NKD's loss", "top1") is None
+    assert difference(table2, cell("table2", "SD-NKD", "RN50 -> VGG8"), "NKD with SD-NKD's loss", "top1") is None
+
+
+def test_contradictions_go_with_their_cells():
+    for table, row in (("table6", "fusion"), ("table7", "{1,2}"), ("appendix1", "SDD-KD")):
+        text = remarks(tables.TABLES[table], cell(table, row, "RN32x4 -> RN8x4"))
+        assert "76.63" in text and "75.63" in text and "75.59" in text
+    assert "58.23" in cell("table5", "SemCKD", "VGG13 -> MobileNetV2").note
+    assert "{1,2,4}" in cell("table5", "SD-KD", "VGG13 -> VGG8").note
+    assert "+0.1.02" in cell("table2", "SD-NKD", "RN32x4 -> ShuffleNetV1").note
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("table", tables.TABLES.values(), ids=lambda table: table.name)
+def test_every_row_that_is_run_has_a_config_that_checks(table, preset):
+    for one in table.cells:
+        assert all(table.find(base, one.column) is not None for base in one.bases), (one.row, one.bases)
+        if one.status != RUN:
+            continue
+        settings = recipes.settings(one.recipe, preset)
+        network = {settings["model.student"], settings["model.teacher"]} - {"none"}
+        assert network <= set(model_names())
+        assert all(settings["model.stem"] in model_stems(name) for name in network)
+        assert settings["preset"] == (preset if one.recipe.teacher != "none" else RELEASED)
+        data = {"imagenet": 1000, "cub200": 200, "cifar100": 100, "fashion_mnist": 10}
+        assert build.data.describe(settings["data.name"]).num_classes == data[settings["data.name"]]
+
+
+def test_the_columns_name_who_teaches_whom():
+    names = {
+        "RN32x4": "resnet32x4",
+        "RN8x4": "resnet8x4",
+        "RN50": "resnet50",
+        "RN34": "resnet34",
+        "RN18": "resnet18",
+        "RN20": "resnet20",
+        "RN8": "resnet8",
+        "WRN40-2": "wrn_40_2",
+        "VGG13": "vgg13",
+        "VGG8": "vgg8",
+        "MobileNetV1": "mobilenet_v1",
+        "MobileNetV2": "mobilenet_v2",
+        "ShuffleNetV1": "shufflenet_v1",
+        "ShuffleNetV2": "shufflenet_v2",
+    }
+    for table in tables.TABLES.values():
+        for one in table.cells:
+            if one.recipe is None:
+                continue
+            teacher, student = (names[part] for part in one.column.split(" -> "))
+            expected = {"teacher": ("none", teacher), "student": ("none", student)}
+            assert (one.recipe.teacher, one.recipe.student) == expected.get(one.row, (teacher, student)), one
+
+
+def test_what_several_tables_have_is_one_run():
+    column = "RN32x4 -> ShuffleNetV1"
+    kd = [("table2", "KD"), ("table6", "N/A (KD)"), ("table7", "{1}")]
+    sdd = [("table2", "SD-KD"), ("table6", "fusion"), ("table7", "{1,2,4}"), ("table8", "beta = 2")]
+    for preset in PRESETS:
+        for same in (kd, [*sdd, ("appendix1", "SDD-KD")]):
+            assert len({recipes.key(recipes.settings(cell(*one, column).recipe, preset)) for one in same}) == 1
+    keys = [recipes.key(recipes.settings(one.recipe, RELEASED)) for one in tables.TABLES["table8"].cells]
+    assert len(set(keys)) == 5
+
+
+def test_the_rows_of_the_ablations():
+    both = [identity(cell("table6", row, "RN32x4 -> RN8x4").recipe) for row in tables.TABLES["table6"].rows]
+    weights = [(one.get("sdd.consistent_weight"), one.get("sdd.complementary_weight")) for one in both]
+    assert weights == [(None, None), (1.0, 0.0), (0.0, 2.0), (1.0, 2.0)]
+    assert both[0]["method"] == "kd" and both[3]["sdd.scales"] == [1, 2]
+    scales = [identity(cell("table7", row, "RN32x4 -> ShuffleNetV1").recipe) for row in tables.TABLES["table7"].rows]
+    assert [one.get("sdd.scales") for one in scales] == [None, [1, 2], [1, 4], [1, 2, 4]]
+    betas = [identity(one.recipe)["sdd.complementary_weight"] for one in tables.TABLES["table8"].cells]
+    assert betas == [1, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table3", "table4", "table5"])
+def test_ours_differ_from_their_base_by_sdd_alone(table):
+    columns = tables.TABLES[table].columns
+    pairs = [("SD-NKD with NKD's loss", "NKD"), ("SD-NKD", "NKD with SD-NKD's loss")]
+    if table in ("table3", "table4"):
+        pairs += [("SD-KD with KD's loss", "KD"), ("SD-KD", "KD with SD-KD's loss")]
+    for column in columns:
+        for row, base in pairs:
+            assert base in cell(table, row, column).bases
+            first, second = (identity(cell(table, name, column).recipe) for name in (row, base))
+            differ = {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
+            assert differ == {"method", *(name for name in first if name.startswith("sdd."))}
+        released = [identity(cell(table, name, column).recipe) for name in ("NKD", "NKD with SD-NKD's loss")]
+        assert released[0]["loss.gamma"] == 1.5 != released[1]["loss.gamma"]
+        # The paper's preset has one base loss for both already.
+        paper = [identity(cell(table, name, column).recipe, PAPER) for name in ("NKD", "NKD with SD-NKD's loss")]
+        assert paper[0] == paper[1]
+
+
+def test_a_runs_key_is_of_what_is_computed_and_of_nothing_else():
+    recipe = cell("table2", "KD", "RN32x4 -> ShuffleNetV1").recipe
+    settings = recipes.settings(recipe, RELEASED)
+    same = {
+        "seed": 7,
+        "data.path": "elsewhere",
+        "teacher.run": "runs/a",
+        "steps_per_call": 50,
+        "sdd.scales": (1, 2),  # KD reads none
+        "loss.beta": 3.0,
+        "loss.gamma": 3.0,
+    }
+    assert recipes.key({**settings, **same}) == recipes.key(settings)
+    for other in ({"epochs": 200}, {"data.train_examples": 100}, {"data.select_on": "validation"}, {"batch_size": 32}):
+        assert recipes.key({**settings, **other}) != recipes.key(settings)
+    for other in ({"loss.temperature": 2.0}, {"loss.warmup_epochs": 1}, {"model.dtype": "bfloat16"}):
+        assert recipes.key({**settings, **other}) != recipes.key(settings)
+    student = recipes.settings(cell("table2", "student", "RN32x4 -> ShuffleNetV1").recipe, RELEASED)
+    assert recipes.key({**student, "loss.temperature": 2.0, "preset": "paper"}) == recipes.key(student)
+
+
+def test_a_field_that_came_later_is_taken_for_its_default():
+    settings = recipes.settings(cell("fashion", "SD-KD", "RN20 -> RN8").recipe, RELEASED)
+    before = {name: value for name, value in recipes.identity(settings).items() if name != "optim.clip_norm"}
+    assert recipes.key(recipes.completed(before)) == recipes.key(settings)
+    assert recipes.key(recipes.completed(before | {"optim.clip_norm": 1.0})) != recipes.key(settings)
+
+
+def test_the_command_line_of_a_row():
+    recipe = cell("table7", "{1,4}", "RN32x4 -> RN8x4").recipe
+    assert recipes.command_line(recipe, PAPER) == [
+        "--config=configs/cifar100.py:teacher=resnet32x4,student=resnet8x4,method=sdd_kd,preset=paper",
+        "--config.sdd.scales=1,4",
+    ]
+    same = cell("table1", "SD-NKD with NKD's loss", "WRN40-2 -> MobileNetV2").recipe
+    assert recipes.command_line(same, RELEASED)[1:] == [
+        "--config.loss.gamma=1.5",
+        "--config.loss.temperature=1.0",
+        "--config.loss.warmup_epochs=0",
+    ]
+    assert recipes.command_line(same, PAPER)[1:] == []
+
+
+def test_an_override_of_no_field_is_refused():
+    with pytest.raises(ValueError, match="no field 'sdd.scale'"):
+        recipes.settings(Recipe("cifar100", "resnet8x4", overrides=(("sdd.scale", (1, 2)),)), RELEASED)
+
+
+def test_unknown_tables_are_named_with_those_there_are():
+    assert [table.name for table in tables.choose("all")] == list(tables.TABLES)
+    with pytest.raises(ValueError, match="'tabel1'; the closest is 'table1', known are table1, .*fashion, all"):
+        tables.choose("tabel1")
+
+
+# ---------------------------------------------------------------------- CUB-200 and ImageNet
+
+
+def test_cub200_is_run_as_its_scripts_and_yaml_files_say():
+    expected = {
+        ("resnet32x4", "mobilenet_v2"): (0.01, 8.0),
+        ("resnet32x4", "shufflenet_v1"): (0.01, 8.0),
+        ("vgg13", "mobilenet_v2"): (0.01, 6.0),
+        ("vgg13", "vgg8"): (0.05, 6.0),
+        ("resnet50", "shufflenet_v1"): (0.01, 8.0),
+    }
+    assert set(cub200.PAIRS) == set(expected)
+    for (teacher, student), (rate, beta) in expected.items():
+        settings = recipes.settings(Recipe("cub200", student, teacher, "sdd_dkd"), RELEASED)
+        assert (settings["optim.learning_rate"], settings["loss.beta"]) == (rate, beta)
+        assert (settings["epochs"], settings["batch_size"]) == (240, 64)
+        assert settings["optim.milestones"] == (150, 180, 210) and settings["optim.weight_decay"] == 5e-4
+        assert settings["sdd.scales"] == (1, 2, 4) and settings["loss.warmup_epochs"] == 20
+        assert settings["data.select_on"] == "test" and settings["model.stem"] == "cub200"
+        paper = recipes.settings(Recipe("cub200", student, teacher, "sdd_dkd"), PAPER)
+        assert paper["sdd.scales"] == ((1, 2) if student == "vgg8" else (1, 2, 4))
+        nkd = recipes.settings(Recipe("cub200", student, teacher, "sdd_nkd"), RELEASED)
+        assert (nkd["loss.temperature"], nkd["loss.gamma"]) == (4.0, beta)
+
+
+def test_cub200_traces():
+    state, metrics = build.trace(cub200.get_config("teacher=vgg13,student=vgg8,method=sdd_nkd"))
+    assert state.params["student"]["head"]["bias"].shape == (200,) and "complementary_share" in metrics
+
+
+def test_imagenet_gives_sd_kd_what_kd_has_under_the_papers_preset_alone():
+    def weights(method, preset):
+        loss = imagenet.get_config(f"method={method},preset={preset}").loss
+        return loss.temperature, loss.task_weight, loss.distill_weight
+
+    assert weights("kd", RELEASED) == weights("kd", PAPER) == weights("sdd_kd", PAPER) == (1.0, 0.5, 0.5)
+    assert weights("sdd_kd", RELEASED) == (4.0, 0.1, 0.9)
+
+
+# ---------------------------------------------------------------------- the page of values
+
+
+def test_the_page_of_values_is_as_generated():
+    assert values.PAGE.read_text() == values.page(), "run python -m experiments.values"
+
+
+def test_the_page_has_every_pair_of_the_tables_and_a_source_for_every_value():
+    page = values.PAGE.read_text()
+    for table in tables.OF_PAPER:
+        for one in table.cells:
+            if one.recipe is not None and one.recipe.teacher != "none":
+                assert f"| {one.recipe.teacher} -> {one.recipe.student} | kd |" in page
+    used = set()
+    for data in values.DATA:
+        for preset in PRESETS:
+            for method in values.METHODS:
+                sources = values.sources_of(data, method, preset)
+                settings = recipes.settings(Recipe(data, *_pair(data), method), preset)
+                read = recipes.identity(settings)
+                wanted = {name for name, field in values.COLUMNS.items() if field in read}
+                assert wanted <= sources.keys()
+                used |= set("".join(sources[name] for name in wanted))
+    assert used == set(values.SOURCES)
+
+
+def _pair(data):
+    teacher, student = next(iter(values.DATA[data].PAIRS))
+    return student, teacher
+
+
+def test_the_measures_have_names():
+    assert all(measure in cells.MEASURES for table in tables.TABLES.values() for measure in table.measures)
