@@ -1,9 +1,13 @@
 """The benchmark's arithmetic on made-up numbers, and two tiny contestants through the whole of it."""
 
+import itertools
+
+import numpy as np
 import pytest
 
-from benchmarks import cost, pairs, run, starts, timing
+from benchmarks import cost, images, pairs, run, starts, timing
 from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
+from sdd_jax import data
 
 TINY = {"batch": 4, "classes": 10}
 
@@ -112,3 +116,40 @@ def test_a_contestant_that_dies_is_reported_with_its_stderr():
     worker = timing.Worker(pairs.torch_spec("resnet8", "resnet8", "contiguous", **TINY))
     with pytest.raises(timing.WorkerDied, match="(?s)ended with 1:.*ValueError: invalid literal"):
         worker.seconds("many")
+
+
+# ---------------------------------------------------------------------- images
+
+
+def test_images_a_second_are_those_of_the_median_round():
+    row = images.cells("name", [2.0, 1.0, 4.0], [4.0, 4.0, 4.0])
+    made = images.STEPS * images.BATCH
+    assert row == ("name", f"{made / 2:.0f}", f"{made / 4:.0f}", "2.00", "1.50 to 3.00")
+
+
+def test_a_round_starts_anew_and_counts_after_its_first_batch(monkeypatch):
+    moments, taken = iter(range(0, 1000, 10)), []
+    monkeypatch.setattr(images.time, "perf_counter", lambda: next(moments))
+
+    def start():
+        taken.append(0)
+        while True:
+            taken[-1] += 1
+            yield
+
+    assert images.rounds(start, start) == [[10] * images.ROUNDS] * 2
+    assert taken == [1 + images.STEPS] * 2 * images.ROUNDS
+
+
+def test_both_pipelines_make_the_batches_that_they_are_timed_for(tmp_path, monkeypatch):
+    for name, value in (("COUNT", 4), ("BATCH", 2), ("STEPS", 3), ("SIZE", 32)):
+        monkeypatch.setattr(images, name, value)
+    assert images.write_photographs(tmp_path) == sum(
+        path.stat().st_size for path in (tmp_path / "train" / "only").iterdir()
+    )
+    ours, plain = (list(itertools.islice(make(tmp_path, None)(), 4)) for make in (images.ours, images.plain))
+    assert [(batch.shape, str(batch.dtype)) for batch in ours] == [((2, 32, 32, 3), "uint8")] * 4
+    assert [(tuple(batch.shape), str(batch.dtype)) for batch in plain] == [((2, 3, 32, 32), "torch.float32")] * 4
+    mean, std = (np.array(values) for values in data.INFO["imagenet"][4:6])
+    normalised = (np.concatenate(ours) / 255 - mean) / std
+    assert abs(normalised.mean() - np.mean([batch.numpy().mean() for batch in plain])) < 0.2  # of the same pictures
