@@ -21,6 +21,7 @@ COMMANDS = {
     "cache": "keep what a teacher says of every view that runs will see",
     "import": "make a run's folder of a PyTorch checkpoint, to serve as a teacher",
     "export": "write a run's network to a file for use elsewhere",
+    "plan": "say what a run takes on TPUs, before any is rented",
 }
 # Errors of what the user named, which say it themselves.
 OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)

@@ -50,7 +50,10 @@ def refuse_cache(settings: Settings) -> None:
         raise ValueError(f"{name} is read from disk, and a cache needs its images in memory: no cache holds its views")
 
 
-def steps_per_call(settings: Settings) -> int:
-    """How many steps one call of the jitted program takes; one, if each needs new images from disk."""
-    single = jax.default_backend() == "cpu" or from_disk(settings)
+def steps_per_call(settings: Settings, platform: str | None = None) -> int:
+    """How many steps one call of the jitted program takes; one, if each needs new images from disk.
+
+    ``platform`` is what the program runs on; None: the default backend.
+    """
+    single = (platform or jax.default_backend()) == "cpu" or from_disk(settings)
     return settings["steps_per_call"] or (1 if single else STEPS_PER_CALL)

@@ -36,6 +36,8 @@ def level_of(module):
         return 2
     if module in ("sdd_jax.build", "sdd_jax.build_data", "sdd_jax.build_teacher", "sdd_jax.config", "sdd_jax.saved"):
         return 3
+    if module.startswith("sdd_jax.planning"):
+        return 3
     if module.startswith(("sdd_jax.commands", "sdd_jax.__main__", "configs", "benchmarks", "experiments")):
         return 4
     raise AssertionError(f"{module} has no level: give it one here")

@@ -68,16 +68,8 @@ class GrainData:
         return {"key": self._keys, **_take(self._iterator)}
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
-        """``batch(arrays, step)``, to be called inside ``jit``: only normalisation is left to do."""
-        mean, std = self._dataset.mean, self._dataset.std
-
-        def batch(arrays, step):
-            del step
-            rest = {name: array for name, array in arrays.items() if name not in ("key", "image")}
-            valid = jnp.ones(rest["label"].shape, bool)
-            return {"image": augment.normalize(arrays["image"], mean, std, dtype), **rest, "valid": valid}
-
-        return batch
+        """``batch(arrays, step)``, to be called inside ``jit``."""
+        return train_batch_function(self._dataset, dtype)
 
     def close(self) -> None:
         """Ends threads and processes."""
@@ -87,6 +79,18 @@ class GrainData:
 
     def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return _put_share(arrays, NamedSharding(self._mesh, PartitionSpec(SEEDS, DATA)))
+
+
+def train_batch_function(source: Any, dtype: Any) -> Callable[..., dict[str, jax.Array]]:
+    """``batch(arrays, step)`` of a ``source`` with mean and std: only normalisation is left to do."""
+
+    def batch(arrays, step):
+        del step
+        rest = {name: array for name, array in arrays.items() if name not in ("key", "image")}
+        valid = jnp.ones(rest["label"].shape, bool)
+        return {"image": augment.normalize(arrays["image"], source.mean, source.std, dtype), **rest, "valid": valid}
+
+    return batch
 
 
 class GrainEval:

@@ -66,22 +66,26 @@ class MemoryData:
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
         """``batch(arrays, step)``, to be called inside ``jit``."""
-        dataset, batch_size = self._dataset, self._batch_size
+        return train_batch_function(self._dataset, self._batch_size, dtype)
 
-        def batch(arrays, step):
-            return train_batch(
-                arrays,
-                step,
-                arrays["key"],
-                batch_size=batch_size,
-                mean=dataset.mean,
-                std=dataset.std,
-                pad=dataset.pad,
-                flip=dataset.flip,
-                dtype=dtype,
-            )
 
-        return batch
+def train_batch_function(source: Any, batch_size: int, dtype: Any) -> Callable[..., dict[str, jax.Array]]:
+    """``batch(arrays, step)`` of a ``source`` with mean, std, pad and flip, to be called inside ``jit``."""
+
+    def batch(arrays, step):
+        return train_batch(
+            arrays,
+            step,
+            arrays["key"],
+            batch_size=batch_size,
+            mean=source.mean,
+            std=source.std,
+            pad=source.pad,
+            flip=source.flip,
+            dtype=dtype,
+        )
+
+    return batch
 
 
 class MemoryEval:

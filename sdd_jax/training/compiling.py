@@ -15,15 +15,18 @@ YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 REDUCTIONS, ELEMENTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
 
 
-def jit_network(function: Callable[..., Any], network: Callable[[], Any], **options: Any) -> Any:
-    """``jax.jit(function, **options)``, compiled with the options that are fast on the default backend.
+def jit_network(
+    function: Callable[..., Any], network: Callable[[], Any], *, platform: str | None = None, **options: Any
+) -> Any:
+    """``jax.jit(function, **options)``, compiled with the options that are fast on its platform.
 
     Args:
       function: the program.
       network: calls the network that takes most of its time, a Linen module; it is traced, not run.
+      platform: what it is compiled for; None: the default backend.
       options: as ``jax.jit`` has them.
     """
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return jax.jit(function, **options)
     kept = [REDUCTIONS] if calls_grouped_convolution(network) else [REDUCTIONS, ELEMENTWISE]
     return jax.jit(function, compiler_options=known_options({YNNPACK: ",".join(kept)}), **options)

@@ -43,6 +43,36 @@ class Built(NamedTuple):
     dtype: Any  # of the images; what the networks compute in is their own
 
 
+def jit_run_chunk(
+    model: Any,
+    teacher: Callable[..., Any] | None,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]],
+    mesh: Mesh,
+    *,
+    scales: Sequence[int],
+    pooling: str,
+    image_shape: tuple[int, ...],
+    num_examples: int,
+    steps_per_call: int,
+) -> Any:
+    """The jitted program of the training loop, for the devices of ``mesh``, which need not be there to compile it.
+
+    It is ``run_chunk(states, shared, own, count) -> states, metrics``; ``states`` are donated.
+    """
+    train_step = make_train_step(
+        model, teacher, objective, optimizer, scales=scales, pooling=pooling, num_examples=num_examples
+    )
+    return jit_network(
+        make_run_chunk(train_step, make_batch, mesh, steps_per_call),
+        partial(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)), train=False),
+        platform=mesh.devices.flat[0].platform,
+        donate_argnums=0,
+        out_shardings=(by_seed(mesh), replicated(mesh)),
+    )
+
+
 class Programs:
     """The programs of ``runs``, which differ in their seed alone, and what they read.
 
@@ -70,20 +100,18 @@ class Programs:
         )
         self._shared = jax.device_put(built.teacher_arrays, self.on_all), self._data.shared
         num_examples = len(built.dataset.train.index)
-        train_step = make_train_step(
+        self.run_chunk = jit_run_chunk(
             built.model,
             built.teacher,
             built.objective,
             built.optimizer,
+            self._data.batch_function(built.dtype),
+            mesh,
             scales=built.scales,
             pooling=built.pooling,
+            image_shape=built.dataset.image_shape,
             num_examples=num_examples,
-        )
-        self.run_chunk = jit_network(
-            make_run_chunk(train_step, self._data.batch_function(built.dtype), mesh, built.steps_per_call),
-            partial(built.model.init, jax.random.key(0), jnp.zeros((1, *built.dataset.image_shape)), train=False),
-            donate_argnums=0,
-            out_shardings=(self._each, self.on_all),
+            steps_per_call=built.steps_per_call,
         )
         self.stack = jax.jit(stack, out_shardings=self._each)
         self.pick = jax.jit(pick, out_shardings=self.on_all)

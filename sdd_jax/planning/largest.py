@@ -1,0 +1,66 @@
+"""The largest batch that fits, from as few compilations as will do: each takes minutes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sdd_jax.planning.compile import TooLarge
+from sdd_jax.planning.roofline import largest
+
+ROUND = 8  # images a chip: the rows of a register of the vector unit, a batch is padded to a multiple of them anyway
+TRIES = 3
+# Of v5e's 16 GiB the compiler lets a program have 15.75, and says so when it refuses one. Others are taken to be alike.
+USABLE = 63 / 64
+
+
+class Largest(NamedTuple):
+    """What was found.
+
+    Attributes:
+      per_chip: images a chip, 0 if not even one fits.
+      compiled: whether a program of this size was compiled, and fits.
+      compilations: how many it took beyond the plan's own.
+    """
+
+    per_chip: int
+    compiled: bool
+    compilations: int
+
+
+def find_largest(per_chip: int, used: float, hbm_bytes: int, measure: Callable[[int], float]) -> Largest:
+    """The largest batch a chip, found on the line through two sizes, and tried.
+
+    Args:
+      per_chip: images a chip of the plan.
+      used: bytes that its program takes, more than there are if it does not fit.
+      hbm_bytes: of the chip.
+      measure: compiles for so many images a chip and returns the bytes; raises ``TooLarge``.
+    """
+    limit = hbm_bytes * USABLE
+    compilations, fits, points = 0, per_chip if used <= limit else 0, [(per_chip, used)]
+
+    def add(count: int) -> None:
+        nonlocal compilations, fits, limit
+        compilations += 1
+        try:
+            size = measure(count)
+            fits = max(fits, count)
+        except TooLarge as error:
+            size, limit = error.used, error.usable
+        points.append((count, size))
+
+    other = per_chip * 2 if used < limit / 2 else max(1, per_chip // 2)
+    if other == per_chip:
+        return Largest(fits, bool(fits), compilations)
+    add(other)
+    estimate = 0
+    for _ in range(TRIES):
+        nearest = sorted(points, key=lambda point: abs(point[1] - limit))[:2]
+        estimate = largest(nearest[0], nearest[1], limit, ROUND)
+        if estimate < ROUND:
+            estimate = largest(nearest[0], nearest[1], limit, 1)
+        if estimate <= fits or any(count == estimate for count, _ in points):
+            break
+        add(estimate)
+        if fits == estimate:
+            break
+    return Largest(fits, True, compilations) if fits else Largest(estimate, False, compilations)
