@@ -1,9 +1,11 @@
 """Goes through every row without data: its config is checked, its training step traced for abstract inputs.
 
-Rows of the same settings are traced once. ``trace`` compiles nothing, so this is Python's work: processes share it.
+Rows of the same settings are traced once. ``trace`` compiles nothing, so this is Python's work: processes share it,
+each with the rows of one pair of networks at a time, which it traces once for all of them.
 """
 
 import gc
+import itertools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +19,7 @@ from experiments import recipes
 from experiments.cells import QUOTED, RUN, UNAVAILABLE, Table
 from experiments.command_line import hold_no_device
 from experiments.recipes import Recipe
+from experiments.shared_traces import share_networks
 from sdd_jax import build, data
 
 
@@ -82,8 +85,23 @@ def trace_row(row: Row) -> Traced:
             )
     except Exception as error:  # whatever is wrong with one row, the others are traced as well
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    gc.collect()
     return Traced(row, time.perf_counter() - start, parameters, problem)
+
+
+def by_pair(rows: Iterable[Row]) -> list[list[Row]]:
+    """``rows`` by config file, teacher and student."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.recipe.file, row.recipe.teacher, row.recipe.student), []).append(row)
+    return list(groups.values())
+
+
+def trace_pair(rows: Sequence[Row]) -> list[Traced]:
+    """Traces ``rows`` one after the other, and forgets what they shared."""
+    traced = [trace_row(row) for row in rows]
+    jax.clear_caches()
+    gc.collect()
+    return traced
 
 
 def run(tables: Sequence[Table], presets: Sequence[str], processes: int, say: Callable[[str], None]) -> bool:
@@ -92,7 +110,7 @@ def run(tables: Sequence[Table], presets: Sequence[str], processes: int, say: Ca
     rows, failed = distinct(tables, presets), 0
     context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
     with ProcessPoolExecutor(processes, context, initializer=_prepare) as pool:
-        for traced in pool.map(trace_row, rows):
+        for traced in itertools.chain.from_iterable(pool.map(trace_pair, by_pair(rows))):
             failed += bool(traced.problem)
             what = traced.problem or f"{traced.parameters:,} parameters"
             where = ", ".join(traced.row.tables)
@@ -106,8 +124,9 @@ def run(tables: Sequence[Table], presets: Sequence[str], processes: int, say: Ca
 
 
 def _prepare() -> None:
-    """Of a process that traces: a trace leaves its garbage in one heap, so it is collected once for each row."""
+    """Of a process that traces: a trace leaves its garbage in one heap, so it is collected once for each pair."""
     hold_no_device()
+    share_networks()
     gc.freeze()
     gc.disable()
 

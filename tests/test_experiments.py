@@ -9,13 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from experiment_lines import line
 from run_tiny_table import TINY
 
-from experiments import command_line, devices, dry_run, plan, recipes, results, run, scheduler, tables
+from experiments import command_line, devices, dry_run, plan, recipes, results, run, scheduler, shared_traces, tables
 from experiments.cells import Cell, Table
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
+from sdd_jax import build
+from sdd_jax.models import Classifier
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("run_tiny_table.py")
@@ -362,6 +365,31 @@ def test_rows_trace(table, row, column, preset, parameters):
     recipe = tables.TABLES[table].find(row, column).recipe
     traced = dry_run.trace_row(dry_run.Row(recipe, preset, (table,)))
     assert (traced.problem, traced.parameters) == ("", parameters)
+
+
+def test_shared_networks_trace_to_the_same_shapes(monkeypatch):
+    recipe = tables.TABLES["table7"].find("{1,4}", "RN32x4 -> RN8x4").recipe
+    made = [build.trace(recipes.settings(recipe, preset).nested()) for preset in PRESETS]
+    calls = []
+
+    def counted(method):
+        def call(network, *arguments, **keywords):
+            calls.append(network)
+            return method(network, *arguments, **keywords)
+
+        return call
+
+    for name in shared_traces.METHODS:
+        shared = shared_traces._shared(counted(getattr(Classifier, name)))
+        monkeypatch.setattr(Classifier, name, shared)
+    for preset, expected in zip(PRESETS, made, strict=True):
+        shared = build.trace(recipes.settings(recipe, preset).nested())
+        assert jax.tree.structure(shared) == jax.tree.structure(expected)
+        shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (shared, expected)]
+        assert shapes[0] == shapes[1]
+    seen = len(calls)
+    build.trace(recipes.settings(recipe, preset).nested())
+    assert len(calls) == seen > 0  # all of it was traced before
 
 
 def test_a_dry_run_of_all_tables_has_every_run_once():
