@@ -22,6 +22,8 @@ class Chip(NamedTuple):
         "bidirectional bandwidth per chip" that is published.
       accelerator: what Cloud TPU calls a slice, before its size; the size counts ``cores`` for each chip.
       cores: tensor cores of a chip.
+      config: libtpu's name for how a chip's cores are used on Cloud TPU, where that is not its default; with "megacore"
+        the two of v4 are one device. Source: JAX's own tests of ahead-of-time compilation (tests/aot_test.py).
       example: a slice that exists.
       shapes: which slices exist, in words.
       has: whether a slice of these sides exists.
@@ -34,6 +36,7 @@ class Chip(NamedTuple):
     link_rate: float
     accelerator: str
     cores: int
+    config: str | None
     example: str
     shapes: str
     has: Callable[[tuple[int, ...]], bool]
@@ -59,12 +62,48 @@ CHIPS: Mapping[str, Chip] = {
     for chip in (
         # cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB at 1200 GB/s, 4096 chips. The links: 6 of 50 GB/s in each
         # direction, Jouppi et al., "TPU v4: An Optically Reconfigurable Supercomputer", ISCA 2023, table 4.
-        Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, "v4", 2, "v4:2x2x4", _CUBE_SHAPES.format(4096), _is_cube(4096)),
+        Chip(
+            "v4",
+            275e12,
+            32 * GIB,
+            1200e9,
+            300e9,
+            "v4",
+            2,
+            "megacore",
+            "v4:2x2x4",
+            _CUBE_SHAPES.format(4096),
+            _is_cube(4096),
+        ),
         # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB at 819 GB/s, 400 GB/s both ways, 256 chips in a 2D torus.
-        Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, "v5litepod", 1, "v5e:16x16", _FLAT_SHAPES, FLAT.__contains__),
+        Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, "v5litepod", 1, None, "v5e:16x16", _FLAT_SHAPES, FLAT.__contains__),
         # cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GB at 2765 GB/s, 1200 GB/s both ways, jobs of up to 6144 chips.
-        Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9, "v5p", 2, "v5p:2x2x4", _CUBE_SHAPES.format(6144), _is_cube(6144)),
+        Chip(
+            "v5p",
+            459e12,
+            95 * GIB,
+            2765e9,
+            600e9,
+            "v5p",
+            2,
+            "megachip_tccontrol",
+            "v5p:2x2x4",
+            _CUBE_SHAPES.format(6144),
+            _is_cube(6144),
+        ),
         # cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB at 1638 GB/s, 800 GB/s both ways, 256 chips in a 2D torus.
-        Chip("v6e", 918e12, 32 * GIB, 1638e9, 400e9, "v6e", 1, "v6e:16x16", _FLAT_SHAPES, FLAT.__contains__),
+        Chip(
+            "v6e",
+            918e12,
+            32 * GIB,
+            1638e9,
+            400e9,
+            "v6e",
+            1,
+            "megachip_tccontrol",
+            "v6e:16x16",
+            _FLAT_SHAPES,
+            FLAT.__contains__,
+        ),
     )
 }

@@ -105,7 +105,7 @@ def _column(plan: Plan) -> dict[str, str]:
         if other is None:
             return text
         over = read(other) if other.compiled is not None else 0
-        return f"{text} ({read(own) / over:.4f})" if over else f"{text} (      )"
+        return f"{text} ({read(own) / over:.4f})" if over else text
 
     def memory(name: str) -> str:
         return cell(lambda figures: getattr(figures.compiled.memory, name) / GIB, ".3f")
@@ -115,11 +115,11 @@ def _column(plan: Plan) -> dict[str, str]:
 
     hbm = plan.topology.chip.hbm_bytes
     if own.compiled is not None:
-        fits = f"fits, {(hbm - own.compiled.memory.total) / GIB:.2f} GiB free"
+        fits = f"fits {hbm / GIB:.0f} GiB, {(hbm - own.compiled.memory.total) / GIB:.2f} free"
     else:
         assert own.refused is not None
         needs, room = own.refused.used / GIB, own.refused.usable / GIB
-        fits = f"NO: needs {needs:.2f} of {room:.2f} GiB"
+        fits = f"NO: {needs:.2f} GiB, {needs - room:.2f} too much"
     return {
         "per chip and step": plan.topology.name,
         "chips": str(plan.topology.chips),
@@ -132,7 +132,7 @@ def _column(plan: Plan) -> dict[str, str]:
         "GiB data": memory("data"),
         "GiB activations, temporary": memory("temporary"),
         "GiB in all": memory("total"),
-        f"of {'/'.join(sorted({f'{hbm / GIB:.0f}'}))} GiB": fits,
+        "the chip's memory": fits,
         "largest batch that fits": _largest(plan),
         "GFLOP": cell(lambda figures: figures.compiled.flops / 1e9, ".1f"),
         "GB to and from memory": cell(lambda figures: figures.compiled.bytes / 1e9, ".2f"),
@@ -169,6 +169,7 @@ def _notes(plans: Sequence[Plan]) -> list[str]:
     )
     if any(plan.largest is not None for plan in plans):
         notes.append(
-            "largest batch: on the line through two compiled sizes; 'compiled' where that size was compiled, and fits"
+            "largest batch: searched for on each chip's first topology, on the line through two compiled sizes; "
+            "'compiled' where a program of the size that was found was compiled, and fits"
         )
     return notes

@@ -85,7 +85,12 @@ def devices(topology: Topology) -> list[Any]:
     """The chips as JAX devices that programs can be compiled for, and not run on."""
     from jax.experimental import topologies
 
-    description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
+    options: dict[str, Any] = {}
+    if topology.chip.config is not None:
+        options["chip_config_name"] = topology.chip.config
+    if topology.chips == 1:  # a host of its own; of larger slices libtpu knows the hosts
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
     if len(description.devices) != topology.chips:
         raise ValueError(
             f"topology {topology.name!r}: libtpu sees {len(description.devices)} devices in {topology.chips} chips"
