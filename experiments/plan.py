@@ -28,6 +28,7 @@ class Job(NamedTuple):
       teacher: the folder of its teacher, or None.
       needs: the folder of a job that has to be done before, or None.
       data_path: where its data are, or None.
+      workers: processes that decode images on disk, or None.
     """
 
     table: str
@@ -40,12 +41,14 @@ class Job(NamedTuple):
     teacher: Path | None
     needs: Path | None
     data_path: Path | None
+    workers: int | None
 
     def flags(self) -> list[str]:
         """The arguments of the training command."""
         flags = recipes.command_line(self.recipe, self.preset) + [f"--config.seed={self.seed}"]
         flags += [f"--config.data.path={self.data_path}"] if self.data_path else []
         flags += [f"--config.teacher.run={self.teacher}"] if self.teacher else []
+        flags += [f"--config.data.workers={self.workers}"] if self.workers else []
         return [*flags, f"--workdir={self.folder}"]
 
 
@@ -88,13 +91,14 @@ def make(
     workdir: Path,
     teachers: Path | None,
     data_path: Path | None,
+    workers: int | None = None,
 ) -> Plan:
     """The runs of ``cells`` that have no line yet, and the teachers that those need.
 
     Raises:
       ValueError: for a teacher in ``teachers`` that has not finished or is no run's folder.
     """
-    planner = _Planner(preset, results.index(lines), workdir, teachers, data_path)
+    planner = _Planner(preset, results.index(lines), workdir, teachers, data_path, workers)
     for table, cell in cells:
         assert cell.recipe is not None
         if cell.row == TEACHER:
@@ -108,9 +112,9 @@ def make(
 class _Planner:
     """Collects jobs by folder, each once, teachers before their students."""
 
-    def __init__(self, preset, found, workdir, teachers, data_path):
+    def __init__(self, preset, found, workdir, teachers, data_path, workers):
         self._preset, self._found = preset, found
-        self._workdir, self._teachers, self._data_path = workdir, teachers, data_path
+        self._workdir, self._teachers, self._data_path, self._workers = workdir, teachers, data_path, workers
         self.jobs: dict[Path, Job] = {}
         self.remarks: dict[str, None] = {}
         self._had: set[tuple[Did, int]] = set()
@@ -141,7 +145,17 @@ class _Planner:
         if folder in self.jobs:
             return
         self.jobs[folder] = Job(
-            table.name, name, recipe, self._preset, seed, did, folder, given or needs, needs, self._data(recipe)
+            table.name,
+            name,
+            recipe,
+            self._preset,
+            seed,
+            did,
+            folder,
+            given or needs,
+            needs,
+            self._data(recipe),
+            self._workers,
         )
 
     def add_teacher_row(self, table: Table, recipe: Recipe) -> None:
@@ -177,7 +191,8 @@ class _Planner:
             self.jobs[folder] = self._plain_job(table, recipe, name, seed, did, folder)
 
     def _plain_job(self, table, recipe, name, seed, did, folder) -> Job:
-        return Job(table.name, name, recipe, RELEASED, seed, did, folder, None, None, self._data(recipe))
+        data = self._data(recipe)
+        return Job(table.name, name, recipe, RELEASED, seed, did, folder, None, None, data, self._workers)
 
     def _plain_did(self, recipe: Recipe) -> Did:
         return Did(recipes.key(recipes.settings(recipe, RELEASED)), NO_TEACHER)

@@ -33,6 +33,7 @@ def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Nam
     parser.add_argument("--workdir", type=Path, default=Path("runs/experiments"), help="default runs/experiments")
     parser.add_argument("--teachers", type=Path, help="a folder with DATA/NAME, run folders, trained or imported")
     parser.add_argument("--data_path", type=Path, help="the data's folder, or one that has a folder DATA for each set")
+    parser.add_argument("--workers", type=positive, help="processes of each run that decode images on disk")
     parser.add_argument("--jobs", type=positive, help="runs at a time; default one for each device, one on CPU")
     parser.add_argument("--dry-run", action="store_true", help="trace every row, run nothing; no data needed")
     return parser.parse_args(arguments)
@@ -67,6 +68,7 @@ def _command(options: argparse.Namespace, tables: Mapping[str, Table], folder: P
         workdir=options.workdir,
         teachers=options.teachers,
         data_path=options.data_path,
+        workers=options.workers,
     )
     _announce(wanted, made)
     if not made.jobs:

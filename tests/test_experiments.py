@@ -120,15 +120,14 @@ def test_a_signal_ends_the_runs_as_well(tmp_path):
 # ---------------------------------------------------------------------- what is to run
 
 
-def planned(tmp_path, table, *, rows=(), preset=RELEASED, seeds=(0,), lines=(), teachers=None, data_path=None):
+def planned(tmp_path, table, *, rows=(), preset=RELEASED, seeds=(0,), lines=(), **given):
     return plan.make(
         plan.chosen([table], rows),
         preset=preset,
         seeds=seeds,
         lines=lines,
         workdir=tmp_path / "runs",
-        teachers=teachers,
-        data_path=data_path,
+        **{"teachers": None, "data_path": None, **given},
     )
 
 
@@ -189,6 +188,14 @@ def test_a_given_teacher_is_taken_and_another_one_makes_another_run(tmp_path):
     (tmp_path / "teachers" / "cifar100" / "resnet32x4" / "done.json").unlink()
     with pytest.raises(ValueError, match="resnet32x4 has not finished"):
         planned(tmp_path, table, teachers=tmp_path / "teachers")
+
+
+def test_workers_are_handed_on_and_make_no_other_run(tmp_path):
+    table = tables.TABLES["table5"]
+    without, eight = (planned(tmp_path, table, workers=workers).jobs for workers in (None, 8))
+    assert all("--config.data.workers=8" in job.flags() for job in eight)
+    assert [job.folder for job in eight] == [job.folder for job in without]
+    assert not any("workers" in flag for job in without for flag in job.flags())
 
 
 def test_rows_are_chosen_by_pattern():
