@@ -59,6 +59,7 @@ def search(per_chip, size):
 def test_the_search_compiles_a_second_size_and_the_one_that_it_finds():
     assert search(128, lambda count: (1 + count / 64) * GIB) == (Largest(944, True, 2), [256, 944])
     assert search(2048, lambda count: (1 + count / 64) * GIB) == (Largest(944, True, 2), [1024, 944])
+    assert search(16, lambda count: count / 64 * GIB) == (Largest(1008, True, 2), [496, 1008])
     # Near the limit it is not quite a line: the third size goes into the next one.
     found, tried = search(128, lambda count: (1 + count / 64 + (count / 1024) ** 4) * GIB)
     assert found.compiled and found.per_chip == tried[-1] < 944 and len(tried) == 3

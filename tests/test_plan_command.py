@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from test_end_to_end import refused, run
+from test_end_to_end import A_USERS, refused, run
 
 IMAGENET = "--config=configs/imagenet.py:teacher=resnet34,student=resnet18"
 LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -34,10 +34,10 @@ def test_without_libtpu_it_says_how_to_get_it():
 
 
 @pytest.mark.skipif(not LIBTPU, reason="libtpu is not installed: pip install -e '.[plan]' in an environment of its own")
-def test_a_small_pair_is_planned_for_four_chips(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_a_small_pair_is_planned_for_four_chips(tmp_path):
+    environment = {**A_USERS, "XDG_CACHE_HOME": str(tmp_path)}
     config = ["--config=configs/quickstart.py:run=sdd_kd", "--topology=v5e:2x2", "--nolargest", "--json"]
-    result = run("plan", *config)
+    result = run("plan", *config, environment=environment)
     assert result.returncode == 0, result.stderr
     [plan] = json.loads(result.stdout)
     sdd, kd = plan["methods"]
@@ -46,5 +46,5 @@ def test_a_small_pair_is_planned_for_four_chips(tmp_path, monkeypatch):
     assert sdd["flops"] >= kd["flops"] > 1e9
     # Every parameter's gradient is summed over the chips once a step.
     assert sdd["collectives"]["operand_bytes"] > 0.95 * sdd["memory_bytes"]["optimizer"]
-    again = run("plan", *config)
+    again = run("plan", *config, environment=environment)  # from what was kept
     assert json.loads(again.stdout) == [plan]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sdd_jax.planning.compile import TooLarge
-from sdd_jax.planning.roofline import largest
+from sdd_jax.planning.roofline import largest, line
 
 ROUND = 8  # images a chip: the rows of a register of the vector unit, a batch is padded to a multiple of them anyway
 TRIES = 3
@@ -48,13 +48,16 @@ def find_largest(per_chip: int, used: float, hbm_bytes: int, measure: Callable[[
             size, limit = error.used, error.usable
         points.append((count, size))
 
-    other = per_chip * 2 if used < limit / 2 else max(1, per_chip // 2)
+    # The second size should take about half of the memory: the line is to be read off far from a small first one.
+    other = per_chip * max(2, int(limit / 2 / used)) if used < limit / 2 else max(1, per_chip // 2)
     if other == per_chip:
         return Largest(fits, bool(fits), compilations)
     add(other)
     estimate = 0
     for _ in range(TRIES):
         nearest = sorted(points, key=lambda point: abs(point[1] - limit))[:2]
+        if line(nearest[0], nearest[1])[1] <= 0:  # the compiler found room in the larger one: no line to read from
+            break
         estimate = largest(nearest[0], nearest[1], limit, ROUND)
         if estimate < ROUND:
             estimate = largest(nearest[0], nearest[1], limit, 1)

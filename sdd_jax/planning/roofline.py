@@ -47,9 +47,7 @@ def line(first: tuple[float, float], second: tuple[float, float]) -> tuple[float
 def largest(first: tuple[float, float], second: tuple[float, float], limit: float, multiple: int) -> int:
     """The largest multiple of ``multiple`` whose size, on the line through two ``(count, size)``, is within ``limit``.
 
-    0 if there is none.
+    The line rises. 0 if there is none.
     """
     intercept, slope = line(first, second)
-    if slope <= 0:
-        raise ValueError(f"size must grow with the count, got {first} and {second}")
     return max(0, math.floor((limit - intercept) / slope / multiple)) * multiple

@@ -11,8 +11,8 @@ import jax
 
 from sdd_jax.planning.chips import CHIPS, Chip
 
-# libtpu asks the machine that it runs on what it is part of; these answer for it, so that it asks nobody. They are read
-# when libtpu is loaded. Source: the environment variables that JAX's own ahead-of-time tests set.
+# libtpu asks the machine that it runs on, and the cloud, what it is part of; these answer, so that it asks nobody. They
+# are read when libtpu is loaded.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to wait for
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -25,7 +25,7 @@ class Topology(NamedTuple):
     """A slice by name.
 
     Attributes:
-      name: as it was given.
+      name: as libtpu knows it.
       chip: its chips.
       sides: chips along each axis.
     """
@@ -52,7 +52,7 @@ def parse(name: str) -> Topology:
     chip, sides = CHIPS[found[1]], tuple(int(side) for side in found[2].split("x"))
     if not chip.has(sides):
         raise ValueError(f"topology {name!r} does not exist: {chip.name} slices are {chip.shapes}")
-    return Topology(name, chip, sides)
+    return Topology(f"{chip.name}:{'x'.join(map(str, sides))}", chip, sides)
 
 
 def stay_on_cpu() -> None:
