@@ -107,6 +107,12 @@ def test_a_refusal_says_how_much_is_needed():
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.23G of 15.75G hbm. Exceeded by 8.48G."
     error = read_refusal(message)
     assert isinstance(error, TooLarge) and (error.used, error.usable) == (24.23 * GIB, 15.75 * GIB)
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (81.00G) exceeds "
+        "available HBM (15.75G)."
+    )
+    error = read_refusal(message)
+    assert isinstance(error, TooLarge) and (error.used, error.usable) == (81 * GIB, 15.75 * GIB)
     assert isinstance(read_refusal("INTERNAL: something else"), RuntimeError)
 
 
@@ -231,7 +237,7 @@ def plans():
 
 def test_the_table_has_a_column_for_each_plan():
     text = as_text(plans())
-    assert "fits 16 GiB, 8.00 free" in text and "NO: 20.00 GiB, 4.25 too much" in text
+    assert "fits 16 GiB, 8.00 free" in text and "NO: 20.00 GiB or more, 4.25 too much" in text
     assert "1024 (256 a chip, compiled)" in text and "39400.0 (2.0000)" in text
     assert "200.100" in text and "2559" in text  # 200 ms, 0.1 on the network; 512 images in 200.1 ms
     other = plans()[1]._replace(topology=topology.parse("v6e:2x2"))

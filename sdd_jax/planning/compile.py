@@ -72,7 +72,7 @@ class TooLarge(Exception):
     """A program that does not fit.
 
     Attributes:
-      used: bytes that it takes.
+      used: bytes that it takes, or its temporaries alone, where those are too much already.
       usable: bytes of the chip's memory that a program may take.
     """
 
@@ -190,13 +190,27 @@ def _measure(program: Program, lowered: Any, mesh: Mesh) -> Compiled:
     )
 
 
+# What libtpu 0.0.42 says: before it places anything, of the temporaries alone, or after it has placed everything.
+_REFUSALS = (
+    r"HLO temporaries \((?P<used>[\d.]+[KMGT]?)\) exceeds available HBM \((?P<usable>[\d.]+[KMGT]?)\)",
+    r"Used (?P<used>[\d.]+[KMGT]?) of (?P<usable>[\d.]+[KMGT]?) hbm",
+)
+
+
 def read_refusal(message: str) -> Exception:
     """``TooLarge``, from what the compiler says of a program that does not fit; else an error with all of it."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
-    if found is None:
-        return RuntimeError(message)
-    powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-    return TooLarge(float(found[1]) * 1024 ** powers[found[2]], float(found[3]) * 1024 ** powers[found[4]])
+    for refusal in _REFUSALS:
+        found = re.search(refusal, message)
+        if found is not None:
+            return TooLarge(_size(found["used"]), _size(found["usable"]))
+    return RuntimeError(message)
+
+
+def _size(text: str) -> float:
+    """Bytes of "15.75G"."""
+    if text[-1].isdigit():
+        return float(text)
+    return float(text[:-1]) * 1024 ** (1 + "KMGT".index(text[-1]))
 
 
 def _folded(model: Any, images: Any) -> tuple[Any, Any]:

@@ -119,7 +119,7 @@ def _column(plan: Plan) -> dict[str, str]:
     else:
         assert own.refused is not None
         needs, room = own.refused.used / GIB, own.refused.usable / GIB
-        fits = f"NO: {needs:.2f} GiB, {needs - room:.2f} too much"
+        fits = f"NO: {needs:.2f} GiB or more, {needs - room:.2f} too much"
     return {
         "per chip and step": plan.topology.name,
         "chips": str(plan.topology.chips),
