@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from sdd_jax import data
 from sdd_jax.data.images import AUGMENTS
 from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
+from sdd_jax.training.run_folder import CARRIED_OUT
 
 METHODS = ("plain", "kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 # The base losses of a method, without its "sdd_": config.loss.base is one of them.
@@ -97,8 +98,9 @@ class Settings(dict):
         return tree
 
     def hash(self) -> str:
-        """SHA-256, in hex, of the config."""
-        return hashlib.sha256(json.dumps(self.nested(), sort_keys=True).encode()).hexdigest()
+        """SHA-256, in hex, of the config, up to how it is carried out."""
+        what = Settings((name, value) for name, value in self.items() if name not in CARRIED_OUT)
+        return hashlib.sha256(json.dumps(what.nested(), sort_keys=True).encode()).hexdigest()
 
 
 def read(config: Mapping[str, Any]) -> Settings:

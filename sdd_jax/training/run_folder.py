@@ -1,7 +1,7 @@
 """A run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``done.json``."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from sdd_jax.training import environment
 from sdd_jax.training.checkpoint import write_json
 
 CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
+# How a run is carried out, not what it computes: a start may change it.
+CARRIED_OUT = frozenset({"data.workers"})
 
 
 def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -31,15 +33,15 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
         return
-    fields = differing(read_json(folder / CONFIG), config)
+    fields = differing(read_json(folder / CONFIG), config, besides=CARRIED_OUT)
     if fields:
         raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
 
 
-def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The fields in which two nested configs differ, with both values; empty if in none."""
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:
+    """The fields in which two nested configs differ, with both values; empty if in none, ``besides`` left aside."""
     before, now = _flatten(before), _flatten(now)
-    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    names = [name for name in sorted((before.keys() | now.keys()) - besides) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
