@@ -7,7 +7,8 @@ from sdd_jax.planning.compile import TooLarge
 from sdd_jax.planning.roofline import largest, line
 
 ROUND = 8  # images a chip: the rows of a register of the vector unit, a batch is padded to a multiple of them anyway
-TRIES = 3
+TRIES = 3  # sizes that are read off a line; the compiler saves memory where it gets scarce, so the first may be low
+CLOSE = 1.02  # a size that is so much larger is not worth minutes
 # Of v5e's 16 GiB the compiler lets a program have 15.75, and says so when it refuses one. Others are taken to be alike.
 USABLE = 63 / 64
 
@@ -61,9 +62,7 @@ def find_largest(per_chip: int, used: float, hbm_bytes: int, measure: Callable[[
         estimate = largest(nearest[0], nearest[1], limit, ROUND)
         if estimate < ROUND:
             estimate = largest(nearest[0], nearest[1], limit, 1)
-        if estimate <= fits or any(count == estimate for count, _ in points):
+        if estimate <= fits * CLOSE or any(count == estimate for count, _ in points):
             break
         add(estimate)
-        if fits == estimate:
-            break
     return Largest(fits, True, compilations) if fits else Largest(estimate, False, compilations)
