@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from sdd_jax import saved
+from sdd_jax import data, saved
 from sdd_jax.build_data import steps_per_call
 from sdd_jax.config import Settings, image_dtype, teacher_dtype
 from sdd_jax.data.augment import num_views
@@ -49,9 +49,15 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     stated = settings["teacher.accuracy"]
     if stated is None and teacher.data is None:
         stated = settings["teacher.published"]
-    elif stated is None and teacher.data and teacher.data["name"] == settings["data.name"]:
+    elif stated is None and teacher.data and same_data(teacher.data, settings):
         stated = 100 * done["last"]["accuracy"]
     return teacher, saved.load_variables(folder, done["last"]["step"]), stated
+
+
+def same_data(room: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether a run whose config had this room ``data`` saw the set that this one sees; own sets go by their path."""
+    names = ("name", "image_size", "augment") + (() if settings["data.name"] in data.INFO else ("path",))
+    return all(room.get(name) == settings[f"data.{name}"] for name in names)
 
 
 def measure_teacher(

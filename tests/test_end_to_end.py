@@ -11,6 +11,7 @@ from pathlib import Path
 
 import chex
 import pytest
+import sets
 
 from sdd_jax.__main__ import COMMANDS
 from sdd_jax.training.checkpoint import Checkpoints
@@ -113,6 +114,31 @@ def test_several_seeds_are_each_the_single_run(tmp_path):
     assert (together / "config.json").read_text() == (alone / "config.json").read_text()
 
 
+def test_own_images_on_disk_are_trained_on_measured_and_named_if_broken(tmp_path):
+    sets.write_folder(tmp_path / "images", classes=("a", "b"), train=20, test=5)
+    common = [
+        "--config=configs/image_folder.py:teacher=none,student=resnet8",
+        f"--config.data.path={tmp_path}/images",
+        "--config.data.image_size=32",
+        "--config.model.stem=cifar",
+        "--config.epochs=1",
+        "--config.batch_size=16",
+        "--config.data.workers=2",
+    ]
+    result = run("train", *common, f"--workdir={tmp_path}/run")
+    assert result.returncode == 0 and not result.stderr, result.stderr
+    done = json.loads((tmp_path / "run" / "done.json").read_text())
+    result = run("evaluate", f"--workdir={tmp_path}/run")
+    assert f"accuracy {100 * done['last']['accuracy']:.2f}%" in result.stdout
+    assert "on 10 test images of image_folder" in result.stdout
+    for name in ("a", "b"):
+        for number in range(20):
+            (tmp_path / "images" / "train" / name / f"{number}.png").write_bytes(b"no image")
+    assert re.match(
+        r"sdd_jax: .*/train/[ab]/\d+.png cannot be read", refused("train", *common, f"--workdir={tmp_path}/b")
+    )
+
+
 def test_compiled_programs_are_kept_where_nothing_else_is_said(tmp_path):
     script = "import jax, sdd_jax.__main__ as m; m.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
     names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
@@ -173,4 +199,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 @pytest.mark.parametrize("arguments", [("--help",), *((name, "--help") for name in COMMANDS)])
 def test_help_shows_an_example(arguments):
     result = run(*arguments)
-    assert result.returncode == 0 and "python -m sdd_jax" in result.stdout and "--workdir" in result.stdout
+    assert (
+        result.returncode == 0
+        and "python -m sdd_jax" in result.stdout
+        and ("--workdir" in result.stdout or "plan" in arguments)
+    )

@@ -73,6 +73,21 @@ def test_classes_and_images_are_numbered_by_name(tmp_path, test_name):
     assert listing(listed.test) == [("cat/0.png", 0), ("dog/0.png", 1)]
 
 
+def test_imagenets_unlabelled_test_folder_is_left_alone(tmp_path):
+    write_folder(tmp_path, classes=("n01", "n02"), train=2, test=1, test_name="val")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "ILSVRC2012_test_00000001.JPEG").write_bytes(b"")
+    assert len(data.load("imagenet", path=tmp_path, select_on="test").test.index) == 2
+    with pytest.raises(ValueError, match="same classes"):
+        data.load("image_folder", path=tmp_path)
+
+
+def test_a_link_that_leads_back_counts_no_image_twice(tmp_path):
+    write_folder(tmp_path, classes=("cat",), train=3, test=1)
+    (tmp_path / "train" / "cat" / "self").symlink_to(tmp_path / "train" / "cat")
+    assert len(folders.read_folder("image_folder", tmp_path).train) == 3
+
+
 def test_folders_that_do_not_fit_are_refused(tmp_path):
     write_folder(tmp_path, classes=("cat", "dog"), train=1, test=1)
     (tmp_path / "test" / "bird").mkdir()

@@ -129,6 +129,19 @@ def test_what_a_camera_turned_stands_upright(orientation):
     np.testing.assert_array_equal(pixels(encoded(COLOUR, exif=exif)), TURNED[orientation](COLOUR))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_metadata_that_cannot_be_read_say_nothing_of_the_pixels():
+    """A photograph whose EXIF is damaged: a tag of numbers is said to be text, and the block is cut."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0111] = 6, 7
+    data = encoded(COLOUR, "JPEG", quality=95, exif=exif)
+    block = exif.tobytes()
+    mistyped = block.replace(struct.pack(">HH", 0x0111, 4), struct.pack(">HH", 0x0111, 2))
+    assert mistyped != block and block in data
+    for damaged in (mistyped, block[:12] + b"\xff" * (len(block) - 12)):
+        assert pixels(data.replace(block, damaged)).shape in ((5, 7, 3), (7, 5, 3))
+
+
 def test_of_an_animation_the_first_frame_counts():
     frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (30, 200)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -142,7 +155,8 @@ BAD = {
     "floating-point": (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "range is not known"),
     "huge": (encoded(COLOUR, "BMP")[:18] + struct.pack("<ii", 60_000, 60_000) + encoded(COLOUR, "BMP")[26:], "exceeds"),
     "negative": (encoded(Image.fromarray(np.array([[-1, 7]], np.int32)), "TIFF"), "from -1 to 7"),
-    "five channels": (np.zeros((2, 2, 5), np.uint8), "Cannot handle"),
+    "five channels": (np.zeros((2, 2, 5), np.uint8), r"expected uint8 .* got uint8 \(2, 2, 5\)"),
+    "16-bit pixels": (np.zeros((2, 2, 3), np.uint16), r"expected uint8 .* got uint16"),
 }
 
 

@@ -57,8 +57,9 @@ def evaluate(folder: Path, name: str | None, path: str | None) -> None:
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
     image_dtype = jnp.promote_types(DTYPES[network.dtype], jnp.float32)
     evaluator = make_evaluator(network.model, dataset.test, dataset, sharding.make_mesh(), image_dtype)
+    measured = {step: evaluator(saved.load_variables(folder, step)) for step in set(steps.values())}
     for which, step in steps.items():
-        results = evaluator(saved.load_variables(folder, step))
+        results = measured[step]
         numbers = " ".join(
             f"{key} {value:.4f}" if key == "loss" else f"{key} {100 * value:.2f}%"
             for key, value in results.items()
@@ -71,4 +72,4 @@ def evaluate(folder: Path, name: str | None, path: str | None) -> None:
 
 
 def _known() -> str:
-    return ", ".join(data.INFO)
+    return f"{', '.join((*data.INFO, data.FOLDER))} and {data.PREFIX}NAME"

@@ -18,7 +18,7 @@ from sdd_jax.data.streamed import StreamedDataset, from_records
 from sdd_jax.data.tfds_directory import PREFIX, find_tfds, read_tfds_set
 
 __all__ = [
-    "FOLDER", "INFO", "Dataset", "Info", "Split", "StreamedDataset", "check_name", "describe", "from_arrays",
+    "FOLDER", "INFO", "PREFIX", "Dataset", "Info", "Split", "StreamedDataset", "check_name", "describe", "from_arrays",
     "from_records", "load", "refuse_in_memory",
 ]  # fmt: skip
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from sdd_jax.data.dataset import not_found
 
@@ -19,6 +18,8 @@ __all__ = ["Files", "Listed", "class_folders", "read_cub200", "read_folder"]
 
 # What a folder of training and of test images may be called, in this order.
 TRAIN, TEST = ("train",), ("test", "val", "valid", "validation")
+TEST_OF = {"imagenet": ("val", "valid", "validation")}  # its test set is published without labels
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 
 
@@ -115,13 +116,14 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
 
     ``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg`` (or ``val``, ``valid``, ``validation``), ImageNet's form.
     Classes are numbered in the order of their names, images likewise; folders within a class are searched as well.
-    What Pillow has no reader for, by its suffix, and hidden files are left out.
+    Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Of several folders for tests the first
+    counts.
 
     Raises:
       FileNotFoundError: if there is no such folder.
       ValueError: if train and test have different classes, or a class has no image.
     """
-    train, test = (_part(name, path, names) for names in (TRAIN, TEST))
+    train, test = (_part(name, path, names) for names in (TRAIN, TEST_OF.get(name, TEST)))
     classes, others = (class_folders(folder) for folder in (train, test))
     if classes != others:
         only = sorted(set(classes) ^ set(others))
@@ -144,20 +146,23 @@ def _part(name: str, path: str | PathLike[str] | None, names: Sequence[str]) -> 
     places = [root / part for part in names]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
-        form = f"{root}/{{{TRAIN[0]},{TEST[0]}}}/CLASS/IMAGE"
+        form = f"{root}/{{{TRAIN[0]},{TEST_OF.get(name, TEST)[0]}}}/CLASS/IMAGE"
         raise not_found(name, places, [f"put the images there as {form}, or name their folder by --config.data.path"])
     return found
 
 
 def _files(folder: Path, classes: Sequence[str]) -> Files:
-    suffixes = set(Image.registered_extensions())
     names, labels = [], []
     for label, name in enumerate(classes):
-        before = len(names)
+        before, seen = len(names), set()
         for place, subfolders, files in os.walk(folder / name, followlinks=True):
+            if os.path.realpath(place) in seen:  # a link that leads back
+                subfolders.clear()
+                continue
+            seen.add(os.path.realpath(place))
             subfolders.sort()
             for file in sorted(files):
-                if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes:
+                if not file.startswith(".") and file.lower().endswith(SUFFIXES):
                     names.append(os.path.relpath(os.path.join(place, file), folder))
                     labels.append(label)
         if len(names) == before:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdd_jax.data import augment
 from sdd_jax.data.arrays import check_positions, eval_batches
 from sdd_jax.data.streamed import EvalExample, StreamedDataset, StreamedSplit, TrainExample
-from sdd_jax.training.sharding import DATA, SEEDS, by_seed
+from sdd_jax.training.sharding import DATA, SEEDS, seed_keys
 
 AHEAD = 2  # batches that wait on the device
 WORTH_A_PROCESS = 500  # images of an evaluation: about as many are decoded while a process starts
@@ -55,7 +55,9 @@ class GrainData:
         runs = [_positions(dataset, seed)[share::processes] for seed in seeds]
         batches = [run.batch(batch_size // processes) for run in runs]
         self._batches = grain.experimental.ZipMapDataset(batches).map(_stack)
-        self._keys = jax.device_put(jnp.stack([jax.random.key(seed) for seed in seeds]), by_seed(mesh))
+        if processes > 1 and mesh.shape[SEEDS] > 1:
+            raise ValueError(f"several seeds of images on disk train in one process, got {processes} processes")
+        self._keys = seed_keys(seeds, mesh)
         self._next = -1
         self._iterator: grain.DatasetIterator | None = None
 
@@ -78,7 +80,7 @@ class GrainData:
         self._iterator = None
 
     def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return _put_share(arrays, NamedSharding(self._mesh, PartitionSpec(SEEDS, DATA)))
+        return _put_share(arrays, NamedSharding(self._mesh, PartitionSpec(SEEDS, DATA)), axis=1)
 
 
 def train_batch_function(source: Any, dtype: Any) -> Callable[..., dict[str, jax.Array]]:
@@ -103,12 +105,12 @@ class GrainEval:
         self._count = eval_batches(len(split.index), batch_size)
         positions = grain.MapDataset.range(self._count * batch_size)[share::processes]
         self._batches = positions.map(example).batch(batch_size // processes)
-        self._workers = dataset.workers if len(split.index) >= WORTH_A_PROCESS * dataset.workers else 0
+        self._workers = min(dataset.workers, len(split.index) // processes // WORTH_A_PROCESS)
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """The batches' arrays, each once."""
         sharding = NamedSharding(self._mesh, PartitionSpec((SEEDS, DATA)))
-        iterator = _start(self._batches, self._workers, functools.partial(_put_share, sharding=sharding))
+        iterator = _start(self._batches, self._workers, functools.partial(_put_share, sharding=sharding, axis=0))
         try:
             for _ in range(self._count):
                 yield _take(iterator)
@@ -133,19 +135,24 @@ def _stack(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _put_share(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's share of a batch onto its devices.
+def _put_share(arrays: dict[str, np.ndarray], sharding: NamedSharding, axis: int) -> dict[str, jax.Array]:
+    """This process's share of a batch, which is shared out along ``axis``, onto its devices.
 
     The copy: worker processes hand over shared memory, which a CPU's array would alias, and hold on to.
     """
-    return {name: jax.make_array_from_process_local_data(sharding, np.array(array)) for name, array in arrays.items()}
+
+    def put(array):
+        whole = tuple(size * (jax.process_count() if n == axis else 1) for n, size in enumerate(array.shape))
+        return jax.make_array_from_process_local_data(sharding, np.array(array), whole)
+
+    return {name: put(array) for name, array in arrays.items()}
 
 
 def _start(
     batches: grain.MapDataset, workers: int, put: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
 ) -> grain.DatasetIterator:
     """Reads ahead: batches are made in threads or in processes, in the same order, and put on the device in another."""
-    threads = 1 if workers else min(os.cpu_count() or 1, MOST_THREADS)
+    threads = 1 if workers else min(processors(), MOST_THREADS)
     read = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain asks its own flags, which a program that uses no absl never parses
@@ -155,6 +162,11 @@ def _start(
     return iter(grain.experimental.ThreadPrefetchIterDataset(read.map(put), prefetch_buffer_size=AHEAD))
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _take(iterator: grain.DatasetIterator) -> dict[str, jax.Array]:
     """The next batch; an image that cannot be read ends what reads ahead, and its error comes without Grain's frames.
 
@@ -162,10 +174,10 @@ def _take(iterator: grain.DatasetIterator) -> dict[str, jax.Array]:
     """
     try:
         return next(iterator)
-    except ValueError as error:
-        message = str(error)
+    except (ValueError, OSError) as error:
+        kind, message = type(error), str(error)
     _end(iterator)
-    raise ValueError(message)
+    raise kind(message)
 
 
 def _end(iterator: grain.DatasetIterator) -> None:

@@ -1,14 +1,25 @@
 """Encoded images to pixels, and what training and evaluation see of them: Pillow and NumPy, on the host, no JAX.
 
 Pillow decodes (JPEGs by libjpeg-turbo) and resizes (bilinear, antialiased), as torchvision's transforms of PIL images
-do, so that networks trained there see the same pixels here.
+do, so that networks trained there see the same pixels here, but for what EXIF says is turned.
 """
 
 import io
 import math
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+# What brings the pixels of an EXIF orientation upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 __all__ = ["AUGMENTS", "NO_VIEW", "decode", "eval_image", "resized_side", "train_image"]
 
@@ -35,16 +46,25 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
     """
     try:
         if isinstance(data, np.ndarray):
-            image = Image.fromarray(data[..., 0] if data.ndim == 3 and data.shape[-1] == 1 else data)
+            if data.dtype != np.uint8 or data.ndim not in (2, 3) or data.shape[2:] not in ((), (1,), (3,), (4,)):
+                raise ValueError(f"expected uint8 [H, W] or [H, W, C], C 1, 3 or 4; got {data.dtype} {data.shape}")
+            image = Image.fromarray(data[..., 0] if data.shape[2:] == (1,) else data)
         else:
             image = Image.open(io.BytesIO(data))
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return _to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise ValueError(f"{name} cannot be read as an image: it is in no format that Pillow knows") from None
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # metadata that cannot be read say nothing of the pixels
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

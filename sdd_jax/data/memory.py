@@ -18,7 +18,7 @@ from sdd_jax.data.arrays import (
     eval_batches,
     train_batch,
 )
-from sdd_jax.training.sharding import by_seed, replicated
+from sdd_jax.training.sharding import by_seed, replicated, seed_keys
 
 
 class MemoryData:
@@ -48,7 +48,7 @@ class MemoryData:
             order = jnp.stack([epoch_order(key, epochs, num_examples) for key in keys])
             return {"key": keys, "order": order, "first_epoch": jnp.full(len(seeds), first_epoch)}
 
-        self._keys = jax.device_put(jnp.stack([jax.random.key(seed) for seed in seeds]), each)
+        self._keys = seed_keys(seeds, mesh)
         self._make_own = jax.jit(own, out_shardings=each)
         self._first_epoch, self._own = -1, {}
         self.shared = put_split(dataset.train, self._on_all)

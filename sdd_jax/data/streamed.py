@@ -159,7 +159,8 @@ class TrainExample(_Example):
     """``example(position, row)``: the row's image as it is seen at a position of the run.
 
     Chance is a function of (seed, epoch, number of the example) and of nothing else, as that of images in memory is,
-    but drawn by NumPy's Philox: worker processes have no business with JAX.
+    but drawn by NumPy's Philox: worker processes have no business with JAX. NumPy promises the generator's bits for
+    good, the numbers made of them for one version.
     """
 
     def __call__(self, position: int, row: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ PREFIX = "tfds:"
 # Where a set has more than one, which split is reported: ImageNet's test set has no labels.
 _TESTS = ("test", "validation")
 _TESTS_OF = {"imagenet2012": ("validation",)}
+_INSTALL = "pip install tensorflow-datasets importlib_resources"  # which it imports and does not require
+
+_OPENING = threading.Lock()  # threads that decode would each open the directory
 
 
 class TfdsRecords:
@@ -42,7 +46,8 @@ class TfdsRecords:
     def read(self, number: int) -> tuple[Any, int]:
         """The encoded image (or its pixels, if the set holds those), and its label."""
         if self._source is None:
-            self._source = self._open()
+            with _OPENING:
+                self._source = self._source or self._open()
         example = self._source[number]
         return example[self._keys[0]], int(example[self._keys[1]])
 
@@ -54,8 +59,8 @@ class TfdsRecords:
     def _open(self) -> Any:
         tfds = import_tfds()
         builder = tfds.builder_from_directory(self._directory)
-        encoded = isinstance(builder.info.features[self._keys[0]], tfds.features.Image)
-        decoders = {self._keys[0]: tfds.decode.SkipDecoding()} if encoded else None
+        images = (key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image))
+        decoders = {key: tfds.decode.SkipDecoding() for key in images}  # masks and the like as well: nobody reads them
         return builder.as_data_source(split=self._split, decoders=decoders)
 
 
@@ -78,7 +83,7 @@ def read_tfds_set(name: str, data_dir: str | PathLike[str] | None) -> TfdsSet:
     directory = find_tfds(name, data_dir)
     # From the directory, not by name (tfds.data_source): the version on disk need not be the installed package's.
     info = import_tfds().builder_from_directory(str(directory)).info
-    image_key, label_key = keys = info.supervised_keys or ("image", "label")
+    image_key, label_key = keys = (info.supervised_keys or ("image", "label"))[:2]
     for key in keys:
         if key not in info.features:
             raise ValueError(f"{directory} has no {key!r}: its features are {', '.join(info.features)}")
@@ -92,7 +97,10 @@ def read_tfds_set(name: str, data_dir: str | PathLike[str] | None) -> TfdsSet:
     def records(split):
         return TfdsRecords(directory, split, (image_key, label_key), info.splits[split].num_examples)
 
-    return TfdsSet(records("train"), records(tests[0]), tuple(class_names))
+    labelled = [split for split in tests if 0 <= records(split).read(0)[1] < len(class_names)]
+    if not labelled:
+        raise ValueError(f"{directory}: the images of {' and '.join(tests)} have no labels")
+    return TfdsSet(records("train"), records(labelled[0]), tuple(class_names))
 
 
 def find_tfds(name: str, data_dir: str | PathLike[str] | None) -> Path:
@@ -103,13 +111,13 @@ def find_tfds(name: str, data_dir: str | PathLike[str] | None) -> Path:
         raise not_found(
             f"{PREFIX}{name}",
             [root / name / "VERSION" / "dataset_info.json"],
-            [f"{prepare_command(name)}  (needs TensorFlow: pip install tensorflow tensorflow-datasets)"],
+            [f"{prepare_command(name, root)}  (needs TensorFlow: {_INSTALL} tensorflow)"],
         )
     directory = max(versions, key=lambda version: [int(part) for part in version.name.split(".") if part.isdigit()])
     if json.loads((directory / "dataset_info.json").read_text()).get("fileFormat") != "array_record":
         raise ValueError(
             f"{directory} holds no ArrayRecord files, the only format that can be read at random. Prepare the set as "
-            f"such (this needs TensorFlow):\n  {prepare_command(name)}"
+            f"such (this needs TensorFlow):\n  {prepare_command(name, root)}"
         )
     return directory
 
@@ -119,13 +127,11 @@ def import_tfds() -> Any:
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise ImportError(
-            "reading a TFDS directory needs: pip install tensorflow-datasets importlib_resources pillow"
-        ) from error
+        raise ImportError(f"reading a TFDS directory needs: {_INSTALL}") from error
     return tensorflow_datasets
 
 
-def prepare_command(name: str) -> str:
+def prepare_command(name: str, data_dir: str | PathLike[str] = "data") -> str:
     """The command that downloads a set and prepares it as this package reads it."""
-    builder = f"tfds.builder('{name}', data_dir='data', file_format='array_record')"
+    builder = f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
     return f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'

@@ -6,7 +6,7 @@ trains its own.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_seed(mesh: Mesh) -> NamedSharding:
     """The leading axis, one entry a run, along "seeds"."""
     return NamedSharding(mesh, PartitionSpec(SEEDS))
+
+
+def seed_keys(seeds: Sequence[int], mesh: Mesh) -> jax.Array:
+    """Each run's key, along "seeds"; made on the devices, since no process may hand a key to another's."""
+    return jax.jit(lambda: jnp.stack([jax.random.key(seed) for seed in seeds]), out_shardings=by_seed(mesh))()
 
 
 def split_batch(batch: Any, mesh: Mesh, axes: tuple[str, ...] = (SEEDS, DATA)) -> Any:
