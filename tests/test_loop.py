@@ -124,7 +124,7 @@ def test_evaluation_sees_every_example_once_and_says_how_many(uninterrupted):
 
 
 def test_an_evaluation_that_misses_an_example_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "eval_batches", lambda examples, batch: -(-examples // batch) - 1 or 1)
+    monkeypatch.setattr(memory, "eval_batches", lambda examples, batch: -(-examples // batch) - 1 or 1)
     monkeypatch.setattr(loop, "EVAL_BATCH", 4)
     with pytest.raises(AssertionError, match="saw 4 of 6"):
         loop.train(tiny.built(epochs=1), tmp_path)
