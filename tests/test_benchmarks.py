@@ -127,7 +127,7 @@ def test_images_a_second_are_those_of_the_median_round():
     assert row == ("name", f"{made / 2:.0f}", f"{made / 4:.0f}", "2.00", "1.50 to 3.00")
 
 
-def test_a_round_starts_anew_and_counts_after_its_first_batch(monkeypatch):
+def test_a_round_starts_anew_and_counts_after_its_first_batches(monkeypatch):
     moments, taken = iter(range(0, 1000, 10)), []
     monkeypatch.setattr(images.time, "perf_counter", lambda: next(moments))
 
@@ -138,7 +138,7 @@ def test_a_round_starts_anew_and_counts_after_its_first_batch(monkeypatch):
             yield
 
     assert images.rounds(start, start) == [[10] * images.ROUNDS] * 2
-    assert taken == [1 + images.STEPS] * 2 * images.ROUNDS
+    assert taken == [images.WARM_UP + images.STEPS] * 2 * images.ROUNDS
 
 
 def test_both_pipelines_make_the_batches_that_they_are_timed_for(tmp_path, monkeypatch):

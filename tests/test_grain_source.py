@@ -145,11 +145,13 @@ def uninterrupted(roots, tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", run_streamed.NAMES)
+@pytest.mark.parametrize(
+    ("kind", "workers", "then"), [("cub200", 2, 0), ("folder", 2, 0), ("tfds", 2, 0), ("tfds", 0, 2)]
+)
 def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
-    roots, uninterrupted, tmp_path, capsys, kind, workers
+    roots, uninterrupted, tmp_path, capsys, kind, workers, then
 ):
+    """It may go on with another number of worker processes; the uninterrupted run has none."""
     state, whole = uninterrupted(kind)
     arguments = [kind, str(roots[kind]), str(tmp_path), str(workers), "6"]
     script = Path(run_streamed.__file__)
@@ -159,7 +161,7 @@ def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     assert not (tmp_path / "done.json").exists()
 
-    again = loop.train(run_streamed.built(kind, roots[kind], workers=workers), tmp_path)
+    again = loop.train(run_streamed.built(kind, roots[kind], workers=then), tmp_path)
     chex.assert_trees_all_equal(jax.device_get(again), jax.device_get(state))
     assert lines(tmp_path) == lines(whole)
     assert "going on from step 4 of 7" in capsys.readouterr().out
