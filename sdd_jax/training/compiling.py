@@ -9,7 +9,7 @@ import jax
 # XLA's CPU backend hands convolutions, products, reductions and elementwise passes to YNNPACK where it can. Its
 # reductions are many times as fast as XLA's own, its convolutions slower than Eigen's, backward above all. Its
 # elementwise passes are faster than XLA's, but not those of a depthwise convolution, which is a long chain of slices
-# and products here. What is named stays with it, the rest goes to Eigen and XLA; benchmarks/results/libraries.md has
+# and products here. What is named stays with it, the rest goes to Eigen and XLA; benchmarks/results/cpu.md has
 # steps with and without this.
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 REDUCTIONS, ELEMENTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
