@@ -172,6 +172,27 @@ def assemble(
     return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 
 
+def state_shapes(
+    parts: Parts,
+    teacher: Any,
+    teacher_arrays: Any,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    num_examples: int,
+) -> Any:
+    """The shapes of a run's state before its first step."""
+    begin = partial(
+        init_state,
+        model=parts.model,
+        teacher=teacher,
+        objective=parts.objective,
+        optimizer=optimizer,
+        image_shape=image_shape,
+        num_examples=num_examples,
+    )
+    return jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher_arrays)
+
+
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics)."""
     settings = check(config)
@@ -187,16 +208,7 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     if parts.teacher is not None:
         teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
         teacher_arrays = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
-    begin = partial(
-        init_state,
-        model=parts.model,
-        teacher=teacher,
-        objective=parts.objective,
-        optimizer=optimizer,
-        image_shape=info.image_shape,
-        num_examples=num_examples,
-    )
-    state = jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher_arrays)
+    state = state_shapes(parts, teacher, teacher_arrays, optimizer, info.image_shape, num_examples)
     step = make_train_step(
         parts.model,
         teacher,

@@ -46,17 +46,9 @@ class StreamedSplit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:
-    """A data set on disk, with the attributes that a :class:`~sdd_jax.data.dataset.Dataset` in memory has.
+    """A data set on disk; what it shares with a :class:`~sdd_jax.data.dataset.Dataset` in memory means the same.
 
     Attributes:
-      name: what it is called in logs.
-      class_names: a name per class.
-      train: what is trained on.
-      selection: what the best epoch is chosen on; the same object as ``test`` when ``select_on`` is "test".
-      test: what is reported.
-      select_on: "validation" or "test".
-      mean: per channel, in units of [0, 1].
-      std: per channel, in units of [0, 1].
       image_size: S; images are ``[S, S, 3]``.
       augment: one of ``images.AUGMENTS``.
       workers: processes that decode; 0 decodes in threads of this one.

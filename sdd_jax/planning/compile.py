@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdd_jax.build import make_optimizer, make_parts
+from sdd_jax.build import make_optimizer, make_parts, state_shapes
 from sdd_jax.build_data import described, from_disk, steps_per_call
 from sdd_jax.config import Settings, image_dtype
 from sdd_jax.data.arrays import epochs_per_chunk
@@ -20,7 +20,7 @@ from sdd_jax.planning import kept
 from sdd_jax.planning.collectives import Collectives, read_collectives
 from sdd_jax.training.programs import jit_run_chunk
 from sdd_jax.training.sharding import DATA, SEEDS, by_seed, replicated
-from sdd_jax.training.step import init_state, live_teacher
+from sdd_jax.training.step import live_teacher
 
 
 class Program(NamedTuple):
@@ -103,16 +103,7 @@ def make_program(settings: Settings, mesh: Mesh) -> Program:
     if parts.teacher is not None:
         folded, teacher_arrays = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
         teacher = live_teacher(folded, **options)
-    begin = partial(
-        init_state,
-        model=parts.model,
-        teacher=teacher,
-        objective=parts.objective,
-        optimizer=optimizer,
-        image_shape=info.image_shape,
-        num_examples=num_examples,
-    )
-    state = jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher_arrays)
+    state = state_shapes(parts, teacher, teacher_arrays, optimizer, info.image_shape, num_examples)
     on_all, each = replicated(mesh), by_seed(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     int32 = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)

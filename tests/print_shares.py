@@ -1,0 +1,39 @@
+"""What each of two real processes is given: python tests/print_shares.py PROCESS PORT ROOT; a line of JSON."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import run_streamed
+
+from sdd_jax.data.feed import eval_data, train_data
+from sdd_jax.training.sharding import make_mesh
+
+STEPS, BATCH = 5, 8
+
+
+def main(process, port, root):
+    """Prints the positions and numbers of this process's rows, and what a sum over all of them is inside `jit`."""
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
+    dataset, mesh = run_streamed.load("folder", root, workers=0), make_mesh()
+    source = train_data(dataset, seeds=[0], epochs=9, batch_size=BATCH, steps_per_call=1, mesh=mesh)
+    whole = jax.jit(lambda batch: (batch["position"].sum(), batch["image"].astype(int).sum()))
+    seen, sums = [], []
+    for step in range(STEPS):
+        batch = source.own(step)
+        assert batch["label"].shape == (1, BATCH)
+        own = {name: np.concatenate([part.data for part in batch[name].addressable_shards], axis=1)[0] for name in rows}
+        seen += [[int(own[name][i]) for name in rows] for i in range(len(own["index"]))]
+        sums.append([int(value) for value in whole({name: batch[name] for name in ("position", "image")})])
+    source.close()
+    counted = 0
+    for arrays in eval_data(dataset, dataset.test, batch_size=BATCH, mesh=mesh).batches():
+        counted += int(jax.jit(lambda valid: valid.sum())(arrays["valid"]))
+    print(json.dumps({"seen": seen, "sums": sums, "evaluated": counted}), flush=True)
+
+
+rows = ("position", "index", "label")
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
