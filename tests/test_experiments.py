@@ -1,4 +1,4 @@
-"""The runner: what it runs and skips, kills, failures, devices, dry runs and mistakes on the command line."""
+"""The runner as processes: kills, failures, devices, what a line holds, and mistakes on the command line."""
 
 import fcntl
 import json
@@ -9,16 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import pytest
-from experiment_lines import line
 from run_tiny_table import TINY
+from test_experiments_plan import planned
 
-from experiments import command_line, devices, dry_run, plan, recipes, results, run, scheduler, shared_traces, tables
+from experiments import command_line, devices, recipes, results, run, scheduler, tables
 from experiments.cells import Cell, Table
-from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
-from sdd_jax import build
-from sdd_jax.models import Classifier
+from experiments.recipes import RELEASED
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("run_tiny_table.py")
@@ -115,94 +112,6 @@ def test_a_signal_ends_the_runs_as_well(tmp_path):
     assert "stopped by SIGTERM; the same command goes on" in output
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-
-
-# ---------------------------------------------------------------------- what is to run
-
-
-def planned(tmp_path, table, *, rows=(), preset=RELEASED, seeds=(0,), lines=(), **given):
-    return plan.make(
-        plan.chosen([table], rows),
-        preset=preset,
-        seeds=seeds,
-        lines=lines,
-        workdir=tmp_path / "runs",
-        **{"teachers": None, "data_path": None, **given},
-    )
-
-
-def test_a_teacher_comes_first_and_once(tmp_path):
-    made = planned(tmp_path, FASHION, rows=["SD-*", "KD"], seeds=(0, 1, 2))
-    names = [job.name for job in made.jobs]
-    assert names[0] == "fashion teacher resnet20, seed 0" and len(names) == 1 + 3 * 3
-    teacher = made.jobs[0]
-    assert all(job.needs == job.teacher == teacher.folder for job in made.jobs[1:])
-    assert "--config.data.train_examples=20000" in teacher.flags() and "--config.seed=0" in teacher.flags()
-    flags = made.jobs[-1].flags()
-    assert f"--config.teacher.run={teacher.folder}" in flags and "--config.seed=2" in flags
-    assert "--config.data.train_examples=10000" in flags and flags[0].endswith("method=sdd_dkd,preset=released")
-    assert len({job.folder for job in made.jobs}) == len(made.jobs)
-
-
-def test_what_has_its_line_is_not_run(tmp_path):
-    kd = FASHION.find("KD", COLUMN).recipe
-    lines = [line(kd, 1, 89.0), line(kd, 2, 89.0, **{"data.train_examples": 500})]
-    made = planned(tmp_path, FASHION, rows=["KD"], seeds=(0, 1, 2), lines=lines)
-    assert [job.seed for job in made.jobs[1:]] == [0, 2] and made.done == 1
-    assert planned(tmp_path, FASHION, rows=["KD"], preset=PAPER, seeds=(1,), lines=lines).done == 0
-    assert planned(tmp_path, FASHION, rows=["KD"], seeds=(1,), lines=lines).jobs == []
-
-
-def test_runs_that_tables_share_are_run_once(tmp_path):
-    cells = plan.chosen(tables.choose("all"), ["RN32x4 -> ShuffleNetV1/*"])
-    cells = [(table, cell) for table, cell in cells if cell.recipe.file == "cifar100"]
-    made = plan.make(cells, preset=RELEASED, seeds=(0,), lines=[], workdir=tmp_path, teachers=None, data_path=None)
-    # teacher, student, six methods, two of ours; consistent and complementary only; {1,2}, {1,4}; beta 1, 4, 6, 8
-    assert len(made.jobs) == 2 + 6 + 2 + 2 + 2 + 4
-    lines = [line(tables.TABLES["table8"].find("beta = 2", "RN32x4 -> ShuffleNetV1").recipe, 0, 76.0)]
-    again = plan.make(cells, preset=RELEASED, seeds=(0,), lines=lines, workdir=tmp_path, teachers=None, data_path=None)
-    assert len(again.jobs) == len(made.jobs) - 1 and again.done == 1
-
-
-def imported(folder, digest):
-    """The folder of an imported network, as far as planning looks at it."""
-    folder.mkdir(parents=True)
-    config = {"imported": {"sha256": digest}, "model": {"student": "resnet32x4", "stem": "cifar", "dtype": "float32"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "done.json").write_text("{}")
-
-
-def test_a_given_teacher_is_taken_and_another_one_makes_another_run(tmp_path):
-    table = tables.TABLES["table7"]
-    imported(tmp_path / "teachers" / "cifar100" / "resnet32x4", "ab" * 32)
-    made = planned(tmp_path, table, teachers=tmp_path / "teachers", data_path=tmp_path)
-    assert len(made.jobs) == 8 and all(job.needs is None for job in made.jobs)
-    assert {job.teacher for job in made.jobs} == {tmp_path / "teachers" / "cifar100" / "resnet32x4"}
-    assert {job.did.teacher for job in made.jobs} == {"imported abababababab"}
-    assert f"--config.data.path={tmp_path}" in made.jobs[0].flags()
-    own = planned(tmp_path, table)
-    assert len(own.jobs) == 9 and not {job.folder for job in own.jobs} & {job.folder for job in made.jobs}
-    (tmp_path / "cifar100").mkdir()
-    within = planned(tmp_path, table, data_path=tmp_path)
-    assert f"--config.data.path={tmp_path}/cifar100" in within.jobs[0].flags()
-    (tmp_path / "teachers" / "cifar100" / "resnet32x4" / "done.json").unlink()
-    with pytest.raises(ValueError, match="resnet32x4 has not finished"):
-        planned(tmp_path, table, teachers=tmp_path / "teachers")
-
-
-def test_workers_are_handed_on_and_make_no_other_run(tmp_path):
-    table = tables.TABLES["table5"]
-    without, eight = (planned(tmp_path, table, workers=workers).jobs for workers in (None, 8))
-    assert all("--config.data.workers=8" in job.flags() for job in eight)
-    assert [job.folder for job in eight] == [job.folder for job in without]
-    assert not any(flag.startswith("--config.data.workers") for job in without for flag in job.flags())
-
-
-def test_rows_are_chosen_by_pattern():
-    cells = [cell for _, cell in plan.chosen([tables.TABLES["table2"]], ["sd-*", "*VGG8/kd"])]
-    assert len(cells) == 4 * 6 + 1 and {cell.row for cell in cells} >= {"SD-NKD with NKD's loss", "KD"}
-    with pytest.raises(ValueError, match="--rows=FitNet: no row that is run fits; rows are teacher, student, KD"):
-        plan.chosen([tables.TABLES["table2"]], ["FitNet"])
 
 
 # ---------------------------------------------------------------------- processes
@@ -338,77 +247,6 @@ def test_shares_of_the_devices():
 def test_another_process_looks_at_the_devices():
     found = devices.look()
     assert found.platform == "cpu" and found.count >= 1
-
-
-# ---------------------------------------------------------------------- dry runs
-
-
-def test_a_dry_run_traces_each_settings_once_and_counts(tmp_path):
-    said = []
-    bad = Cell(
-        "wrong", "RN8 -> RN8", recipe=Recipe("fashion_mnist", "resnet8", overrides=(("data.train_examples", 10**6),))
-    )
-    missing = Cell("SP", "RN8 -> RN8", {"top1": 1.0}, missing="no SP here")
-    table = TINY._replace(cells=(*TINY.cells, bad, missing))
-    assert not dry_run.run([table, TINY._replace(name="again")], PRESETS, 1, said.append)
-    results = [text for text in said if text.startswith(("ok", "FAILED"))]
-    assert len(results) == 4 and sum("tiny, again" in text for text in results) == 3
-    (failed,) = [text for text in results if text.startswith("FAILED")]
-    assert "data.train_examples is 1000000, there are 60000" in failed
-    assert sum("method=sdd_kd,preset=paper" in text for text in results) == 1
-    assert "tiny: 5 rows x 1 columns: 3 run, 1 quoted, 1 not available yet, 4 distinct runs" in said
-    assert "    not available yet: SP: no SP here" in said
-    assert said[-1].startswith("4 distinct rows, 1 failed, presets released and paper; ")
-
-
-SAMPLES = [
-    ("table2", "SD-NKD with NKD's loss", "RN50 -> VGG8", PAPER, 3_965_028),
-    ("table7", "{1,4}", "RN32x4 -> RN8x4", RELEASED, 1_233_540),
-]
-
-
-@pytest.mark.parametrize(("table", "row", "column", "preset", "parameters"), SAMPLES)
-def test_rows_trace(table, row, column, preset, parameters):
-    recipe = tables.TABLES[table].find(row, column).recipe
-    traced = dry_run.trace_row(dry_run.Row(recipe, preset, (table,)))
-    assert (traced.problem, traced.parameters) == ("", parameters)
-
-
-def test_shared_networks_trace_to_the_same_shapes(monkeypatch):
-    recipe = tables.TABLES["table7"].find("{1,4}", "RN32x4 -> RN8x4").recipe
-    made = [build.trace(recipes.settings(recipe, preset).nested()) for preset in PRESETS]
-    calls = []
-
-    def counted(method):
-        def call(network, *arguments, **keywords):
-            calls.append(network)
-            return method(network, *arguments, **keywords)
-
-        return call
-
-    for name in shared_traces.METHODS:
-        shared = shared_traces._shared(counted(getattr(Classifier, name)))
-        monkeypatch.setattr(Classifier, name, shared)
-    for preset, expected in zip(PRESETS, made, strict=True):
-        shared = build.trace(recipes.settings(recipe, preset).nested())
-        assert jax.tree.structure(shared) == jax.tree.structure(expected)
-        shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (shared, expected)]
-        assert shapes[0] == shapes[1]
-    seen = len(calls)
-    build.trace(recipes.settings(recipe, preset).nested())
-    assert len(calls) == seen > 0  # all of it was traced before
-
-
-def test_a_dry_run_of_all_tables_has_every_run_once():
-    rows = dry_run.distinct(tables.TABLES.values(), PRESETS)
-    keys = {recipes.key(recipes.settings(row.recipe, row.preset)) for row in rows}
-    assert len(keys) == len(rows)
-    for table in tables.TABLES.values():
-        for cell in table.cells:
-            if cell.recipe is not None:
-                assert {recipes.key(recipes.settings(cell.recipe, preset)) for preset in PRESETS} <= keys
-    files = {row.recipe.file for row in rows}
-    assert files == {"cifar100", "cub200", "imagenet", "fashion_mnist"}
 
 
 # ---------------------------------------------------------------------- mistakes

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import cub200, imagenet
-from experiments import cells, recipes, tables, values
+from experiments import cells, recipes, tables
 from experiments.cells import QUOTED, RUN, UNAVAILABLE, difference, remarks
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
 from sdd_jax import build
@@ -333,37 +333,6 @@ def test_imagenet_gives_sd_kd_what_kd_has_under_the_papers_preset_alone():
 
     assert weights("kd", RELEASED) == weights("kd", PAPER) == weights("sdd_kd", PAPER) == (1.0, 0.5, 0.5)
     assert weights("sdd_kd", RELEASED) == (4.0, 0.1, 0.9)
-
-
-# ---------------------------------------------------------------------- the page of values
-
-
-def test_the_page_of_values_is_as_generated():
-    assert values.PAGE.read_text() == values.page(), "run python -m experiments.values"
-
-
-def test_the_page_has_every_pair_of_the_tables_and_a_source_for_every_value():
-    page = values.PAGE.read_text()
-    for table in tables.OF_PAPER:
-        for one in table.cells:
-            if one.recipe is not None and one.recipe.teacher != "none":
-                assert f"| {one.recipe.teacher} -> {one.recipe.student} | kd |" in page
-    used = set()
-    for data in values.DATA:
-        for preset in PRESETS:
-            for method in values.METHODS:
-                sources = values.sources_of(data, method, preset)
-                settings = recipes.settings(Recipe(data, *_pair(data), method), preset)
-                read = recipes.identity(settings)
-                wanted = {name for name, field in values.COLUMNS.items() if field in read}
-                assert wanted <= sources.keys()
-                used |= set("".join(sources[name] for name in wanted))
-    assert used == set(values.SOURCES)
-
-
-def _pair(data):
-    teacher, student = next(iter(values.DATA[data].PAIRS))
-    return student, teacher
 
 
 def test_the_measures_have_names():

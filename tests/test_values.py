@@ -1,0 +1,32 @@
+"""The page of values: as its generator writes it, with every pair and a source for every value."""
+
+from experiments import recipes, tables, values
+from experiments.recipes import PRESETS, Recipe
+
+
+def test_the_page_of_values_is_as_generated():
+    assert values.PAGE.read_text() == values.page(), "run python -m experiments.values"
+
+
+def test_the_page_has_every_pair_of_the_tables_and_a_source_for_every_value():
+    page = values.PAGE.read_text()
+    for table in tables.OF_PAPER:
+        for one in table.cells:
+            if one.recipe is not None and one.recipe.teacher != "none":
+                assert f"| {one.recipe.teacher} -> {one.recipe.student} | kd |" in page
+    used = set()
+    for data in values.DATA:
+        for preset in PRESETS:
+            for method in values.METHODS:
+                sources = values.sources_of(data, method, preset)
+                settings = recipes.settings(Recipe(data, *_pair(data), method), preset)
+                read = recipes.identity(settings)
+                wanted = {name for name, field in values.COLUMNS.items() if field in read}
+                assert wanted <= sources.keys()
+                used |= set("".join(sources[name] for name in wanted))
+    assert used == set(values.SOURCES)
+
+
+def _pair(data):
+    teacher, student = next(iter(values.DATA[data].PAIRS))
+    return student, teacher
