@@ -1,27 +1,74 @@
-"""Trains the tiny run on every device there is and prints its losses as JSON: ``print_losses.py DTYPE FOLDER SEEDS``.
+"""Trains the tiny run on every device there is and prints its losses as JSON: ``print_losses.py --help``."""
 
-SEEDS is how many runs to train together; what is printed is the one of seed 0.
-"""
-
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import tiny
 
-from sdd_jax.training import loop
-from sdd_jax.training.logbook import read_metrics
+from sdd_jax.training import loop, processes
+from sdd_jax.training.logbook import Logbook, Silence, read_metrics
 
-loop.LOG_EVERY = 1
-dtype, workdir, seeds = jnp.dtype(sys.argv[1]), Path(sys.argv[2]), range(int(sys.argv[3]))
-runs = [tiny.built(epochs=4, dtype=dtype, seed=seed) for seed in seeds]
-loop.train_together(runs, [workdir / str(seed) for seed in seeds])
-rows = read_metrics(workdir / "0" / "metrics.jsonl")
-result = {
-    "devices": jax.device_count(),
-    "losses": [row["loss"] for row in rows if row["kind"] == "train"],
-    "examples": [row["examples"] for row in rows if row["kind"] == "evaluation"],
-}
-print(json.dumps(result))
+parser = argparse.ArgumentParser()
+parser.add_argument("workdir", type=Path)
+parser.add_argument("--dtypes", default="float64", help="one run in each")
+parser.add_argument("--seeds", type=int, default=1, help="runs to train together; the one of seed 0 is printed")
+parser.add_argument("--stop_at", type=int, help="end in the evaluation after so many steps, as a killed run would")
+parser.add_argument("--joins", choices=("flags", "environment"), help="be one of several processes, told by either")
+parser.add_argument("--process", help="INDEX,COUNT,PORT of the flags")
+
+
+class Stopped(Exception):
+    """The run ended before its time."""
+
+
+def main(given):
+    """Trains, and prints as the first process."""
+    if given.joins == "flags":
+        index, count, port = map(int, given.process.split(","))
+        processes.join(f"127.0.0.1:{port}", count, index, wait=60)
+    elif given.joins == "environment":
+        processes.join(wait=60)
+    loop.LOG_EVERY = 1
+    if given.stop_at:
+        stop_at(given.stop_at)
+    printed = {"devices": jax.device_count(), "processes": jax.process_count()}
+    try:
+        for dtype in given.dtypes.split(","):
+            printed[dtype] = train(dtype, given.workdir / dtype, range(given.seeds))
+    except Stopped:
+        printed["stopped"] = True
+    if processes.is_first():
+        print(json.dumps(printed))
+
+
+def train(dtype, folder, seeds):
+    """The losses of every step and what evaluations found."""
+    jax.config.update("jax_enable_x64", dtype == "float64")  # of every thread, those that restore among them
+    runs = [tiny.built(epochs=4, dtype=jnp.dtype(dtype), seed=seed) for seed in seeds]
+    loop.train_together(runs, [folder / str(seed) for seed in seeds])
+    rows = read_metrics(folder / "0" / "metrics.jsonl")
+    return {
+        "losses": [row["loss"] for row in rows if row["kind"] == "train"],
+        "evaluations": [
+            [row["step"], row["split"], row["examples"], row["accuracy"]] for row in rows if row["kind"] == "evaluation"
+        ],
+    }
+
+
+def stop_at(step):
+    """Makes the loop end there, in every process."""
+    for kind in (Logbook, Silence):
+
+        def stopping(self, at, *rest, evaluation=kind.evaluation):
+            if at == step:
+                raise Stopped
+            evaluation(self, at, *rest)
+
+        kind.evaluation = stopping
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())

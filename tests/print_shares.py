@@ -6,9 +6,10 @@ import sys
 import jax
 import numpy as np
 import run_streamed
+import tiny
 
 from sdd_jax.data.feed import eval_data, train_data
-from sdd_jax.training.sharding import make_mesh
+from sdd_jax.training.sharding import make_mesh, pick, split_batch
 
 STEPS, BATCH = 5, 8
 
@@ -30,7 +31,19 @@ def main(process, port, root):
     counted = 0
     for arrays in eval_data(dataset, dataset.test, batch_size=BATCH, mesh=mesh).batches():
         counted += int(jax.jit(lambda valid: valid.sum())(arrays["valid"]))
-    print(json.dumps({"seen": seen, "sums": sums, "evaluated": counted}), flush=True)
+    print(json.dumps({"seen": seen, "sums": sums, "evaluated": counted, "memory": in_memory(mesh)}), flush=True)
+
+
+def in_memory(mesh):
+    """The numbers of the examples that this process's devices have, step by step, of the tiny run's data."""
+    source = train_data(tiny.dataset(), seeds=[0], epochs=4, batch_size=BATCH, steps_per_call=1, mesh=mesh)
+    make_batch = source.batch_function(np.float32)
+    numbers = jax.jit(lambda data, own, step: split_batch(make_batch({**data, **pick(own, 0)}, step), mesh)["index"])
+    found = []
+    for step in range(4 * len(tiny.dataset().train.index) // BATCH):
+        parts = numbers(source.shared, source.own(step), step).addressable_shards
+        found.append([int(number) for part in parts for number in part.data])
+    return found
 
 
 rows = ("position", "index", "label")

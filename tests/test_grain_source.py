@@ -15,6 +15,7 @@ import print_shares
 import pytest
 import run_streamed
 import sets
+import tiny
 from test_loop import lines
 
 from sdd_jax import data
@@ -146,6 +147,13 @@ def test_two_real_processes_share_every_batch(folder):
     sums = [[int(batch["position"].sum()), int(batch["image"].astype(int).sum())] for batch in alone]
     assert first["sums"] == second["sums"] == sums
     assert first["evaluated"] == second["evaluated"] == len(folder.test.index)
+
+    # Data in memory: each has its half of every step, and put together an epoch has every example once.
+    assert {len(step) for printed in (first, second) for step in printed["memory"]} == {BATCH // 2}
+    order = [number for halves in zip(first["memory"], second["memory"], strict=True) for number in sum(halves, [])]
+    everyone = sorted(tiny.dataset().train.index.tolist())
+    epochs = [sorted(order[start : start + len(everyone)]) for start in range(0, len(order), len(everyone))]
+    assert epochs == [everyone] * 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,15 +9,17 @@ python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
-from sdd_jax.training import run_folder
+from sdd_jax.training import processes, run_folder
 from sdd_jax.training.loop import train_together
 
 
@@ -25,6 +27,10 @@ def define_flags() -> None:
     """The flags of this command."""
     config_flags.DEFINE_config_file("config", None, "A config file, as FILE.py or FILE.py:ARGUMENT.", lock_config=True)
     flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
+    flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT where process 0 listens.")
+    flags.DEFINE_integer("processes", None, "How many; 1: this one alone. Default: what the environment says.")
+    flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
+    flags.DEFINE_float("coordinator_wait", 300.0, "Seconds in which all processes have to come.", lower_bound=1.0)
     flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -38,11 +44,14 @@ class Run(NamedTuple):
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    given = flags.FLAGS
+    processes.join(given.coordinator, given.processes, given.process, wait=given.coordinator_wait)
+    config, workdir = given.config, Path(given.workdir)
     groups = list_runs(config, workdir)
     runs = [run for group in groups for run in group]
     for run in runs:  # all of them are checked before the first one starts
-        run_folder.check_same_config(run.folder, run.settings.nested())
+        processes.from_first(partial(run_folder.check_same_config, run.folder, run.settings.nested()))
+    say = print if processes.is_first() else lambda text, flush=False: None
     number = 0
     for group in groups:
         unfinished = [run for run in group if run_folder.read_done(run.folder) is None]
@@ -50,18 +59,18 @@ def main() -> None:
         for run in group:
             number += 1
             if len(runs) > 1:
-                print(f"[{number}/{len(runs)}] {run.folder}", flush=True)
+                say(f"[{number}/{len(runs)}] {run.folder}", flush=True)
             if run in unfinished:
-                print(describe(built[unfinished.index(run)], run.settings), flush=True)
+                say(describe(built[unfinished.index(run)], run.settings), flush=True)
             else:
-                print(f"{run.folder} has finished")
+                say(f"{run.folder} has finished")
         if unfinished:
             train_together(built, [run.folder for run in unfinished])
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
-            print(name + summary(run_folder.read_json(run.folder / run_folder.DONE)), flush=True)
+            say(name + summary(run_folder.read_json(run.folder / run_folder.DONE)), flush=True)
     if len(runs) > 1:
-        print(table(runs))
+        say(table(runs))
 
 
 def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
@@ -106,9 +115,10 @@ def describe(built: Any, settings: Settings) -> str:
     else:
         sizes += ", best epoch chosen on the test set itself"
     device = mesh.devices.flat[0]
+    together = f" in {count} processes" if (count := jax.process_count()) > 1 else ""
     return (
         f"{what} on {dataset.name}, {settings['epochs']} epochs, seed {built.seed}\n"
-        f"{sizes}; {mesh.size} x {device.device_kind}"
+        f"{sizes}; {mesh.size} x {device.device_kind}{together}"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from sdd_jax.data.arrays import (
     Dataset,
@@ -18,7 +18,7 @@ from sdd_jax.data.arrays import (
     eval_batches,
     train_batch,
 )
-from sdd_jax.training.sharding import by_seed, replicated, seed_keys
+from sdd_jax.training.sharding import by_seed, put, replicated, seed_keys
 
 
 class MemoryData:
@@ -57,7 +57,7 @@ class MemoryData:
         """Each run's key and order, ``[runs, ...]``, for the chunk that starts at ``step``; made anew once an epoch."""
         first_epoch = step * self._batch_size // self._num_examples
         if first_epoch != self._first_epoch:
-            self._own = self._make_own(self._keys, jax.device_put(np.int32(first_epoch), self._on_all))
+            self._own = self._make_own(self._keys, put(np.int32(first_epoch), self._on_all))
             self._first_epoch = first_epoch
         return self._own
 
@@ -96,7 +96,7 @@ class MemoryEval:
         self._dataset, self._batch_size = dataset, batch_size
         self._arrays = put_split(split, on_all)
         count = eval_batches(len(split.index), batch_size)
-        self._numbers = [jax.device_put(np.int32(number), on_all) for number in range(count)]
+        self._numbers = [put(np.int32(number), on_all) for number in range(count)]
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """The arrays that ``batch`` makes a batch of, for each of them."""
@@ -120,6 +120,6 @@ class MemoryEval:
         return batch
 
 
-def put_split(split: Split, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+def put_split(split: Split, sharding: NamedSharding) -> dict[str, jax.Array]:
     """A split's images, labels and index on the device."""
-    return jax.device_put(split._asdict(), sharding)
+    return put(split._asdict(), sharding)

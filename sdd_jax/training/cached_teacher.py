@@ -18,6 +18,7 @@ from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
 from sdd_jax.models import Outputs
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
+from sdd_jax.training.processes import from_first
 from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
 
 
@@ -132,7 +133,7 @@ class CachedTeacher:
         table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
         row_bytes = cache.rows * cache.classes * np.dtype(cache.store).itemsize
         if on_device is None:
-            on_device = len(needed) * row_bytes < _free_bytes() / 2
+            on_device = from_first(lambda: len(needed) * row_bytes < _free_bytes() / 2)
         if on_device:
             rows = _named(*cache.read(table.reshape(-1)[needed]))
             self.arrays, self.chunk = rows | {"table": slot_table(needed, *table.shape)}, None

@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from sdd_jax.training import processes
+
 MANIFEST = "MANIFEST.json"
 KEEP_NEWEST = 2
 
@@ -52,16 +54,19 @@ class Checkpoints:
         """
         self.wait()
         path = self.folder / f"{step:08d}"
-        _clear(path)
-        response = ocp.save_async(str(path), state)
+        if processes.is_first():
+            _clear(path)
+        with jax.transfer_guard("allow"):  # of the messages that Orbax sends between processes
+            response = ocp.save_async(str(path), state)
         manifest = Manifest(step, self.config_hash, selection_accuracy, {})
         self._writing = self._executor.submit(self._finish, path, response, manifest)
 
     def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
         response.result()
-        manifest = manifest._replace(files=_digest(path))
-        write_json(path / MANIFEST, manifest._asdict())
-        self._prune()
+        if processes.is_first():  # for it, Orbax's answer means that every process has written its part
+            manifest = manifest._replace(files=_digest(path))
+            write_json(path / MANIFEST, manifest._asdict())
+            self._prune()
 
     def _prune(self) -> None:
         steps = self.steps()
@@ -148,15 +153,22 @@ class Checkpoints:
         Returns None for the state if there is no checkpoint at all; raises ``Damaged`` if there are only damaged ones,
         since starting afresh would lose the run without a word.
         """
-        problems: list[str] = []
-        for step in reversed(self.steps()):
-            try:
-                return self.restore(step, abstract_state), problems
-            except Damaged as error:
-                problems.append(f"damaged checkpoint passed over: {error}")
+        step, problems = processes.from_first(self._newest_whole)
+        if step is not None:
+            return ocp.load(str(self.folder / f"{step:08d}"), abstract_state), problems
         if problems:
             raise Damaged("every checkpoint of this run is damaged:\n" + "\n".join(problems))
         return None, []
+
+    def _newest_whole(self) -> tuple[int | None, list[str]]:
+        problems: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                self.verify(step)
+                return step, problems
+            except Damaged as error:
+                problems.append(f"damaged checkpoint passed over: {error}")
+        return None, problems
 
 
 def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:

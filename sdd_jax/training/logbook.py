@@ -99,6 +99,28 @@ class Logbook:
                 self._tensorboard.add_scalar(f"{values.get('split', kind)}/{name}", value, step)
 
 
+class Silence:
+    """The logbook of a process that is not the first: it says and writes nothing."""
+
+    lines: tuple[dict[str, Any], ...] = ()
+    elapsed = 0.0
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """The first process has the same values."""
+
+    def evaluation(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Likewise."""
+
+    def say(self, text: str) -> None:
+        """Likewise."""
+
+    def restart_clock(self) -> None:
+        """There is none."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
 class _Console:
     """A progress bar on a terminal; elsewhere a plain line now and then."""
 

@@ -39,6 +39,23 @@ def seed_keys(seeds: Sequence[int], mesh: Mesh) -> jax.Array:
     return jax.jit(lambda: jnp.stack([jax.random.key(seed) for seed in seeds]), out_shardings=by_seed(mesh))()
 
 
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays, the same in every process, on the devices.
+
+    ``jax.device_put`` would gather every process's copy to compare them.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def whole(leaf):
+        array = np.asarray(leaf)
+        places = sharding.addressable_devices_indices_map(array.shape).items()
+        parts = [jax.device_put(array[index], device) for device, index in places]
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
+
+    return jax.tree.map(whole, tree)
+
+
 def split_batch(batch: Any, mesh: Mesh, axes: tuple[str, ...] = (SEEDS, DATA)) -> Any:
     """Inside ``jit``: the leading axis of every leaf is shared out over the devices."""
     return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(axes)))

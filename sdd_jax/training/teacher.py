@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from sdd_jax.training.checkpoint import write_json
+from sdd_jax.training.processes import from_first
 from sdd_jax.training.run_folder import read_json
 
 MEASURED = "measured.json"
@@ -28,11 +29,15 @@ def variables_hash(variables: Any) -> str:
 def measured_accuracy(folder: Path, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """The results kept under ``key`` in the teacher's folder, else those of ``measure()``, kept there from now on."""
     path = folder / MEASURED
-    kept = read_json(path) if path.exists() else {}
-    if key not in kept:
-        kept[key] = measure()
-        write_json(path, kept)
-    return kept[key]
+
+    def kept():
+        return read_json(path) if path.exists() else {}
+
+    results = from_first(lambda: kept().get(key))
+    if results is None:
+        results = measure()  # by all processes together
+        from_first(lambda: write_json(path, kept() | {key: results}))
+    return results
 
 
 def check_accuracy(measured: float, stated: float | None) -> None:
