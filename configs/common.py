@@ -98,12 +98,14 @@ def base() -> ConfigDict:
                 "clip_norm": 40.0,
                 "schedule": "step",
                 "milestones": (150, 180, 210),  # a tenth of the rate from each of these epochs on
+                "accumulate_steps": 1,  # parts of a batch, one after the other, for batches that do not fit
             },
             "epochs": 240,
             "batch_size": 64,  # over all devices
             "steps_per_call": 0,  # 0: one on CPU, 50 on accelerators
             "eval_every_epochs": 1,
             "save_every_epochs": 1,
+            "profile_steps": (),  # 10,20 writes a trace of these steps to WORKDIR/profile
         }
     )
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from configs import common
 from sdd_jax.build import BASES, check
 from sdd_jax.config import Settings
+from sdd_jax.training import run_folder
 
 RELEASED, PAPER = PRESETS = tuple(common.PRESETS)
 # Where a run stands, what it is called, and how it is carried out: two runs that differ in these alone are one. The
 # teacher is compared by what it is, not by its folder, and the preset by the fields that follow from it.
-ELSEWHERE = {
+ELSEWHERE = run_folder.CARRIED_OUT | {
     "seed",
     "seeds",
     "preset",
@@ -25,7 +26,6 @@ ELSEWHERE = {
     "teacher.published",
     "steps_per_call",
     "save_every_epochs",
-    "data.workers",
 }
 
 

@@ -168,6 +168,8 @@ def assemble(
         scales=settings["sdd.scales"],
         pooling=settings["sdd.pooling"],
         dtype=image_dtype(settings),
+        accumulate=settings["optim.accumulate_steps"],
+        profile_steps=settings["profile_steps"],
     )
     return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 
@@ -217,6 +219,7 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
         scales=settings["sdd.scales"],
         pooling=settings["sdd.pooling"],
         num_examples=num_examples,
+        accumulate=settings["optim.accumulate_steps"],
     )
     batch = {"image": images, "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
     return jax.eval_shape(step, state, teacher_arrays, batch, jax.random.key(0))

@@ -73,11 +73,13 @@ FIELDS: dict[str, Field] = {
     "optim.clip_norm": Field(float, above=0, optional=True),
     "optim.schedule": Field(str, known=("step", "cosine")),
     "optim.milestones": Field(tuple, least=1),
+    "optim.accumulate_steps": Field(int, least=1),
     "epochs": Field(int, least=1),
     "batch_size": Field(int, least=1),
     "steps_per_call": Field(int, least=0),
     "eval_every_epochs": Field(int, least=1),
     "save_every_epochs": Field(int, least=1),
+    "profile_steps": Field(tuple, least=0),
 }
 # What follows from the argument of a config file; see `check`.
 CHOSEN = {"preset": "preset", "method": "method", "teacher": "model.teacher", "student": "model.student"}
@@ -157,6 +159,17 @@ def read(config: Mapping[str, Any]) -> Settings:
     batch_size, devices = settings["batch_size"], jax.device_count()
     if batch_size % devices:
         raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {batch_size}")
+    parts = settings["optim.accumulate_steps"]
+    if batch_size % (parts * devices):
+        raise ValueError(
+            f"optim.accumulate_steps splits a batch in parts for all devices: {batch_size} images are not a multiple "
+            f"of {parts} parts x {devices} devices"
+        )
+    profile = settings["profile_steps"]
+    if profile and (len(profile) != 2 or profile[0] >= profile[1]):
+        raise ValueError(
+            f"profile_steps must be the first step of a trace and one after it, such as 10,20; got {profile}"
+        )
     return settings
 
 

@@ -131,6 +131,7 @@ def make_program(settings: Settings, mesh: Mesh) -> Program:
         image_shape=info.image_shape,
         num_examples=num_examples,
         steps_per_call=steps,
+        accumulate=settings["optim.accumulate_steps"],
     )
     shared = _placed((teacher_arrays, data), on_all, runs=False)
     return Program(run_chunk, (_placed(state, each), shared, ({}, own), _placed(int32(()), on_all, runs=False)))

@@ -20,12 +20,13 @@ from sdd_jax import metrics
 from sdd_jax.data.dataset import Split
 from sdd_jax.data.feed import AnyDataset, eval_data
 from sdd_jax.data.streamed import StreamedSplit
-from sdd_jax.training import optim, run_folder
+from sdd_jax.training import optim, processes, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, abstract
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.logbook import Logbook
+from sdd_jax.training.logbook import Logbook, Silence
+from sdd_jax.training.profile import Trace
 from sdd_jax.training.programs import Built, Programs
-from sdd_jax.training.sharding import pick
+from sdd_jax.training.sharding import pick, put, replicated
 from sdd_jax.training.step import State, make_eval_step, student_variables
 
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
@@ -73,7 +74,8 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
         name = f"seed {runs[number].seed}" if len(runs) > 1 else ""
         file.begin(step, total, {*eval_steps, *save_steps}, name=name, shows_progress=number == 0)
     evaluators = make_evaluators(built, programs.mesh)
-    numbers = [jax.device_put(np.int32(number), on_all) for number in range(max(len(runs), built.steps_per_call + 1))]
+    numbers = [put(np.int32(number), on_all) for number in range(max(len(runs), built.steps_per_call + 1))]
+    trace = Trace(Path(workdirs[0]), built.profile_steps)
     pending = None  # the chunk before this one: its metrics are read while the device works on the next
 
     def tally(chunk):
@@ -97,9 +99,10 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
                         selection_accuracy = None
                         if step in eval_steps:
                             for split, evaluator in evaluators.items():
-                                file.logbook.evaluation(step, split, evaluator(student_variables(state)))
+                                results = evaluator(student_variables(state))
+                                file.logbook.evaluation(step, split, results)
                                 if split == dataset.select_on:
-                                    selection_accuracy = file.logbook.lines[-1]["accuracy"]
+                                    selection_accuracy = results["accuracy"]
 
                         # 2. save
                         better = selection_accuracy is not None and selection_accuracy > file.best
@@ -111,17 +114,21 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
                     break
 
                 # 3. step
-                ends = (boundary for boundary in (*eval_steps, *save_steps) if boundary > step)
+                if trace.at(step, states):
+                    files[0].logbook.say(trace.message)
+                ends = (boundary for boundary in (*eval_steps, *save_steps, *built.profile_steps) if boundary > step)
                 count = min(built.steps_per_call, min(ends) - step)
-                states, measured = programs.run_chunk(states, *programs.arrays(step), numbers[count])
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    states, measured = programs.run_chunk(states, *programs.arrays(step), numbers[count])
 
                 # 4. log
                 tally(pending)
                 pending = (step, count, measured)
                 step += count
         for file in files:
-            file.finish(total, trained_together=len(runs))
+            processes.from_first(functools.partial(file.finish, total, trained_together=len(runs)))
     finally:
+        trace.close()
         programs.close()
         for file in files:
             file.close()
@@ -129,17 +136,19 @@ def train_together(runs: Sequence[Built], workdirs: Sequence[str | os.PathLike[s
 
 
 class _Files:
-    """What one run leaves behind: its folder, checkpoints, logbook and tally."""
+    """What one run leaves behind: its folder, checkpoints, logbook and tally. Of several processes the first writes."""
 
     def __init__(self, run: Built, workdir: Path):
-        run_folder.open_folder(workdir, run.config)
+        processes.from_first(lambda: run_folder.open_folder(workdir, run.config))
+        processes.check_all((workdir / run_folder.CONFIG).exists(), f"{workdir} has to be one folder for all processes")
         self._run, self._workdir = run, workdir
         self.checkpoints = Checkpoints(workdir / run_folder.CHECKPOINTS, run.config_hash)
-        self._messages = [f"removed an unfinished checkpoint: {name}" for name in self.checkpoints.remove_unfinished()]
+        removed = processes.from_first(self.checkpoints.remove_unfinished)
+        self._messages = [f"removed an unfinished checkpoint: {name}" for name in removed]
 
     def restore(self, begin: Callable[[jax.Array], State], on_all: NamedSharding) -> State:
         """The state of the newest whole checkpoint, else ``begin``'s."""
-        key = jax.device_put(jax.random.key(self._run.seed), on_all)
+        key = jax.jit(lambda: jax.random.key(self._run.seed), out_shardings=on_all)()
         state, problems = self.checkpoints.restore_latest(abstract(jax.eval_shape(begin, key), on_all))
         self._messages += problems
         return begin(key) if state is None else state
@@ -147,20 +156,22 @@ class _Files:
     def begin(self, step: int, total: int, boundaries: set[int], *, name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
         run = self._run
-        self.logbook = Logbook(
-            self._workdir,
-            step=step,
-            total_steps=total,
-            num_examples=len(run.dataset.train.index),
-            batch_size=run.batch_size,
-            name=name,
-            shows_progress=shows_progress,
-        )
+        self.logbook: Logbook | Silence = Silence()
+        if processes.is_first():
+            self.logbook = Logbook(
+                self._workdir,
+                step=step,
+                total_steps=total,
+                num_examples=len(run.dataset.train.index),
+                batch_size=run.batch_size,
+                name=name,
+                shows_progress=shows_progress,
+            )
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)
         self.tally = _Tally(self.logbook, boundaries, name)
         selection = (line for line in self.logbook.lines if line.get("split") == run.dataset.select_on)
-        self.best = max((line["accuracy"] for line in selection), default=-1.0)
+        self.best = processes.from_first(lambda: max((line["accuracy"] for line in selection), default=-1.0))
 
     def finish(self, total: int, *, trained_together: int) -> None:
         """Writes the results."""
@@ -199,7 +210,8 @@ def make_evaluator(
     batch_size = math.ceil(min(EVAL_BATCH, num_examples) / devices) * devices
     data = eval_data(dataset, split, batch_size=batch_size, mesh=mesh)
     network = functools.partial(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)), train=False)
-    step = jit_network(make_eval_step(model, data.batch_function(dtype), mesh, dataset.num_classes), network)
+    step = make_eval_step(model, data.batch_function(dtype), mesh, dataset.num_classes)
+    step = jit_network(step, network, out_shardings=replicated(mesh))
 
     def evaluator(variables):
         states = [jax.device_get(step(variables, arrays)) for arrays in data.batches()]
@@ -224,7 +236,7 @@ def _due(every_epochs: int, epochs: int, num_examples: int, batch_size: int) -> 
 class _Tally:
     """Adds up the metrics of steps, refuses what is not finite, and writes a line when one is due."""
 
-    def __init__(self, logbook: Logbook, boundaries: set[int], name: str):
+    def __init__(self, logbook: Logbook | Silence, boundaries: set[int], name: str):
         self._logbook, self._boundaries, self._name = logbook, boundaries, f"{name}: " if name else ""
         self._sums: dict[str, float] = {}
         self._count = 0

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from sdd_jax.data.feed import AnyDataset, train_data
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.sharding import by_seed, make_mesh, pick, replicated, stack
+from sdd_jax.training.sharding import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.step import State, init_state, make_run_chunk, make_train_step
 
 
@@ -41,6 +41,8 @@ class Built(NamedTuple):
     scales: tuple[int, ...]
     pooling: str
     dtype: Any  # of the images; what the networks compute in is their own
+    accumulate: int = 1  # parts of a batch, taken one after the other
+    profile_steps: tuple[int, ...] = ()  # first and last step of a trace, or none
 
 
 def jit_run_chunk(
@@ -56,18 +58,28 @@ def jit_run_chunk(
     image_shape: tuple[int, ...],
     num_examples: int,
     steps_per_call: int,
+    accumulate: int,
 ) -> Any:
     """The jitted program of the training loop, for the devices of ``mesh``, which need not be there to compile it.
 
     It is ``run_chunk(states, shared, own, count) -> states, metrics``; ``states`` are donated.
     """
+    platform = mesh.devices.flat[0].platform
     train_step = make_train_step(
-        model, teacher, objective, optimizer, scales=scales, pooling=pooling, num_examples=num_examples
+        model,
+        teacher,
+        objective,
+        optimizer,
+        scales=scales,
+        pooling=pooling,
+        num_examples=num_examples,
+        accumulate=accumulate,
+        rolled=platform != "cpu",
     )
     return jit_network(
         make_run_chunk(train_step, make_batch, mesh, steps_per_call),
         partial(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)), train=False),
-        platform=mesh.devices.flat[0].platform,
+        platform=platform,
         donate_argnums=0,
         out_shardings=(by_seed(mesh), replicated(mesh)),
     )
@@ -98,7 +110,7 @@ class Programs:
             steps_per_call=built.steps_per_call,
             mesh=mesh,
         )
-        self._shared = jax.device_put(built.teacher_arrays, self.on_all), self._data.shared
+        self._shared = put(built.teacher_arrays, self.on_all), self._data.shared
         num_examples = len(built.dataset.train.index)
         self.run_chunk = jit_run_chunk(
             built.model,
@@ -112,6 +124,7 @@ class Programs:
             image_shape=built.dataset.image_shape,
             num_examples=num_examples,
             steps_per_call=built.steps_per_call,
+            accumulate=built.accumulate,
         )
         self.stack = jax.jit(stack, out_shardings=self._each)
         self.pick = jax.jit(pick, out_shardings=self.on_all)
@@ -147,4 +160,4 @@ class Programs:
         if self._built.teacher_chunk is None:
             return {}
         chunks = [self._built.teacher_chunk(seed, step) for seed in self._seeds]
-        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks), self._each)
+        return put(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks), self._each)

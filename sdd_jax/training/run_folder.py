@@ -10,7 +10,7 @@ from sdd_jax.training.checkpoint import write_json
 
 CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
 # How a run is carried out, not what it computes: a start may change it.
-CARRIED_OUT = frozenset({"data.workers"})
+CARRIED_OUT = frozenset({"data.workers", "profile_steps"})
 
 
 def open_folder(folder: Path, config: Mapping[str, Any]) -> None:

@@ -84,22 +84,37 @@ def make_train_step(
     scales: Sequence[int],
     pooling: str,
     num_examples: int,
+    accumulate: int = 1,
+    rolled: bool = False,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """``train_step(state, teacher_arrays, batch, key) -> state, metrics`` (scalars, means over the global batch).
 
     ``key`` is the step's own, for objectives that draw and for a student's dropout (the rng "dropout"). ``grad_norm``
     is the global L2 norm before clipping. Accuracy and agreement are those of the training batch, as the student saw it
     in training mode.
+
+    Args:
+      model: the student.
+      teacher: see ``live_teacher``; None trains plain.
+      objective: what is minimised.
+      optimizer: as optax has it.
+      scales: of the regions.
+      pooling: of the regions.
+      num_examples: in the training split.
+      accumulate: in how many parts the batch is taken, one after the other, for batches that do not fit. The update is
+        that of the mean of their gradients: the whole batch's, but for what relates the examples of a batch. Batch
+        normalisation takes its statistics over a part, and its running averages move once a part; a loss over the
+        examples of a batch (DIST's columns, SP) is one over those of a part.
+      rolled: whether the parts are a loop of the program, so that each reuses the memory of the one before. On CPU they
+        are not: XLA's convolutions are many times slower inside one.
     """
 
     def train_step(state: State, teacher_arrays: Any, batch: dict[str, jax.Array], key: jax.Array):
-        batch_size = batch["label"].shape[0]
-        epoch = state.step * batch_size // num_examples
-        teacher_outputs = None if teacher is None else teacher(teacher_arrays, batch)
+        epoch = state.step * batch["label"].shape[0] // num_examples
 
-        def loss_fn(params):
+        def loss_fn(params, batch_stats, objective_state, teacher_outputs, batch, key):
             student, updates = model.apply(
-                {"params": params["student"], "batch_stats": state.batch_stats},
+                {"params": params["student"], "batch_stats": batch_stats},
                 batch["image"],
                 train=True,
                 scales=scales,
@@ -108,18 +123,39 @@ def make_train_step(
                 rngs={"dropout": jax.random.fold_in(key, 0)},
             )
             loss, terms, objective_state = objective.apply(
-                params["objective"], state.objective_state, student, teacher_outputs, batch, epoch=epoch, key=key
+                params["objective"], objective_state, student, teacher_outputs, batch, epoch=epoch, key=key
             )
             return jnp.mean(loss), (student, terms, updates.get("batch_stats", {}), objective_state)
 
-        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        student, terms, batch_stats, objective_state = aux
+        def take(batch_stats, objective_state, batch, key):
+            teacher_outputs = None if teacher is None else teacher(teacher_arrays, batch)
+            (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                state.params, batch_stats, objective_state, teacher_outputs, batch, key
+            )
+            student, terms, batch_stats, objective_state = aux
+            measured = {name: jnp.mean(values) for name, values in terms.items()}
+            measured["accuracy"] = metrics.compute(metrics.top_k(student.logits, batch["label"]))
+            if teacher_outputs is not None:
+                measured["agreement"] = metrics.compute(metrics.agreement(student.logits, teacher_outputs.logits))
+            return grads, batch_stats, objective_state, measured | {"loss": loss}
+
+        def take_part(carry, part):
+            total, batch_stats, objective_state = carry
+            grads, batch_stats, objective_state, measured = take(batch_stats, objective_state, *part)
+            return (optax.tree.add(total, grads), batch_stats, objective_state), measured
+
+        if accumulate == 1:
+            grads, batch_stats, objective_state, measured = take(state.batch_stats, state.objective_state, batch, key)
+        else:
+            nothing = optax.tree.zeros_like(state.params)
+            parts = (_in_parts(batch, accumulate), jax.random.split(key, accumulate))
+            (total, batch_stats, objective_state), measured = jax.lax.scan(
+                take_part, (nothing, state.batch_stats, state.objective_state), parts, unroll=not rolled
+            )
+            grads = optax.tree.scale(1 / accumulate, total)
+            measured = jax.tree.map(jnp.mean, measured)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        measured = {name: jnp.mean(values) for name, values in terms.items()}
-        measured["accuracy"] = metrics.compute(metrics.top_k(student.logits, batch["label"]))
-        if teacher_outputs is not None:
-            measured["agreement"] = metrics.compute(metrics.agreement(student.logits, teacher_outputs.logits))
-        measured |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        measured["grad_norm"] = optax.tree.norm(grads)
         state = State(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -130,6 +166,14 @@ def make_train_step(
         return state, measured
 
     return train_step
+
+
+def _in_parts(batch: Any, count: int) -> Any:
+    """``[B, ...]`` as ``[count, B / count, ...]``: row i goes to part ``i % count``.
+
+    So each device splits the rows that it has, and none moves.
+    """
+    return jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, count, *rows.shape[1:]), 1, 0), batch)
 
 
 def make_run_chunk(
