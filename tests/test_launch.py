@@ -1,0 +1,86 @@
+"""The launch files: they parse, their numbers fit each other, and their training commands are accepted."""
+
+import math
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from absl import flags
+from ml_collections import config_flags
+
+from sdd_jax.build import trace
+from sdd_jax.commands import train
+
+# ml_collections loads a config file in a way that Python is about to give up.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
+
+ROOT = Path(__file__).parents[1]
+CHIPS_OF_A_HOST = 4  # of v5e machines that form slices
+
+
+def jobset():
+    return yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+
+
+def commands():
+    """The arguments of every training command, by the file that has it."""
+    (pod,) = (job["template"]["spec"]["template"]["spec"] for job in jobset()["spec"]["replicatedJobs"])
+    (container,) = pod["containers"]
+    assert container["command"] == ["python", "-m", "sdd_jax", "train"]
+    slurm = (ROOT / "launch" / "slurm.sh").read_text().replace("$SHARED", "/shared").replace("\\\n", " ")
+    (line,) = re.findall(r"python -m sdd_jax train (.*)", slurm)
+    page = (ROOT / "docs" / "scale.md").read_text().replace("\\\n", " ")
+    (slice_,) = re.findall(r'&& python -m sdd_jax train (.*)"', page)
+    return {"jobset.yaml": container["args"], "slurm.sh": shlex.split(line), "scale.md": shlex.split(slice_)}
+
+
+def settings(arguments, monkeypatch):
+    """The config that the command makes of its arguments, in flags of the test's own."""
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])  # where the config's flag looks for overrides
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    assert not values(["train", *arguments])[1:]
+    assert values.workdir.startswith("/shared/")
+    return values.config.to_dict()
+
+
+@pytest.mark.parametrize("name", ["jobset.yaml", "slurm.sh", "scale.md"])
+def test_the_training_command_is_accepted(name, monkeypatch):
+    config = settings(commands()[name], monkeypatch)
+    config["data"]["train_examples"] = 1_281_167
+    _, metrics = trace(config)
+    assert metrics["loss"].shape == ()
+    assert config["teacher"]["run"] and config["data"]["path"]
+
+
+def test_pods_tasks_and_batches_fit_the_devices(monkeypatch):
+    (job,) = jobset()["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    chips = math.prod(map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")))
+    assert pod["containers"][0]["resources"]["limits"]["google.com/tpu"] == CHIPS_OF_A_HOST
+    assert job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == chips // CHIPS_OF_A_HOST
+    mounts = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["volumes"]}
+    assert settings(commands()["jobset.yaml"], monkeypatch)["batch_size"] % chips == 0
+
+    script = (ROOT / "launch" / "slurm.sh").read_text()
+    nodes, tasks, gpus = (
+        int(re.search(rf"#SBATCH --{name}=(\d+)", script)[1]) for name in ("nodes", "ntasks-per-node", "gpus-per-node")
+    )
+    assert tasks == gpus and settings(commands()["slurm.sh"], monkeypatch)["batch_size"] % (nodes * gpus) == 0
+
+
+def test_the_script_is_one_for_bash():
+    subprocess.run(["bash", "-n", ROOT / "launch" / "slurm.sh"], check=True)
+
+
+def test_the_page_names_flags_that_there_are():
+    page = (ROOT / "docs" / "scale.md").read_text().split("## Planned")[0]
+    named = set(re.findall(r"--(coordinator\w*|process\w*)", page))
+    defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', Path(train.__file__).read_text()))
+    assert named == {"coordinator", "coordinator_wait", "process", "processes"} <= defined
