@@ -16,9 +16,11 @@ from sdd_jax import data, losses
 from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
 from sdd_jax.build_teacher import NOBODY, asked_by_cache, asked_live, measure_teacher, read_teacher
 from sdd_jax.config import DTYPES, Settings, image_dtype, read, teacher_dtype
+from sdd_jax.correlation import dist_loss
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.feed import AnyDataset
 from sdd_jax.models import create_model
+from sdd_jax.standardize import standardized
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim, sharding
 from sdd_jax.training.programs import Built
@@ -29,6 +31,11 @@ BASES = {  # base losses by name, and the fields of config.loss that each reads
     "dkd": (losses.dkd_loss, ("temperature", "alpha", "beta")),
     "nkd": (losses.nkd_loss, ("temperature", "gamma")),
     "nkd_as_released": (losses.nkd_as_released_loss, ("temperature", "gamma")),
+    "ls_kd": (standardized(losses.kd_loss), ("temperature",)),
+    "ls_dkd": (standardized(losses.dkd_loss), ("temperature", "alpha", "beta")),
+    "dist": (dist_loss, ("temperature", "beta", "gamma")),
+    "ttm": (losses.ttm_loss, ("gamma",)),
+    "wttm": (losses.wttm_loss, ("gamma",)),
 }
 
 

@@ -15,9 +15,18 @@ from sdd_jax.data.images import AUGMENTS
 from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
 from sdd_jax.training.run_folder import CARRIED_OUT
 
-METHODS = ("plain", "kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 # The base losses of a method, without its "sdd_": config.loss.base is one of them.
-BASES = {"kd": ("kd",), "dkd": ("dkd",), "nkd": ("nkd", "nkd_as_released")}
+BASES = {
+    "kd": ("kd",),
+    "dkd": ("dkd",),
+    "nkd": ("nkd", "nkd_as_released"),
+    "ls_kd": ("ls_kd",),
+    "ls_dkd": ("ls_dkd",),
+    "dist": ("dist",),
+    "ttm": ("ttm",),
+    "wttm": ("wttm",),
+}
+METHODS = ("plain", *BASES, *(f"sdd_{name}" for name in BASES))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
