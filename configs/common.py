@@ -31,6 +31,8 @@ wttm         gamma = 0.2, cross-entropy + 4 WTTM: the README's one example, in w
 ===========  =======================================================================================================
 
 With ``sdd_`` in front each is applied region by region with the same numbers, for which there is no published value.
+``own`` and ``sdd_own`` take ``--config.loss.base=MODULE:FUNCTION``, a base loss of your own (docs/own_loss.md), with
+weights of 1 and no warm-up until fields say otherwise.
 """
 
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ def level_of(module):
         return 0
     if module in {f"sdd_jax.{name}" for name in OF_ARRAYS}:
         return 0
-    if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.tensor_files"):
+    if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.tensor_files", "sdd_jax.own"):
         return 1
     if module in ("sdd_jax.training.optim", "sdd_jax.training.sharding"):
         return 1
