@@ -8,10 +8,10 @@
 A published teacher instead of the first command: ``python -m sdd_jax import ckpt_epoch_240.pth --model=resnet32x4
 --num_classes=100 --workdir=runs/resnet32x4``. It is held against its published accuracy.
 
-Argument: ``teacher`` ("none" trains the student plain), ``student``, ``method`` (kd, dkd, nkd, sdd_kd, sdd_dkd,
-sdd_nkd) and ``preset`` (released, paper). SGD at batch 64 for 240 epochs, a tenth of the rate after 150, 180 and 210,
-as the paper's section 4.1 says. ``data.select_on`` is "test" since the published accuracies are: the best epoch on the
-test set. The last epoch's is reported beside it.
+Argument: ``teacher`` ("none" trains the student plain), ``student``, ``method`` (kd, dkd, nkd, ls_kd, ls_dkd, dist,
+ttm, wttm, and each with sdd_ in front) and ``preset`` (released, paper). SGD at batch 64 for 240 epochs, a tenth of the
+rate after 150, 180 and 210, as the paper's section 4.1 says. ``data.select_on`` is "test" since the published
+accuracies are: the best epoch on the test set. The last epoch's is reported beside it.
 """
 
 from typing import NamedTuple
@@ -63,6 +63,14 @@ PUBLISHED = {
     "vgg13": 74.64,
     "resnet50": 79.34,
 }
+# LS-KD where it is not T = 2 with weight 9: temperature and weight in the names of the released logs (logs/KD of the
+# code of logit standardisation, which has no log of the other pairs).
+LS_KD = {
+    ("resnet50", "mobilenet_v2"): {"temperature": 3.0, "distill_weight": 1.0},
+    ("vgg13", "mobilenet_v2"): {"temperature": 3.0, "distill_weight": 9.0},
+    ("vgg13", "vgg8"): {"temperature": 3.0, "distill_weight": 9.0},
+    ("wrn_40_2", "mobilenet_v2"): {"temperature": 3.0, "distill_weight": 9.0},
+}
 OTHER = Pair(8.0, FINE, "not in the paper: cfg.py's beta, every scale")
 
 
@@ -82,4 +90,5 @@ def get_config(argument: str | None = None):
         dkd={"temperature": 4.0, "beta": pair.beta},
         warmup_epochs=20,
         scales=pair.nkd_scales or pair.scales if released_nkd else pair.scales,
+        ls_kd=LS_KD.get((chosen["teacher"], chosen["student"])),
     )

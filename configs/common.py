@@ -16,6 +16,23 @@ NKD                               as released; SDD-NKD takes DKD's       as the 
 Sources: "Scale Decoupled Distillation" (CVPR 2024), section 4.1, and its official code at commit e412036
 (mdistiller/engine/cfg.py, configs/, mdistiller/distillers/). The preset does not choose the protocol:
 ``data.select_on`` does.
+
+Base losses that the paper does not use have the numbers of their own released code, under either preset; the preset
+chooses pooling, consistency, reduction and, as "paper", the warm-up, for them too:
+
+===========  =======================================================================================================
+ls_kd        KD of standardised logits: T = 2, 0.1 cross-entropy + 9 KD (the released README's command)
+ls_dkd       DKD of them: T = 2, the pair's alpha and beta, both times 9, which is ``distill_weight`` here; warm-up as
+             DKD. The logs beside that README name 2 for beta and weights of 9 to 18 for most pairs
+dist         T = 4 (ImageNet: 1), beta = gamma = 1, cross-entropy + 2 DIST
+ttm          gamma = 0.1, cross-entropy + 45 TTM: the README's one example, VGG13 to VGG8 on CIFAR-100. Others are tuned
+             for each pair in the paper's appendix
+wttm         gamma = 0.2, cross-entropy + 4 WTTM: the README's one example, in which CRD is added (VGG13 to VGG8)
+===========  =======================================================================================================
+
+With ``sdd_`` in front each is applied region by region with the same numbers, for which there is no published value.
+``own`` and ``sdd_own`` take ``--config.loss.base=MODULE:FUNCTION``, a base loss of your own (docs/own_loss.md), with
+weights of 1 and no warm-up until fields say otherwise.
 """
 
 from collections.abc import Mapping
@@ -118,6 +135,8 @@ def choose(
     dkd: Mapping[str, float],
     warmup_epochs: int,
     scales: tuple[int, ...],
+    ls_kd: Mapping[str, float] | None = None,
+    dist_temperature: float = 4.0,
 ) -> ConfigDict:
     """Fills the fields that follow from preset, method, teacher and student.
 
@@ -126,8 +145,10 @@ def choose(
       chosen: from ``parse``.
       kd: temperature, task_weight and distill_weight of KD and SDD-KD.
       dkd: temperature and beta of DKD and SDD-DKD; the released SDD-NKD reads them too.
-      warmup_epochs: of the released DKD, SDD-DKD and SDD-NKD.
+      warmup_epochs: of the released DKD, SDD-DKD and SDD-NKD, and of LS-DKD.
       scales: the paper's M for this pair.
+      ls_kd: temperature and distill_weight of LS-KD; None: ``LS``.
+      dist_temperature: temperature of DIST.
     """
     preset, method, teacher = chosen["preset"], chosen["method"], chosen["teacher"]
     if preset not in PRESETS:
@@ -154,6 +175,15 @@ def choose(
         config.loss.base = "nkd" if paper else "nkd_as_released"
         config.loss.update(shared if method == "sdd_nkd" and not paper else own)
         config.loss.warmup_epochs = warmup_epochs if method == "sdd_nkd" else 0
+    elif name == "ls_kd":
+        config.loss.update({"base": "ls_kd", **KD, **(ls_kd or LS)})
+    elif name == "ls_dkd":
+        config.loss.update({"base": "ls_dkd", "alpha": 1.0, "beta": dkd["beta"], **LS})
+        config.loss.warmup_epochs = warmup_epochs
+    elif name == "dist":
+        config.loss.update({"base": "dist", **DIST, "temperature": dist_temperature})
+    elif name in TEACHER_MATCHING:
+        config.loss.update({"base": name, **TEACHER_MATCHING[name]})
     if paper and method != "plain":
         config.loss.warmup_epochs = PAPER_WARMUP
     return config
@@ -161,6 +191,10 @@ def choose(
 
 # KD as the released code has it: T = 4, 0.1 cross-entropy + 0.9 distillation (cfg.py:60-64).
 KD = {"temperature": 4.0, "task_weight": 0.1, "distill_weight": 0.9}
+# Base losses that the paper does not use; the module's docstring has their sources.
+LS = {"temperature": 2.0, "distill_weight": 9.0}
+DIST = {"beta": 1.0, "gamma": 1.0, "distill_weight": 2.0}
+TEACHER_MATCHING = {"ttm": {"gamma": 0.1, "distill_weight": 45.0}, "wttm": {"gamma": 0.2, "distill_weight": 4.0}}
 # Students that the released configs train at a lower rate, and their rate (yaml SOLVER.LR).
 LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 LOW_RATE, RATE = 0.01, 0.05

@@ -7,10 +7,13 @@
         --config.data.train_examples=10000 --config.teacher.run=runs/fashion_resnet20 --workdir=runs/fashion_sdd_kd
 
 Ten epochs, cosine from 0.1: settings of this project, not of the paper, chosen so that a run takes minutes on a laptop.
-The best epoch is chosen on a tenth of the training images, held out.
+ShuffleNet and MobileNet students start from 0.02, a fifth, as the released configs give them a fifth on CIFAR-100 (0.01
+for 0.05). The best epoch is chosen on a tenth of the training images, held out.
 """
 
 from configs import common
+
+RATE, LOW_RATE = 0.1, 0.02
 
 
 def get_config(argument: str | None = None):
@@ -18,7 +21,7 @@ def get_config(argument: str | None = None):
     config = common.base()
     config.data.name = "fashion_mnist"
     config.epochs = 10
-    config.optim.learning_rate = 0.1
+    config.optim.learning_rate = LOW_RATE if chosen["student"] in common.LOW_RATE_STUDENTS else RATE
     config.optim.schedule = "cosine"
     config.optim.milestones = ()
     return common.choose(

@@ -39,4 +39,5 @@ def get_config(argument: str | None = None):
         dkd={"temperature": 1.0, "beta": beta},
         warmup_epochs=1,
         scales=scales,
+        dist_temperature=1.0,
     )

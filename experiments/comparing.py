@@ -13,6 +13,16 @@ METHODS = {
     "SD-DKD": "sdd_dkd",
     "NKD": "nkd",
     "SD-NKD": "sdd_nkd",
+    "LS-KD": "ls_kd",
+    "SD-LS-KD": "sdd_ls_kd",
+    "LS-DKD": "ls_dkd",
+    "SD-LS-DKD": "sdd_ls_dkd",
+    "DIST": "dist",
+    "SD-DIST": "sdd_dist",
+    "TTM": "ttm",
+    "SD-TTM": "sdd_ttm",
+    "WTTM": "wttm",
+    "SD-WTTM": "sdd_wttm",
 }
 # Rows that the paper lacks: its released code gives NKD and SD-NKD different base losses, and on ImageNet KD and SD-KD
 # too, so that the two differ in more than SDD. Row -> (method, whose loss).
@@ -26,6 +36,7 @@ SAME_KD = {
 }
 OWN_NOTE = "ours, not in the paper: the same base loss on both sides"
 Place = tuple[str, str]  # a row and a column
+Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
 
 def compare(
@@ -40,8 +51,9 @@ def compare(
     printed: Mapping[str, tuple[float, ...]] | None = None,
     recorded: Mapping[Place, tuple[float, ...]] | None = None,
     cell_notes: Mapping[Place, str] | None = None,
-    overrides: tuple[tuple[str, Any], ...] = (),
-    teacher_overrides: tuple[tuple[str, Any], ...] = (),
+    variants: Mapping[str, tuple[str, Overrides]] | None = None,
+    overrides: Overrides = (),
+    teacher_overrides: Overrides = (),
     measures: tuple[str, ...] = ("top1",),
     notes: tuple[str, ...] = (),
 ) -> Table:
@@ -58,18 +70,25 @@ def compare(
       printed: row -> the differences as printed, for each column.
       recorded: repeats noted in the released scripts.
       cell_notes: what else there is to know of a cell.
+      variants: rows of ``paper`` that are another row with fields changed: row -> (that row, its overrides).
       overrides: of every run but the teacher's.
       teacher_overrides: of the run that trains the teacher.
       measures: what a value measures.
       notes: what else there is to know of the table.
     """
     own, printed, recorded, cell_notes = own or {}, printed or {}, recorded or {}, cell_notes or {}
+    variants = variants or {}
 
     def recipe(row: str, teacher: str, student: str) -> Recipe | None:
         if row == TEACHER:
             return Recipe(file, teacher, overrides=teacher_overrides)
         if row == STUDENT:
             return Recipe(file, student, overrides=overrides)
+        if row in variants:
+            same, changes = variants[row]
+            made = recipe(same, teacher, student)
+            assert made is not None
+            return made._replace(overrides=(*made.overrides, *changes))
         if row not in METHODS and row not in own:
             return None
         method, loss_of = own[row] if row in own else (METHODS[row], None)
@@ -84,7 +103,7 @@ def compare(
             column,
             {measure: number for measure, number in zip(measures, values, strict=False) if number is not None},
             recipe(row, *pairs[column]),
-            bases_of(row, own),
+            (*bases_of(variants[row][0], own), variants[row][0]) if row in variants else bases_of(row, own),
             printed[row][list(pairs).index(column)] if row in printed else None,
             recorded.get((row, column), ()),
             ours=row in own,
@@ -100,9 +119,11 @@ def compare(
 
 
 def bases_of(row: str, own: Mapping[str, Any]) -> tuple[str, ...]:
-    """The rows that a row is held against: the student, or what an SD form decouples, first as the paper has it."""
+    """The rows that a row is held against: the student, or what it builds on, first as the paper has it."""
     if row not in METHODS and row not in own:
         return ()
+    if row.startswith("LS-"):
+        return (row.removeprefix("LS-"),)
     if not row.startswith("SD-"):
         return (STUDENT,)
     plain = row.removeprefix("SD-").partition(" with ")[0]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from configs import common
-from sdd_jax.build import BASES, check
+from sdd_jax.build import NUMBERS, base_loss, check
 from sdd_jax.config import Settings
 from sdd_jax.training import run_folder
 
@@ -94,8 +94,9 @@ def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     reads nothing of ``loss`` and ``sdd``, only SDD reads ``sdd``, and a base loss reads its own numbers.
     """
     method, base = flat["method"], flat["loss.base"]
-    unread = {f"loss.{name}" for names in (reads for _, reads in BASES.values()) for name in names}
-    unread -= {f"loss.{name}" for name in BASES[base][1]}
+    unread = {f"loss.{name}" for name in NUMBERS}
+    if method != "plain":
+        unread -= {f"loss.{name}" for name in base_loss(base)[1]}
     kept = {}
     for name, value in sorted(flat.items()):
         room = name.partition(".")[0]

@@ -4,7 +4,8 @@
 teacher.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,19 +17,28 @@ from sdd_jax import data, losses
 from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
 from sdd_jax.build_teacher import NOBODY, asked_by_cache, asked_live, measure_teacher, read_teacher
 from sdd_jax.config import DTYPES, Settings, image_dtype, read, teacher_dtype
+from sdd_jax.correlation import dist_loss
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.feed import AnyDataset
 from sdd_jax.models import create_model
+from sdd_jax.own import own_function
+from sdd_jax.standardize import standardized
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim, sharding
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, live_teacher, make_train_step
 
+NUMBERS = ("temperature", "alpha", "beta", "gamma")  # the fields of config.loss that a base loss may read
 BASES = {  # base losses by name, and the fields of config.loss that each reads
     "kd": (losses.kd_loss, ("temperature",)),
     "dkd": (losses.dkd_loss, ("temperature", "alpha", "beta")),
     "nkd": (losses.nkd_loss, ("temperature", "gamma")),
     "nkd_as_released": (losses.nkd_as_released_loss, ("temperature", "gamma")),
+    "ls_kd": (standardized(losses.kd_loss), ("temperature",)),
+    "ls_dkd": (standardized(losses.dkd_loss), ("temperature", "alpha", "beta")),
+    "dist": (dist_loss, ("temperature", "beta", "gamma")),
+    "ttm": (losses.ttm_loss, ("gamma",)),
+    "wttm": (losses.wttm_loss, ("gamma",)),
 }
 
 
@@ -46,6 +56,15 @@ def check(config: Mapping[str, Any]) -> Settings:
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
     return settings
+
+
+def base_loss(name: str) -> tuple[Callable[..., jax.Array], tuple[str, ...]]:
+    """The base loss called ``name``, or a user's own by "MODULE:FUNCTION", and the numbers that it reads."""
+    if ":" not in name:
+        return BASES[name]
+    function = own_function(name, "loss", ("student_logits", "teacher_logits", "labels"))
+    taken = inspect.signature(function).parameters
+    return function, tuple(number for number in NUMBERS if number in taken)
 
 
 class Parts(NamedTuple):
@@ -69,7 +88,10 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
     student = network("model.student", settings["model.dtype"])
     if method == "plain":
         return Parts(student, None, objectives.plain())
-    function, names = BASES[settings["loss.base"]]
+    try:
+        function, names = base_loss(settings["loss.base"])
+    except ValueError as error:
+        raise ValueError(f"loss.base: {error}") from error
     base = partial(function, **{name: settings[f"loss.{name}"] for name in names})
     sdd = None
     if method.startswith("sdd_"):

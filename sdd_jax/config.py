@@ -15,9 +15,19 @@ from sdd_jax.data.images import AUGMENTS
 from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
 from sdd_jax.training.run_folder import CARRIED_OUT
 
-METHODS = ("plain", "kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 # The base losses of a method, without its "sdd_": config.loss.base is one of them.
-BASES = {"kd": ("kd",), "dkd": ("dkd",), "nkd": ("nkd", "nkd_as_released")}
+BASES = {
+    "kd": ("kd",),
+    "dkd": ("dkd",),
+    "nkd": ("nkd", "nkd_as_released"),
+    "ls_kd": ("ls_kd",),
+    "ls_dkd": ("ls_dkd",),
+    "dist": ("dist",),
+    "ttm": ("ttm",),
+    "wttm": ("wttm",),
+    "own": (),  # a user's, by "MODULE:FUNCTION"
+}
+METHODS = ("plain", *BASES, *(f"sdd_{name}" for name in BASES))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -59,7 +69,7 @@ FIELDS: dict[str, Field] = {
     "sdd.reduction": Field(str, known=REDUCTIONS),
     "sdd.complementary_weight": Field(float, least=0),
     "sdd.consistent_weight": Field(float, least=0),
-    "loss.base": Field(str, known=tuple(base for bases in BASES.values() for base in bases)),
+    "loss.base": Field(str),
     "loss.temperature": Field(float, above=0),
     "loss.alpha": Field(float, least=0),
     "loss.beta": Field(float, least=0),
@@ -135,9 +145,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         raise ValueError("a seed must be below 2^32: JAX would read a larger one as another")
     if (method == "plain") != (teacher == "none"):
         raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
-    if method != "plain" and settings["loss.base"] not in BASES[method.removeprefix("sdd_")]:
-        known = " or ".join(BASES[method.removeprefix("sdd_")])
-        raise ValueError(f"method {method!r} has loss.base {known}, got {settings['loss.base']!r}")
+    _check_base(method, settings["loss.base"])
     try:
         check_scales(settings["sdd.scales"], settings["sdd.pooling"])
     except ValueError as error:
@@ -181,6 +189,16 @@ def teacher_dtype(settings: Settings) -> str:
 def image_dtype(settings: Settings) -> Any:
     """Images are normalised in float32 (float64 for float64 networks); a bfloat16 network casts them itself."""
     return jnp.promote_types(DTYPES[settings["model.dtype"]], jnp.float32)
+
+
+def _check_base(method: str, base: str) -> None:
+    """Raises ``ValueError`` unless ``method`` goes with the base loss; a plain run reads none."""
+    if method == "plain":
+        return
+    known = BASES[method.removeprefix("sdd_")]
+    if base not in known and (known or ":" not in base):
+        wanted = " or ".join(known) or "MODULE:FUNCTION"
+        raise ValueError(f"method {method!r} has loss.base {wanted}, got {base!r}")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

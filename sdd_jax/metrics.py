@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdd_jax.losses import check_labels
+from sdd_jax.logits import check_labels
 
 __all__ = ["agreement", "compute", "mean", "merge", "top_k"]
 

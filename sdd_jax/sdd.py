@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from sdd_jax.losses import check_labels
+from sdd_jax.logits import check_labels
 
 __all__ = ["average_grid", "complementary_mask", "num_regions", "pool_regions", "sdd_loss", "shared_grid"]
 

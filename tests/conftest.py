@@ -27,7 +27,7 @@ def x64():
 @pytest.fixture(autouse=True)
 def strict_ranks(request):
     """In the tests of losses, regions and metrics a missing axis is an error, not a broadcast."""
-    if request.path.stem in ("test_losses", "test_sdd", "test_metrics"):
+    if request.path.stem in ("test_losses", "test_correlation", "test_standardize", "test_sdd", "test_metrics"):
         with jax.numpy_rank_promotion("raise"):
             yield
     else:

@@ -12,7 +12,8 @@ import pytest
 import sets
 from ml_collections import ConfigDict
 
-from configs import cifar100, common, imagenet, quickstart
+from configs import cifar100, common, fashion_mnist, imagenet, quickstart
+from experiments.recipes import identity
 from sdd_jax import data
 from sdd_jax.build import build, check, trace
 from sdd_jax.config import FIELDS
@@ -22,6 +23,7 @@ from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.loop import train
 
 METHODS = ("kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
+OTHERS = ("ls_kd", "ls_dkd", "dist", "ttm", "wttm")  # base losses that the paper does not use
 
 
 def config(text="teacher=resnet20,student=resnet8", file="cifar10", **overrides):
@@ -114,6 +116,14 @@ SETTINGS = {
     "nkd": (("nkd_as_released", 1.0, 1.0, 1.0, 0), ("nkd", 1.0, 1.0, 1.0, 30)),
     "sdd_nkd": (("nkd_as_released", 4.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
 }
+# method: (base, task, distill, warm-up, the numbers that it reads)
+OTHER_SETTINGS = {
+    "ls_kd": ("ls_kd", 0.1, 9.0, 0, {"temperature": 2.0}),
+    "ls_dkd": ("ls_dkd", 1.0, 9.0, 20, {"temperature": 2.0, "alpha": 1.0, "beta": 6.0}),
+    "dist": ("dist", 1.0, 2.0, 0, {"temperature": 4.0, "beta": 1.0, "gamma": 1.0}),
+    "ttm": ("ttm", 1.0, 45.0, 0, {"gamma": 0.1}),
+    "wttm": ("wttm", 1.0, 4.0, 0, {"gamma": 0.2}),
+}
 
 
 @pytest.mark.parametrize(("method", "preset"), list(itertools.product(METHODS, ("released", "paper"))))
@@ -130,6 +140,37 @@ def test_presets_are_those_of_the_sources(method, preset):
         assert settings["loss.gamma"] == (1.5 if preset == "paper" else 6.0)
 
 
+@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize("prefix", ["", "sdd_"])
+def test_other_base_losses_have_the_numbers_of_their_own_code(method, prefix):
+    argument = f"teacher=wrn_40_2,student=wrn_16_2,method={prefix}{method}"
+    released, paper = (check(cifar100.get_config(f"{argument},preset={preset}")) for preset in common.PRESETS)
+    names = ("base", "task_weight", "distill_weight", "warmup_epochs")
+    *expected, numbers = OTHER_SETTINGS[method]
+    assert [released[f"loss.{name}"] for name in names] == expected
+    read = identity(released).keys() & {f"loss.{name}" for name in ("temperature", "alpha", "beta", "gamma")}
+    assert {name.removeprefix("loss."): released[name] for name in read} == numbers
+    changed = {name for name in released if released[name] != paper[name]}
+    assert changed == {"preset", "loss.warmup_epochs", "sdd.pooling", "sdd.consistency", "sdd.reduction"}
+    assert paper["loss.warmup_epochs"] == 30
+
+
+def test_standardised_kd_has_the_numbers_of_its_released_logs_and_dist_a_temperature_for_imagenet():
+    loss = cifar100.get_config("teacher=resnet50,student=mobilenet_v2,method=ls_kd").loss
+    assert (loss.temperature, loss.distill_weight, loss.task_weight) == (3.0, 1.0, 0.1)
+    assert cifar100.LS_KD.keys() <= cifar100.PAIRS.keys()
+    assert imagenet.get_config("method=sdd_dist").loss.temperature == 1.0
+    loss = imagenet.get_config("method=ls_kd").loss
+    assert (loss.temperature, loss.distill_weight, loss.task_weight) == (2.0, 9.0, 0.1)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_other_base_losses_trace_with_and_without_regions(method):
+    for prefix in ("", "sdd_"):
+        _, metrics = trace(config(f"teacher=resnet8,student=resnet8,method={prefix}{method}"))
+        assert metrics["loss"].shape == () and ("complementary_share" in metrics) == bool(prefix)
+
+
 def test_the_pairs_of_cifar100():
     assert len(cifar100.PAIRS) == 17
     settings = check(cifar100.get_config("teacher=resnet32x4,student=mobilenet_v2,method=sdd_dkd"))
@@ -140,6 +181,13 @@ def test_the_pairs_of_cifar100():
     # Scales that the released commands change for SDD-NKD alone.
     vgg8 = {m: cifar100.get_config(f"teacher=wrn_40_2,student=vgg8,method={m}").sdd.scales for m in METHODS}
     assert vgg8["sdd_nkd"] == (1, 2) and vgg8["sdd_dkd"] == (1, 2, 4)
+
+
+def test_small_networks_learn_at_a_fifth_of_the_rate():
+    for file, rate in ((cifar100, 0.05), (fashion_mnist, 0.1)):
+        for student, factor in (("resnet8", 1.0), ("mobilenet_v2", 0.2), ("shufflenet_v2", 0.2)):
+            learning_rate = file.get_config(f"student={student}").optim.learning_rate
+            assert learning_rate == pytest.approx(factor * rate)
 
 
 KNOWN_PAIRS = [pair for pair in cifar100.PAIRS if set(pair) <= set(model_names())]

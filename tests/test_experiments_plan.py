@@ -24,7 +24,7 @@ def planned(tmp_path, table, *, rows=(), preset=RELEASED, seeds=(0,), lines=(), 
 
 
 def test_a_teacher_comes_first_and_once(tmp_path):
-    made = planned(tmp_path, FASHION, rows=["SD-*", "KD"], seeds=(0, 1, 2))
+    made = planned(tmp_path, FASHION, rows=["SD-KD", "SD-DKD", "KD"], seeds=(0, 1, 2))
     names = [job.name for job in made.jobs]
     assert names[0] == "fashion teacher resnet20, seed 0" and len(names) == 1 + 3 * 3
     teacher = made.jobs[0]

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from sdd_jax import dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss
+from sdd_jax import dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "losses.npz")
-LOSSES = {"kd": kd_loss, "dkd": dkd_loss, "nkd": nkd_loss, "nkd_as_released": nkd_as_released_loss}
-OF_LABELS = {name: loss for name, loss in LOSSES.items() if name != "kd"}
+OF_LABELS = {"dkd": dkd_loss, "nkd": nkd_loss, "nkd_as_released": nkd_as_released_loss}
+OF_TEMPERATURE = {"kd": kd_loss, **OF_LABELS}
+OF_POWERS = {"ttm": ttm_loss, "wttm": wttm_loss}
+LOSSES = OF_TEMPERATURE | OF_POWERS
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 each_of_labels = pytest.mark.parametrize("loss", OF_LABELS.values(), ids=OF_LABELS)
 
@@ -75,13 +77,45 @@ def by_definition(name, student, teacher, label, temperature, alpha=1.0, beta=8.
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_TEMPERATURE)
 def test_value_is_that_of_the_definition(name, temperature, x64):
     student, teacher, labels = example((2, 3, 7))
     ours = LOSSES[name](student, teacher, labels, temperature=temperature)
     for place in np.ndindex(2, 3):
         expected = by_definition(name, *map(np.asarray, (student[place], teacher[place])), labels[place], temperature)
         np.testing.assert_allclose(ours[place], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0, 2.0])
+def test_teacher_matching_is_that_of_its_definition(gamma, x64):
+    student, teacher, _ = example((2, 3, 7))
+    powers = softmax(np.asarray(teacher)) ** gamma
+    total = powers.sum(-1)
+    q, p = powers / total[..., None], softmax(np.asarray(student))
+    divergence = np.sum(q * np.log(q / p), axis=-1)
+    np.testing.assert_allclose(ttm_loss(student, teacher, gamma=gamma), divergence, rtol=1e-9)
+    np.testing.assert_allclose(wttm_loss(student, teacher, gamma=gamma), total * divergence, rtol=1e-9)
+
+
+def test_the_power_of_one_is_kd_without_temperature(x64):
+    student, teacher, _ = example((50, 11))
+    for loss in OF_POWERS.values():
+        np.testing.assert_allclose(loss(student, teacher, gamma=1.0), kd_loss(student, teacher, temperature=1.0))
+
+
+def test_an_unsure_teacher_weighs_more(x64):
+    teacher = jnp.array([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, -1.0, 2.0], [800.0, 0.0, 0.0, 0.0]])
+    student = jnp.tile(jnp.array([0.5, -1.0, 0.0, 2.0]), (3, 1))
+    weights = wttm_loss(student, teacher, gamma=0.5) / ttm_loss(student, teacher, gamma=0.5)
+    np.testing.assert_allclose(weights[jnp.array([0, 2])], [4**0.5, 1.0], rtol=1e-12)
+    assert 1.0 < weights[1] < 2.0
+
+
+@pytest.mark.parametrize("loss", OF_POWERS.values(), ids=OF_POWERS)
+@pytest.mark.parametrize("gamma", [0.0, -1.0])
+def test_a_power_that_is_not_positive_is_refused(loss, gamma):
+    with pytest.raises(ValueError, match=f"gamma must be greater than 0, got {gamma}"):
+        loss(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), gamma=gamma)
 
 
 @each_loss

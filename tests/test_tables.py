@@ -50,7 +50,7 @@ def identity(recipe, preset=RELEASED):
 
 
 def test_every_table_has_the_papers_rows_and_columns():
-    assert list(tables.TABLES) == [*SHAPES, "fashion"]
+    assert list(tables.TABLES) == [*SHAPES, "fashion", "fashion_cross"]
     for name, shape in SHAPES.items():
         table = tables.TABLES[name]
         of_paper = [one for one in table.cells if not one.ours]
@@ -223,6 +223,46 @@ def test_the_rows_of_the_ablations():
     assert betas == [1, 2, 4, 6, 8]
 
 
+def test_the_rows_of_our_own_study():
+    column = "RN20 -> RN8"
+    rows = {row: identity(cell("fashion", row, column).recipe) for row in tables.TABLES["fashion"].rows}
+    assert all(one["data.train_examples"] == (20_000 if row == "teacher" else 10_000) for row, one in rows.items())
+    for base in ("KD", "DKD", "LS-DKD"):
+        of_base = [rows[base], rows[f"SD-{base} {{1,2}}"], rows[f"SD-{base}"]]
+        assert [one.get("sdd.scales") for one in of_base] == [None, [1, 2], [1, 2, 4]]
+        assert {one["loss.base"] for one in of_base} == {base.lower().replace("-", "_")}
+        assert cell("fashion", f"SD-{base} {{1,2}}", column).bases == (base, f"SD-{base}")
+    assert rows["SD-KD {1,4}"]["sdd.scales"] == [1, 4]
+    weights = [rows[row]["sdd.complementary_weight"] for row in ("SD-KD weight 1", "SD-KD", "SD-KD weight 4")]
+    assert weights == [1.0, 2.0, 4.0] and cell("fashion", "LS-DKD", column).bases == ("DKD",)
+    assert len({recipes.digest(one) for one in rows.values()}) == len(rows) == 14
+
+
+# As they were when their first results were written: a result is found again by this name.
+KEYS = {
+    "teacher": "21efd70345eb",
+    "student": "07a1e0ee3b15",
+    "KD": "8338d8b48d44",
+    "SD-KD": "ffbd64ee28b4",
+    "DKD": "831b675bb6bb",
+    "SD-DKD": "e684fdbd6652",
+}
+
+
+@pytest.mark.parametrize("row", KEYS)
+def test_results_are_found_again(row):
+    recipe = cell("fashion", row, "RN20 -> RN8").recipe
+    assert recipes.key(recipes.settings(recipe, RELEASED)) == KEYS[row]
+
+
+def test_the_pair_across_families_has_the_same_teacher_and_a_fifth_of_the_rate():
+    (column,) = tables.TABLES["fashion_cross"].columns
+    rows = {row: identity(cell("fashion_cross", row, column).recipe) for row in tables.TABLES["fashion_cross"].rows}
+    assert rows.pop("teacher") == identity(cell("fashion", "teacher", "RN20 -> RN8").recipe)
+    assert {one["optim.learning_rate"] for one in rows.values()} == {0.02}
+    assert list(rows) == ["student", "KD", "SD-KD", "DKD", "SD-DKD"]
+
+
 @pytest.mark.parametrize("table", ["table1", "table2", "table3", "table4", "table5"])
 def test_ours_differ_from_their_base_by_sdd_alone(table):
     columns = tables.TABLES[table].columns
@@ -292,7 +332,9 @@ def test_an_override_of_no_field_is_refused():
 
 def test_unknown_tables_are_named_with_those_there_are():
     assert [table.name for table in tables.choose("all")] == list(tables.TABLES)
-    with pytest.raises(ValueError, match="'tabel1'; the closest is 'table1', known are table1, .*fashion, all"):
+    with pytest.raises(
+        ValueError, match="'tabel1'; the closest is 'table1', known are table1, .*fashion, fashion_cross, all"
+    ):
         tables.choose("tabel1")
 
 

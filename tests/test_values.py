@@ -2,6 +2,7 @@
 
 from experiments import recipes, tables, values
 from experiments.recipes import PRESETS, Recipe
+from sdd_jax.config import BASES
 
 
 def test_the_page_of_values_is_as_generated():
@@ -25,6 +26,14 @@ def test_the_page_has_every_pair_of_the_tables_and_a_source_for_every_value():
                 assert wanted <= sources.keys()
                 used |= set("".join(sources[name] for name in wanted))
     assert used == set(values.SOURCES)
+
+
+def test_the_page_has_every_base_loss_that_the_paper_does_not_use():
+    ours = {name for name in BASES if name not in ("own", *values.METHODS)}
+    assert ours == set(values.OTHERS)
+    section = values.PAGE.read_text().partition("## Base losses that the paper does not use")[2].partition("## ")[0]
+    assert "| dist | ImageNet, resnet34 -> resnet18 | 1 |  | 1 | 1 | 1 | 2 | 0 |" in section
+    assert all(f"| {name} | CIFAR-100" in section and f"- {name}: " in section for name in ours)
 
 
 def _pair(data):

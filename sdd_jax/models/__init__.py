@@ -1,9 +1,6 @@
 """Classifiers by name; see `create_model`."""
 
 import difflib
-import importlib
-import inspect
-import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -27,6 +24,7 @@ from sdd_jax.models.resnet_cifar import ResNetCifar
 from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.vgg import VGG, TorchvisionVGG
 from sdd_jax.models.wrn import WideResNet
+from sdd_jax.own import own_function
 
 __all__ = [
     "Classifier",
@@ -162,27 +160,7 @@ def create_model(
 
 def _own_model(name: str, **arguments) -> Classifier | LogitMapClassifier:
     """What the function called "module:function" makes; its own errors are its own."""
-    module_name, _, function = name.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), function)):
-        raise ValueError(f"model {name!r}: expected MODULE:FUNCTION")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module does when it is imported
-        trace = traceback.extract_tb(error.__traceback__)[-1]
-        place = (
-            f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{trace.filename}:{trace.lineno}"
-        )
-        missing = isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name)
-        reason = error if missing else f"importing {module_name} failed with {type(error).__name__}: {error} ({place})"
-        raise ValueError(f"model {name!r}: {reason}") from error
-    make = getattr(module, function, None)
-    wanted = f"model {name!r} must be a function of {', '.join(arguments)} in {module.__file__}"
-    if not callable(make):
-        raise ValueError(f"{wanted}; got {make!r}")
-    try:
-        inspect.signature(make).bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{wanted}: {error}") from error
+    make = own_function(name, "model", keywords=tuple(arguments))
     model = make(**arguments)
     if not isinstance(model, Classifier | LogitMapClassifier):
         raise ValueError(f"model {name!r} gives a {type(model).__name__}, expected a Classifier or LogitMapClassifier")

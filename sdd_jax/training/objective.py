@@ -65,6 +65,8 @@ def distill(
         metrics = {"task_loss": task}
         if sdd is None:
             term = base(student.logits, teacher.logits, labels)
+            if term.shape != labels.shape:
+                raise ValueError(f"base must return one value per example, {labels.shape}, got {term.shape}")
         else:
             term = sdd_loss(student.region_logits, teacher.region_logits, labels, base=base, **sdd)
             consistency = sdd.get("consistency", "label")

@@ -1,0 +1,135 @@
+"""What losses over logits have in common: input that is checked, and their terms on log-probabilities.
+
+Conventions (float32 upwards, ``-inf`` for a class that is left out, NaN never hidden, labels) are those of
+``sdd_jax.losses``.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+__all__ = [
+    "as_float",
+    "check_labels",
+    "cross_entropy",
+    "expectation",
+    "kl_divergence",
+    "log_softmax",
+    "logsumexp",
+    "nan_unless",
+    "prepare",
+    "select",
+    "target_mask",
+    "without",
+]
+
+# ---------------------------------------------------------------------- input
+
+
+def prepare(student_logits: ArrayLike, teacher_logits: ArrayLike, **positive: float) -> tuple[jax.Array, jax.Array]:
+    """Both networks' logits, of one shape ``[..., K]`` and one dtype, float32 or float64.
+
+    Args:
+      student_logits: ``[..., K]``.
+      teacher_logits: ``[..., K]``.
+      **positive: numbers by name that must be greater than 0.
+
+    Raises:
+      ValueError: if the logits' shapes differ, hold no class, or are not floating point, or a number is not positive.
+    """
+    student, teacher = jnp.asarray(student_logits), jnp.asarray(teacher_logits)
+    if student.shape != teacher.shape or student.ndim == 0 or student.shape[-1] == 0:
+        raise ValueError(
+            "student_logits and teacher_logits must have one shape [..., K] with K >= 1, "
+            f"got {student.shape} and {teacher.shape}"
+        )
+    student, teacher = as_float(student, "student_logits"), as_float(teacher, "teacher_logits")
+    for name, value in positive.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"{name} must be greater than 0, got {value}")
+    dtype = jnp.promote_types(student.dtype, teacher.dtype)
+    return student.astype(dtype), teacher.astype(dtype)
+
+
+def as_float(logits: ArrayLike, name: str) -> jax.Array:
+    """``logits`` in float32 or float64; ``ValueError`` if they are not floating point."""
+    logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floating point, got {logits.dtype}")
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def target_mask(labels: ArrayLike, shape: tuple[int, ...], name: str) -> tuple[jax.Array, jax.Array]:
+    """One-hot mask ``[..., K]`` and which labels are in range ``[...]``."""
+    check_labels(labels, shape[:-1], shape[-1])
+    if shape[-1] < 2:
+        raise ValueError(f"{name} sets the target class against the others: it needs K >= 2 classes, got {shape[-1]}")
+    labels = jnp.asarray(labels)
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 could not count the classes
+    target = jax.nn.one_hot(labels, shape[-1], dtype=bool)
+    return target, jnp.any(target, axis=-1)
+
+
+def check_labels(labels: ArrayLike, shape: tuple[int, ...], num_classes: int) -> None:
+    """Raises ``ValueError`` unless ``labels`` are integers of ``shape``, in range where their values are known.
+
+    Inside ``jit`` values are not known; there a loss turns a label out of range into NaN.
+    """
+    dtype, got = jnp.result_type(labels), jnp.shape(labels)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {dtype}")
+    if got != shape:
+        raise ValueError(f"labels must have shape {shape}, one for each row of logits, got {got}")
+    if not isinstance(labels, jax.core.Tracer):
+        values = np.asarray(labels)
+        wrong = (values < 0) | (values >= num_classes)
+        if wrong.any():
+            raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {values[wrong].ravel()[0]}")
+
+
+def nan_unless(valid: jax.Array, loss: jax.Array) -> jax.Array:
+    """``loss`` where it is valid: a label out of range must be seen."""
+    return jnp.where(valid, loss, jnp.nan)
+
+
+# ---------------------------------------------------------------------- terms, on log-probabilities
+
+
+def kl_divergence(teacher_log: jax.Array, student_log: jax.Array) -> jax.Array:
+    """KL(teacher || student) over the last axis."""
+    return expectation(teacher_log, teacher_log - student_log)
+
+
+def cross_entropy(teacher_log: jax.Array, student_log: jax.Array) -> jax.Array:
+    """-sum(teacher * log student) over the last axis."""
+    return -expectation(teacher_log, student_log)
+
+
+def expectation(teacher_log: jax.Array, values: jax.Array) -> jax.Array:
+    """The teacher's expectation of ``values``; a class of probability zero counts zero, whatever its value.
+
+    The value is replaced before the product, not after it, because 0 * inf would put NaN into the gradient.
+    """
+    teacher = jnp.exp(teacher_log)
+    return jnp.sum(teacher * jnp.where(teacher == 0.0, 0.0, values), axis=-1)
+
+
+def select(values: jax.Array, target: jax.Array) -> jax.Array:
+    """``values[..., y]``, by masking: a gather would be slow on TPU and would clamp a wrong label."""
+    return jnp.sum(jnp.where(target, values, 0.0), axis=-1)
+
+
+def without(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """``logits`` with the target class left out."""
+    return jnp.where(target, -jnp.inf, logits)
+
+
+def log_softmax(logits: jax.Array) -> jax.Array:
+    """Log-probabilities over the last axis."""
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def logsumexp(logits: jax.Array) -> jax.Array:
+    """Over the last axis."""
+    return jax.nn.logsumexp(logits, axis=-1)

@@ -1,0 +1,77 @@
+"""Logit standardisation: a step before any base loss, which takes mean and spread out of both networks' logits.
+
+Source of everything here: "Logit Standardization in Knowledge Distillation" (Sun et al., CVPR 2024; arXiv 2403.01427)
+and its released code (mdistiller/distillers/KD.py there). The conventions are those of ``sdd_jax.losses``.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from sdd_jax.logits import as_float
+
+__all__ = ["standardize_logits", "standardized"]
+
+EPSILON = 1e-7  # what the released code adds to the standard deviation
+
+
+def standardized(base: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A base loss of standardised logits: ``base(standardize_logits(s), standardize_logits(t), labels)``.
+
+    Under ``sdd_loss`` every region is standardised by itself, since the classes are its last axis. The released code
+    uses it with a temperature of 2 and a weight of 9: KD as 0.1 cross-entropy + 9 KD, DKD with ``alpha`` and ``beta``
+    each times 9.
+
+    Args:
+      base: a base loss ``(student_logits, teacher_logits, labels, **options) -> [...]`` over the last axis, such as
+        ``kd_loss``; its temperature is the paper's base temperature.
+
+    Returns:
+      A base loss with the arguments of ``base``, from ``[..., K]`` to ``[...]``.
+
+    Raises:
+      ValueError: never by itself; what it returns raises as ``standardize_logits`` and ``base`` do.
+    """
+
+    def loss(
+        student_logits: ArrayLike, teacher_logits: ArrayLike, labels: ArrayLike | None = None, **options
+    ) -> jax.Array:
+        return base(standardize_logits(student_logits), standardize_logits(teacher_logits), labels, **options)
+
+    return loss
+
+
+def standardize_logits(logits: ArrayLike) -> jax.Array:
+    """``(z - mean(z)) / (std(z) + 1e-7)`` over the classes.
+
+    The standard deviation divides by ``K - 1``, as the released code's does; the paper's algorithm divides by ``K``,
+    which is the same as a temperature smaller by ``sqrt(1 - 1/K)``. Where the spread is taken out, so is the scale of
+    the gradient: it grows as ``1 / std``. Logits that are all equal become zeros, with a gradient of ``1e7`` times the
+    deviation from its mean, which is the exact one; clipping has to deal with it, as with the released code's NaN
+    there. A class of ``-inf`` is left out of mean and deviation and stays ``-inf``; a single class that is left becomes
+    zero.
+
+    Args:
+      logits: ``[..., K]``.
+
+    Returns:
+      ``[..., K]``, at least float32.
+
+    Raises:
+      ValueError: if ``logits`` hold no class or are not floating point.
+    """
+    logits = as_float(logits, "logits")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must have shape [..., K] with K >= 1, got {logits.shape}")
+    left_out = jnp.isneginf(logits)
+    count = jnp.sum(~left_out, axis=-1, keepdims=True).astype(logits.dtype)
+    # A shift changes nothing but rounding: so equal logits are exactly zero, however large they are.
+    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    shifted = jnp.where(left_out, 0.0, shifted)
+    centred = jnp.where(left_out, 0.0, shifted - jnp.sum(shifted, axis=-1, keepdims=True) / count)
+    variance = jnp.sum(centred**2, axis=-1, keepdims=True) / jnp.maximum(count - 1.0, 1.0)
+    constant = variance == 0.0  # the root has no derivative at zero, the quotient has one
+    std = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
+    return jnp.where(left_out, -jnp.inf, centred / (std + EPSILON))

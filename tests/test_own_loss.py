@@ -1,0 +1,75 @@
+"""A user's own base loss in a config, by "module:function"."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_build import config
+
+from experiments import recipes
+from sdd_jax.build import check, make_parts, trace
+from sdd_jax.sdd import complementary_mask
+
+MATCHING = "own_losses:logit_matching"
+
+
+def own(method, base=MATCHING, **overrides):
+    return config(f"teacher=resnet8,student=resnet8,method={method}", loss__base=base, **overrides)
+
+
+def applied(method, **overrides):
+    """The loss of some regions by the objective of that config, with the regions."""
+    regions = np.random.default_rng(0).normal(size=(2, 6, 5, 10))
+    student, teacher = (SimpleNamespace(logits=one[:, 0], region_logits=one) for one in map(jnp.asarray, regions))
+    objective = make_parts(check(own(method, **overrides)), 10).objective
+    batch = {"label": jnp.arange(6) % 10}
+    loss, _, _ = objective.apply({}, {}, student, teacher, batch, epoch=jnp.int32(0), key=jax.random.key(0))
+    return loss, regions, batch["label"]
+
+
+def test_it_is_applied_to_the_global_logits_with_the_numbers_that_it_reads(x64):
+    numbers = {"loss__alpha": 3.0, "loss__beta": 99.0, "loss__task_weight": 0.0, "loss__distill_weight": 0.5}
+    loss, (student, teacher), _ = applied("own", **numbers)
+    np.testing.assert_allclose(loss, 1.5 * np.var(student[:, 0] - teacher[:, 0], axis=-1), rtol=1e-9)
+
+
+def test_it_is_applied_region_by_region(x64):
+    loss, (student, teacher), labels = applied("sdd_own", loss__task_weight=0.0)
+    weights = np.where(complementary_mask(teacher, labels), 2.0, 1.0)
+    np.testing.assert_allclose(loss, np.mean(weights * np.var(student - teacher, axis=-1), axis=1), rtol=1e-9)
+
+
+def test_it_traces_and_a_change_of_what_it_reads_is_another_run():
+    _, metrics = trace(own("sdd_own"))
+    assert metrics["loss"].shape == () and "complementary_share" in metrics
+    key = recipes.key(check(own("own")))
+    assert recipes.key(check(own("own", loss__beta=3.0))) == key != recipes.key(check(own("own", loss__alpha=3.0)))
+
+
+WRONG = {
+    "no name": ("kd", "method 'own' has loss.base MODULE:FUNCTION, got 'kd'"),
+    "no such module": ("no_such_losses:f", "loss.base: loss 'no_such_losses:f': No module named 'no_such_losses'"),
+    "no such function": ("own_losses:f", "must be a function of student_logits, teacher_logits, labels .*got None"),
+    "no function": ("own_losses:CONSTANT", "must be a function .*own_losses.py; got 3"),
+    "other arguments": ("own_losses:without_labels", "must be a function .*: too many positional arguments"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_found_before_anything_runs(case):
+    base, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        check(own("own", base))
+
+
+def test_a_function_does_not_stand_under_another_methods_name():
+    with pytest.raises(ValueError, match="method 'sdd_kd' has loss.base kd, got 'own_losses:logit_matching'"):
+        check(config(loss__base=MATCHING))
+
+
+@pytest.mark.parametrize(("method", "shape"), [("own", r"\(64,\)"), ("sdd_own", r"\(64, 21\)")])
+def test_a_loss_that_takes_the_mean_is_refused(method, shape):
+    with pytest.raises(ValueError, match=rf"base must return one value per .*{shape}, got \(\)"):
+        trace(own(method, "own_losses:mean_over_the_batch"))
