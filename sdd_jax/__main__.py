@@ -1,6 +1,6 @@
 """``python -m sdd_jax COMMAND``: finds the command; a user's mistake is one line and exit code 2.
 
-Exit codes: 0 done, 1 failed, 2 the user's input or a refusal, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the user's input or a refusal, 130 interrupted, 143 ended by SIGTERM.
 """
 
 import difflib
@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
+
+from sdd_jax.training.notice import Left
 
 COMMANDS = {
     "train": "train a network, plain or by distillation",
@@ -126,7 +128,10 @@ def main() -> None:
         except KeyboardInterrupt:
             print("sdd_jax: interrupted; the same command goes on from what was saved last", file=sys.stderr)
             sys.exit(130)
-        except FloatingPointError as error:
+        except Left as left:
+            print(f"sdd_jax: {left}", file=sys.stderr)
+            sys.exit(left.code)
+        except (FloatingPointError, OSError) as error:  # of a disk that is full or read-only, for one
             print(f"sdd_jax: {error}", file=sys.stderr)
             sys.exit(1)
 

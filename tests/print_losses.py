@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import tiny
 
-from sdd_jax.training import loop, processes
+from sdd_jax.training import loop, processes, run_files
 from sdd_jax.training.logbook import Logbook, Silence, read_metrics
 
 parser = argparse.ArgumentParser()
@@ -31,7 +31,7 @@ def main(given):
         processes.join(f"127.0.0.1:{port}", count, index, wait=60)
     elif given.joins == "environment":
         processes.join(wait=60)
-    loop.LOG_EVERY = 1
+    run_files.LOG_EVERY = 1
     if given.stop_at:
         stop_at(given.stop_at)
     printed = {"devices": jax.device_count(), "processes": jax.process_count()}

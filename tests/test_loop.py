@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from sdd_jax.data import memory
-from sdd_jax.training import loop, programs, run_folder
+from sdd_jax.training import loop, programs, run_files, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, Damaged
 from sdd_jax.training.logbook import Logbook, read_metrics
 
@@ -199,7 +199,7 @@ def losses(state_and_workdir):
 
 
 def test_chunks_of_any_length_take_the_same_steps(x64, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    monkeypatch.setattr(run_files, "LOG_EVERY", 1)
     runs = {}
     for length in (1, 4):
         built = tiny.built(dtype=jnp.float64, steps_per_call=length)
@@ -235,7 +235,7 @@ def test_seeds_together_are_each_the_single_run(x64, tmp_path, length):
 
 
 def test_in_float32_the_first_loss_of_seeds_together_agrees(uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    monkeypatch.setattr(run_files, "LOG_EVERY", 1)
     train_seeds(tmp_path, (0, 3), epochs=1)
     loop.train(tiny.built(epochs=1), tmp_path / "alone")
     together, alone = (lines(tmp_path / name)[0]["loss"] for name in ("seed_0", "alone"))

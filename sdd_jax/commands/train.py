@@ -21,6 +21,7 @@ from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
 from sdd_jax.training import processes, run_folder
 from sdd_jax.training.loop import train_together
+from sdd_jax.training.notice import Notice
 
 
 def define_flags() -> None:
@@ -46,7 +47,11 @@ def main() -> None:
     """Runs the command."""
     given = flags.FLAGS
     processes.join(given.coordinator, given.processes, given.process, wait=given.coordinator_wait)
-    config, workdir = given.config, Path(given.workdir)
+    with Notice() as notice:
+        _train(given.config, Path(given.workdir), notice)
+
+
+def _train(config: ConfigDict, workdir: Path, notice: Notice) -> None:
     groups = list_runs(config, workdir)
     runs = [run for group in groups for run in group]
     for run in runs:  # all of them are checked before the first one starts
@@ -65,7 +70,7 @@ def main() -> None:
             else:
                 say(f"{run.folder} has finished")
         if unfinished:
-            train_together(built, [run.folder for run in unfinished])
+            train_together(built, [run.folder for run in unfinished], leaves=notice.at)
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
             say(name + summary(run_folder.read_json(run.folder / run_folder.DONE)), flush=True)

@@ -51,7 +51,7 @@ class GrainData:
         share, processes = jax.process_index(), jax.process_count()
         if batch_size % processes:
             raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
-        self._dataset, self._mesh = dataset, mesh
+        self._dataset, self._mesh, self._batch_size = dataset, mesh, batch_size
         runs = [_positions(dataset, seed)[share::processes] for seed in seeds]
         batches = [run.batch(batch_size // processes) for run in runs]
         self._batches = grain.experimental.ZipMapDataset(batches).map(_stack)
@@ -68,6 +68,13 @@ class GrainData:
             self._iterator = _start(self._batches[step:], self._dataset.workers, self._put)
         self._next = step + 1
         return {"key": self._keys, **_take(self._iterator)}
+
+    def indices(self, seed: int, step: int) -> np.ndarray:
+        """Which examples a run of ``seed`` takes in ``step``, by their numbers for good."""
+        rows = _rows(self._dataset, seed)
+        start = step * self._batch_size
+        places = np.array([rows[position] for position in range(start, start + self._batch_size)], np.int64)
+        return self._dataset.train.index[places]
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
         """``batch(arrays, step)``, to be called inside ``jit``."""
@@ -127,8 +134,12 @@ def _positions(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
     """The endless row of a run's examples, position by position."""
     split = dataset.train
     example = TrainExample(split, dataset.augment, dataset.image_size, dataset.num_classes, seed)
-    rows = grain.MapDataset.range(len(split.index)).seed(seed).shuffle().repeat(None)
-    return rows.map_with_index(example)
+    return _rows(dataset, seed).map_with_index(example)
+
+
+def _rows(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
+    """The endless row of a run's examples as places in the split."""
+    return grain.MapDataset.range(len(dataset.train.index)).seed(seed).shuffle().repeat(None)
 
 
 def _stack(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

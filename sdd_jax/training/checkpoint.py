@@ -6,6 +6,7 @@ whose files do not match its manifest is damaged: Orbax restores flipped bytes w
 open one. The two newest checkpoints are kept, and the best.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,10 @@ class Damaged(ValueError):
     """A checkpoint that does not match its manifest."""
 
 
+class SaveFailed(OSError):
+    """A checkpoint that could not be written; those before it are whole."""
+
+
 class Checkpoints:
     """The checkpoints of one run's folder; saves in the background, one at a time."""
 
@@ -45,21 +50,25 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.config_hash = config_hash
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: Future | None = None
+        self._writing: tuple[Path, Future] | None = None
 
     def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
         """Starts to save ``state``; its values are taken before this returns, so it may be donated afterwards.
 
-        An error of the save before this one is raised here.
+        Raises:
+          SaveFailed: if this save cannot begin, or the one before it has failed.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
-        if processes.is_first():
-            _clear(path)
-        with jax.transfer_guard("allow"):  # of the messages that Orbax sends between processes
-            response = ocp.save_async(str(path), state)
+        try:
+            if processes.is_first():
+                _clear(path)
+            with jax.transfer_guard("allow"):  # of the messages that Orbax sends between processes
+                response = ocp.save_async(str(path), state)
+        except Exception as error:
+            raise _failed(path, error) from error
         manifest = Manifest(step, self.config_hash, selection_accuracy, {})
-        self._writing = self._executor.submit(self._finish, path, response, manifest)
+        self._writing = path, self._executor.submit(self._finish, path, response, manifest)
 
     def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
         response.result()
@@ -78,10 +87,14 @@ class Checkpoints:
                 shutil.rmtree(path)
 
     def wait(self) -> None:
-        """Returns when nothing is being written; raises what went wrong while writing."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
+        """Returns when nothing is being written; ``SaveFailed`` says what went wrong while writing."""
+        if self._writing is None:
+            return
+        (path, writing), self._writing = self._writing, None
+        try:
             writing.result()
+        except Exception as error:
+            raise _failed(path, error) from error
 
     def close(self) -> None:
         """``wait``, and no save after it."""
@@ -169,6 +182,15 @@ class Checkpoints:
             except Damaged as error:
                 problems.append(f"damaged checkpoint passed over: {error}")
         return None, problems
+
+
+def _failed(path: Path, error: Exception) -> SaveFailed:
+    text = " ".join(str(error).split())
+    reason = os.strerror(errno.ENOSPC) if re.search("No space left|RESOURCE_EXHAUSTED", text) else text[:300]
+    return SaveFailed(
+        f"the checkpoint {path} could not be written: {reason}. Those before it are whole: when that is mended, the "
+        "same command goes on from the newest"
+    )
 
 
 def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -65,6 +65,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def coordinator() -> str | None:
+    """Where the processes came together, ``HOST:PORT``; None for one alone."""
+    from jax._src import distributed  # the public functions do not say
+
+    return distributed.global_state.coordinator_address
+
+
 def from_first(make: Callable[[], T]) -> T:
     """What ``make``, called in the first process alone, returns there (JSON-ready); every process gets it.
 
@@ -108,7 +115,10 @@ def _broadcast(message: bytes) -> bytes:
 def _initialize(arguments: dict[str, Any] | None, wait: float) -> None:
     try:
         jax.distributed.initialize(
-            **(arguments or {}), initialization_timeout=int(wait), heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+            **(arguments or {}),
+            initialization_timeout=int(wait),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except RuntimeError as error:
         raise ValueError(f"the processes did not come together in {wait:.0f} s: {error}") from error

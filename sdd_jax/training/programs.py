@@ -152,6 +152,10 @@ class Programs:
         """What the chunk that starts at ``step`` reads: ``shared`` by all runs, and each run's ``own``."""
         return self._shared, (self._teacher_chunk(step), self._data.own(step))
 
+    def indices(self, number: int, step: int) -> np.ndarray:
+        """The examples of a step of one of the runs, by their numbers for good."""
+        return self._data.indices(self._seeds[number], step)
+
     def close(self) -> None:
         """Ends what reads data ahead."""
         self._data.close()

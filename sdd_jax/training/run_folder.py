@@ -7,6 +7,7 @@ from typing import Any
 
 from sdd_jax.training import environment
 from sdd_jax.training.checkpoint import write_json
+from sdd_jax.training.lock import LOCK
 
 CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
 # How a run is carried out, not what it computes: a start may change it.
@@ -20,7 +21,6 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
       ValueError: if it holds a run of another config; the message names the fields that differ.
     """
     check_same_config(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
     starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
@@ -30,7 +30,8 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     """``ValueError`` if ``folder`` is the folder of another run; creates nothing."""
     if not (folder / CONFIG).exists():
-        if folder.exists() and any(folder.iterdir()):
+        begun = {LOCK, CONFIG + ".tmp"}  # what a process leaves that was killed before it had written the config
+        if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
         return
     fields = differing(read_json(folder / CONFIG), config, besides=CARRIED_OUT)

@@ -1,0 +1,40 @@
+"""Trains the tiny run as a process of its own, to be killed: ``train_tiny.py --help``."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import tiny
+
+from sdd_jax.training import loop, processes
+from sdd_jax.training.notice import Left, Notice
+
+parser = argparse.ArgumentParser()
+parser.add_argument("workdir", type=Path)
+parser.add_argument("--epochs", type=int, default=4)
+parser.add_argument("--seconds", type=float, default=0.0, help="sleep so long before every chunk")
+parser.add_argument("--process", help="INDEX,COUNT,PORT of several processes")
+
+
+def main(given):
+    """Trains, and listens to signals as the command does."""
+    if given.process:
+        index, count, port = map(int, given.process.split(","))
+        processes.join(f"127.0.0.1:{port}", count, index, wait=60)
+    try:
+        with Notice() as notice:
+
+            def leaves(step):
+                print(f"at {step}", flush=True)
+                time.sleep(given.seconds)
+                return notice.at(step)
+
+            loop.train(tiny.built(epochs=given.epochs), given.workdir, leaves=leaves)
+    except Left as left:
+        print(left, file=sys.stderr)
+        sys.exit(left.code)
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())
