@@ -35,8 +35,13 @@ def a_data_file(checkpoints, step):
     return max((checkpoints.folder / f"{step:08d}").rglob("d/*"), key=lambda path: path.stat().st_size)
 
 
+def restore_latest(checkpoints):
+    step, problems = checkpoints.newest_whole()
+    return checkpoints.load(step, abstract(state(0), SHARDING)), problems
+
+
 def test_what_is_saved_comes_back_bit_for_bit(checkpoints):
-    restored, problems = checkpoints.restore_latest(abstract(state(0), SHARDING))
+    restored, problems = restore_latest(checkpoints)
     chex.assert_trees_all_equal(restored, state(2))
     assert problems == [] and checkpoints.manifest(2).config_hash == "config"
 
@@ -69,15 +74,15 @@ def test_damage_is_found_and_named_and_the_checkpoint_before_used(checkpoints, d
     path = a_data_file(checkpoints, 2)
     spoil(path)
     with pytest.raises(Damaged, match=reason):
-        checkpoints.restore(2, abstract(state(0), SHARDING))
-    restored, problems = checkpoints.restore_latest(abstract(state(0), SHARDING))
+        checkpoints.verify(2)
+    restored, problems = restore_latest(checkpoints)
     chex.assert_trees_all_equal(restored, state(1))
     assert len(problems) == 1 and "00000002" in problems[0]
 
 
 def test_a_manifest_that_does_not_read_is_damage(checkpoints):
     (checkpoints.folder / "00000002" / "MANIFEST.json").write_text('{"step": 2')
-    restored, problems = checkpoints.restore_latest(abstract(state(0), SHARDING))
+    restored, problems = restore_latest(checkpoints)
     assert int(restored["step"]) == 1 and "does not read as a manifest" in problems[0]
 
 

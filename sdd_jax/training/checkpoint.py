@@ -144,10 +144,6 @@ class Checkpoints:
                 raise Damaged(f"{path / name}: {_difference(expected.get(name), found.get(name))}")
         return path
 
-    def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state of ``step``, on the shardings of ``abstract_state``; raises ``Damaged``."""
-        return ocp.load(str(self.verify(step)), abstract_state)
-
     def load_variables(self, step: int) -> dict[str, Any]:
         """The student's Flax variables of ``step``; needs to know nothing else of the run. Raises ``Damaged``."""
         path = str(self.verify(step))
@@ -160,22 +156,24 @@ class Checkpoints:
         state: Any = ocp.load(path, jax.tree_util.tree_map_with_path(wanted, ocp.metadata(path).metadata))
         return {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
 
-    def restore_latest(self, abstract_state: Any) -> tuple[Any, list[str]]:
-        """The newest checkpoint that is whole, and messages that name each damaged one passed over.
+    def newest_whole(self, at_most: int | None = None) -> tuple[int | None, list[str]]:
+        """The newest step whose files match its manifest, of those ``at_most``; and what damage was passed over.
 
-        Returns None for the state if there is no checkpoint at all; raises ``Damaged`` if there are only damaged ones,
-        since starting afresh would lose the run without a word.
+        None if there is no checkpoint. ``Damaged`` if there are only damaged ones: starting afresh would lose the run
+        without a word. All processes ask together, and get what the first one finds.
         """
-        step, problems = processes.from_first(self._newest_whole)
-        if step is not None:
-            return ocp.load(str(self.folder / f"{step:08d}"), abstract_state), problems
-        if problems:
+        step, problems = processes.from_first(lambda: self._newest_whole(at_most))
+        if step is None and problems:
             raise Damaged("every checkpoint of this run is damaged:\n" + "\n".join(problems))
-        return None, []
+        return step, problems
 
-    def _newest_whole(self) -> tuple[int | None, list[str]]:
+    def load(self, step: int, abstract_state: Any) -> Any:
+        """The state of a step that ``newest_whole`` has found, on the shardings of ``abstract_state``."""
+        return ocp.load(str(self.folder / f"{step:08d}"), abstract_state)
+
+    def _newest_whole(self, at_most: int | None) -> tuple[int | None, list[str]]:
         problems: list[str] = []
-        for step in reversed(self.steps()):
+        for step in reversed([step for step in self.steps() if at_most is None or step <= at_most]):
             try:
                 self.verify(step)
                 return step, problems

@@ -65,7 +65,8 @@ def train_together(
 ) -> list[State]:
     """``train`` for runs that differ in their seed alone, in one program over one data set and one teacher.
 
-    Each leaves in its folder what it would leave alone. Runs that stopped at different steps go on one after the other.
+    Each leaves in its folder what it would leave alone. Runs that are more than a checkpoint apart go on one after the
+    other.
     """
     built, programs = runs[0], Programs(runs)
     dataset, num_examples, on_all = built.dataset, len(built.dataset.train.index), programs.on_all
@@ -81,12 +82,14 @@ def train_together(
             file.open()
 
         # ---- states: the newest whole checkpoint, else the beginning
-        states = [file.restore(programs.begin, on_all) for file in files]
-        if len({int(state.step) for state in states}) > 1:
-            closing.close()
-            return [train(run, workdir, leaves=leaves) for run, workdir in zip(runs, workdirs, strict=True)]
-        step = resumed_at = int(states[0].step)
-        states = programs.stack(states)
+        newest = [file.newest() for file in files]
+        step = resumed_at = min(newest)
+        if len(set(newest)) > 1:  # a kill between two of their saves: all go back to the one before, if that is all
+            between = [save for save in save_steps if step < save < max(newest)]
+            if between or not all(file.has(step) for file in files):
+                closing.close()
+                return [train(run, workdir, leaves=leaves) for run, workdir in zip(runs, workdirs, strict=True)]
+        states = programs.stack([file.restore(programs.begin, on_all, step) for file in files])
         for number, file in enumerate(files):
             name = f"seed {runs[number].seed}" if len(runs) > 1 else ""
             file.begin(step, total, {*eval_steps, *save_steps}, name=name, shows_progress=number == 0)

@@ -56,12 +56,20 @@ class RunFiles:
         self._lock = Lock(self._workdir)
         run_folder.open_folder(self._workdir, self._run.config)
 
-    def restore(self, begin: Callable[[jax.Array], State], on_all: NamedSharding) -> State:
-        """The state of the newest whole checkpoint, else ``begin``'s."""
-        key = jax.jit(lambda: jax.random.key(self._run.seed), out_shardings=on_all)()
-        state, problems = self.checkpoints.restore_latest(abstract(jax.eval_shape(begin, key), on_all))
+    def newest(self) -> int:
+        """The step of the newest whole checkpoint; 0 if there is none."""
+        step, problems = self.checkpoints.newest_whole()
         self._messages += problems
-        return begin(key) if state is None else state
+        return step or 0
+
+    def has(self, step: int) -> bool:
+        """Whether the run can go on from ``step``."""
+        return step == 0 or self.checkpoints.newest_whole(step)[0] == step
+
+    def restore(self, begin: Callable[[jax.Array], State], on_all: NamedSharding, step: int) -> State:
+        """The state of the checkpoint of ``step``, or ``begin``'s at 0."""
+        key = jax.jit(lambda: jax.random.key(self._run.seed), out_shardings=on_all)()
+        return self.checkpoints.load(step, abstract(jax.eval_shape(begin, key), on_all)) if step else begin(key)
 
     def begin(self, step: int, total: int, boundaries: set[int], *, name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""

@@ -30,7 +30,7 @@ class Witness:
         self._child: subprocess.Popen | None = None
         if jax.process_count() > 1:
             text = (
-                f"sdd_jax: process {jax.process_index()} of {jax.process_count()} ended after step STEP, probably since "
+                f"sdd_jax: process {jax.process_index()} of {jax.process_count()} ended after step STEP, probably as "
                 f"another one was lost (coordinator {coordinator}): start all of them again, and the run goes on"
             )
             command = [sys.executable, "-S", "-c", PROGRAM, text]
