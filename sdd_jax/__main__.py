@@ -69,6 +69,13 @@ def _message(error: BaseException) -> str:
     return f"config has no field {error}" if isinstance(error, KeyError) else str(error)
 
 
+def _first(error: BaseException) -> BaseException:
+    """The error that ended the run, where closing its files failed as well: a full disk fails more than once."""
+    while isinstance(error.__context__, OSError | FloatingPointError) and error.__cause__ is None:
+        error = error.__context__
+    return error
+
+
 def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
     """The command and its arguments without flags, of which there must be as many as are ``wanted``."""
     try:
@@ -114,6 +121,8 @@ def main() -> None:
         sys.exit(0)
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it writes; --verbosity=0 shows it
+    # An error of one of Orbax's threads comes out of its save as well, and is told there, once.
+    logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 
     def run(argv):
         keep_programs()
@@ -132,7 +141,7 @@ def main() -> None:
             print(f"sdd_jax: {left}", file=sys.stderr)
             sys.exit(left.code)
         except (FloatingPointError, OSError) as error:  # of a disk that is full or read-only, for one
-            print(f"sdd_jax: {error}", file=sys.stderr)
+            print(f"sdd_jax: {_first(error)}", file=sys.stderr)
             sys.exit(1)
 
     parse = partial(_parse, wanted=getattr(module, "ARGUMENTS", ()))

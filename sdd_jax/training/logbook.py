@@ -1,5 +1,6 @@
 """What a run says: ``metrics.jsonl`` (the source of truth), TensorBoard files, and a bar or lines on the terminal."""
 
+import errno
 import json
 import os
 import sys
@@ -47,7 +48,7 @@ class Logbook:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, self._path)
         self.lines = kept
-        self._file = open(self._path, "a")
+        self._file = open(self._path, "ab", buffering=0)  # no second attempt when it is closed
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._elapsed_before = kept[-1]["elapsed"] if kept else 0.0
         self._start = self._last_time = time.monotonic()
@@ -91,8 +92,13 @@ class Logbook:
     def _write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         epoch = round(step / self._per_epoch, 4)
         line = {"kind": kind, "step": step, "epoch": epoch, **values, "elapsed": round(self.elapsed, 3)}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        text = json.dumps(line, allow_nan=False).encode() + b"\n"
+        try:
+            written = self._file.write(text)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        if written != len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self.lines.append(line)
         for name, value in values.items():
             if isinstance(value, int | float):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -115,11 +114,14 @@ class RunFiles:
 
     def close(self) -> None:
         """Closes the files, and gives the folder back."""
-        with ExitStack() as closing:
-            if self._lock is not None:
-                closing.callback(self._lock.release)
-            closing.callback(self.checkpoints.close)
-            closing.callback(self.logbook.close)
+        try:
+            self.logbook.close()
+        finally:
+            try:
+                self.checkpoints.close()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
 
 class Tally:
