@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ class Kind(NamedTuple):
 def kinds(folder: Path, teacher: Path, images: Path, epochs: int) -> dict[str, Kind]:
     """Every kind of run, with its folders below ``folder``."""
     student = [f"{QUICK}sdd_kd", f"--config.teacher.run={teacher}", f"--config.epochs={epochs}"]
+    student += ["--config.eval_every_epochs=1", "--config.save_every_epochs=1"]
     disk = ["--config=configs/image_folder.py:teacher=none,student=resnet8", f"--config.data.path={images}"]
     disk += ["--config.data.image_size=32", "--config.data.workers=1", f"--config.epochs={max(epochs // 4, 2)}"]
     disk += ["--config.batch_size=16", "--config.model.stem=cifar"]
@@ -127,24 +129,32 @@ def kill(process: subprocess.Popen, moment: str, kind: Kind, longest: float, dra
     return False
 
 
-def break_one(kind: Kind, kills: int, folder: Path, longest: float, draw: random.Random) -> Counter:
-    """Kills a run of ``kind`` so many times, lets it end, and counts at which moments it was killed."""
-    log, counted, left = folder / "log.txt", Counter(), kills
-    for command in kind.commands:
-        share = left if command is kind.commands[-1] else left // 2
-        while share:
-            before = {run: reached(run) for run in kind.folders}
-            moment = draw.choice(MOMENTS if command[0] == "cache" else MOMENTS[:3])
-            log.write_text("")
-            process = start(command, log)
-            if not kill(process, moment, kind, longest, draw):
-                assert process.returncode == 0, f"{kind.name} failed by itself:\n{log.read_text()[-3000:]}"
-                break
-            counted[moment] += 1
-            share, left = share - 1, left - 1
-            check_resumed(log.read_text(), max(before.values()))
-        finish(command, log)
-    return counted
+def break_one(
+    kind: Kind, kills: int, folder: Path, expected: list[str], longest: float, draw: random.Random
+) -> Counter:
+    """Kills runs of ``kind`` so many times, each until it ends as ``expected``; counts the moments of the kills."""
+    log, counted = folder / "log.txt", Counter()
+    while True:
+        for command in kind.commands:
+            while sum(counted.values()) < kills:
+                before = max(map(reached, kind.folders))
+                moment = draw.choice(MOMENTS if command[0] == "cache" else MOMENTS[:3])
+                log.write_text("")
+                process = start(command, log)
+                killed = kill(process, moment, kind, longest, draw)
+                check_resumed(log.read_text(), before)
+                if not killed:
+                    assert process.returncode == 0, f"{kind.name} failed by itself:\n{log.read_text()[-3000:]}"
+                    break
+                counted[moment] += 1
+                if command[0] == "cache" and draw.random() < 0.5:
+                    break  # on to the run that reads it
+            finish(command, log)
+        assert ends(kind) == expected, f"{kind.name} ended otherwise than uninterrupted"
+        if sum(counted.values()) >= kills:
+            return counted
+        shutil.rmtree(folder)  # it ended before it was killed often enough: another one
+        folder.mkdir()
 
 
 def check_resumed(output: str, before: int) -> None:
@@ -182,8 +192,7 @@ def main(kills: int, seed: int, epochs: int, names: list[str]) -> Counter:
                 finish(command, root / name / "whole" / "log.txt")
             longest = (time.monotonic() - begun) / len(whole.commands)
             share = kills // len(names) + (number < kills % len(names))
-            found = break_one(broken, share, root / name / "broken", longest, draw)
-            assert ends(broken) == ends(whole), f"{name} ended otherwise than uninterrupted"
+            found = break_one(broken, share, root / name / "broken", ends(whole), longest, draw)
             counted += found
             print(f"{name}: {sum(found.values())} kills, ended bit for bit as uninterrupted: {dict(found)}", flush=True)
     print(json.dumps({"kills": sum(counted.values()), **counted}))

@@ -1,0 +1,8 @@
+"""The drivers of ``tests/faults`` in a short form; their long forms are commands (docs/reliability.md)."""
+
+from tests.faults import kills
+
+
+def test_runs_that_are_killed_end_as_uninterrupted_ones():
+    counted = kills.main(kills=3, seed=1, epochs=6, names=["student"])
+    assert sum(counted.values()) == 3
