@@ -92,7 +92,7 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(checkpoints):
     (checkpoints.folder / "notes").mkdir()
     assert checkpoints.steps() == [1]
     assert sorted(checkpoints.remove_unfinished()) == ["00000002", "00000003.orbax-checkpoint-tmp"]
-    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["00000001", "notes"]
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["00000001", "00000002.unfinished-1", "notes"]
 
 
 def test_two_newest_and_the_best_are_kept(tmp_path):

@@ -156,6 +156,8 @@ def compile_step(settings: Settings, mesh: Mesh, topology: str) -> Compiled:
     if "used" in figures:
         raise TooLarge(figures["used"], figures["usable"])
     memory, collectives = Memory(*figures.pop("memory")), Collectives(*figures.pop("collectives"))
+    parts = settings["optim.accumulate_steps"]  # a loop, whose body the compiler counts once
+    figures |= {"flops": parts * figures["flops"], "bytes": parts * figures["bytes"]}
     return Compiled(memory=memory, collectives=collectives, **figures)
 
 

@@ -104,10 +104,16 @@ class Checkpoints:
             self._executor.shutdown()
 
     def remove_unfinished(self) -> list[str]:
-        """Removes what a killed process was writing (it is no checkpoint), and names it."""
+        """Clears away what a killed process was writing, which is no checkpoint, and names it.
+
+        What Orbax itself had not finished is removed. What only lacks its manifest is set aside: it may have had one.
+        """
         unfinished = [path for path in _children(self.folder) if not (path / MANIFEST).exists()]
         for path in unfinished:
-            shutil.rmtree(path)
+            if re.fullmatch(r"\d+", path.name):
+                _set_aside(path, "unfinished")
+            else:
+                shutil.rmtree(path)
         return [path.name for path in unfinished]
 
     def steps(self) -> list[int]:
@@ -228,14 +234,14 @@ def _difference(expected: dict[str, Any] | None, found: dict[str, Any] | None) -
 
 
 def _clear(path: Path) -> None:
-    """Makes room for a checkpoint: a write that did not finish goes, one that was finished is kept beside it."""
-    if not path.exists():
-        return
-    if not (path / MANIFEST).exists():
-        shutil.rmtree(path)
-        return
+    """Makes room for a checkpoint; one that was finished is kept beside it."""
+    if path.exists():
+        _set_aside(path, "replaced")
+
+
+def _set_aside(path: Path, word: str) -> None:
     number = 1
-    while (aside := path.with_name(f"{path.name}.replaced-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}.{word}-{number}")).exists():
         number += 1
     path.rename(aside)
 
