@@ -215,6 +215,13 @@ def test_worker_processes_end_with_the_run(roots, tmp_path):
     assert not multiprocessing.active_children()
 
 
+def test_the_examples_of_a_step_are_told_without_reading_them(folder):
+    steps = 2 * len(folder.train.index) // BATCH + 1  # into a third epoch
+    source = train_data(folder, seeds=[3], epochs=9, batch_size=BATCH, steps_per_call=1, mesh=make_mesh())
+    for step, batch in enumerate(batches(folder, steps, seeds=(3,))):
+        assert source.indices(3, step).tolist() == batch["index"][0].tolist()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_named(tmp_path, workers):
     sets.write_folder(tmp_path, classes=("n01", "n02", "n03"), train=4, test=1)
