@@ -102,7 +102,7 @@ def test_a_training_batch_holds_the_examples_their_views_and_their_pixels(exampl
     for step in (0, 2, 3):
         first = step * batch // examples
         got = jax.device_get(compiled(with_order(arrays, key, first, touched), step, key))
-        assert set(got) == {"image", "label", "index", "view", "position", "valid"} and got["valid"].all()
+        assert set(got) == {"image", "label", "index", "row", "view", "position", "valid"} and got["valid"].all()
         np.testing.assert_array_equal(got["position"], step * batch + np.arange(batch))
         order = np.asarray(epoch_order(key, np.arange(first + touched), examples))
         for place in range(batch):

@@ -202,7 +202,7 @@ def test_chunks_of_any_length_take_the_same_steps(x64, tmp_path, monkeypatch):
     np.testing.assert_allclose(runs[4], runs[1], rtol=1e-9)
 
 
-def run_on(devices, dtype, workdir, seeds=1):
+def run_on(devices, dtype, workdir, seeds=1, objective="distill"):
     """What ``print_losses.py`` says of seed 0 with so many virtual devices."""
     environment = {
         **os.environ,
@@ -211,7 +211,14 @@ def run_on(devices, dtype, workdir, seeds=1):
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
     }
-    command = [sys.executable, str(Path(__file__).parent / "print_losses.py"), dtype, str(workdir), str(seeds)]
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "print_losses.py"),
+        dtype,
+        str(workdir),
+        str(seeds),
+        objective,
+    ]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     printed = json.loads(output.splitlines()[-1])
     assert printed["devices"] == devices

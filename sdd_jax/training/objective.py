@@ -27,13 +27,13 @@ class Objective(NamedTuple):
     needs: frozenset[str]
 
 
-def plain() -> Objective:
-    """Cross-entropy with the labels: training without a teacher."""
+def plain(task_weight: float = 1.0) -> Objective:
+    """``task_weight`` times the cross-entropy with the labels: alone it is training without a teacher."""
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
         del params, teacher, epoch, key
         loss = _task_loss(student.logits, batch["label"])
-        return loss, {"task_loss": loss}, state
+        return task_weight * loss, {"task_loss": loss}, state
 
     return Objective(_no_variables, apply, frozenset())
 
@@ -77,6 +77,29 @@ def distill(
         return task_weight * task + distill_weight * scale * term, metrics, state
 
     return Objective(_no_variables, apply, frozenset({"logits" if sdd is None else "region_logits"}))
+
+
+def added(**terms: Objective) -> Objective:
+    """The sum of objectives, each with its parameters and memory under its name; their metrics' names differ."""
+
+    def init(key, student, teacher, num_examples):
+        keys = jax.random.split(key, len(terms))
+        made = {
+            name: term.init(own, student, teacher, num_examples)
+            for own, (name, term) in zip(keys, terms.items(), strict=True)
+        }
+        return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
+
+    def apply(params, state, student, teacher, batch, *, epoch, key):
+        loss, metrics, states = 0.0, {}, {}
+        for own, (name, term) in zip(jax.random.split(key, len(terms)), terms.items(), strict=True):
+            part, measured, states[name] = term.apply(
+                params[name], state[name], student, teacher, batch, epoch=epoch, key=own
+            )
+            loss, metrics = loss + part, metrics | measured
+        return loss, metrics, states
+
+    return Objective(init, apply, frozenset().union(*(term.needs for term in terms.values())))
 
 
 def _no_variables(key, student, teacher, num_examples):
