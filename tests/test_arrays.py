@@ -108,7 +108,10 @@ def test_a_training_batch_holds_the_examples_their_views_and_their_pixels(exampl
         for place in range(batch):
             epoch, entry = divmod(step * batch + place, examples)
             row = order[epoch, entry]
-            assert row_of[int(got["index"][place])] == row and got["label"][place] == arrays["labels"][row]
+            assert (
+                row_of[int(got["index"][place])] == row == got["row"][place]
+                and got["label"][place] == arrays["labels"][row]
+            )
             numbers = np.array([epoch]), arrays["index"][row : row + 1]
             view = np.asarray(augment.draw_views(key, *numbers, pad=2, flip=True))
             assert got["view"][place] == view[0]

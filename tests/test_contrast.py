@@ -178,11 +178,11 @@ def test_a_killed_run_has_the_memory_of_one_that_was_not(uninterrupted, tmp_path
     assert lines(tmp_path) == lines(workdir)
 
 
-def test_seeds_together_have_each_its_own_memory(x64, tmp_path):
-    runs = [built(seed=seed, dtype=jnp.float64) for seed in (0, 3)]
+def test_seeds_together_and_several_steps_a_call_have_each_its_own_memory(x64, tmp_path):
+    runs = [built(seed=seed, dtype=jnp.float64, steps_per_call=4) for seed in (0, 3)]
     together = loop.train_together(runs, [tmp_path / f"seed_{run.seed}" for run in runs])
     for run, state in zip(runs, together, strict=True):
-        alone = loop.train(run, tmp_path / "alone" / str(run.seed))
+        alone = loop.train(run._replace(steps_per_call=1), tmp_path / "alone" / str(run.seed))
         chex.assert_trees_all_close(jax.device_get(state), jax.device_get(alone), rtol=1e-9, atol=1e-12)
     banks = [state.objective_state["features"]["memory"]["student"] for state in together]
     assert not np.allclose(*banks)
