@@ -82,12 +82,13 @@ def contrast(
             "student": embed(params["student"], student.feature_map),
             "teacher": embed(params["teacher"], teacher.feature_map),
         }
-        loss, constants = 0.0, {}
+        losses, constants = {}, {}
         for name, other in (("student", "teacher"), ("teacher", "student")):
             scores = log_scores(embedded[name], memories[other], sampled, temperature)
             now = jax.nn.logsumexp(scores) + math.log(num_examples / scores.size)  # N times the mean score
             constants[name] = jax.lax.stop_gradient(jnp.where(state["started"], state["log_constant"][name], now))
-            loss = loss + noise_contrast(scores - constants[name], num_examples)
+            losses[name] = noise_contrast(scores - constants[name], num_examples)
+        loss = losses["student"] + losses["teacher"]
         renewed = {name: renew(memories[name], rows, embedded[name], momentum) for name in memories}
         state = {"memory": renewed, "log_constant": constants, "started": jnp.ones((), bool)}
         return weight * loss, {"contrast_loss": loss}, state

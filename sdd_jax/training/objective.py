@@ -9,6 +9,7 @@ example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0.
 ``needs`` names the teacher's outputs that ``apply`` reads, so that a cache which lacks them can be refused.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -91,13 +92,14 @@ def added(**terms: Objective) -> Objective:
         return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
-        loss, metrics, states = 0.0, {}, {}
+        losses, metrics, states = [], {}, {}
         for own, (name, term) in zip(jax.random.split(key, len(terms)), terms.items(), strict=True):
-            part, measured, states[name] = term.apply(
+            loss, measured, states[name] = term.apply(
                 params[name], state[name], student, teacher, batch, epoch=epoch, key=own
             )
-            loss, metrics = loss + part, metrics | measured
-        return loss, metrics, states
+            losses.append(loss)
+            metrics |= measured
+        return functools.reduce(jnp.add, losses), metrics, states
 
     return Objective(init, apply, frozenset().union(*(term.needs for term in terms.values())))
 
