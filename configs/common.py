@@ -31,6 +31,15 @@ wttm         gamma = 0.2, cross-entropy + 4 WTTM: the README's one example, in w
 ===========  =======================================================================================================
 
 With ``sdd_`` in front each is applied region by region with the same numbers, for which there is no published value.
+Distillation of features, alone or added to SDD-KD; ``loss.beta`` is its weight, as RepDistiller's -b:
+
+=====================  =============================================================================================
+sp                     similarity-preserving, weight 3000 (RepDistiller, scripts/run_cifar_distill.sh; mdistiller)
+sdd_sp                 SP of the mean features of regions, same weight, which the paper (appendix 6.1) does not state
+crd                    contrastive, weight 0.8 (the same script); 16,384 negatives, T = 0.07, momentum 0.5, 128 numbers
+sdd_kd_sp, sdd_kd_crd  SDD-KD with its own numbers plus one of them with its own: the paper states no weights
+=====================  =============================================================================================
+
 ``own`` and ``sdd_own`` take ``--config.loss.base=MODULE:FUNCTION``, a base loss of your own (docs/own_loss.md), with
 weights of 1 and no warm-up until fields say otherwise.
 """
@@ -163,6 +172,10 @@ def choose(
 
     paper = preset == "paper"
     name = method.removeprefix("sdd_")
+    for feature, weight in FEATURES.items():
+        if name == feature or name.endswith(f"_{feature}"):
+            config.loss.beta = weight
+            name = name.removesuffix(feature).removesuffix("_")
     if name == "kd":
         config.loss.update(kd)
         config.loss.warmup_epochs = 0
@@ -195,6 +208,8 @@ KD = {"temperature": 4.0, "task_weight": 0.1, "distill_weight": 0.9}
 LS = {"temperature": 2.0, "distill_weight": 9.0}
 DIST = {"beta": 1.0, "gamma": 1.0, "distill_weight": 2.0}
 TEACHER_MATCHING = {"ttm": {"gamma": 0.1, "distill_weight": 45.0}, "wttm": {"gamma": 0.2, "distill_weight": 4.0}}
+# Weights of what is done with features; the module's docstring has their sources.
+FEATURES = {"sp": 3000.0, "crd": 0.8}
 # Students that the released configs train at a lower rate, and their rate (yaml SOLVER.LR).
 LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 LOW_RATE, RATE = 0.01, 0.05

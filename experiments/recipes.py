@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from configs import common
-from sdd_jax.build import NUMBERS, base_loss, check
+from sdd_jax.build import check, reads
 from sdd_jax.config import Settings
 from sdd_jax.training import run_folder
 
@@ -93,19 +93,14 @@ def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     Those left out either do not change what is computed (``ELSEWHERE``) or are not read by the method: a plain run
     reads nothing of ``loss`` and ``sdd``, only SDD reads ``sdd``, and a base loss reads its own numbers.
     """
-    method, base = flat["method"], flat["loss.base"]
-    unread = {f"loss.{name}" for name in NUMBERS}
-    if method != "plain":
-        unread -= {f"loss.{name}" for name in base_loss(base)[1]}
-    kept = {}
-    for name, value in sorted(flat.items()):
-        room = name.partition(".")[0]
-        if name in ELSEWHERE or name in unread:
-            continue
-        if (room == "sdd" and not method.startswith("sdd_")) or (room in ("loss", "teacher") and method == "plain"):
-            continue
-        kept[name] = list(value) if isinstance(value, tuple) else value
-    return kept
+    unread = {name for name in flat if name.startswith(("loss.", "sdd."))} - reads(flat)
+    if flat["method"] == "plain":
+        unread |= {name for name in flat if name.startswith("teacher.")}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in sorted(flat.items())
+        if name not in ELSEWHERE and name not in unread
+    }
 
 
 def key(flat: Mapping[str, Any]) -> str:

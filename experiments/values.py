@@ -46,6 +46,16 @@ OTHERS = {
     "ttm": "the README of TTM's code (Zheng and Yang, ICLR 2024), its one example: vgg13 -> vgg8 on CIFAR-100",
     "wttm": "the same README's one example, vgg13 -> vgg8 on CIFAR-100 with CRD: --add wttm --ttm_l 0.2 -a 4",
 }
+# Methods of the paper's appendix 6.1, which names their parts and states no numbers.
+FEATURES = {
+    "sp": "RepDistiller, scripts/run_cifar_distill.sh: -r 1 -a 0 -b 3000",
+    "crd": "the same script, -b 0.8; train_student.py: nce_k 16384, nce_t 0.07, nce_m 0.5, feat_dim 128. Its negatives "
+    "are of other classes there, of all examples here",
+    "sdd_sp": "scales as of the pair's sdd_kd; weight not stated, SP's here; what is done with regions not stated, the "
+    "mean over them here",
+    "sdd_kd_sp": "weights not stated: sdd_kd's numbers and SP's weight",
+    "sdd_kd_crd": "weights not stated: sdd_kd's numbers and CRD's weight",
+}
 COLUMNS = {
     "rate": "optim.learning_rate",
     "T": "loss.temperature",
@@ -130,6 +140,23 @@ def other_lines() -> list[str]:
     ]
 
 
+def feature_lines() -> list[str]:
+    """The methods that read feature maps: their numbers for a pair, and the sources."""
+    names = ("T", "beta", "task weight", "distill weight", "scales", "complementary weight")
+    rows = []
+    for method in FEATURES:
+        settings = recipes.settings(Recipe("cifar100", "resnet8x4", "resnet32x4", method), RELEASED)
+        read = recipes.identity(settings)
+        rows.append([method, *(_text(settings[COLUMNS[name]]) if COLUMNS[name] in read else "" for name in names)])
+    return [
+        "beta is the weight of the term that reads features. CIFAR-100, resnet32x4 -> resnet8x4:",
+        "",
+        *table(["method", *names], rows),
+        "",
+        *(f"- {method}: {source}." for method, source in FEATURES.items()),
+    ]
+
+
 def common_lines(data: str) -> list[str]:
     """What all runs on a data set share."""
     settings = recipes.settings(Recipe(data, next(iter(DATA[data].PAIRS))[1]), RELEASED)
@@ -166,6 +193,7 @@ def page() -> str:
     lines += [*preset_lines(), "", "(`loss.base` of NKD and SD-NKD.)", ""]
     lines += ["## Where sources disagree", "", *_disagreements(), ""]
     lines += ["## Base losses that the paper does not use", "", *other_lines(), ""]
+    lines += ["## Distillation of features (appendix 6.1)", "", *feature_lines(), ""]
     for data, title in TITLES.items():
         lines += [f"## {title}", "", *common_lines(data), ""]
         for preset in PRESETS:

@@ -16,7 +16,7 @@ import optax
 from sdd_jax import data, losses
 from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
 from sdd_jax.build_teacher import NOBODY, asked_by_cache, asked_live, measure_teacher, read_teacher
-from sdd_jax.config import DTYPES, Settings, image_dtype, read, teacher_dtype
+from sdd_jax.config import DTYPES, METHODS, Settings, image_dtype, read, teacher_dtype
 from sdd_jax.correlation import dist_loss
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.feed import AnyDataset
@@ -25,10 +25,13 @@ from sdd_jax.own import own_function
 from sdd_jax.standardize import standardized
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim, sharding
+from sdd_jax.training.contrast import contrast
 from sdd_jax.training.programs import Built
+from sdd_jax.training.similarity import similarity
 from sdd_jax.training.step import init_state, live_teacher, make_train_step
 
 NUMBERS = ("temperature", "alpha", "beta", "gamma")  # the fields of config.loss that a base loss may read
+OF_FEATURES = ("scales", "pooling", "reduction")  # the fields of config.sdd that regions of feature maps have
 BASES = {  # base losses by name, and the fields of config.loss that each reads
     "kd": (losses.kd_loss, ("temperature",)),
     "dkd": (losses.dkd_loss, ("temperature", "alpha", "beta")),
@@ -84,27 +87,59 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
 
-    method = settings["method"]
     student = network("model.student", settings["model.dtype"])
-    if method == "plain":
-        return Parts(student, None, objectives.plain())
-    try:
-        function, names = base_loss(settings["loss.base"])
-    except ValueError as error:
-        raise ValueError(f"loss.base: {error}") from error
-    base = partial(function, **{name: settings[f"loss.{name}"] for name in names})
-    sdd = None
-    if method.startswith("sdd_"):
-        options = ("complementary_weight", "consistent_weight", "consistency", "reduction")
-        sdd = {name: settings[f"sdd.{name}"] for name in options}
-    objective = objectives.distill(
-        base,
-        sdd=sdd,
-        task_weight=settings["loss.task_weight"],
-        distill_weight=settings["loss.distill_weight"],
-        warmup_epochs=settings["loss.warmup_epochs"],
-    )
+    objective = make_objective(settings)
+    if settings["method"] == "plain":
+        return Parts(student, None, objective)
     return Parts(student, network("model.teacher", teacher_dtype(settings)), objective)
+
+
+def make_objective(settings: Settings) -> objectives.Objective:
+    """What a step of the method minimises; ``loss.beta`` weighs its features, as RepDistiller's -b does."""
+    method = METHODS[settings["method"]]
+    if settings["method"] == "plain":
+        return objectives.plain()
+    if not method.bases:
+        logits = objectives.plain(settings["loss.task_weight"])
+    else:
+        try:
+            function, numbers = base_loss(settings["loss.base"])
+        except ValueError as error:
+            raise ValueError(f"loss.base: {error}") from error
+        options = ("complementary_weight", "consistent_weight", "consistency", "reduction")
+        logits = objectives.distill(
+            partial(function, **{name: settings[f"loss.{name}"] for name in numbers}),
+            sdd={name: settings[f"sdd.{name}"] for name in options} if method.regions else None,
+            task_weight=settings["loss.task_weight"],
+            distill_weight=settings["loss.distill_weight"],
+            warmup_epochs=settings["loss.warmup_epochs"],
+        )
+    if method.features is None:
+        return logits
+    if method.features == "crd":
+        features = contrast(settings["loss.beta"])
+    else:
+        of_regions = {name: settings[f"sdd.{name}"] for name in OF_FEATURES}
+        features = similarity(settings["loss.beta"], regions=of_regions if method.features == "sdd_sp" else None)
+    return objectives.added(logits=logits, features=features)
+
+
+def reads(settings: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of ``loss`` and ``sdd`` that the method reads; every other may hold anything."""
+    method = METHODS[settings["method"]]
+    if settings["method"] == "plain":
+        return frozenset()
+    names = {"loss.task_weight"}
+    if method.bases:
+        names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs"}
+        names |= {f"loss.{name}" for name in base_loss(settings["loss.base"])[1]}
+    if method.regions:
+        names |= {name for name in settings if name.startswith("sdd.")}
+    if method.features is not None:
+        names |= {"loss.beta"}
+    if method.features == "sdd_sp":
+        names |= {f"sdd.{name}" for name in OF_FEATURES}
+    return frozenset(names)
 
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
@@ -243,5 +278,6 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
         num_examples=num_examples,
         accumulate=settings["optim.accumulate_steps"],
     )
-    batch = {"image": images, "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
+    numbers = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
+    batch = {"image": images, **numbers}
     return jax.eval_shape(step, state, teacher_arrays, batch, jax.random.key(0))

@@ -15,7 +15,24 @@ from sdd_jax.data.images import AUGMENTS
 from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
 from sdd_jax.training.run_folder import CARRIED_OUT
 
-# The base losses of a method, without its "sdd_": config.loss.base is one of them.
+OWN = "MODULE:FUNCTION"  # a user's function
+
+
+class Method(NamedTuple):
+    """What a method is put together from.
+
+    Attributes:
+      bases: what config.loss.base may be; empty where logits are not distilled.
+      regions: whether that is done region by region: SDD.
+      features: what is done with feature maps beside it, or alone: "sp", "sdd_sp" (SP region by region), "crd" or none.
+    """
+
+    bases: tuple[str, ...] = ()
+    regions: bool = False
+    features: str | None = None
+
+
+# The base losses of a method that distils logits: each has a form with "sdd_" in front.
 BASES = {
     "kd": ("kd",),
     "dkd": ("dkd",),
@@ -25,9 +42,15 @@ BASES = {
     "dist": ("dist",),
     "ttm": ("ttm",),
     "wttm": ("wttm",),
-    "own": (),  # a user's, by "MODULE:FUNCTION"
+    "own": (OWN,),
 }
-METHODS = ("plain", *BASES, *(f"sdd_{name}" for name in BASES))
+METHODS = {
+    "plain": Method(),
+    **{name: Method(bases) for name, bases in BASES.items()},
+    **{f"sdd_{name}": Method(bases, regions=True) for name, bases in BASES.items()},
+    **{name: Method(features=name) for name in ("sp", "sdd_sp", "crd")},
+    **{f"sdd_kd_{name}": Method(BASES["kd"], regions=True, features=name) for name in ("sp", "crd")},
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -45,7 +68,7 @@ FIELDS: dict[str, Field] = {
     "seed": Field(int, least=0),
     "seeds": Field(tuple, least=0),
     "preset": Field(str, known=("released", "paper")),
-    "method": Field(str, known=METHODS),
+    "method": Field(str, known=tuple(METHODS)),
     "model.student": Field(str),
     "model.teacher": Field(str),
     "model.stem": Field(str),
@@ -192,13 +215,10 @@ def image_dtype(settings: Settings) -> Any:
 
 
 def _check_base(method: str, base: str) -> None:
-    """Raises ``ValueError`` unless ``method`` goes with the base loss; a plain run reads none."""
-    if method == "plain":
-        return
-    known = BASES[method.removeprefix("sdd_")]
-    if base not in known and (known or ":" not in base):
-        wanted = " or ".join(known) or "MODULE:FUNCTION"
-        raise ValueError(f"method {method!r} has loss.base {wanted}, got {base!r}")
+    """Raises ``ValueError`` unless ``method`` goes with the base loss; one that distils no logits reads none."""
+    known = METHODS[method].bases
+    if known and base not in known and not (OWN in known and ":" in base):
+        raise ValueError(f"method {method!r} has loss.base {' or '.join(known)}, got {base!r}")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -46,12 +46,11 @@ def standardized(base: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 def standardize_logits(logits: ArrayLike) -> jax.Array:
     """``(z - mean(z)) / (std(z) + 1e-7)`` over the classes.
 
-    The standard deviation divides by ``K - 1``, as the released code's does; the paper's algorithm divides by ``K``,
-    which is the same as a temperature smaller by ``sqrt(1 - 1/K)``. Where the spread is taken out, so is the scale of
-    the gradient: it grows as ``1 / std``. Logits that are all equal become zeros, with a gradient of ``1e7`` times the
-    deviation from its mean, which is the exact one; clipping has to deal with it, as with the released code's NaN
-    there. A class of ``-inf`` is left out of mean and deviation and stays ``-inf``; a single class that is left becomes
-    zero.
+    The standard deviation divides by ``K - 1``, as the released code's does; dividing by ``K`` would be the same as a
+    temperature smaller by ``sqrt(1 - 1/K)``. Where the spread is taken out, so is the scale of the gradient: it grows
+    as ``1 / std``. Logits that are all equal become zeros, with a gradient of ``1e7`` times the deviation from its
+    mean, which is the exact one; clipping has to deal with it. A class of ``-inf`` is left out of mean and deviation
+    and stays ``-inf``; a single class that is left becomes zero.
 
     Args:
       logits: ``[..., K]``.

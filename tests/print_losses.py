@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import tiny
 
 from sdd_jax.training import loop, processes, run_files
+from sdd_jax.training.contrast import contrast
 from sdd_jax.training.logbook import Logbook, Silence, read_metrics
+from sdd_jax.training.objective import added
 
 parser = argparse.ArgumentParser()
 parser.add_argument("workdir", type=Path)
@@ -17,6 +19,7 @@ parser.add_argument("--dtypes", default="float64", help="one run in each")
 parser.add_argument("--seeds", type=int, default=1, help="runs to train together; the one of seed 0 is printed")
 parser.add_argument("--stop_at", type=int, help="end in the evaluation after so many steps, as a killed run would")
 parser.add_argument("--joins", choices=("flags", "environment"), help="be one of several processes, told by either")
+parser.add_argument("--objective", choices=("distill", "contrast"), default="distill", help="the second adds CRD to it")
 parser.add_argument("--process", help="INDEX,COUNT,PORT of the flags")
 
 
@@ -37,17 +40,20 @@ def main(given):
     printed = {"devices": jax.device_count(), "processes": jax.process_count()}
     try:
         for dtype in given.dtypes.split(","):
-            printed[dtype] = train(dtype, given.workdir / dtype, range(given.seeds))
+            printed[dtype] = train(dtype, given.workdir / dtype, range(given.seeds), given.objective)
     except Stopped:
         printed["stopped"] = True
     if processes.is_first():
         print(json.dumps(printed))
 
 
-def train(dtype, folder, seeds):
+def train(dtype, folder, seeds, objective):
     """The losses of every step and what evaluations found."""
     jax.config.update("jax_enable_x64", dtype == "float64")  # of every thread, those that restore among them
     runs = [tiny.built(epochs=4, dtype=jnp.dtype(dtype), seed=seed) for seed in seeds]
+    if objective == "contrast":
+        small = contrast(0.1, dimensions=8, negatives=20)
+        runs = [run._replace(objective=added(logits=run.objective, features=small)) for run in runs]
     loop.train_together(runs, [folder / str(seed) for seed in seeds])
     rows = read_metrics(folder / "0" / "metrics.jsonl")
     return {

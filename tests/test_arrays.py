@@ -102,13 +102,16 @@ def test_a_training_batch_holds_the_examples_their_views_and_their_pixels(exampl
     for step in (0, 2, 3):
         first = step * batch // examples
         got = jax.device_get(compiled(with_order(arrays, key, first, touched), step, key))
-        assert set(got) == {"image", "label", "index", "view", "position", "valid"} and got["valid"].all()
+        assert set(got) == {"image", "label", "index", "row", "view", "position", "valid"} and got["valid"].all()
         np.testing.assert_array_equal(got["position"], step * batch + np.arange(batch))
         order = np.asarray(epoch_order(key, np.arange(first + touched), examples))
         for place in range(batch):
             epoch, entry = divmod(step * batch + place, examples)
             row = order[epoch, entry]
-            assert row_of[int(got["index"][place])] == row and got["label"][place] == arrays["labels"][row]
+            assert (
+                row_of[int(got["index"][place])] == row == got["row"][place]
+                and got["label"][place] == arrays["labels"][row]
+            )
             numbers = np.array([epoch]), arrays["index"][row : row + 1]
             view = np.asarray(augment.draw_views(key, *numbers, pad=2, flip=True))
             assert got["view"][place] == view[0]

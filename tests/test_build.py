@@ -171,6 +171,18 @@ def test_other_base_losses_trace_with_and_without_regions(method):
         assert metrics["loss"].shape == () and ("complementary_share" in metrics) == bool(prefix)
 
 
+@pytest.mark.parametrize("method", ["sp", "sdd_sp", "crd", "sdd_kd_sp", "sdd_kd_crd"])
+def test_methods_of_features_trace(method):
+    settings = check(config(f"teacher=resnet14,student=resnet8,method={method}", data__train_examples=200))
+    state, metrics = trace(settings.nested())
+    assert ("contrast_loss" in metrics) == ("crd" in method) and ("similarity_loss" in metrics) == ("sp" in method)
+    assert ("distill_loss" in metrics) == ("kd" in method) and "task_loss" in metrics
+    learned = {str(leaf.shape) for leaf in jax.tree.leaves(state.params["objective"])}
+    assert learned == ({"(64, 128)", "(128,)"} if "crd" in method else set())
+    banks = {leaf.shape for leaf in jax.tree.leaves(state.objective_state) if leaf.ndim}
+    assert banks == ({(200, 128)} if "crd" in method else set())
+
+
 def test_the_pairs_of_cifar100():
     assert len(cifar100.PAIRS) == 17
     settings = check(cifar100.get_config("teacher=resnet32x4,student=mobilenet_v2,method=sdd_dkd"))

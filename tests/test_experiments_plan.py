@@ -49,8 +49,9 @@ def test_runs_that_tables_share_are_run_once(tmp_path):
     cells = plan.chosen(tables.choose("all"), ["RN32x4 -> ShuffleNetV1/*"])
     cells = [(table, cell) for table, cell in cells if cell.recipe.file == "cifar100"]
     made = plan.make(cells, preset=RELEASED, seeds=(0,), lines=[], workdir=tmp_path, teachers=None, data_path=None)
-    # teacher, student, six methods, two of ours; consistent and complementary only; {1,2}, {1,4}; beta 1, 4, 6, 8
-    assert len(made.jobs) == 2 + 6 + 2 + 2 + 2 + 4
+    # teacher, student, six methods, two of ours; consistent and complementary only; {1,2}, {1,4}; beta 1, 4, 6, 8; SP,
+    # CRD and SDD-KD with each
+    assert len(made.jobs) == 2 + 6 + 2 + 2 + 2 + 4 + 4
     lines = [line(tables.TABLES["table8"].find("beta = 2", "RN32x4 -> ShuffleNetV1").recipe, 0, 76.0)]
     again = plan.make(cells, preset=RELEASED, seeds=(0,), lines=lines, workdir=tmp_path, teachers=None, data_path=None)
     assert len(again.jobs) == len(made.jobs) - 1 and again.done == 1

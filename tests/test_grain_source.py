@@ -81,6 +81,7 @@ def test_an_epoch_sees_every_example_once_in_an_order_of_its_own(roots, kind):
     assert len({tuple(epoch) for epoch in epochs}) == 3
     for batch in found:
         assert batch["image"].dtype == np.uint8 and batch["image"].shape[1:] == (BATCH, 16, 16, 3)
+        np.testing.assert_array_equal(dataset.train.index[batch["row"]], batch["index"])
         for number, label in zip(batch["index"][0], batch["label"][0], strict=True):
             assert label == dataset.train.records.read(int(number))[1]
 

@@ -9,7 +9,7 @@ import pytest
 
 from sdd_jax.losses import kd_loss
 from sdd_jax.sdd import pool_regions, sdd_loss
-from sdd_jax.training.objective import distill, plain
+from sdd_jax.training.objective import Objective, added, distill, plain
 
 SDD = {"complementary_weight": 3.0, "consistent_weight": 0.5, "consistency": "class", "reduction": "sum"}
 
@@ -67,3 +67,28 @@ def test_sdd_reads_regions_with_its_options_and_reports_the_share(networks):
     verdicts = np.argmax(teacher.region_logits, -1)
     np.testing.assert_allclose(metrics["complementary_share"], np.mean(verdicts != verdicts[:, :1], axis=1), rtol=1e-6)
     assert objective.needs == {"region_logits"} and distill(kd_loss).needs == {"logits"}
+
+
+def test_a_sum_of_objectives_gives_each_its_own(networks):
+    """Parameters, memory and keys by name: a term sees nothing of another's."""
+
+    def counting(name):
+        def init(key, student, teacher, num_examples):
+            return {"scale": jnp.float32(num_examples)}, {"steps": jnp.int32(0), "drawn": jax.random.uniform(key)}
+
+        def apply(params, state, student, teacher, batch, *, epoch, key):
+            loss = params["scale"] * jnp.ones(6)
+            return loss, {name: loss}, {"steps": state["steps"] + 1, "drawn": jax.random.uniform(key)}
+
+        return Objective(init, apply, frozenset({name}))
+
+    objective = added(task=plain(0.5), first=counting("one"), second=counting("two"))
+    student, teacher, batch = networks
+    params, state = objective.init(jax.random.key(0), student, teacher, 3)
+    assert params["task"] == state["task"] == {} and objective.needs == {"one", "two"}
+    assert state["first"]["drawn"] != state["second"]["drawn"]
+    params["second"]["scale"] = jnp.float32(5.0)
+    loss, metrics, later = objective.apply(params, state, student, teacher, batch, epoch=0, key=jax.random.key(1))
+    np.testing.assert_allclose(loss, 0.5 * cross_entropy(student.logits, batch["label"]) + 3.0 + 5.0, rtol=1e-5)
+    assert metrics.keys() == {"task_loss", "one", "two"} and later["first"]["steps"] == 1
+    assert later["first"]["drawn"] != later["second"]["drawn"]

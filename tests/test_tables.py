@@ -33,9 +33,9 @@ STATUSES = {
     "table6": (8, 0, 0),
     "table7": (8, 0, 0),
     "table8": (5, 0, 0),
-    "table9": (2, 0, 0),
-    "appendix1": (3, 12, 0),
-    "appendix2": (2, 4, 0),
+    "table9": (3, 0, 0),
+    "appendix1": (15, 0, 0),
+    "appendix2": (6, 0, 0),
 }
 
 
@@ -221,6 +221,22 @@ def test_the_rows_of_the_ablations():
     assert [one.get("sdd.scales") for one in scales] == [None, [1, 2], [1, 4], [1, 2, 4]]
     betas = [identity(one.recipe)["sdd.complementary_weight"] for one in tables.TABLES["table8"].cells]
     assert betas == [1, 2, 4, 6, 8]
+
+
+def test_the_rows_with_features():
+    """SDD-KD's loss with another term; of SDD-SP scales, pooling and reduction alone, since it has no classifier."""
+    column = "RN32x4 -> RN8x4"
+    sp, crd, sdd, with_sp, with_crd = (identity(one.recipe) for one in tables.TABLES["appendix1"].cells[-5:])
+    assert (sp["loss.beta"], crd["loss.beta"], sp["loss.task_weight"]) == (3000.0, 0.8, 1.0)
+    for term, both in ((sp, with_sp), (crd, with_crd)):
+        assert both == sdd | {"method": both["method"], "loss.beta": term["loss.beta"]}
+        assert not any(name.startswith("sdd.") or name == "loss.temperature" for name in term)
+    regions = {
+        name: value for name, value in identity(cell("appendix2", "SDD-SP", column).recipe).items() if "sdd." in name
+    }
+    assert regions == {"sdd.scales": [1, 2], "sdd.pooling": "nested", "sdd.reduction": "mean"}
+    same = [cell("appendix1", "CRD", column), cell("table9", "CRD", column)]
+    assert len({recipes.key(recipes.settings(one.recipe, preset)) for one in same for preset in PRESETS}) == 1
 
 
 def test_the_rows_of_our_own_study():

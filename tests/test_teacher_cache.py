@@ -336,6 +336,9 @@ def test_a_config_names_its_cache(tmp_path, monkeypatch):
         build(digits(method="kd", teacher__cache=str(folder), data__train_examples=63, **common))
     with pytest.raises(ValueError, match="holds no cache"):
         build(digits(method="kd", teacher__cache=str(tmp_path), **common))
+    for method in ("sp", "crd", "sdd_sp", "sdd_kd_sp", "sdd_kd_crd"):
+        with pytest.raises(ValueError, match=f"method '{method}' reads the teacher's feature_map: no cache holds that"):
+            build(digits(method=method, teacher__cache=str(folder), **common))
 
 
 def test_random_resized_crops_are_refused_with_the_reason(tmp_path):

@@ -2,7 +2,7 @@
 
 from experiments import recipes, tables, values
 from experiments.recipes import PRESETS, Recipe
-from sdd_jax.config import BASES
+from sdd_jax.config import BASES, METHODS
 
 
 def test_the_page_of_values_is_as_generated():
@@ -34,6 +34,13 @@ def test_the_page_has_every_base_loss_that_the_paper_does_not_use():
     section = values.PAGE.read_text().partition("## Base losses that the paper does not use")[2].partition("## ")[0]
     assert "| dist | ImageNet, resnet34 -> resnet18 | 1 |  | 1 | 1 | 1 | 2 | 0 |" in section
     assert all(f"| {name} | CIFAR-100" in section and f"- {name}: " in section for name in ours)
+
+
+def test_the_page_has_every_method_that_reads_features():
+    assert {name for name, method in METHODS.items() if method.features} == set(values.FEATURES)
+    section = values.PAGE.read_text().partition("## Distillation of features")[2].partition("## ")[0]
+    assert "| sdd_kd_crd | 4 | 0.8 | 0.1 | 0.9 | {1,2} | 2 |" in section and "| sp |  | 3000 | 1 |  |  |  |" in section
+    assert section.count("not stated") >= 3
 
 
 def _pair(data):

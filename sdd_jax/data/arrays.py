@@ -125,8 +125,8 @@ def train_batch(
       dtype: of the images.
 
     Returns:
-      image ``dtype [B, H, W, C]``; label, index, view and position (in the whole run) int32 ``[B]``; valid bool
-      ``[B]``, all True.
+      image ``dtype [B, H, W, C]``; label, index, row (of the split, 0 to N - 1), view and position (in the whole run)
+      int32 ``[B]``; valid bool ``[B]``, all True.
     """
     examples = arrays["labels"].shape[0]
     epochs, rows = locate(step, batch_size, examples, arrays["first_epoch"], arrays["order"])
@@ -137,7 +137,8 @@ def train_batch(
     label = jnp.take(arrays["labels"], rows, mode="fill", fill_value=-1)
     position = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     valid = jnp.ones(batch_size, bool)
-    return {"image": image, "label": label, "index": index, "view": view, "position": position, "valid": valid}
+    numbers = {"label": label, "index": index, "row": rows, "view": view, "position": position}
+    return {"image": image, **numbers, "valid": valid}
 
 
 def eval_batches(num_examples: int, batch_size: int) -> int:
@@ -169,7 +170,7 @@ def eval_batch(
       dtype: of the images.
 
     Returns:
-      As :func:`train_batch`, but with the identity as view, no position, and ``valid`` False for padding.
+      As :func:`train_batch`, but with the identity as view, no row and position, and ``valid`` False for padding.
     """
     examples = arrays["labels"].shape[0]
     positions = jnp.asarray(number, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)

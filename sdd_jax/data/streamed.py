@@ -162,7 +162,7 @@ class TrainExample(_Example):
         pixels, view = images.train_image(
             image, self.augment, self.size, np.random.Generator(np.random.Philox(entropy))
         )
-        return _as_arrays(image=pixels, label=label, index=number, view=view, position=position)
+        return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
 
 
 class EvalExample(_Example):

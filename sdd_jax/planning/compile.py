@@ -111,7 +111,7 @@ def make_program(settings: Settings, mesh: Mesh) -> Program:
         from sdd_jax.data.grain_source import train_batch_function as streamed
 
         make_batch, data = streamed(info, dtype), {}
-        batch = {name: int32((batch_size,)) for name in ("label", "index", "view", "position")}
+        batch = {name: int32((batch_size,)) for name in ("label", "index", "row", "view", "position")}
         batch["image"] = jax.ShapeDtypeStruct((batch_size, *info.image_shape), jnp.uint8)
         own = {"key": _placed(key, each), **_placed(batch, NamedSharding(mesh, PartitionSpec(SEEDS, DATA)))}
     else:

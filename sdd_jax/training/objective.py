@@ -9,6 +9,7 @@ example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0.
 ``needs`` names the teacher's outputs that ``apply`` reads, so that a cache which lacks them can be refused.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,13 +28,13 @@ class Objective(NamedTuple):
     needs: frozenset[str]
 
 
-def plain() -> Objective:
-    """Cross-entropy with the labels: training without a teacher."""
+def plain(task_weight: float = 1.0) -> Objective:
+    """``task_weight`` times the cross-entropy with the labels: alone it is training without a teacher."""
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
         del params, teacher, epoch, key
         loss = _task_loss(student.logits, batch["label"])
-        return loss, {"task_loss": loss}, state
+        return task_weight * loss, {"task_loss": loss}, state
 
     return Objective(_no_variables, apply, frozenset())
 
@@ -77,6 +78,30 @@ def distill(
         return task_weight * task + distill_weight * scale * term, metrics, state
 
     return Objective(_no_variables, apply, frozenset({"logits" if sdd is None else "region_logits"}))
+
+
+def added(**terms: Objective) -> Objective:
+    """The sum of objectives, each with its parameters and memory under its name; their metrics' names differ."""
+
+    def init(key, student, teacher, num_examples):
+        keys = jax.random.split(key, len(terms))
+        made = {
+            name: term.init(own, student, teacher, num_examples)
+            for own, (name, term) in zip(keys, terms.items(), strict=True)
+        }
+        return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
+
+    def apply(params, state, student, teacher, batch, *, epoch, key):
+        losses, metrics, states = [], {}, {}
+        for own, (name, term) in zip(jax.random.split(key, len(terms)), terms.items(), strict=True):
+            loss, measured, states[name] = term.apply(
+                params[name], state[name], student, teacher, batch, epoch=epoch, key=own
+            )
+            losses.append(loss)
+            metrics |= measured
+        return functools.reduce(jnp.add, losses), metrics, states
+
+    return Objective(init, apply, frozenset().union(*(term.needs for term in terms.values())))
 
 
 def _no_variables(key, student, teacher, num_examples):

@@ -48,7 +48,7 @@ def init_state(
     student_outputs = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
     teacher_outputs = None
     if teacher is not None:
-        numbers = {name: jnp.zeros(1, jnp.int32) for name in ("label", "index", "view", "position")}
+        numbers = {name: jnp.zeros(1, jnp.int32) for name in ("label", "index", "row", "view", "position")}
         teacher_outputs = jax.eval_shape(teacher, teacher_arrays, {"image": images, **numbers})
     objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, num_examples)
     params = {"student": variables["params"], "objective": objective_params}

@@ -1,0 +1,134 @@
+"""CRD: contrastive distillation of pooled features against a memory of every training example, as an objective.
+
+Source: "Contrastive Representation Distillation" (Tian, Krishnan, Isola, ICLR 2020), section 3 and equation 18, and its
+released code (RepDistiller, crd/).
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sdd_jax.models.layers import torch_affine_init
+from sdd_jax.training.objective import Objective
+from sdd_jax.training.similarity import check_feature_maps
+
+EPSILON = 1e-7  # what the released code adds to a score and the noise before it divides by them
+
+
+def contrast(
+    weight: float = 0.8,
+    *,
+    dimensions: int = 128,
+    negatives: int = 16_384,
+    temperature: float = 0.07,
+    momentum: float = 0.5,
+) -> Objective:
+    """``weight`` times CRD of the mean features that the head is applied to; the defaults are the released code's.
+
+    Each network's feature is embedded by an affine map of its own, which is trained, and scaled to length 1. A memory
+    holds such an embedding of every training example for each network. A student's embedding is to tell its example's
+    entry in the teacher's memory from entries drawn at random, a teacher's embedding its example's entry in the
+    student's memory. After that the examples of the batch are renewed in both memories, half old, half new.
+
+    - Memories have a row for each training example and are addressed by ``batch["row"]``: ``batch["index"]`` counts
+      the images of the whole set, those that are held out among them.
+    - Negatives are drawn anew from the step's key, uniformly over all examples and with repetition, as the released
+      memory does by itself. Its CIFAR-100 script hands it negatives of other classes instead.
+    - The normalising constants are set in the first step, from the scores of the whole batch, and kept.
+    - An example that stands twice in a batch, which crosses the end of an epoch, is renewed by its later place.
+
+    All scores of a batch are one matrix product with the memory, [B,N], of which the drawn ones are taken: entries
+    themselves, [B,negatives,dimensions], would be forty times as many numbers on CIFAR-100.
+
+    Args:
+      weight: of the term.
+      dimensions: of the embeddings.
+      negatives: drawn for each example.
+      temperature: of the scores.
+      momentum: the share of an entry that stays when it is renewed.
+
+    Returns:
+      An objective whose parameters are the two embeddings and whose state holds memories and constants; its metric
+      ``contrast_loss`` is before the weight.
+    """
+
+    def init(key, student, teacher, num_examples):
+        check_feature_maps(student, teacher, "contrast")
+        params, memories = {}, {}
+        for name, outputs, of_network in zip(
+            ("student", "teacher"), (student, teacher), jax.random.split(key), strict=True
+        ):
+            channels, dtype = outputs.feature_map.shape[-1], _dtype(outputs.feature_map)
+            of_kernel, of_bias, of_memory = jax.random.split(of_network, 3)
+            make_kernel, make_bias = torch_affine_init(channels)
+            params[name] = {
+                "kernel": make_kernel(of_kernel, (channels, dimensions), dtype),
+                "bias": make_bias(of_bias, (dimensions,), dtype),
+            }
+            bound = math.sqrt(3 / dimensions)
+            memories[name] = jax.random.uniform(of_memory, (num_examples, dimensions), dtype, -bound, bound)
+        constants = {name: jnp.zeros((), memories[name].dtype) for name in memories}
+        return params, {"memory": memories, "log_constant": constants, "started": jnp.zeros((), bool)}
+
+    def apply(params, state, student, teacher, batch, *, epoch, key):
+        del epoch
+        rows, memories = batch["row"], state["memory"]
+        num_examples = memories["student"].shape[0]
+        drawn = jax.random.randint(key, (rows.shape[0], negatives), 0, num_examples, rows.dtype)
+        sampled = jnp.concatenate([rows[:, None], drawn], axis=1)
+        embedded = {
+            "student": embed(params["student"], student.feature_map),
+            "teacher": embed(params["teacher"], teacher.feature_map),
+        }
+        losses, constants = {}, {}
+        for name, other in (("student", "teacher"), ("teacher", "student")):
+            scores = log_scores(embedded[name], memories[other], sampled, temperature)
+            now = jax.nn.logsumexp(scores) + math.log(num_examples / scores.size)  # N times the mean score
+            constants[name] = jax.lax.stop_gradient(jnp.where(state["started"], state["log_constant"][name], now))
+            losses[name] = noise_contrast(scores - constants[name], num_examples)
+        loss = losses["student"] + losses["teacher"]
+        renewed = {name: renew(memories[name], rows, embedded[name], momentum) for name in memories}
+        state = {"memory": renewed, "log_constant": constants, "started": jnp.ones((), bool)}
+        return weight * loss, {"contrast_loss": loss}, state
+
+    return Objective(init, apply, frozenset({"feature_map"}))
+
+
+def embed(params: Any, feature_map: jax.Array) -> jax.Array:
+    """The mean feature of ``[B, h, w, C]`` through an affine map, of length 1: ``[B, dimensions]``."""
+    features = jnp.mean(feature_map, axis=(1, 2), dtype=_dtype(feature_map))
+    embedded = jnp.matmul(features, params["kernel"], precision=jax.lax.Precision.HIGHEST) + params["bias"]
+    return embedded / jnp.linalg.norm(embedded, axis=-1, keepdims=True)
+
+
+def log_scores(embedded: jax.Array, memory: jax.Array, sampled: jax.Array, temperature: float) -> jax.Array:
+    """``[B, S]``: products of embeddings ``[B, D]`` with the memory's rows ``sampled [B, S]``, over the temperature."""
+    every = jnp.matmul(embedded, memory.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    return jnp.take_along_axis(every, sampled, axis=1)
+
+
+def noise_contrast(log_scores: jax.Array, num_examples: int) -> jax.Array:
+    """The loss ``[B]`` of telling column 0 of ``[B, 1 + K]`` from K columns that uniform noise over N examples drew.
+
+    ``-log(p_0 / (p_0 + K/N)) - sum_k log((K/N) / (p_k + K/N))``, in log space.
+    """
+    noise = (log_scores.shape[1] - 1) / num_examples
+    log_total = jnp.logaddexp(log_scores, math.log(noise + EPSILON))
+    positive = log_scores[:, 0] - log_total[:, 0]
+    return -positive - jnp.sum(math.log(noise) - log_total[:, 1:], axis=1)
+
+
+def renew(memory: jax.Array, rows: jax.Array, embedded: jax.Array, momentum: float) -> jax.Array:
+    """``memory [N, D]`` with ``rows [B]`` moved towards ``embedded [B, D]``, of length 1; a later place counts."""
+    new = momentum * memory[rows] + (1.0 - momentum) * jax.lax.stop_gradient(embedded)
+    new = new / jnp.linalg.norm(new, axis=-1, keepdims=True)
+    place = jnp.arange(rows.shape[0])
+    again = jnp.any((rows[:, None] == rows[None]) & (place[:, None] < place[None]), axis=1)
+    # Rows past the end are dropped: no row is written twice, in whatever order a device would do so.
+    return memory.at[jnp.where(again, memory.shape[0], rows)].set(new, mode="drop")
+
+
+def _dtype(feature_map: Any) -> Any:
+    return jnp.promote_types(feature_map.dtype, jnp.float32)
