@@ -120,6 +120,7 @@ def train_together(
                     tally(pending)  # a state is evaluated or saved only after its loss proved finite
                     pending = None
                     for number, file in enumerate(files):
+                        file.checkpoints.wait()  # so that a kill from here on costs what came since the last one
                         state = programs.pick(states, numbers[number])
 
                         # 1. evaluate
