@@ -27,6 +27,8 @@ ELSEWHERE = run_folder.CARRIED_OUT | {
     "steps_per_call",
     "save_every_epochs",
 }
+# Fields that came after the first results, and the value at which a run is what it was without them: keys stay.
+LATER = {"optim.accumulate_steps": 1}
 
 
 class Recipe(NamedTuple):
@@ -90,8 +92,9 @@ def settings(recipe: Recipe, preset: str) -> Settings:
 def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config that make a run what it is, ready for JSON.
 
-    Those left out either do not change what is computed (``ELSEWHERE``) or are not read by the method: a plain run
-    reads nothing of ``loss`` and ``sdd``, only SDD reads ``sdd``, and a base loss reads its own numbers.
+    Those left out do not change what is computed (``ELSEWHERE``), are not read by the method (a plain run reads nothing
+    of ``loss`` and ``sdd``, only SDD reads ``sdd``, and a base loss reads its own numbers), or stand at the value that
+    they had before they were fields (``LATER``).
     """
     unread = {name for name in flat if name.startswith(("loss.", "sdd."))} - reads(flat)
     if flat["method"] == "plain":
@@ -99,7 +102,7 @@ def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in sorted(flat.items())
-        if name not in ELSEWHERE and name not in unread
+        if name not in ELSEWHERE and name not in unread and not (name in LATER and value == LATER[name])
     }
 
 

@@ -117,10 +117,11 @@ def train_together(
                 signal = leaves(step)
                 witness.tell(step)
                 if due and (step in eval_steps or step in save_steps or signal is not None):
+                    for file in files:
+                        file.checkpoints.wait()  # so that a kill from here on costs what came since the last one
                     tally(pending)  # a state is evaluated or saved only after its loss proved finite
                     pending = None
                     for number, file in enumerate(files):
-                        file.checkpoints.wait()  # so that a kill from here on costs what came since the last one
                         state = programs.pick(states, numbers[number])
 
                         # 1. evaluate
