@@ -6,6 +6,7 @@ finds on disk it tells the others, since two processes that look for themselves 
 
 import json
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -55,6 +56,8 @@ def join(
         raise ValueError(f"coordinator must be HOST:PORT, got {coordinator!r}")
     if index == 0:
         _check_free(int(port))
+        # If they do not come, the runtime ends this process with lines of its own.
+        print(f"process 0 of {count}: waiting up to {wait:.0f} s at {coordinator} for the others", file=sys.stderr)
     else:
         wait -= _reach(host.strip("[]"), int(port), wait)
     _initialize({"coordinator_address": coordinator, "num_processes": count, "process_id": index}, max(wait, 1.0))
@@ -120,8 +123,8 @@ def _initialize(arguments: dict[str, Any] | None, wait: float) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except RuntimeError as error:
-        raise ValueError(f"the processes did not come together in {wait:.0f} s: {error}") from error
+    except RuntimeError as error:  # of the detection: a cluster that does not say who the others are
+        raise ValueError(f"the processes could not come together: {error}") from error
 
 
 def _processes_of_environment() -> int:
