@@ -78,6 +78,7 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
     objective = objectives.distill(
         base,
         sdd=sdd,
+        scales=settings["sdd.scales"],
         task_weight=settings["loss.task_weight"],
         distill_weight=settings["loss.distill_weight"],
         warmup_epochs=settings["loss.warmup_epochs"],
