@@ -61,7 +61,8 @@ def divergence(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     """The mean of KL(teacher || student) at temperature 1, in nats."""
     teacher, student = log_softmax(teacher_logits), log_softmax(student_logits)
     shares = np.exp(teacher)
-    terms = np.where(shares > 0, shares * (teacher - student), 0)  # a class that the teacher rules out adds nothing
+    with np.errstate(invalid="ignore"):
+        terms = np.where(shares > 0, shares * (teacher - student), 0)  # a class that the teacher rules out adds nothing
     return float(terms.sum(-1).mean())
 
 

@@ -55,7 +55,7 @@ def write(study: Study, pictures: Pictures, file: Path) -> Path:
 
 def render(study: Study, pictures: Pictures, galleries: Any) -> str:
     """The page's text."""
-    return template().render(
+    return template("page.html").render(
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         dataset=study.dataset.name,
@@ -75,8 +75,8 @@ def render(study: Study, pictures: Pictures, galleries: Any) -> str:
     )
 
 
-def template() -> Any:
-    """The page's template, in which values are escaped."""
+def template(name: str) -> Any:
+    """One of the templates beside this file; values are escaped in it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -87,7 +87,7 @@ def template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["spread"] = spread_text
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def spread_text(value: Spread | None, digits: int = 2) -> str:
