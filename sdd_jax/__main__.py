@@ -21,6 +21,8 @@ COMMANDS = {
     "train": "train a network, plain or by distillation",
     "evaluate": "measure a run on the test set",
     "cache": "keep what a teacher says of every view that runs will see",
+    "report": "compare runs on one page: curves, regions, calibration, what changed",
+    "predict": "say what is on pictures, as a whole and region by region",
     "import": "make a run's folder of a PyTorch checkpoint, to serve as a teacher",
     "export": "write a run's network to a file for use elsewhere",
     "plan": "say what a run takes on TPUs, before any is rented",
@@ -77,17 +79,18 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
-    """The command and its arguments without flags, of which there must be as many as are ``wanted``."""
+    """The command and its arguments without flags: as many as are ``wanted``, or more where those end with "..."."""
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             flags.FLAGS.config.to_dict()  # a file that does not load says so when it is read, not before
     except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
         _refuse(_message(error))
-    given = rest[1:]
+    given, several = rest[1:], wanted[-1:] == ("...",)
+    usage, wanted = " ".join(wanted), wanted[:-1] if several else wanted
     if len(given) < len(wanted):
-        _refuse(f"{wanted[len(given)]} is missing: python -m {argv[0]} {' '.join(wanted)} --flag=value ...")
-    if len(given) > len(wanted):
+        _refuse(f"{wanted[len(given)]} is missing: python -m {argv[0]} {usage} --flag=value ...")
+    if len(given) > len(wanted) and not several:
         _refuse(f"unexpected argument {given[len(wanted)]!r}: flags are written --name=value")
     return rest
 

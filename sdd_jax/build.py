@@ -110,6 +110,7 @@ def make_objective(settings: Settings) -> objectives.Objective:
         logits = objectives.distill(
             partial(function, **{name: settings[f"loss.{name}"] for name in numbers}),
             sdd={name: settings[f"sdd.{name}"] for name in options} if method.regions else None,
+            scales=settings["sdd.scales"],
             task_weight=settings["loss.task_weight"],
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"],

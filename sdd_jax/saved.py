@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from sdd_jax import data
 from sdd_jax.config import DTYPES
-from sdd_jax.data.feed import AnyDataset
 from sdd_jax.models import create_model
 from sdd_jax.training import run_folder
 from sdd_jax.training.checkpoint import Checkpoints
@@ -71,8 +70,11 @@ def load_variables(folder: Path, step: int) -> dict[str, Any]:
     return Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="").load_variables(step)
 
 
-def check_fits(saved: Saved, variables: Any, dataset: AnyDataset) -> None:
-    """``ValueError`` if ``variables`` are not those of the network for the images and classes of ``dataset``."""
+def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
+    """``ValueError`` if ``variables`` are not those of the network for the images and classes of ``dataset``.
+
+    Of ``dataset`` only ``name``, ``image_shape`` and ``num_classes`` are read.
+    """
     model = create_model(saved.name, dataset.num_classes, saved.stem, DTYPES[saved.dtype])
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)

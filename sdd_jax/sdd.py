@@ -17,7 +17,10 @@ from jax.typing import ArrayLike
 
 from sdd_jax.logits import check_labels
 
-__all__ = ["average_grid", "complementary_mask", "num_regions", "pool_regions", "sdd_loss", "shared_grid"]
+__all__ = [
+    "average_grid", "complementary_mask", "num_regions", "pool_regions", "reduce_terms", "region_terms", "sdd_loss",
+    "shared_grid",
+]  # fmt: skip
 
 POOLINGS = ("direct", "nested")
 CONSISTENCIES = ("label", "class")
@@ -155,8 +158,34 @@ def sdd_loss(
       ValueError: for shapes that do not fit, a concrete label out of range, an unknown name, or a base loss that does
         not return ``[B, R]``.
     """
-    student_regions, teacher_regions = jnp.asarray(student_regions), jnp.asarray(teacher_regions)
     _check_name("reduction", reduction, REDUCTIONS)
+    terms, complementary = region_terms(
+        student_regions,
+        teacher_regions,
+        labels,
+        base=base,
+        complementary_weight=complementary_weight,
+        consistent_weight=consistent_weight,
+        consistency=consistency,
+    )
+    return reduce_terms(terms, complementary.shape[1], reduction)
+
+
+def region_terms(
+    student_regions: ArrayLike,
+    teacher_regions: ArrayLike,
+    labels: ArrayLike,
+    *,
+    base: Callable[..., jax.Array],
+    complementary_weight: float = 2.0,
+    consistent_weight: float = 1.0,
+    consistency: str = "label",
+) -> tuple[jax.Array, jax.Array]:
+    """What ``sdd_loss`` adds up, and which of it is complementary: weighted losses ``[B, R]`` and a mask ``[B, R]``.
+
+    Arguments and errors are those of ``sdd_loss``.
+    """
+    student_regions, teacher_regions = jnp.asarray(student_regions), jnp.asarray(teacher_regions)
     if student_regions.shape != teacher_regions.shape:
         raise ValueError(
             "student_regions and teacher_regions must have one shape [B, R, K], "
@@ -171,8 +200,13 @@ def sdd_loss(
             "a base loss keeps the leading axes and takes no mean"
         )
     weights = jnp.where(complementary, complementary_weight, consistent_weight).astype(losses.dtype)
-    total = jnp.sum(weights * losses, axis=1)
-    return total / complementary.shape[1] if reduction == "mean" else total
+    return weights * losses, complementary
+
+
+def reduce_terms(terms: jax.Array, regions: int, reduction: str) -> jax.Array:
+    """The sum of ``terms`` ``[B, ...]`` of an image; with "mean" as reduction, a share of its ``regions``."""
+    total = jnp.sum(terms, axis=1)
+    return total / regions if reduction == "mean" else total
 
 
 def num_regions(scales: Sequence[int]) -> int:

@@ -58,12 +58,20 @@ def write_safetensors(
     Raises:
       ValueError: if there is a file at `path` already.
     """
+    write_new(path, save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata}))
+
+
+def write_new(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file that is not there yet, whole or not at all.
+
+    Raises:
+      ValueError: if there is a file at `path` already, or it cannot be written.
+    """
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} exists: it is not overwritten, give another name or remove it")
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: {path.parent} is no directory")
-    content = save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata})
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_bytes(content)

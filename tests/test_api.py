@@ -37,7 +37,7 @@ def level_of(module):
         return 2
     if module in ("sdd_jax.build", "sdd_jax.build_data", "sdd_jax.build_teacher", "sdd_jax.config", "sdd_jax.saved"):
         return 3
-    if module.startswith("sdd_jax.planning"):
+    if module.startswith(("sdd_jax.planning", "sdd_jax.reporting", "sdd_jax.serving")):
         return 3
     if module.startswith(("sdd_jax.commands", "sdd_jax.__main__", "configs", "benchmarks", "experiments")):
         return 4

@@ -92,3 +92,31 @@ def test_a_sum_of_objectives_gives_each_its_own(networks):
     np.testing.assert_allclose(loss, 0.5 * cross_entropy(student.logits, batch["label"]) + 3.0 + 5.0, rtol=1e-5)
     assert metrics.keys() == {"task_loss", "one", "two"} and later["first"]["steps"] == 1
     assert later["first"]["drawn"] != later["second"]["drawn"]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_each_scale_says_its_share_and_its_part_of_the_loss(networks, reduction):
+    """Teacher's verdicts written down: of image 0 the global one is right, of image 1 it is wrong."""
+    student, _, _ = networks
+    verdicts = np.array([[0, 0, 3, 0, 0], [2, 2, 1, 1, 4]])  # the whole, then 2x2
+    teacher = Out(None, 5.0 * jax.nn.one_hot(verdicts, 5))
+    student, batch = Out(student.logits[:2], student.region_logits[:2]), {"label": jnp.array([0, 1], jnp.int32)}
+    options = SDD | {"consistency": "label", "reduction": reduction}
+    objective = distill(kd_loss, sdd=options, scales=(1, 2), task_weight=0.0)
+    _, metrics, _ = apply(objective, (student, teacher, batch), 0)
+    complementary = np.array([[False, False, True, False, False], [False, False, True, True, False]])
+    losses = np.asarray(kd_loss(student.region_logits, teacher.region_logits), np.float64) / (
+        5 if reduction == "mean" else 1
+    )
+    expected = {
+        "consistent_loss_1x1": 0.5 * losses[:, 0],
+        "consistent_loss_2x2": 0.5 * np.where(complementary, 0, losses)[:, 1:].sum(1),
+        "complementary_loss_2x2": 3.0 * np.where(complementary, losses, 0)[:, 1:].sum(1),
+        "complementary_share_2x2": [0.25, 0.5],
+        "complementary_share": [0.2, 0.4],
+    }
+    assert metrics.keys() == {"task_loss", "distill_loss", *expected}
+    for name, values in expected.items():
+        np.testing.assert_allclose(metrics[name], values, rtol=1e-5, err_msg=name)
+    parts = sum(value for name, value in metrics.items() if "_loss_" in name)
+    np.testing.assert_allclose(parts, metrics["distill_loss"], rtol=1e-6)

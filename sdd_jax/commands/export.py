@@ -1,9 +1,15 @@
 """Writes a run's network to a file for use elsewhere.
 
 python -m sdd_jax export --workdir=runs/a --format=safetensors --output=resnet8.safetensors
+python -m sdd_jax export --workdir=runs/a --format=onnx --output=resnet8.onnx
+python -m sdd_jax export --workdir=runs/a --format=stablehlo --output=resnet8.stablehlo
 
-The names in it are PyTorch's, as the official SDD code and torchvision have them: there,
+safetensors holds the weights under PyTorch's names, as the official SDD code and torchvision have them: there,
 model.load_state_dict(safetensors.torch.load_file("resnet8.safetensors")) reads it.
+
+onnx and stablehlo hold the whole network: raw uint8 images [batch, height, width, channels] in, normalised inside,
+logits [batch, classes] out, for any batch size. They need pip install "sdd_jax[export]". An imported network names no
+data, so the command does, for the size and normalisation of its images: --data=cifar100.
 """
 
 from pathlib import Path
@@ -13,10 +19,13 @@ from absl import flags
 
 from sdd_jax import saved
 from sdd_jax._version import __version__
+from sdd_jax.serving.network import Served, open_network
+from sdd_jax.serving.onnx_file import write_onnx
+from sdd_jax.serving.stablehlo import write_stablehlo
 from sdd_jax.tensor_files import write_safetensors
 from sdd_jax.torch_io import to_state_dict
 
-FORMATS = ("safetensors",)
+FORMATS = ("safetensors", "onnx", "stablehlo")
 
 
 def define_flags() -> None:
@@ -25,19 +34,44 @@ def define_flags() -> None:
     flags.DEFINE_enum("format", "safetensors", FORMATS, f"One of: {', '.join(FORMATS)}.")
     flags.DEFINE_string("output", None, "The file to write; one that exists is not overwritten.")
     flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
+    flags.DEFINE_string("data", None, "onnx, stablehlo: the data set of an imported network.")
     flags.mark_flags_as_required(["workdir", "output"])
 
 
 def main() -> None:
     """Runs the command."""
-    folder, output = Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
+    args, folder, output = flags.FLAGS, Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
+    if args.format == "safetensors":
+        print(export_weights(folder, output, args.checkpoint))
+        return
+    served = open_network(folder, checkpoint=args.checkpoint, data_name=args.data)
+    if args.format == "onnx":
+        what = f"{write_onnx(served, output)} nodes"
+    else:
+        write_stablehlo(served, output)
+        what = f"StableHLO; {output}.json says what it is"
+    print(f"{output}: {describe(served)}, {what}")
+
+
+def describe(served: Served) -> str:
+    """The network and what it takes, in one line."""
+    shape = ", ".join(map(str, ("batch", *served.image_shape)))
+    network = served.network
+    return (
+        f"{network.name} of {network.folder}, step {served.step}; uint8 [{shape}] in, normalised inside, "
+        f"{network.num_classes} logits out"
+    )
+
+
+def export_weights(folder: Path, output: Path, checkpoint: str) -> str:
+    """Writes the weights under PyTorch's names; what was written, in one line."""
     network = saved.read(folder)
     if ":" in network.name:
         raise ValueError(
             f"{network.name} has no table of PyTorch names: docs/pytorch.md shows how to export from Python"
         )
-    step = saved.steps(folder)[flags.FLAGS.checkpoint]
+    step = saved.steps(folder)[checkpoint]
     state_dict = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
     metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
     write_safetensors(output, state_dict, metadata | {"step": str(step), "sdd_jax": __version__})
-    print(f"{output}: {network.name} of {folder}, step {step}, {len(state_dict)} tensors with PyTorch's names")
+    return f"{output}: {network.name} of {folder}, step {step}, {len(state_dict)} tensors with PyTorch's names"

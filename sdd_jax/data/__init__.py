@@ -18,8 +18,8 @@ from sdd_jax.data.streamed import StreamedDataset, from_records
 from sdd_jax.data.tfds_directory import PREFIX, find_tfds, read_tfds_set
 
 __all__ = [
-    "FOLDER", "INFO", "PREFIX", "Dataset", "Info", "Split", "StreamedDataset", "check_name", "describe", "from_arrays",
-    "from_records", "load", "refuse_in_memory",
+    "FOLDER", "INFO", "PREFIX", "Dataset", "Info", "Split", "StreamedDataset", "check_name", "class_names", "describe",
+    "from_arrays", "from_records", "load", "refuse_in_memory",
 ]  # fmt: skip
 
 
@@ -138,6 +138,21 @@ def describe(
     return info._replace(image_shape=(image_size, image_size, 3))
 
 
+def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str, ...]:
+    """What the classes of a set are called, in their order; ``path`` as :func:`load` takes it.
+
+    Raises:
+      ValueError: if no set has this name.
+      FileNotFoundError: if the names are on disk, as those of image folders, and the set is not there.
+    """
+    check_name(name)
+    if name in _MEMORY:
+        return _MEMORY[name][1]
+    if name == FOLDER or (name == "imagenet" and not _is_tfds(_IMAGENET_TFDS, path)):
+        return class_folders(train_folder(name, path))
+    return tuple(_reader(name)(path).class_names)
+
+
 def load(
     name: str,
     *,
@@ -204,11 +219,15 @@ def _reader(name: str) -> Callable[[str | PathLike[str] | None], Any]:
 
 
 def _read_imagenet(path: str | PathLike[str] | None) -> Any:
+    return read_tfds_set(_IMAGENET_TFDS, path) if _is_tfds(_IMAGENET_TFDS, path) else read_folder("imagenet", path)
+
+
+def _is_tfds(name: str, path: str | PathLike[str] | None) -> bool:
     try:
-        find_tfds(_IMAGENET_TFDS, path)
+        find_tfds(name, path)
     except FileNotFoundError:
-        return read_folder("imagenet", path)
-    return read_tfds_set(_IMAGENET_TFDS, path)
+        return False
+    return True
 
 
 def refuse_in_memory(name: str, option: str, value: Any) -> None:

@@ -10,14 +10,14 @@ example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sdd_jax.sdd import complementary_mask, sdd_loss
+from sdd_jax.sdd import reduce_terms, region_terms
 
 
 class Objective(NamedTuple):
@@ -43,6 +43,7 @@ def distill(
     base: Callable[..., jax.Array],
     *,
     sdd: Mapping[str, Any] | None = None,
+    scales: Sequence[int] | None = None,
     task_weight: float = 1.0,
     distill_weight: float = 1.0,
     warmup_epochs: int = 0,
@@ -53,6 +54,7 @@ def distill(
       base: a base loss ``(student_logits, teacher_logits, labels) -> [...]``.
       sdd: None applies ``base`` to the global logits; a mapping applies it region by region and holds the keyword
         arguments of ``sdd_loss`` (complementary_weight, consistent_weight, consistency, reduction).
+      scales: of the regions; with them the metrics of SDD are also given scale by scale, see ``_by_scale``.
       task_weight: weight of the cross-entropy with the labels.
       distill_weight: weight of the distillation term (the paper's alpha).
       warmup_epochs: the distillation term is multiplied by ``min(e / warmup_epochs, 1)``, e = 1 in the first epoch,
@@ -69,10 +71,14 @@ def distill(
             if term.shape != labels.shape:
                 raise ValueError(f"base must return one value per example, {labels.shape}, got {term.shape}")
         else:
-            term = sdd_loss(student.region_logits, teacher.region_logits, labels, base=base, **sdd)
-            consistency = sdd.get("consistency", "label")
-            complementary = complementary_mask(teacher.region_logits, labels, consistency=consistency)
+            options = dict(sdd)
+            reduction = options.pop("reduction", "mean")
+            terms, complementary = region_terms(
+                student.region_logits, teacher.region_logits, labels, base=base, **options
+            )
+            term = reduce_terms(terms, terms.shape[1], reduction)
             metrics["complementary_share"] = jnp.mean(complementary, axis=1, dtype=jnp.float32)
+            metrics |= _by_scale(terms, complementary, scales or (), reduction)
         metrics["distill_loss"] = term
         scale = jnp.minimum((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
         return task_weight * task + distill_weight * scale * term, metrics, state
@@ -102,6 +108,29 @@ def added(**terms: Objective) -> Objective:
         return functools.reduce(jnp.add, losses), metrics, states
 
     return Objective(init, apply, frozenset().union(*(term.needs for term in terms.values())))
+
+
+def _by_scale(
+    terms: jax.Array, complementary: jax.Array, scales: Sequence[int], reduction: str
+) -> dict[str, jax.Array]:
+    """Of each scale m, as ``[B]``: which share of its regions is complementary, and what they add to ``distill_loss``.
+
+    ``complementary_share_mxm`` is a share of the scale's m^2 regions; ``complementary_loss_mxm`` and
+    ``consistent_loss_mxm`` are the weighted losses of the ones and the others, over all scales their sum is
+    ``distill_loss``. Region 0 is never complementary, so scale 1 has the last of the three alone.
+    """
+    metrics, first = {}, 0
+    for scale in scales:
+        cells = slice(first, first + scale**2)
+        first += scale**2
+        apart = complementary[:, cells]
+        kinds = {"consistent": ~apart, "complementary": apart} if scale > 1 else {"consistent": ~apart}
+        for kind, mask in kinds.items():
+            part = reduce_terms(jnp.where(mask, terms[:, cells], 0), terms.shape[1], reduction)
+            metrics[f"{kind}_loss_{scale}x{scale}"] = part
+        if scale > 1:
+            metrics[f"complementary_share_{scale}x{scale}"] = jnp.mean(apart, axis=1, dtype=jnp.float32)
+    return metrics
 
 
 def _no_variables(key, student, teacher, num_examples):

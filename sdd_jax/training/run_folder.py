@@ -41,7 +41,7 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:
     """The fields in which two nested configs differ, with both values; empty if in none, ``besides`` left aside."""
-    before, now = _flatten(before), _flatten(now)
+    before, now = flatten(before), flatten(now)
     names = [name for name in sorted((before.keys() | now.keys()) - besides) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
@@ -90,8 +90,9 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} does not read as JSON: {error}") from error
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config with dotted names."""
     flat = {}
     for name, value in config.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat

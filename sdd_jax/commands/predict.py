@@ -1,0 +1,46 @@
+"""Says what is on a picture, or on every picture of a folder: class, probability, and the same of every region.
+
+python -m sdd_jax predict PICTURE_OR_FOLDER --workdir=runs/a --output=predictions
+
+Prints a line for each picture. --output takes predictions.csv, predictions.jsonl with every region, and a picture of
+the regions for each: those that the network calls as it calls the whole, and those that it calls otherwise. Pictures
+are prepared as the run's evaluation images were; docs/export.md says how. An imported network names no data, so the
+command does: --data=cifar100.
+"""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from absl import flags
+
+from sdd_jax import saved
+from sdd_jax.serving.network import open_network
+from sdd_jax.serving.pictures import find_pictures
+from sdd_jax.serving.predict import Writer, as_text, predict
+
+ARGUMENTS = ("PICTURE_OR_FOLDER",)
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("workdir", None, "The run's folder, trained or imported.")
+    flags.DEFINE_string("output", None, "A folder for tables and pictures; none are written if this is left out.")
+    flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
+    flags.DEFINE_string("data", None, "The data set of an imported network.")
+    flags.DEFINE_string("data_path", None, "Where the folder with the class names is; where the run found it if unset.")
+    flags.mark_flags_as_required(["workdir"])
+
+
+def main(path: str) -> None:
+    """Runs the command."""
+    args, root = flags.FLAGS, Path(path)
+    pictures = find_pictures(root)
+    served = open_network(Path(args.workdir), checkpoint=args.checkpoint, data_name=args.data, data_path=args.data_path)
+    if served.class_names is None:
+        print(f"the class names of {served.data_name} are not at hand: numbers stand for them", file=sys.stderr)
+    with Writer(Path(args.output), root, served.names) if args.output else nullcontext() as writer:
+        for prediction in predict(served, pictures):
+            print(as_text(prediction, served.names), flush=True)
+            if writer is not None:
+                writer.add(prediction)

@@ -1,0 +1,185 @@
+"""Run folders as data: what was logged, and which runs differ in their seed alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sdd_jax.training import run_folder
+from sdd_jax.training.logbook import METRICS, read_metrics
+
+METHOD_NAMES = {"plain": "plain"}
+# What is not the run's recipe: its seed, where its data lay, how it was carried out.
+_NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *run_folder.CARRIED_OUT})
+
+
+class Run(NamedTuple):
+    """One run's folder.
+
+    Attributes:
+      folder: where it is.
+      config: its config.json, flat.
+      lines: of its metrics.jsonl.
+      results: last and best as done.json has them; of a run that has not finished, so far.
+      finished: whether it has.
+      environment: of its last start.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    lines: list[dict[str, Any]]
+    results: dict[str, Any]
+    finished: bool
+    environment: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config["seed"]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The config without what does not tell methods apart."""
+        return {name: value for name, value in self.config.items() if name not in _NOT_RECIPE}
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone, by seed."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of any of them, but for the seed."""
+        return self.runs[0].config
+
+    @property
+    def method(self) -> str:
+        """As the config has it."""
+        return self.config["method"]
+
+    @property
+    def distilled(self) -> bool:
+        """Whether a teacher taught them."""
+        return self.method != "plain"
+
+
+def find_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1.
+
+    Raises:
+      ValueError: if there is none, or one has nothing to report.
+    """
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        if (path / run_folder.CONFIG).is_file():
+            found = [path]
+        else:
+            below = sorted(config.parent for config in path.rglob(run_folder.CONFIG)) if path.is_dir() else []
+            found = [folder for folder in below if "imported" not in run_folder.read_config(folder)]
+        if not found:
+            raise ValueError(
+                f"{path} holds no run: expected a folder with {run_folder.CONFIG}, or folders that have it"
+            )
+        folders |= {folder.resolve(): folder for folder in found}
+    return [_read(folder) for folder in folders.values()]
+
+
+def _read(folder: Path) -> Run:
+    config = run_folder.read_config(folder)
+    if "imported" in config:
+        raise ValueError(f"{folder} holds an imported network: it was not trained here, there is nothing to compare")
+    lines = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
+    if not any(line.get("split") == "test" for line in lines):
+        raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
+    done = run_folder.read_done(folder)
+    results = done or run_folder.summarize(lines, select_on=config["data"]["select_on"])
+    starts = folder / run_folder.ENVIRONMENT
+    environment = run_folder.read_json(starts)[-1] if starts.exists() else {}
+    return Run(folder, run_folder.flatten(config), lines, results, done is not None, environment)
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Runs of one recipe together; groups in the order of their first run, those without a teacher first.
+
+    Raises:
+      ValueError: if runs are on different data, or two are the same run.
+    """
+    first = runs[0]
+    for run in runs:
+        for name in ("data.name", "data.image_size", "data.augment"):
+            if run.config.get(name) != first.config.get(name):
+                raise ValueError(
+                    f"runs to compare must be on the same data: {name} is {first.config.get(name)!r} in {first.folder} "
+                    f"and {run.config.get(name)!r} in {run.folder}"
+                )
+    gathered: dict[str, list[Run]] = {}
+    for run in runs:
+        gathered.setdefault(repr(sorted(run.recipe.items())), []).append(run)
+    members = []
+    for group in gathered.values():
+        group.sort(key=lambda run: run.seed)
+        for one, other in zip(group, group[1:], strict=False):
+            if one.seed == other.seed:
+                raise ValueError(f"{one.folder} and {other.folder} are the same run: seed {one.seed} of one config")
+        members.append(group)
+    members.sort(key=lambda group: group[0].config["method"] != "plain")
+    labels = _labels([group[0] for group in members])
+    return [Group(label, tuple(group)) for label, group in zip(labels, members, strict=True)]
+
+
+def method_name(method: str) -> str:
+    """As the literature writes it: ``sdd_kd`` is SDD-KD."""
+    return METHOD_NAMES.get(method, method.replace("_", "-").upper())
+
+
+def _labels(firsts: Sequence[Run]) -> list[str]:
+    """Student and method of each, and where these are the same what else differs."""
+    bare = [f"{run.config['model.student']} {method_name(run.config['method'])}" for run in firsts]
+    labels = []
+    for run, label in zip(firsts, bare, strict=True):
+        twins = [other for other, its in zip(firsts, bare, strict=True) if its == label]
+        names = [name for name in run.recipe if len({repr(twin.recipe.get(name)) for twin in twins}) > 1]
+        apart = ", ".join(f"{name.rpartition('.')[2]} {_short(run.recipe[name])}" for name in names)
+        labels.append(f"{label} ({apart})" if apart else label)
+    return labels
+
+
+def _short(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 24 else "…" + text[-23:]
+
+
+def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
+    """What a distilled group is held against: of SDD its base method, else plain training of the same student."""
+    if not group.distilled:
+        return None
+    wanted = [group.method.removeprefix("sdd_")] if group.method.startswith("sdd_") else []
+    shared = ("model.student", "data.train_examples", "epochs")
+    for method in (*wanted, "plain"):
+        fields = shared if method == "plain" else (*shared, "model.teacher", "teacher.run")
+        for other in groups:
+            if other.method == method and all(other.config.get(name) == group.config.get(name) for name in fields):
+                return other
+    return None
+
+
+def teacher_folder(group: Group) -> Path | None:
+    """The folder of the group's teacher; None if it is not where the config says, nor in the same place beside the run.
+
+    A relative path was relative to where training was started, which is some folder above the run.
+    """
+    stated = group.config["teacher.run"]
+    if stated is None:
+        return None
+    run = group.runs[0].folder.resolve()
+    places = [Path(stated), *(parent / stated for parent in run.parents)]
+    return next((place for place in places if (place / run_folder.CONFIG).is_file()), None)
+
+
+def curve(run: Run, kind: str, name: str, split: str | None = None) -> list[tuple[float, float]]:
+    """``(epoch, value)`` of a metric over the run; empty where it was not logged."""
+    lines: list[Mapping[str, Any]] = [
+        line for line in run.lines if line["kind"] == kind and split in (None, line.get("split"))
+    ]
+    return [(line["epoch"], line[name]) for line in lines if name in line]

@@ -1,0 +1,36 @@
+"""A network as StableHLO: one file that JAX on CPU, GPU and TPU runs, without this package."""
+
+import importlib.util
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from sdd_jax.serving.network import Served, abstract_images, logits_function
+from sdd_jax.tensor_files import write_new
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+INSTALL = "pip install 'sdd_jax[export]'"
+
+
+def write_stablehlo(served: Served, path: Path) -> None:
+    """Writes ``path``, which ``jax.export.deserialize`` reads, and ``path``.json, which says what it is.
+
+    The weights are in it, and so is the normalisation: raw uint8 images ``[B, H, W, C]`` to logits ``[B, K]``, B free.
+
+    Raises:
+      ImportError: without flatbuffers, which ``jax.export`` serialises with.
+      ValueError: if one of the files exists or cannot be written.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ImportError(f"StableHLO files need flatbuffers: {INSTALL}")
+    logits = jax.jit(partial(logits_function(served), served.variables))
+    exported = jax.export.export(logits, platforms=PLATFORMS)(abstract_images(served))
+    about = path.with_name(path.name + ".json")
+    write_new(about, (json.dumps(served.metadata(), indent=1) + "\n").encode())
+    try:
+        write_new(path, bytes(exported.serialize()))
+    except ValueError:
+        about.unlink()
+        raise

@@ -1,0 +1,62 @@
+"""Networks ready to be exported or asked for pictures, without training: variables drawn by a fixed rule."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdd_jax import saved
+from sdd_jax.models import create_model
+from sdd_jax.serving.network import Served
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+
+
+def variables(model, shape):
+    """Of ``model`` for images of ``shape``: kernels keep the scale of what passes, no statistics are trivial."""
+    images = jnp.zeros((1, *shape))
+    tree = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    rng = np.random.default_rng(5)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "var":
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        if name == "scale":
+            return rng.uniform(0.4, 1.1, leaf.shape).astype(np.float32)
+        fan_in = math.prod(leaf.shape[:-1]) if name == "kernel" else 100
+        return (rng.standard_normal(leaf.shape) * math.sqrt(2 / fan_in)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, tree)
+
+
+def served(name, *, stem="cifar", size=32, channels=3, classes=7, dtype="float32"):
+    """The network called ``name`` for images of ``size``."""
+    shape = (size, size, channels)
+    model = create_model(name, classes, stem, jnp.dtype(dtype))
+    return Served(
+        network=saved.Saved(Path("run"), name, stem, classes, dtype, None, model),
+        variables=variables(model, shape),
+        step=3,
+        data_name="test_set",
+        image_shape=shape,
+        mean=MEAN[:channels],
+        std=STD[:channels],
+        augment="pad_crop",
+        class_names=tuple(f"class {label}" for label in range(classes)),
+        scales=(1, 2, 4),
+        pooling="nested",
+    )
+
+
+def images(one, count=3):
+    """Raw uint8 images for it."""
+    return np.random.default_rng(11).integers(0, 256, (count, *one.image_shape), dtype=np.uint8)
+
+
+def live(one, pixels):
+    """Its logits, normalised by hand and by the model as training runs it."""
+    x = (pixels.astype(np.float32) / 255 - np.float32(one.mean)) / np.float32(one.std)
+    return np.asarray(jax.jit(lambda v, x: one.network.model.apply(v, x, train=False).logits)(one.variables, x))
