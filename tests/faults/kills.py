@@ -146,7 +146,7 @@ def break_one(
                 if not killed:
                     assert process.returncode == 0, f"{kind.name} failed by itself:\n{log.read_text()[-3000:]}"
                     break
-                counted[moment] += 1
+                counted["cache fill" if command[0] == "cache" else moment] += 1
                 if command[0] == "cache" and draw.random() < 0.5:
                     break  # on to the run that reads it
             finish(command, log)
