@@ -98,6 +98,7 @@ def base() -> ConfigDict:
                 "image_size": placeholder(int),  # of sets on disk; None: 224
                 "augment": placeholder(str),  # of sets on disk: resize_crop, random_resized_crop; None: the set's own
                 "workers": 0,  # processes that decode sets on disk; 0: threads
+                "on_bad_image": "error",  # of sets on disk: "skip" leaves out training images that cannot be decoded
             },
             "sdd": {
                 "scales": (1, 2, 4),

@@ -28,7 +28,7 @@ ELSEWHERE = run_folder.CARRIED_OUT | {
     "save_every_epochs",
 }
 # Fields that came after the first results, and the value at which a run is what it was without them: keys stay.
-LATER = {"optim.accumulate_steps": 1}
+LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error"}
 
 
 class Recipe(NamedTuple):

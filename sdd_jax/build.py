@@ -50,8 +50,8 @@ def check(config: Mapping[str, Any]) -> Settings:
     settings = read(config)
     settings["data.num_classes"] = described(settings).num_classes
     make_parts(settings, settings["data.num_classes"])
-    for option in ("image_size", "augment"):
-        if settings[f"data.{option}"] is not None:
+    for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error")):
+        if settings[f"data.{option}"] != unset:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and settings["steps_per_call"] > 1:
         name, steps = settings["data.name"], settings["steps_per_call"]
@@ -159,28 +159,31 @@ def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTrans
     )
 
 
-def build(config: Mapping[str, Any]) -> Built:
+def build(config: Mapping[str, Any], skipped: data.Skipped | None = None) -> Built:
     """Checks ``config``, loads its data and its teacher, and returns what ``train`` takes.
+
+    ``skipped`` are the images that an earlier start of the run left out; without it they are looked for, if the config
+    says so.
 
     Raises:
       ValueError: for a config that ``check`` refuses, data that are wrong, or a teacher that is missing, does not fit,
         or is off its stated accuracy by more than 0.1 points.
       FileNotFoundError: for data that are missing; it says how to get them.
     """
-    return build_together([config])[0]
+    return build_together([config], skipped)[0]
 
 
-def build_together(configs: Sequence[Mapping[str, Any]]) -> list[Built]:
+def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped | None = None) -> list[Built]:
     """``build`` for configs that differ in ``seed`` alone, with one data set and one teacher for all of them."""
     if not configs:
         return []
     all_settings = [check(config) for config in configs]
     settings = all_settings[0]
     if settings["model.teacher"] == "none":
-        dataset = load_data(settings)
+        dataset = load_data(settings, skipped)
         return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, NOBODY)
     teacher, variables, stated = read_teacher(settings)
-    dataset = load_data(settings)
+    dataset = load_data(settings, skipped)
     parts = make_parts(settings, dataset.num_classes)
     network, mesh = parts.teacher, sharding.make_mesh()
     accuracy = measure_teacher(settings, network, teacher, variables, stated, dataset, mesh)

@@ -1,10 +1,13 @@
 """From a config to its data set, and to what can be said of it before anything is read."""
 
+import sys
+
 import jax
 
 from sdd_jax import data
 from sdd_jax.config import Settings
 from sdd_jax.data.feed import AnyDataset
+from sdd_jax.training import processes
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
@@ -24,8 +27,11 @@ def from_disk(settings: Settings) -> bool:
     return described(settings).augment != "pad_crop"
 
 
-def load_data(settings: Settings) -> AnyDataset:
-    """The data set of the config."""
+def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDataset:
+    """The data set of the config; which images it lacks is said on stderr, and taken from ``skipped`` if given."""
+    looks = settings["data.on_bad_image"] == "skip" and skipped is None
+    if looks and processes.is_first():
+        print("every training image is decoded once (data.on_bad_image is 'skip')", file=sys.stderr, flush=True)
     dataset = data.load(
         settings["data.name"],
         path=settings["data.path"],
@@ -34,7 +40,11 @@ def load_data(settings: Settings) -> AnyDataset:
         image_size=settings["data.image_size"],
         augment=settings["data.augment"],
         workers=settings["data.workers"],
+        on_bad_image=settings["data.on_bad_image"],
+        skipped=skipped,
     )
+    if isinstance(dataset, data.StreamedDataset) and dataset.skipped is not None and processes.is_first():
+        print(dataset.skipped.report(), file=sys.stderr, flush=True)
     if dataset.num_classes != settings["data.num_classes"]:
         got = settings["data.num_classes"]
         raise ValueError(f"data.num_classes: {dataset.name} has {dataset.num_classes} on disk, the config says {got}")

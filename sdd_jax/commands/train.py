@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
+from sdd_jax.data import Skipped
 from sdd_jax.training import processes, run_folder
 from sdd_jax.training.loop import train_together
 from sdd_jax.training.notice import Notice
@@ -60,7 +61,7 @@ def _train(config: ConfigDict, workdir: Path, notice: Notice) -> None:
     number = 0
     for group in groups:
         unfinished = [run for run in group if run_folder.read_done(run.folder) is None]
-        built = build_together([run.config for run in unfinished])
+        built = build_together([run.config for run in unfinished], _skipped(unfinished))
         for run in group:
             number += 1
             if len(runs) > 1:
@@ -76,6 +77,20 @@ def _train(config: ConfigDict, workdir: Path, notice: Notice) -> None:
             say(name + summary(run_folder.read_json(run.folder / run_folder.DONE)), flush=True)
     if len(runs) > 1:
         say(table(runs))
+
+
+def _skipped(runs: list[Run]) -> Skipped | None:
+    """The training images that earlier starts of these runs left out; None if there was no such start."""
+
+    def read():
+        known = [(run.folder, skipped) for run in runs if (skipped := run_folder.read_skipped(run.folder)) is not None]
+        for folder, skipped in known[1:]:
+            if not skipped.same(known[0][1]):
+                raise ValueError(f"{known[0][0]} and {folder} skip different images: give --workdir another folder")
+        return known[0][1].to_json() if known else None
+
+    content = processes.from_first(read)
+    return None if content is None else Skipped.from_json(content)
 
 
 def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
@@ -131,9 +146,11 @@ def summary(done: dict[str, Any]) -> str:
     """Last and best in one line."""
     last, best = done["last"], done["best"]
     chosen = "chosen on the test set" if done["select_on"] == "test" else "chosen on held-out images"
+    count = done.get("skipped_images", 0)  # runs of earlier versions skipped none
+    skipped = f"; {count} training image{'' if count == 1 else 's'} skipped" if count else ""
     return (
         f"test accuracy: last {100 * last['accuracy']:.2f}%, best {100 * best['accuracy']:.2f}% "
-        f"(epoch {best['epoch']:.0f}, {chosen}); {done['seconds']:.0f} s"
+        f"(epoch {best['epoch']:.0f}, {chosen}); {done['seconds']:.0f} s{skipped}"
     )
 
 

@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from sdd_jax.data.arrays import Dataset, Split, from_arrays
+from sdd_jax.data.bad_images import Skipped
 from sdd_jax.data.cifar import CIFAR10_CLASSES, CIFAR100_CLASSES, read_cifar
 from sdd_jax.data.digits import read_digits
 from sdd_jax.data.folders import class_folders, read_cub200, read_folder, train_folder
@@ -18,8 +19,8 @@ from sdd_jax.data.streamed import StreamedDataset, from_records
 from sdd_jax.data.tfds_directory import PREFIX, find_tfds, read_tfds_set
 
 __all__ = [
-    "FOLDER", "INFO", "PREFIX", "Dataset", "Info", "Split", "StreamedDataset", "check_name", "class_names", "describe",
-    "from_arrays", "from_records", "load", "refuse_in_memory",
+    "FOLDER", "INFO", "PREFIX", "Dataset", "Info", "Skipped", "Split", "StreamedDataset", "check_name", "class_names",
+    "describe", "from_arrays", "from_records", "load", "refuse_in_memory",
 ]  # fmt: skip
 
 
@@ -162,6 +163,8 @@ def load(
     image_size: int | None = None,
     augment: str | None = None,
     workers: int = 0,
+    on_bad_image: str = "error",
+    skipped: Skipped | None = None,
 ) -> Dataset | StreamedDataset:
     """A data set by name.
 
@@ -176,6 +179,9 @@ def load(
       image_size: the side of the images of a set on disk; None: 224.
       augment: how a set on disk is augmented, "resize_crop" or "random_resized_crop"; None: as is usual for it.
       workers: processes that decode the images of a set on disk; 0: threads of this process.
+      on_bad_image: what becomes of a training image of a set on disk that cannot be decoded: "error" or "skip", as in
+        :func:`~sdd_jax.data.streamed.from_records`.
+      skipped: as there.
 
     Raises:
       ValueError: for an unknown name, damaged files, what :func:`from_arrays` refuses, an option that the set has not.
@@ -188,6 +194,8 @@ def load(
     for option, value in (("image_size", image_size), ("augment", augment)):
         if value is not None:
             refuse_in_memory(name, option, value)
+    if on_bad_image != "error":
+        refuse_in_memory(name, "on_bad_image", on_bad_image)
     info = INFO.get(name, _ANY)
     shared = {"name": name, "mean": info.mean, "std": info.std}
     if name in _MEMORY:
@@ -204,6 +212,8 @@ def load(
         select_on=select_on,
         train_examples=train_examples,
         workers=workers,
+        on_bad_image=on_bad_image,
+        skipped=skipped,
         **shared,
     )
 

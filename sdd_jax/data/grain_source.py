@@ -185,8 +185,15 @@ def _take(iterator: grain.DatasetIterator) -> dict[str, jax.Array]:
     """
     try:
         return next(iterator)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         kind, message = type(error), str(error)
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        kind = ChildProcessError
+        message = (
+            f"a process that decodes images was lost: {str(error).partition('. ')[0]} (data.workers says how many)"
+        )
     _end(iterator)
     raise kind(message)
 

@@ -21,9 +21,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-__all__ = ["AUGMENTS", "NO_VIEW", "decode", "eval_image", "resized_side", "train_image"]
+__all__ = ["AUGMENTS", "MOST_PIXELS", "NO_VIEW", "decode", "eval_image", "resized_side", "train_image"]
 
 AUGMENTS = ("resize_crop", "random_resized_crop")
+# Of one image: 256 MiB of RGB. Pillow warns above this number, whose size it has from the header, and refuses twice it.
+MOST_PIXELS = 2**28 // 3
 NO_VIEW = -1  # of crops that are random in size: too many pictures to number
 
 # torchvision's RandomResizedCrop: shares of the image's area, widths over heights, and how often it tries.
@@ -35,7 +37,7 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
 
     Grey, palette, CMYK and 16-bit images are converted (of 16 bits the upper 8 count), a transparent one is laid over
     white, of an animation the first frame counts, and the rotation that a camera noted in EXIF is applied, as viewers
-    do.
+    do. A header of more than ``MOST_PIXELS`` is refused before anything of it is decoded.
 
     Args:
       data: the bytes of a file, or uint8 pixels ``[H, W]`` or ``[H, W, C]`` with C 1, 3 or 4.
@@ -43,6 +45,7 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
 
     Raises:
       ValueError: names the image and says what is wrong with it.
+      MemoryError: names the image, of which nothing is known to be wrong.
     """
     try:
         if isinstance(data, np.ndarray):
@@ -51,10 +54,14 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
             image = Image.fromarray(data[..., 0] if data.shape[2:] == (1,) else data)
         else:
             image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"its {image.width} x {image.height} pixels exceed the limit of {MOST_PIXELS} pixels")
         image.load()
         return _to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise ValueError(f"{name} cannot be read as an image: it is in no format that Pillow knows") from None
+    except MemoryError as error:
+        raise MemoryError(f"too little memory to decode {name}") from error
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from sdd_jax.data import images
+from sdd_jax.data import bad_images, images
+from sdd_jax.data.bad_images import Skipped
 from sdd_jax.data.dataset import split_rows
 
 __all__ = ["EvalExample", "Records", "StreamedDataset", "StreamedSplit", "TrainExample", "from_records"]
@@ -52,6 +53,7 @@ class StreamedDataset:
       image_size: S; images are ``[S, S, 3]``.
       augment: one of ``images.AUGMENTS``.
       workers: processes that decode; 0 decodes in threads of this one.
+      skipped: the images that ``train`` and ``selection`` lack as they cannot be decoded; None if nobody looked.
     """
 
     name: str
@@ -65,6 +67,7 @@ class StreamedDataset:
     image_size: int
     augment: str
     workers: int
+    skipped: Skipped | None = None
 
     @property
     def num_classes(self) -> int:
@@ -98,21 +101,50 @@ def from_records(
     select_on: str,
     train_examples: int | None = None,
     workers: int = 0,
+    on_bad_image: str = "error",
+    skipped: Skipped | None = None,
 ) -> StreamedDataset:
     """A :class:`StreamedDataset` of records.
 
     ``select_on`` and ``train_examples`` are as in :func:`~sdd_jax.data.dataset.from_arrays`; where labels are not known
     before reading, a tenth of all images is held out, and a subset drawn from all, without regard to the classes.
 
+    Args:
+      train: the images of training and validation.
+      test: those of tests; one that cannot be decoded is an error when it is read, whatever ``on_bad_image`` is.
+      name: what the set is called in logs.
+      class_names: a name per class.
+      mean: per channel, in units of [0, 1].
+      std: likewise.
+      image_size: S; images are ``[S, S, 3]``.
+      augment: one of ``images.AUGMENTS``.
+      select_on: as above.
+      train_examples: as above.
+      workers: processes that decode; 0 decodes in threads of this one.
+      on_bad_image: "error" raises when a training image that cannot be decoded is read; "skip" decodes each of them
+        now and leaves the bad ones out, after all draws, which therefore fall as they would without them.
+      skipped: what an earlier start of the same run found; None looks.
+
     Raises:
-      ValueError: if an argument is not what it should be.
+      ValueError: if an argument is not what it should be, ``skipped`` is of other images, or no image of a class is
+        left.
     """
     if augment not in images.AUGMENTS:
         raise ValueError(f"augment must be one of {', '.join(images.AUGMENTS)}, got {augment!r}")
     if image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
     labels = np.zeros(len(train), np.int32) if train.labels is None else train.labels
+    if on_bad_image not in bad_images.POLICIES:
+        raise ValueError(f"on_bad_image must be one of {', '.join(bad_images.POLICIES)}, got {on_bad_image!r}")
     rows, held = split_rows(labels, select_on, train_examples)
+    if on_bad_image == "skip":
+        skipped = _skipped(train, rows if held is None else np.union1d(rows, held), skipped)
+        bad = list(skipped.images)
+        left = rows[~np.isin(rows, bad)]
+        _check_classes(train, labels, class_names, rows, left)
+        rows, held = left, None if held is None else held[~np.isin(held, bad)]
+        if held is not None and not len(held):
+            raise ValueError(f'every held-out image of {name} is skipped: repair them, or use select_on="test"')
     whole_test = StreamedSplit(test, np.arange(len(test), dtype=np.int32))
     return StreamedDataset(
         name=name,
@@ -126,7 +158,31 @@ def from_records(
         image_size=image_size,
         augment=augment,
         workers=workers,
+        skipped=skipped,
     )
+
+
+def _skipped(records: Records, numbers: np.ndarray, earlier: Skipped | None) -> Skipped:
+    """The bad images among ``numbers``, or those that were found ``earlier``, if these are still the same images."""
+    if earlier is None:
+        return bad_images.find(records, numbers)
+    if earlier.listing != bad_images.listing(records):
+        raise ValueError(
+            "training images were added, removed or renamed since this run began, so that its order would be another: "
+            "put them back, or begin another run"
+        )
+    return earlier
+
+
+def _check_classes(
+    records: Records, labels: np.ndarray, class_names: Sequence[str], rows: np.ndarray, left: np.ndarray
+) -> None:
+    """``ValueError`` if a class that had images in ``rows`` has none ``left``; it names one of them."""
+    lost = np.setdiff1d(labels[rows], labels[left])
+    if lost.size:
+        first = records.name(int(rows[labels[rows] == lost[0]][0]))
+        of = "the set" if records.labels is None else f"class {class_names[lost[0]]!r}"
+        raise ValueError(f"no training image of {of} can be decoded; the first is {first}")
 
 
 class _Example(NamedTuple):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from sdd_jax.data.streamed import StreamedDataset
 from sdd_jax.training import processes, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, abstract, write_json
 from sdd_jax.training.lock import Lock
@@ -40,6 +41,7 @@ class RunFiles:
         self._lock: Lock | None = None
         self.checkpoints = Checkpoints(workdir / run_folder.CHECKPOINTS, run.config_hash)
         self.logbook: Logbook | Silence = Silence()
+        self._skipped = run.dataset.skipped if isinstance(run.dataset, StreamedDataset) else None
 
     def open(self) -> None:
         """Takes the folder, makes it the run's if it is new, and clears away what a killed process was writing."""
@@ -54,6 +56,7 @@ class RunFiles:
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self._workdir)
         run_folder.open_folder(self._workdir, self._run.config)
+        run_folder.keep_skipped(self._workdir, self._skipped)
 
     def newest(self) -> int:
         """The step of the newest whole checkpoint; 0 if there is none."""
@@ -98,6 +101,7 @@ class RunFiles:
             "seed": run.seed,
             "steps": total,
             "train_examples": len(run.dataset.train.index),
+            "skipped_images": len(self._skipped.images) if self._skipped else 0,
             "teacher_accuracy": run.teacher_accuracy,
             "seconds": round(self.logbook.elapsed, 1),
             "trained_together": trained_together,

@@ -1,15 +1,20 @@
-"""A run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``done.json``."""
+"""A run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``done.json``.
+
+And ``skipped.json``, of a run that leaves out training images which cannot be decoded.
+"""
 
 import json
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from sdd_jax.data.bad_images import Skipped
 from sdd_jax.training import environment
 from sdd_jax.training.checkpoint import write_json
 from sdd_jax.training.lock import LOCK
 
 CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
+SKIPPED = "skipped.json"
 # How a run is carried out, not what it computes: a start may change it.
 CARRIED_OUT = frozenset({"data.workers", "profile_steps"})
 
@@ -61,6 +66,26 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 def write_done(folder: Path, results: Mapping[str, Any]) -> None:
     """Marks the run as finished, with its ``results``."""
     write_json(folder / DONE, results)
+
+
+def read_skipped(folder: Path) -> Skipped | None:
+    """The training images that the run in ``folder`` leaves out; None if it has not said yet, or never will."""
+    return Skipped.from_json(read_json(folder / SKIPPED)) if (folder / SKIPPED).exists() else None
+
+
+def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
+    """Notes what the run in ``folder`` leaves out; ``ValueError`` if its checkpoints are of a run with other images."""
+    before = read_skipped(folder)
+    if before is None and skipped is not None:
+        if any((folder / CHECKPOINTS).glob("*/*")):
+            raise ValueError(f"{folder / SKIPPED} is gone, and the run's order with it: give --workdir another folder")
+        write_json(folder / SKIPPED, skipped.to_json())
+    elif before is not None and not (skipped and before.same(skipped)):
+        count = len(skipped.images) if skipped else 0
+        raise ValueError(
+            f"{folder / SKIPPED} names {len(before.images)} training images that the run leaves out, now they are "
+            f"{count}, or others: its order would change (the train command hands on those that are named)"
+        )
 
 
 def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str, Any]:
