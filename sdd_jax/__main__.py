@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -126,6 +127,9 @@ def main() -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it writes; --verbosity=0 shows it
     # An error of one of Orbax's threads comes out of its save as well, and is told there, once.
     logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+
+    # A picture of so many pixels is refused, which says more than Pillow's warning that it might be.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
     def run(argv):
         keep_programs()

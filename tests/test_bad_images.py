@@ -61,9 +61,9 @@ def circle(path):
 
 
 BAD = {  # what is done to a file, and what is said of it
-    "empty": (lambda path: path.write_bytes(b""), "no format that Pillow knows"),
+    "empty": (lambda path: path.write_bytes(b""), "in none of the formats"),
     "truncated": (truncated, "truncated"),
-    "not an image": (lambda path: path.write_bytes(b"<html>404</html>"), "no format that Pillow knows"),
+    "not an image": (lambda path: path.write_bytes(b"<html>404</html>"), "in none of the formats"),
     "bomb": (lambda path: path.write_bytes(png(60_000, 60_000)), r"Image size \(3600000000 pixels\) exceeds limit"),
     "above the limit": (lambda path: path.write_bytes(png(9460, 9460)), "89491600|9460 x 9460"),
     "broken link": (broken_link, "nowhere|No such file"),

@@ -141,3 +141,12 @@ def test_a_validation_split_of_files_is_a_tenth_of_each_class(tmp_path):
     few = data.load("image_folder", path=tmp_path, train_examples=9)
     assert np.bincount(labels[few.train.index]).tolist() == [3, 3, 3]
     assert not set(few.train.index) & set(few.selection.index)
+
+
+def test_a_pipe_with_the_name_of_an_image_is_refused_and_not_waited_for(tmp_path):
+    write_folder(tmp_path, classes=("a", "b"), train=2, test=1)
+    (tmp_path / "train" / "a" / "0.png").unlink()
+    os.mkfifo(tmp_path / "train" / "a" / "0.png")
+    files = folders.read_folder("image_folder", tmp_path).train
+    with pytest.raises(ValueError, match="train/a/0.png is no regular file"):
+        files.read(0)

@@ -149,8 +149,13 @@ def test_of_an_animation_the_first_frame_counts():
 
 
 BAD = {
-    "empty": (b"", "no format that Pillow knows"),
-    "text": (b"<html>404</html>", "no format that Pillow knows"),
+    "empty": (b"", "in none of the formats"),
+    "text": (b"<html>404</html>", "in none of the formats"),
+    # Pillow would start Ghostscript for it
+    "a program": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+        "in none of the formats",
+    ),
     "truncated": (encoded(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8), "JPEG")[:-900], "truncated"),
     "floating-point": (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "range is not known"),
     "huge": (encoded(COLOUR, "BMP")[:18] + struct.pack("<ii", 60_000, 60_000) + encoded(COLOUR, "BMP")[26:], "exceeds"),

@@ -296,6 +296,8 @@ def test_the_command_killed_and_started_again(tmp_path):
     config = ("--config=configs/quickstart.py:run=sdd_kd", "--config.epochs=8")
     arguments = (*config, f"--config.teacher.run={teacher}")
     fill = [sys.executable, "-c", SMALL_SHARDS, "cache", *arguments, f"--workdir={folder}"]
+    folder.mkdir()
+    (folder / "cache.json.tmp").write_text('{"teacher"')  # an earlier one, killed as it began
     process = subprocess.Popen(fill, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (folder / "00001.json").exists():

@@ -5,6 +5,7 @@ Nothing is decoded here; a reader lists the files and says which class each belo
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = ["Files", "Listed", "class_folders", "read_cub200", "read_folder"]
 TRAIN, TEST = ("train",), ("test", "val", "valid", "validation")
 TEST_OF = {"imagenet": ("val", "valid", "validation")}  # its test set is published without labels
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MOST_BYTES = 2**30  # of one file
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 
 
@@ -44,7 +46,13 @@ class Files:
 
     def read(self, number: int) -> tuple[bytes, int]:
         """The content of a file, and its label."""
-        with open(self.name(number), "rb") as file:
+        name = self.name(number)
+        found = os.stat(name)
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for ever
+            raise ValueError(f"{name} is no regular file")
+        if found.st_size > MOST_BYTES:
+            raise ValueError(f"{name} has {found.st_size} bytes, the limit for an image is {MOST_BYTES}")
+        with open(name, "rb") as file:
             return file.read(), int(self.labels[number])
 
     def fingerprint(self) -> str:

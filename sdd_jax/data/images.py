@@ -4,6 +4,7 @@ Pillow decodes (JPEGs by libjpeg-turbo) and resizes (bilinear, antialiased), as 
 do, so that networks trained there see the same pixels here, but for what EXIF says is turned.
 """
 
+import functools
 import io
 import math
 
@@ -26,6 +27,8 @@ __all__ = ["AUGMENTS", "MOST_PIXELS", "NO_VIEW", "decode", "eval_image", "resize
 AUGMENTS = ("resize_crop", "random_resized_crop")
 # Of one image: 256 MiB of RGB. Pillow warns above this number, whose size it has from the header, and refuses twice it.
 MOST_PIXELS = 2**28 // 3
+# Pillow reads many more, and starts another program (Ghostscript) for some of them.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 NO_VIEW = -1  # of crops that are random in size: too many pictures to number
 
 # torchvision's RandomResizedCrop: shares of the image's area, widths over heights, and how often it tries.
@@ -53,17 +56,25 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
                 raise ValueError(f"expected uint8 [H, W] or [H, W, C], C 1, 3 or 4; got {data.dtype} {data.shape}")
             image = Image.fromarray(data[..., 0] if data.shape[2:] == (1,) else data)
         else:
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_formats())
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"its {image.width} x {image.height} pixels exceed the limit of {MOST_PIXELS} pixels")
         image.load()
         return _to_rgb(_upright(image))
     except UnidentifiedImageError:
-        raise ValueError(f"{name} cannot be read as an image: it is in no format that Pillow knows") from None
+        known = ", ".join(_formats())
+        raise ValueError(f"{name} cannot be read as an image: it is in none of the formats {known}") from None
     except MemoryError as error:
         raise MemoryError(f"too little memory to decode {name}") from error
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that the installed Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _upright(image: Image.Image) -> Image.Image:

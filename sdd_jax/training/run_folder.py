@@ -26,6 +26,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
       ValueError: if it holds a run of another config; the message names the fields that differ.
     """
     check_same_config(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
     starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []

@@ -85,7 +85,7 @@ class Cache:
             wrong = differing(read_json(path), header)
             if wrong:
                 raise ValueError(f"the cache in {folder} is another's ({wrong})")
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and {path.name for path in folder.iterdir()} - {f"{HEADER}.tmp"}:  # left by a kill
             raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
         else:
             folder.mkdir(parents=True, exist_ok=True)
