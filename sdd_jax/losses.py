@@ -255,10 +255,10 @@ def _transformed(
 
 
 def _target_term(student: jax.Array, teacher: jax.Array, target: jax.Array) -> jax.Array:
-    """``-p_t[y] log p_s[y]``: NKD's first term."""
-    student_log = select(log_softmax(student), target)[..., None]
-    teacher_log = select(log_softmax(teacher), target)[..., None]
-    return cross_entropy(teacher_log, student_log)
+    """``-p_t[y] log p_s[y]``: NKD's first term. NaN stays NaN, also where ``p_t[y]`` is zero."""
+    student_log = select(log_softmax(student), target)
+    teacher_log = select(log_softmax(teacher), target)
+    return nan_unless(~jnp.isnan(student_log), cross_entropy(teacher_log[..., None], student_log[..., None]))
 
 
 def _log_binary(logits: jax.Array, target: jax.Array) -> jax.Array:

@@ -186,6 +186,12 @@ def test_labels_of_one_byte_count_past_255(loss):
     )
 
 
+@pytest.mark.parametrize("loss", [nkd_loss, nkd_as_released_loss])
+def test_nan_at_the_target_shows_where_the_teacher_rules_the_target_out(loss):
+    student, teacher = jnp.array([jnp.nan, 1.0, 2.0]), jnp.array([0.0, 1e4, 0.0])
+    assert np.isnan(loss(student, teacher, jnp.int32(0)))
+
+
 WRONG = {
     "shapes": (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), np.zeros(2, int), {}, r"\(2, 3\).*\(2, 4\)"),
     "integers": (np.zeros((2, 3), int), np.zeros((2, 3), np.float32), np.zeros(2, int), {}, "floating point, got int"),
