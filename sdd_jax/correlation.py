@@ -35,7 +35,8 @@ def dist_loss(
     A correlation is ``a.b / (|a| |b| + 1e-8)`` of centred values, as the released code has it. So where values do not
     vary (a row of equal probabilities, a batch of one) it is zero: such a term is its weight times ``T^2``, and its
     gradient there is exact and finite (zero for a batch of one, up to ``1e8`` for equal probabilities against a teacher
-    whose are not). Classes whose norms over the batch multiply to well below ``1e-8`` hardly count.
+    whose are not; the gradient of float16 logits is float16, which ends at 65504: it can be infinite there). Classes
+    whose norms over the batch multiply to well below ``1e-8`` hardly count.
 
     The columns depend on which examples are in a batch: with gradients accumulated over parts of a batch the loss is
     another one, and less is related. Over several devices the batch is the global one.

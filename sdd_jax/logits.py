@@ -66,7 +66,8 @@ def target_mask(labels: ArrayLike, shape: tuple[int, ...], name: str) -> tuple[j
     if shape[-1] < 2:
         raise ValueError(f"{name} sets the target class against the others: it needs K >= 2 classes, got {shape[-1]}")
     labels = jnp.asarray(labels)
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 could not count the classes
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)  # uint8 could not count the classes
     target = jax.nn.one_hot(labels, shape[-1], dtype=bool)
     return target, jnp.any(target, axis=-1)
 

@@ -4,12 +4,14 @@ Conventions of every ``*_loss`` here:
 
 - ``student_logits`` and ``teacher_logits`` are ``[..., K]`` with equal shapes, ``labels`` integers ``[...]``;
   the loss is taken over the last axis and comes out as ``[...]``, with no mean over examples.
-- float16 and bfloat16 logits are computed, and returned, in float32; float64 stays float64.
+- float16 and bfloat16 logits are computed, and returned, in float32; float64 stays float64. Their gradient comes back
+  in their own type.
 - Everything stays in log space, so the value and its gradient are finite for any finite logits that float32 can
   carry through a difference (1e4 and beyond), also for a saturated student.
 - A logit of ``-inf`` is a class left out of that network's distribution: a class that the teacher leaves out adds
   nothing; one that only the student leaves out costs ``inf`` (unless the teacher's probability for it underflows to
-  zero). NaN or ``+inf`` in gives NaN out: it is never hidden.
+  zero). A network that has no class left, or in ``dkd_loss`` and ``nkd_loss`` none beside the target, gives NaN. NaN
+  or ``+inf`` in gives NaN out: it is never hidden.
 - A label outside ``0..K-1`` raises ``ValueError`` for concrete arrays and gives NaN inside ``jit``.
 """
 
@@ -253,13 +255,15 @@ def _transformed(
 
 
 def _target_term(student: jax.Array, teacher: jax.Array, target: jax.Array) -> jax.Array:
-    """``-p_t[y] log p_s[y]``: NKD's first term."""
-    student_log = select(log_softmax(student), target)[..., None]
-    teacher_log = select(log_softmax(teacher), target)[..., None]
-    return cross_entropy(teacher_log, student_log)
+    """``-p_t[y] log p_s[y]``: NKD's first term. NaN stays NaN, also where ``p_t[y]`` is zero."""
+    student_log = select(log_softmax(student), target)
+    teacher_log = select(log_softmax(teacher), target)
+    return nan_unless(~jnp.isnan(student_log), cross_entropy(teacher_log[..., None], student_log[..., None]))
 
 
 def _log_binary(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Log-probabilities of (target, any other class), ``[..., 2]``."""
+    # Taken from logits of 1e5, the small number that log-sum-exp adds to them would be rounded away.
+    logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     pair = jnp.stack([select(logits, target), logsumexp(without(logits, target))], axis=-1)
     return log_softmax(pair)

@@ -36,6 +36,9 @@ def pool_regions(logit_map: ArrayLike, scales: Sequence[int] = (1, 2, 4), *, poo
     affine head commutes with this average, so feature maps ``[B, h, w, C]`` may be pooled before the head (the
     paper's equations 4 to 7).
 
+    A value that is not finite makes every region that holds it not finite. Where cells do not tile the map it is NaN in
+    all of that scale's cells of its image and channel, also for ``-inf``: leave classes out of the regions instead.
+
     Args:
       logit_map: ``[B, h, w, K]``.
       scales: the paper's ``M``: increasing, starting with 1.

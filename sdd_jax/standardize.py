@@ -49,8 +49,9 @@ def standardize_logits(logits: ArrayLike) -> jax.Array:
     The standard deviation divides by ``K - 1``, as the released code's does; dividing by ``K`` would be the same as a
     temperature smaller by ``sqrt(1 - 1/K)``. Where the spread is taken out, so is the scale of the gradient: it grows
     as ``1 / std``. Logits that are all equal become zeros, with a gradient of ``1e7`` times the deviation from its
-    mean, which is the exact one; clipping has to deal with it. A class of ``-inf`` is left out of mean and deviation
-    and stays ``-inf``; a single class that is left becomes zero.
+    mean, which is the exact one; clipping has to deal with it (the gradient of float16 logits is float16, which ends at
+    65504: it can be infinite there). A class of ``-inf`` is left out of mean and deviation and stays ``-inf``; a single
+    class that is left becomes zero.
 
     Args:
       logits: ``[..., K]``.
@@ -69,8 +70,11 @@ def standardize_logits(logits: ArrayLike) -> jax.Array:
     # A shift changes nothing but rounding: so equal logits are exactly zero, however large they are.
     shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     shifted = jnp.where(left_out, 0.0, shifted)
+    # Nor does a scale: in units of the spread no square overflows.
+    unit = jnp.maximum(1.0, -jax.lax.stop_gradient(jnp.min(shifted, axis=-1, keepdims=True)))
+    shifted = shifted / unit
     centred = jnp.where(left_out, 0.0, shifted - jnp.sum(shifted, axis=-1, keepdims=True) / count)
     variance = jnp.sum(centred**2, axis=-1, keepdims=True) / jnp.maximum(count - 1.0, 1.0)
     constant = variance == 0.0  # the root has no derivative at zero, the quotient has one
     std = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
-    return jnp.where(left_out, -jnp.inf, centred / (std + EPSILON))
+    return jnp.where(left_out, -jnp.inf, centred / (std + EPSILON / unit))

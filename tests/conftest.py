@@ -27,7 +27,8 @@ def x64():
 @pytest.fixture(autouse=True)
 def strict_ranks(request):
     """In the tests of losses, regions and metrics a missing axis is an error, not a broadcast."""
-    if request.path.stem in ("test_losses", "test_correlation", "test_standardize", "test_sdd", "test_metrics"):
+    of_arrays = ("losses", "correlation", "standardize", "sdd", "metrics", "properties")
+    if request.path.stem.removeprefix("test_") in of_arrays:
         with jax.numpy_rank_promotion("raise"):
             yield
     else:

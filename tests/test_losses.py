@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from sdd_jax import dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
@@ -124,12 +122,6 @@ def test_gradient_is_that_of_finite_differences(loss, x64):
     check_grads(lambda s, t: loss(s, t, labels), (student, teacher), order=1, modes=("rev", "fwd"), rtol=1e-6)
 
 
-def test_equal_networks_cost_nothing():
-    student, _, labels = example((50, 11))
-    np.testing.assert_array_equal(kd_loss(student, student), np.zeros(50))
-    np.testing.assert_array_equal(dkd_loss(student, student, labels), np.zeros(50))
-
-
 def test_dkd_with_its_weights_set_so_is_kd(x64):
     """KD = TCKD + (1 - p_t(target)) NCKD: the identity that DKD was derived from (its equation 6)."""
     student, teacher, labels = example((9, 6))
@@ -144,16 +136,6 @@ def test_two_classes_leave_nothing_to_compare_among_the_others(x64):
     np.testing.assert_allclose(dkd_loss(student, teacher, labels), kd_loss(student, teacher), rtol=1e-12)
     target = nkd_loss(student, teacher, labels, gamma=0.0)
     np.testing.assert_array_equal(nkd_loss(student, teacher, labels, gamma=7.0), target)
-
-
-@each_loss
-def test_shift_and_order_of_classes_do_not_matter(loss, x64):
-    student, teacher, labels = example()
-    value = loss(student, teacher, labels)
-    np.testing.assert_allclose(loss(student + 7.0, teacher - 3.0, labels), value, rtol=1e-12)
-    order = np.array([3, 0, 4, 1, 2])
-    moved = jnp.asarray(np.argsort(order), jnp.int32)[labels]
-    np.testing.assert_allclose(loss(student[:, order], teacher[:, order], moved), value, rtol=1e-12)
 
 
 EXTREMES = {
@@ -195,34 +177,6 @@ def test_a_class_that_both_leave_out_is_as_if_it_did_not_exist(loss, x64):
     assert np.isfinite(gradient).all()
 
 
-@each_loss
-def test_a_class_that_one_leaves_out(loss):
-    student, teacher, _ = example((6, 5))
-    labels = jnp.zeros(6, jnp.int32)
-    assert np.isfinite(loss(student, teacher.at[:, 4].set(-jnp.inf), labels)).all()
-    assert np.isposinf(loss(student.at[:, 4].set(-jnp.inf), teacher, labels)).all()
-
-
-@each_loss
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("which", [0, 1])
-def test_what_is_not_a_number_is_not_hidden(loss, bad, which):
-    student, teacher, labels = example((4, 5))
-    pair = [student, teacher]
-    pair[which] = pair[which].at[1, 2].set(bad)
-    assert np.isnan(loss(*pair, labels)).tolist() == [False, True, False, False]
-
-
-@each_of_labels
-@pytest.mark.parametrize("label", [-1, 5, 2**31 - 1])
-def test_a_label_out_of_range_is_refused_or_not_a_number(loss, label):
-    student, teacher, labels = example((4, 5))
-    labels = labels.at[2].set(label)
-    with pytest.raises(ValueError, match=rf"0\.\.4, got {label}"):
-        loss(student, teacher, labels)
-    assert np.isnan(jax.jit(loss)(student, teacher, labels)).tolist() == [False, False, True, False]
-
-
 @each_of_labels
 def test_labels_of_one_byte_count_past_255(loss):
     student, teacher, _ = example((2, 300))
@@ -230,6 +184,12 @@ def test_labels_of_one_byte_count_past_255(loss):
     np.testing.assert_array_equal(
         loss(student, teacher, labels.astype(np.uint8)), loss(student, teacher, labels.astype(np.int32))
     )
+
+
+@pytest.mark.parametrize("loss", [nkd_loss, nkd_as_released_loss])
+def test_nan_at_the_target_shows_where_the_teacher_rules_the_target_out(loss):
+    student, teacher = jnp.array([jnp.nan, 1.0, 2.0]), jnp.array([0.0, 1e4, 0.0])
+    assert np.isnan(loss(student, teacher, jnp.int32(0)))
 
 
 WRONG = {
@@ -263,23 +223,3 @@ def test_new_values_do_not_compile_again(loss):
     jitted = jax.jit(chex.assert_max_traces(lambda *arrays: loss(*arrays), n=1))
     for seed in range(3):
         jitted(*example(seed=seed))
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    classes=st.sampled_from([2, 3, 40]),  # few shapes: each compiles
-    batch=st.sampled_from([0, 5]),
-    scale=st.sampled_from([1e-6, 1.0, 30.0, 1e3, 1e4]),
-    temperature=st.sampled_from([0.5, 4.0]),
-)
-def test_divergences_are_finite_and_not_negative(seed, classes, batch, scale, temperature):
-    student, teacher, labels = example((batch, classes), seed, scale)
-    for loss in (kd_loss, dkd_loss):
-        value, gradient = jax.value_and_grad(
-            lambda s, loss=loss: jnp.sum(loss(s, teacher, labels, temperature=temperature))
-        )(student)
-        assert np.isfinite(gradient).all()
-        each = np.asarray(loss(student, teacher, labels, temperature=temperature))
-        assert np.isfinite(each).all() and np.isfinite(value)
-        assert (each >= -1e-5 * temperature**2 * max(1.0, scale / temperature)).all()

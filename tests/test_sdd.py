@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from test_losses import GOLDEN as LOSSES
 from test_losses import golden_bases
 
-from sdd_jax import complementary_mask, dkd_loss, kd_loss, nkd_loss, pool_regions, sdd_loss
+from sdd_jax import complementary_mask, dkd_loss, kd_loss, pool_regions, sdd_loss
 from sdd_jax.sdd import _averaging_matrix, average_grid, num_regions, shared_grid
 
 POOLING = np.load(Path(__file__).parent / "golden" / "pooling.npz")
@@ -143,13 +143,6 @@ def regions():
     """Of a student's and a teacher's map of different sizes, and labels."""
     student, teacher = pool_regions(2 * a_map(8, 8, 5, 6)), pool_regions(3 * a_map(7, 7, 5, 6, seed=1))
     return student, teacher, jnp.array([0, 1, 2, 3, 4, 0], jnp.int32)
-
-
-@pytest.mark.parametrize("base", [kd_loss, dkd_loss, nkd_loss])
-def test_one_scale_is_the_base_loss(base, regions):
-    student, teacher, labels = regions
-    value = sdd_loss(student[:, :1], teacher[:, :1], labels, base=base)
-    np.testing.assert_allclose(value, base(student[:, 0], teacher[:, 0], labels), rtol=1e-6)
 
 
 @pytest.mark.parametrize("consistency", ["label", "class"])
