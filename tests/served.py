@@ -14,11 +14,11 @@ from sdd_jax.serving.network import Served
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
 
-def variables(model, shape):
+def variables(model, shape, seed=5):
     """Of ``model`` for images of ``shape``: kernels keep the scale of what passes, no statistics are trivial."""
     images = jnp.zeros((1, *shape))
     tree = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         name = path[-1].key

@@ -120,7 +120,7 @@ class _Graph:
 
     def run(self, closed: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
         """Translates a program; its results."""
-        values = dict(zip(closed.jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
+        values = dict(zip(closed.jaxpr.constvars, map(_known, closed.consts), strict=True))
         values |= dict(zip(closed.jaxpr.invars, arguments, strict=True))
 
         def read(atom):
@@ -145,7 +145,7 @@ class _Graph:
             with jax.ensure_compile_time_eval():
                 results = eqn.primitive.bind(*inputs, **eqn.params)
             results = results if eqn.primitive.multiple_results else [results]
-            return [np.asarray(result) for result in results]
+            return [_known(result) for result in results]
         if kind in _ELEMENTWISE:
             return [self.add(_ELEMENTWISE[kind], inputs)]
         if kind in _REDUCTIONS:
@@ -169,6 +169,11 @@ class _Graph:
 
     def _images_batch(self) -> str:
         return self.add("Shape", ["images"], start=0, end=1)
+
+
+def _known(value: Any) -> Any:
+    """A NumPy array, but for random keys, which only JAX holds: networks without chance carry some and read none."""
+    return value if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended) else np.asarray(value)
 
 
 def _general(platforms: Sequence[Any]) -> int:
