@@ -141,7 +141,7 @@ def test_what_is_written(tmp_path):
             writer.add(prediction)
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
     assert written == ["a.png.regions.png", "predictions.csv", "predictions.jsonl", "sub/a.png.regions.png"]
-    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [row["picture"] for row in rows] == [line["picture"] for line in lines] == list(map(str, pictures))
     for row, line in zip(rows, lines, strict=True):
@@ -153,7 +153,12 @@ def test_what_is_written(tmp_path):
 
 
 def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
-    write_run(tmp_path, "plain/seed_0", {"plain/seed_0": 0.5})
+    write_run(
+        tmp_path,
+        "plain/seed_0",
+        {"plain/seed_0": served("resnet8", channels=1, classes=10).variables},
+        {"plain/seed_0": 0.5},
+    )
     digit = data.load("digits", select_on="test").test.images[0][..., 0]
     saved(tmp_path / "digit.png", digit)
     folder = tmp_path / "plain" / "seed_0"

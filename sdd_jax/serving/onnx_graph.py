@@ -111,7 +111,7 @@ class _Graph:
         """A shape as an operation takes it; a batch in it is read from the images."""
         if all(isinstance(size, int) for size in sizes):
             return np.asarray(sizes, np.int64)
-        pieces = []
+        pieces: list[Any] = []
         for size in sizes:
             if not isinstance(size, int) and size != self._batch:
                 raise ValueError(f"ONNX: a shape with {size} in it, beside the batch {self._batch}, has no translation")
@@ -124,7 +124,9 @@ class _Graph:
         values |= dict(zip(closed.jaxpr.invars, arguments, strict=True))
 
         def read(atom):
-            return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else values[atom]
+            return (
+                np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if isinstance(atom, Literal) else values[atom]
+            )
 
         for eqn in closed.jaxpr.eqns:
             results = self._equation(eqn, [read(atom) for atom in eqn.invars])
@@ -254,7 +256,7 @@ def _convolution(graph: _Graph, eqn: Any, images: str, kernel: Any) -> str:
         dilations=list(params["rhs_dilation"]),
         group=params["feature_group_count"],
     )
-    return _transposed(graph, convolved, np.argsort(numbers.out_spec))
+    return _transposed(graph, convolved, np.argsort(numbers.out_spec).tolist())
 
 
 def _transposed(graph: _Graph, value: Any, order: Sequence[int]) -> Any:
