@@ -25,7 +25,8 @@ for package in ("jinja2", "matplotlib"):
 
 STEP, EPOCHS = 40, 4
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-MODEL = create_model("resnet8", 10)
+NAME = "served:small"
+MODEL = create_model(NAME, 10)
 # How many training images the head of each network is fitted to.
 RUNS = {
     "teacher": 1400, "plain/seed_0": 60, "plain/seed_1": 70, "kd/seed_0": 150, "kd/seed_1": 180, "sdd_kd/seed_0": 300,
@@ -51,7 +52,7 @@ def networks(digits):
         rows = np.random.default_rng(seed).permutation(len(digits.train.labels))[:count]
         features = forward(values, digits.train.images[rows], digits)[1].astype(np.float64)
         design, wanted = np.pad(features, ((0, 0), (0, 1)), constant_values=1), np.eye(10)[digits.train.labels[rows]]
-        weights = np.linalg.solve(design.T @ design + 0.1 * np.eye(65), design.T @ (6 * wanted)).astype(np.float32)
+        weights = np.linalg.solve(design.T @ design + 0.1 * np.eye(17), design.T @ (6 * wanted)).astype(np.float32)
         values["params"]["head"] = {"kernel": weights[:-1], "bias": weights[-1]}
     return made
 
@@ -91,11 +92,11 @@ def accuracy(values, digits):
 def write_run(root, name, networks, accuracies):
     method, _, seed = name.partition("/seed_")
     config = quickstart.get_config(f"run={method}")
-    config.epochs, config.seed, config.argument.student = EPOCHS, int(seed or 0), "resnet8"
-    config.model.student = "resnet8"
+    config.epochs, config.seed, config.argument.student = EPOCHS, int(seed or 0), NAME
+    config.model.student = NAME
     distills = method in ("kd", "sdd_kd")
     if distills:
-        config.teacher.run, config.model.teacher, config.argument.teacher = "runs/teacher", "resnet8", "resnet8"
+        config.teacher.run, config.model.teacher, config.argument.teacher = "runs/teacher", NAME, NAME
     folder = root / name
     run_folder.open_folder(folder, check(config.to_dict()).nested())
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, "")
@@ -129,7 +130,11 @@ def cells_of(text, first):
 def test_the_table_holds_what_the_networks_answer(page, digits, logits):
     text = page.read_text()
     teacher = logits["teacher"]
-    for method, label in (("plain", "resnet8 plain"), ("kd", "resnet8 KD"), ("sdd_kd", "resnet8 SDD-KD")):
+    for method, label in (
+        ("plain", "served:small plain"),
+        ("kd", "served:small KD"),
+        ("sdd_kd", "served:small SDD-KD"),
+    ):
         answers = [logits[f"{method}/seed_{seed}"] for seed in (0, 1)]
         row = cells_of(text, label)
         right = 100 * np.array([accuracy(values, digits) for values in answers])
@@ -137,7 +142,7 @@ def test_the_table_holds_what_the_networks_answer(page, digits, logits):
         same = 100 * np.array([(values.argmax(-1) == teacher.argmax(-1)).mean() for values in answers])
         said = f"{same.mean():.2f} ± {same.std(ddof=1):.2f}" if method != "plain" else "–"
         assert row[4] == said and row[7] == "60 ± 0"
-    assert cells_of(text, "resnet8 (teacher)")[1:4] == ["1", f"{100 * accuracy(teacher, digits):.2f}", "–"]
+    assert cells_of(text, "served:small (teacher)")[1:4] == ["1", f"{100 * accuracy(teacher, digits):.2f}", "–"]
 
 
 def test_the_gallery_begins_with_the_image_that_changed_most(page, digits, logits):
@@ -164,7 +169,7 @@ def test_the_gallery_begins_with_the_image_that_changed_most(page, digits, logit
 def test_what_is_missing_is_said(page):
     notes = re.search(r'<aside class="notes">.*?</aside>', page.read_text(), re.DOTALL)[0]
     assert re.findall(r"<li>(.*?)</li>", notes) == [
-        "resnet8 SDD-KD: the runs of seed 1 did not log what each scale adds to the loss, since they were trained "
+        "served:small SDD-KD: the runs of seed 1 did not log what each scale adds to the loss, since they were trained "
         "before these metrics were there; runs that are trained now do"
     ]
 
@@ -194,9 +199,14 @@ def test_another_network_in_the_teachers_place_is_refused(runs, tmp_path):
 def test_runs_are_found_and_those_that_differ_in_their_seed_alone_belong_together(runs):
     groups = group_runs(find_runs([runs, runs / "kd" / "seed_0"]))  # named twice, it is there once
     found = {group.label: [run.seed for run in group.runs] for group in groups}
-    assert list(found.values()) == [[0, 1], [0], [0, 1], [0, 1]] and list(found)[2:] == ["resnet8 KD", "resnet8 SDD-KD"]
-    assert list(found)[0].startswith("resnet8 plain (train_examples 200")  # the teacher is plain too, on all images
-    assert list(found)[1].startswith("resnet8 plain (train_examples None")
+    assert list(found.values()) == [[0, 1], [0], [0, 1], [0, 1]] and list(found)[2:] == [
+        "served:small KD",
+        "served:small SDD-KD",
+    ]
+    assert list(found)[0].startswith(
+        "served:small plain (train_examples 200"
+    )  # the teacher is plain too, on all images
+    assert list(found)[1].startswith("served:small plain (train_examples None")
 
 
 REFUSALS = {

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import sets
 from PIL import Image
 from served import live, served
-from test_end_to_end import refused, run
+from test_end_to_end import ENVIRONMENT, run
 from test_report import write_run
 
 from sdd_jax import data
@@ -156,20 +158,25 @@ def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
     write_run(
         tmp_path,
         "plain/seed_0",
-        {"plain/seed_0": served("resnet8", channels=1, classes=10).variables},
+        {"plain/seed_0": served("served:small", channels=1, classes=10).variables},
         {"plain/seed_0": 0.5},
     )
     digit = data.load("digits", select_on="test").test.images[0][..., 0]
     saved(tmp_path / "digit.png", digit)
     folder = tmp_path / "plain" / "seed_0"
-    result = run("predict", tmp_path / "digit.png", f"--workdir={folder}", f"--output={tmp_path / 'out'}")
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)}  # the network is in these tests
+    arguments = (tmp_path / "digit.png", f"--workdir={folder}")
+    result = run("predict", *arguments, f"--output={tmp_path / 'out'}", environment=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{tmp_path / 'digit.png'}: ") and "of 21 regions say otherwise" in result.stdout
     assert (tmp_path / "out" / "digit.png.regions.png").exists()
     for kind in ("onnx", "stablehlo"):
-        result = run("export", f"--workdir={folder}", f"--format={kind}", f"--output={tmp_path / kind}")
+        result = run(
+            "export", f"--workdir={folder}", f"--format={kind}", f"--output={tmp_path / kind}", environment=environment
+        )
         assert result.returncode == 0, result.stderr
         assert "uint8 [batch, 32, 32, 1] in, normalised inside, 10 logits out" in result.stdout
     (tmp_path / "digit.png").write_text("torn")
-    message = refused("predict", tmp_path / "digit.png", f"--workdir={folder}")
-    assert f"{tmp_path / 'digit.png'} cannot be read as an image" in message
+    result = run("predict", *arguments, environment=environment)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert f"{tmp_path / 'digit.png'} cannot be read as an image" in result.stderr
