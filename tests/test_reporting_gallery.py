@@ -49,7 +49,8 @@ class Cells(HTMLParser):
 
     def handle_data(self, data):
         if self._who and data.strip() not in ("T", "S", ""):
-            self.found[self._cell] += [data.strip(), "right" in self._who]
+            words = " ".join(data.split())  # the page keeps a number and its unit together
+            self.found[self._cell] += [words, "right" in self._who]
 
     def handle_endtag(self, tag):
         if tag == "b":

@@ -93,7 +93,7 @@ def test_an_onnx_file_says_what_it_takes_and_gives(tmp_path):
     shape = taken.type.tensor_type.shape.dim
     assert shape[0].dim_param == "batch" and [size.dim_value for size in shape[1:]] == [32, 32, 1]
     names = {tensor.name for tensor in model.graph.initializer}
-    assert "params/trunk/stem_conv/kernel" not in names  # folded with its normalisation, and so another
+    assert "params/trunk/stem_conv/kernel" in names  # weights keep their names, normalisations are folded into them
     assert not {node.op_type for node in model.graph.node} & {"BatchNormalization", "Sqrt"}
 
 

@@ -121,7 +121,7 @@ def card(
     """
 
     def said(spoken: Word) -> dict[str, Any]:
-        text = f"{names[spoken.label]} · {100 * spoken.probability:.0f} %"
+        text = f"{names[spoken.label]} ·\N{NO-BREAK SPACE}{100 * spoken.probability:.0f}\N{NO-BREAK SPACE}%"
         return {"text": text, "right": spoken.label == label}
 
     scales = sorted({cell.place.scale for cell in regions if cell.place.scale > 1})

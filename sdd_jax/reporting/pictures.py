@@ -175,8 +175,10 @@ def _tsne(study: Study) -> Picture | None:
 
 def _embed(features: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
-    return TSNE(perplexity=min(30.0, (len(features) - 1) / 3), random_state=0).fit_transform(features)
+    with threadpool_limits(1):  # on a busy machine many threads wait for each other most of the time
+        return TSNE(perplexity=min(30.0, (len(features) - 1) / 3), random_state=0).fit_transform(features)
 
 
 def _gains(study: Study, baseline: Group, group: Group) -> Picture:

@@ -111,7 +111,7 @@ class _Graph:
         """A shape as an operation takes it; a batch in it is read from the images."""
         if all(isinstance(size, int) for size in sizes):
             return np.asarray(sizes, np.int64)
-        pieces = []
+        pieces: list[Any] = []
         for size in sizes:
             if not isinstance(size, int) and size != self._batch:
                 raise ValueError(f"ONNX: a shape with {size} in it, beside the batch {self._batch}, has no translation")
@@ -120,11 +120,13 @@ class _Graph:
 
     def run(self, closed: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
         """Translates a program; its results."""
-        values = dict(zip(closed.jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
+        values = dict(zip(closed.jaxpr.constvars, map(_known, closed.consts), strict=True))
         values |= dict(zip(closed.jaxpr.invars, arguments, strict=True))
 
         def read(atom):
-            return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else values[atom]
+            return (
+                np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if isinstance(atom, Literal) else values[atom]
+            )
 
         for eqn in closed.jaxpr.eqns:
             results = self._equation(eqn, [read(atom) for atom in eqn.invars])
@@ -145,7 +147,7 @@ class _Graph:
             with jax.ensure_compile_time_eval():
                 results = eqn.primitive.bind(*inputs, **eqn.params)
             results = results if eqn.primitive.multiple_results else [results]
-            return [np.asarray(result) for result in results]
+            return [_known(result) for result in results]
         if kind in _ELEMENTWISE:
             return [self.add(_ELEMENTWISE[kind], inputs)]
         if kind in _REDUCTIONS:
@@ -169,6 +171,11 @@ class _Graph:
 
     def _images_batch(self) -> str:
         return self.add("Shape", ["images"], start=0, end=1)
+
+
+def _known(value: Any) -> Any:
+    """A NumPy array, but for random keys, which only JAX holds: networks without chance carry some and read none."""
+    return value if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended) else np.asarray(value)
 
 
 def _general(platforms: Sequence[Any]) -> int:
@@ -249,7 +256,7 @@ def _convolution(graph: _Graph, eqn: Any, images: str, kernel: Any) -> str:
         dilations=list(params["rhs_dilation"]),
         group=params["feature_group_count"],
     )
-    return _transposed(graph, convolved, np.argsort(numbers.out_spec))
+    return _transposed(graph, convolved, np.argsort(numbers.out_spec).tolist())
 
 
 def _transposed(graph: _Graph, value: Any, order: Sequence[int]) -> Any:

@@ -69,6 +69,6 @@ def prepare(path: Path, served: Served) -> np.ndarray:
 def _square(picture: Image.Image, side: int) -> Image.Image:
     """The middle square, resized."""
     shorter = min(picture.size)
-    left, top = (picture.width - shorter) / 2, (picture.height - shorter) / 2
-    box = (left, top, left + shorter, top + shorter)
-    return picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    left, top = (picture.width - shorter) // 2, (picture.height - shorter) // 2
+    middle = picture.crop((left, top, left + shorter, top + shorter))  # first: a resize would look past its edges
+    return middle.resize((side, side), Image.Resampling.BILINEAR)

@@ -1,0 +1,182 @@
+"""Anybody's pictures: prepared as evaluation images are, and what is said of them."""
+
+import csv
+import json
+import os
+import sys
+
+import jax
+import numpy as np
+import pytest
+import sets
+from PIL import Image
+from served import live, served
+from test_end_to_end import ENVIRONMENT, run
+from test_report import write_run
+
+from sdd_jax import data
+from sdd_jax.data import images
+from sdd_jax.serving.overlay import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL, draw_overlay
+from sdd_jax.serving.pictures import find_pictures, prepare
+from sdd_jax.serving.predict import Writer, predict
+from sdd_jax.serving.regions import Place, Region, read_regions
+
+
+def of_set(name, channels=1, size=32, augment="pad_crop"):
+    return served("resnet8", channels=channels, size=size)._replace(data_name=name, augment=augment)
+
+
+def saved(path, pixels, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def grey():
+    return np.random.default_rng(3).integers(0, 256, (28, 28), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("as_rgb", [False, True])
+def test_a_picture_of_the_sets_size_gets_its_border_and_nothing_else(tmp_path, grey, as_rgb):
+    path = saved(tmp_path / "a.png", np.stack([grey] * 3, -1) if as_rgb else grey)
+    for name in ("mnist", "fashion_mnist"):
+        np.testing.assert_array_equal(prepare(path, of_set(name))[..., 0], np.pad(grey, 2))
+
+
+def test_a_set_images_own_pixels_come_back_as_they_are(tmp_path):
+    digits = data.load("digits", select_on="test").test.images[7]  # [32, 32, 1]
+    one = of_set("digits")
+    np.testing.assert_array_equal(prepare(saved(tmp_path / "large.png", digits[..., 0]), one), digits)
+    np.testing.assert_array_equal(prepare(saved(tmp_path / "small.png", digits[::4, ::4, 0]), one), digits)
+
+
+def test_any_other_size_is_its_middle_square_resized(tmp_path):
+    pixels = np.zeros((56, 100), np.uint8)
+    pixels[:, 22:50] = 200  # the left half of the middle square, 22 to 78
+    got = prepare(saved(tmp_path / "wide.png", pixels), of_set("fashion_mnist"))[..., 0]
+    assert got.shape == (32, 32) and (got[:2] == 0).all() and (got[:, :2] == 0).all()
+    assert (got[2:30, 2:15] == 200).all() and (got[2:30, 17:30] == 0).all()
+
+
+@pytest.mark.parametrize("augment", images.AUGMENTS)
+def test_sets_on_disk_are_prepared_as_their_evaluation_images(tmp_path, augment):
+    pixels = sets.picture(1, 2)
+    path = saved(tmp_path / "a.png", pixels)
+    expected = images.eval_image(Image.fromarray(pixels), augment, 24)
+    np.testing.assert_array_equal(prepare(path, of_set("image_folder", 3, 24, augment)), expected)
+
+
+def test_pictures_are_found_in_the_order_of_their_names(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for name in ("c.JPG", "a.png", "b/z.webp", ".hidden/x.png", "notes.txt", ".d.png"):
+        (tmp_path / name).touch()
+    assert [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)] == ["a.png", "c.JPG", "b/z.webp"]
+    with pytest.raises(ValueError, match="holds no picture"):
+        (tmp_path / "empty").mkdir()
+        find_pictures(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        find_pictures(tmp_path / "nothing")
+
+
+def test_predictions_are_the_live_models(tmp_path):
+    one = served("resnet8")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    pictures = [saved(tmp_path / f"{number}.png", image) for number, image in enumerate(pixels)]
+    got = list(predict(one, pictures))
+    expected = live(one, pixels)
+    for prediction, logits in zip(got, expected, strict=True):
+        shares = np.exp(logits - logits.max())
+        np.testing.assert_allclose(prediction.probabilities, shares / shares.sum(), rtol=1e-4, atol=1e-6)
+        assert prediction.label == logits.argmax() and len(prediction.regions) == 21
+    x = (pixels[:1] / np.float32(255) - np.float32(one.mean)) / np.float32(one.std)
+    regions = one.network.model.apply(one.variables, x, train=False, pooling="nested").region_logits[0]
+    assert [region.label for region in got[0].regions] == jax.numpy.argmax(regions, -1).tolist()
+
+
+def test_regions_by_hand():
+    logits = np.log(np.array([[6, 4], [9, 1], [3, 7], [2, 8], [5, 4]], np.float64))
+    assert read_regions(logits, logits[0], (1, 2)) == [
+        Region(Place(1, 0, 0), 0, pytest.approx(0.6), True),
+        Region(Place(2, 0, 0), 0, pytest.approx(0.9), True),
+        Region(Place(2, 0, 1), 1, pytest.approx(0.7), False),
+        Region(Place(2, 1, 0), 1, pytest.approx(0.8), False),
+        Region(Place(2, 1, 1), 0, pytest.approx(5 / 9), True),
+    ]
+
+
+def test_the_overlay_colours_each_region_by_its_word():
+    logits = np.log(np.array([[6, 4], [9, 1], [3, 7], [2, 8], [5, 4]], np.float64))
+    sheet = draw_overlay(np.zeros((8, 8, 1), np.uint8), read_regions(logits, logits[0], (1, 2)), ("a", "b"), "title")
+    pixels, left, top, half = np.asarray(sheet, float), 2 * GAP + PANEL, 2 * HEAD, PANEL // 2
+    blue, orange = (np.array(colour) / np.linalg.norm(colour) for colour in (CONSISTENT, COMPLEMENTARY))
+    for row, column, nearer, other in (
+        (0, 0, blue, orange),
+        (0, 1, orange, blue),
+        (1, 0, orange, blue),
+        (1, 1, blue, orange),
+    ):
+        y, x = top + row * half + 8, left + column * half + 8
+        mean = pixels[y : y + 32, x : x + 32].mean((0, 1))
+        assert mean @ nearer > mean @ other
+
+
+def test_a_broken_picture_is_named_after_those_before_it_are_done(tmp_path, grey):
+    good, bad = saved(tmp_path / "a.png", grey), tmp_path / "b.png"
+    bad.write_text("no picture")
+    got = predict(of_set("fashion_mnist"), [good, bad])
+    assert next(got).picture == good
+    with pytest.raises(ValueError, match=f"{bad} cannot be read as an image"):
+        next(got)
+
+
+def test_what_is_written(tmp_path):
+    one = served("resnet8", classes=3)
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for name in ("a.png", "sub/a.png"):
+        saved(tmp_path / "in" / name, rng.integers(0, 256, (40, 32, 3), dtype=np.uint8))
+    pictures = find_pictures(tmp_path / "in")
+    with Writer(tmp_path / "out", tmp_path / "in", one.names) as writer:
+        for prediction in predict(one, pictures):
+            writer.add(prediction)
+    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert written == ["a.png.regions.png", "predictions.csv", "predictions.jsonl", "sub/a.png.regions.png"]
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [row["picture"] for row in rows] == [line["picture"] for line in lines] == list(map(str, pictures))
+    for row, line in zip(rows, lines, strict=True):
+        assert row["class"] == line["class"] == line["top"][0]["class"] == f"class {row['label']}"
+        assert float(row["probability"]) == pytest.approx(line["probability"], abs=1e-6)
+        assert len(line["top"]) == 3 and len(line["regions"]) == 21
+    with pytest.raises(ValueError, match="holds predictions already"):
+        Writer(tmp_path / "out", tmp_path / "in", one.names)
+
+
+def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
+    write_run(
+        tmp_path,
+        "plain/seed_0",
+        {"plain/seed_0": served("served:small", channels=1, classes=10).variables},
+        {"plain/seed_0": 0.5},
+    )
+    digit = data.load("digits", select_on="test").test.images[0][..., 0]
+    saved(tmp_path / "digit.png", digit)
+    folder = tmp_path / "plain" / "seed_0"
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)}  # the network is in these tests
+    arguments = (tmp_path / "digit.png", f"--workdir={folder}")
+    result = run("predict", *arguments, f"--output={tmp_path / 'out'}", environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{tmp_path / 'digit.png'}: ") and "of 21 regions say otherwise" in result.stdout
+    assert (tmp_path / "out" / "digit.png.regions.png").exists()
+    for kind in ("onnx", "stablehlo"):
+        result = run(
+            "export", f"--workdir={folder}", f"--format={kind}", f"--output={tmp_path / kind}", environment=environment
+        )
+        assert result.returncode == 0, result.stderr
+        assert "uint8 [batch, 32, 32, 1] in, normalised inside, 10 logits out" in result.stdout
+    (tmp_path / "digit.png").write_text("torn")
+    result = run("predict", *arguments, environment=environment)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert f"{tmp_path / 'digit.png'} cannot be read as an image" in result.stderr
