@@ -27,8 +27,10 @@ def guarded(program: str, command: Callable[[], int]) -> int:
     """The exit code of ``command``; what the user named wrongly is one line and 2."""
     try:
         return command()
-    except (ValueError, ImportError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, ImportError) as error:
         refuse(program, str(error))
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        refuse(program, f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def hold_no_device() -> None:

@@ -29,6 +29,9 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     """``ValueError`` if ``folder`` is the folder of another run; creates nothing."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
     if not (folder / CONFIG).exists():
         begun = {LOCK, CONFIG + ".tmp"}  # what a process leaves that was killed before it had written the config
         if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
