@@ -51,7 +51,9 @@ def chosen_sections(only):
     chosen = only.split(",")
     unknown = set(chosen) - set(SECTIONS)
     if unknown:
-        raise argparse.ArgumentTypeError(f"no section {', '.join(map(repr, sorted(unknown)))}: there are {', '.join(SECTIONS)}")
+        raise argparse.ArgumentTypeError(
+            f"no section {', '.join(map(repr, sorted(unknown)))}: there are {', '.join(SECTIONS)}"
+        )
     return chosen
 
 
@@ -61,8 +63,8 @@ def main(arguments):
     parser.add_argument("--only", type=chosen_sections, default=list(SECTIONS), metavar="SECTION,...")
     parser.add_argument("--output", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    if options.output and not options.output.absolute().parent.is_dir():
-        refuse("benchmarks.run", f"--output={options.output}: its folder is not there")
+    if options.output and (options.output.is_dir() or not options.output.absolute().parent.is_dir()):
+        refuse("benchmarks.run", f"--output={options.output} must name a file in a folder that is there")
     text = ""
     for section in (header, *(SECTIONS[name] for name in options.only)):
         part = "\n".join(section()) + "\n"

@@ -110,8 +110,9 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
             raise ValueError(f"get_config must return a ConfigDict, got {flags.FLAGS.config!r}")
     except Exception as error:  # whatever a config file does when it is read
         _refuse(_message(error, argv))
-    if "workdir" in flags.FLAGS and not flags.FLAGS.workdir:
-        _refuse("--workdir must name a folder, got an empty name")
+    for name in ("workdir", "output"):  # an empty one would be the folder that this is started in
+        if name in flags.FLAGS and flags.FLAGS[name].value == "":
+            _refuse(f"--{name} must name a place, got an empty name")
     given = rest[1:]
     if len(given) < len(wanted):
         _refuse(f"{wanted[len(given)]} is missing: python -m {argv[0]} {' '.join(wanted)} --flag=value ...")

@@ -30,8 +30,8 @@ class Ended(NamedTuple):
         return self.err.strip()
 
 
-def call(*arguments, name="sdd_jax"):
-    """``python -m NAME ARGUMENTS`` from the repository's folder. An exception that gets out of it gets out of here."""
+def call(*arguments, name="sdd_jax", **given):
+    """``python -m NAME ARGUMENTS`` from the repository's folder. An exception that gets out of it gets out of here; ``given`` goes to its ``main``."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_flags_kept())
@@ -41,7 +41,7 @@ def call(*arguments, name="sdd_jax"):
         stack.enter_context(contextlib.redirect_stderr(err))
         try:
             module = program if name == "sdd_jax" else importlib.import_module(name)
-            code = module.main() if name == "sdd_jax" else module.main(sys.argv[1:])
+            code = module.main() if name == "sdd_jax" else module.main(sys.argv[1:], **given)
         except SystemExit as ended:
             code = ended.code
     return Ended(code or 0, out.getvalue(), err.getvalue())
