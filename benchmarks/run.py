@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import cost, images, libraries, pairs, starts
+from experiments.command_line import Parser, refuse
 from sdd_jax.training.environment import commit
 
 SECTIONS = {
@@ -46,20 +47,24 @@ def processor():
 
 
 def chosen_sections(only):
-    """The names in `only`, all of them without it."""
-    chosen = only.split(",") if only else list(SECTIONS)
+    """The names in `only`."""
+    chosen = only.split(",")
     unknown = set(chosen) - set(SECTIONS)
     if unknown:
-        raise argparse.ArgumentTypeError(f"no section {', '.join(sorted(unknown))}: there are {', '.join(SECTIONS)}")
+        raise argparse.ArgumentTypeError(
+            f"no section {', '.join(map(repr, sorted(unknown)))}: there are {', '.join(SECTIONS)}"
+        )
     return chosen
 
 
 def main(arguments):
     """Prints section after section; the file has what was printed so far."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--only", type=chosen_sections, default=list(SECTIONS), metavar="SECTION,...")
     parser.add_argument("--output", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
+    if options.output and (options.output.is_dir() or not options.output.absolute().parent.is_dir()):
+        refuse("benchmarks.run", f"--output={options.output} must name a file in a folder that is there")
     text = ""
     for section in (header, *(SECTIONS[name] for name in options.only)):
         part = "\n".join(section()) + "\n"

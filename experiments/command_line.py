@@ -27,8 +27,10 @@ def guarded(program: str, command: Callable[[], int]) -> int:
     """The exit code of ``command``; what the user named wrongly is one line and 2."""
     try:
         return command()
-    except (ValueError, ImportError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, ImportError) as error:
         refuse(program, str(error))
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        refuse(program, f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def hold_no_device() -> None:
@@ -42,13 +44,15 @@ def processors() -> int:
 
 
 def integers(text: str) -> tuple[int, ...]:
-    """``"0,1,2"`` as numbers that differ and are not negative; for ``type=``."""
+    """``"0,1,2"`` as seeds: numbers that differ, are not negative and below 2^32; for ``type=``."""
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected integers such as 0,1,2, got {text!r}") from None
-    if len(set(numbers)) != len(numbers) or min(numbers) < 0:
-        raise argparse.ArgumentTypeError(f"expected integers that differ and are not negative, got {text!r}")
+    if len(set(numbers)) != len(numbers) or min(numbers) < 0 or max(numbers) >= 2**32:
+        raise argparse.ArgumentTypeError(
+            f"expected integers that differ, are not negative and below 2^32, got {text!r}"
+        )
     return numbers
 
 

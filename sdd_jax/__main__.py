@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 import warnings
 from functools import partial
 from pathlib import Path
@@ -60,16 +61,40 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _message(error: BaseException) -> str:
-    """What went wrong, from a chain of exceptions: the cause, or the line that names the flag at fault."""
-    field = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
-    if field:
+def _message(error: BaseException, argv: list[str]) -> str:
+    """What went wrong on the command line or in the config file, from a chain of exceptions: mostly the cause."""
+    config = next((given.removeprefix("--config=") for given in argv if given.startswith("--config=")), None)
+    if missing := re.findall(r"Flag --(\w+) must have a value other than None", str(error)):
+        if "config" in missing and config is not None:
+            return f"{config}: get_config must return a ConfigDict, got None"
+        return f"{' and '.join(f'--{name}' for name in missing)} must be given: {argv[0]} --help shows an example"
+    if field := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error)):
         return f"config has no field {field[2]!r} there; the closest is {field[1]!r}"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"{error}: {argv[0]} --help shows those that there are"
     if isinstance(error, flags.IllegalFlagValueError) and "Traceback" not in str(error):
         return str(error)
-    while (cause := error.__cause__ or error.__context__) is not None:
+    while (cause := error.__cause__ or error.__context__) is not None and (str(cause) or isinstance(cause, OSError)):
         error = cause
-    return f"config has no field {error}" if isinstance(error, KeyError) else str(error)
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    file, loader = frame.f_code.co_filename, "ml_collections" in frame.f_globals["__name__"]
+    if isinstance(error, KeyError) and loader:
+        return f"config has no field {error}: {argv[0]} --help shows an example, sdd_jax/config.py all fields"
+    if isinstance(error, AttributeError) and "'get_config'" in str(error):
+        return f"{config} defines no function get_config: it is not a config file"
+    if isinstance(error, OSError) and loader and "Path to config file" in str(error):
+        return "--config must name a file, got an empty name"
+    if isinstance(error, OSError) and loader and not Path(path := str(config).partition(":")[0]).exists():
+        return f"there is no config file {path}"
+    if isinstance(error, OSError) and loader:  # of a file that the config opens itself
+        return f"{config}: {str(error).rpartition('] ')[2]}"
+    if isinstance(error, OSError) and error.filename:
+        return f"config file {error.filename}: {error.strerror}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    if isinstance(error, ValueError | flags.Error | SyntaxError) or loader:
+        return f"{config}: {error}" if isinstance(error, TypeError | UnicodeError | SyntaxError) else str(error)
+    return f"{config} failed with {type(error).__name__}: {error} ({file}:{line})"
 
 
 def _first(error: BaseException) -> BaseException:
@@ -83,10 +108,14 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
     """The command and its arguments without flags: as many as are ``wanted``, or more where those end with "..."."""
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
-            flags.FLAGS.config.to_dict()  # a file that does not load says so when it is read, not before
-    except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
-        _refuse(_message(error))
+        # A file that does not load says so when it is read, not before.
+        if "config" in flags.FLAGS and getattr(flags.FLAGS.config, "to_dict", None) is None:
+            raise ValueError(f"get_config must return a ConfigDict, got {flags.FLAGS.config!r}")
+    except Exception as error:  # whatever a config file does when it is read
+        _refuse(_message(error, argv))
+    for name in ("workdir", "output"):  # an empty one would be the folder that this is started in
+        if name in flags.FLAGS and flags.FLAGS[name].value == "":
+            _refuse(f"--{name} must name a place, got an empty name")
     given, several = rest[1:], wanted[-1:] == ("...",)
     usage, wanted = " ".join(wanted), wanted[:-1] if several else wanted
     if len(given) < len(wanted):
@@ -139,7 +168,8 @@ def main() -> None:
         except ValueError as error:
             _refuse(str(error))
         except OWN_LINES as error:  # of data or a package: how to get it stands on its own lines
-            print(f"sdd_jax: {error}", file=sys.stderr)
+            told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else error
+            print(f"sdd_jax: {told}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("sdd_jax: interrupted; the same command goes on from what was saved last", file=sys.stderr)

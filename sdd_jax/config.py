@@ -147,6 +147,8 @@ def read(config: Mapping[str, Any]) -> Settings:
       ValueError: names the field, what it holds and what it may hold.
     """
     tree = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    if "sequence" in tree:
+        raise ValueError(f"this config is a sequence of runs: choose one of {tree['sequence']} in its argument")
     flat = _flatten(tree)
     argument = {name: flat.pop(f"argument.{name}") for name in CHOSEN if f"argument.{name}" in flat}
     for name in sorted(flat.keys() - FIELDS.keys()):

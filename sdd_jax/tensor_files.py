@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,20 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _refuse_packed(path: Path) -> None:
+    """``ValueError`` if an archive holds more bytes than it has, which PyTorch, packing nothing, never writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError):  # what is damaged PyTorch's reader names
+        return
+    if inside > (size := path.stat().st_size):
+        raise ValueError(f"{path} is refused: its {size} bytes unpack to {inside}, and PyTorch packs nothing")
+
+
 def _read_torch(path: Path) -> dict[str, Any]:
+    if zipfile.is_zipfile(path):
+        _refuse_packed(path)
     try:
         import torch
     except ImportError as error:

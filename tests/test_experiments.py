@@ -262,7 +262,10 @@ MISTAKES = {
         ["table6", "--rows=SP"],
         "--rows=SP: no row that is run fits; rows are N/A (KD), consistent only",
     ),
-    "a seed twice": (["table1", "--seeds=1,1"], "expected integers that differ and are not negative, got '1,1'"),
+    "a seed twice": (
+        ["table1", "--seeds=1,1"],
+        "expected integers that differ, are not negative and below 2^32, got '1,1'",
+    ),
     "a seed of text": (["table1", "--seeds=one"], "expected integers such as 0,1,2, got 'one'"),
     "no jobs": (["table1", "--jobs=0"], "expected an integer of at least 1, got '0'"),
     "no teachers": (["table1", "--teachers=/nowhere"], "--teachers=/nowhere is no folder"),

@@ -69,7 +69,7 @@ def read_settings(tree: dict[str, Any]) -> Settings:
 
 def pair_up(names: list[str], sizes: list[str]) -> list[tuple[Topology, int]]:
     """Each topology with its batch size; ``ValueError`` if there is no such one, or the batch does not divide."""
-    slices = [topologies.parse(name) for name in names]
+    slices = [topologies.parse(name) for name in names or [""]]
     for size in sizes:
         if not size.isdecimal() or int(size) < 1:
             raise ValueError(f"batch_size must be whole numbers of at least 1, such as 1024,4096; got {size!r}")

@@ -102,13 +102,16 @@ def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
     tree = config.to_dict()
     if "sequence" not in tree:
         return [_seeds(tree, workdir)]
-    if tree.keys() != {"sequence", "runs"} or set(tree["sequence"]) != tree["runs"].keys():
+    names, runs = tree["sequence"], tree.get("runs")
+    if tree.keys() != {"sequence", "runs"} or not isinstance(names, tuple | list) or not isinstance(runs, dict):
         raise ValueError(f"a config with a sequence holds the runs that it names and nothing else, got {sorted(tree)}")
+    if sorted(runs) != sorted(map(str, names)) or not all(isinstance(runs[name], dict) for name in runs):
+        raise ValueError(f"sequence must name each of the runs once, and each be a config: got {names}, {sorted(runs)}")
     groups = []
-    for name in tree["sequence"]:
-        single = tree["runs"][name]
-        if single["teacher"]["run"] in tree["sequence"]:
-            single["teacher"]["run"] = str(workdir / single["teacher"]["run"])
+    for name in names:
+        single = runs[name]
+        if isinstance(teacher := single.get("teacher"), dict) and teacher.get("run") in names:
+            teacher["run"] = str(workdir / teacher["run"])
         groups.append(_seeds(single, workdir / name))
     return groups
 

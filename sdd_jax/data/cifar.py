@@ -179,7 +179,10 @@ def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
             with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
 
                 def read(member: str, archive: tarfile.TarFile = archive, folder: str = layout.folder) -> bytes:
-                    file = archive.extractfile(f"{folder}/{member}")
+                    try:
+                        file = archive.extractfile(f"{folder}/{member}")
+                    except KeyError:  # it is not there, or a link to what is not
+                        file = None
                     if file is None:
                         raise ValueError(f"{path}: {folder}/{member} is not a file")
                     return file.read()

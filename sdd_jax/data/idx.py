@@ -5,6 +5,7 @@ dimensions, each size as four big-endian bytes, then the values.
 """
 
 import gzip
+import math
 import zlib
 from os import PathLike
 from pathlib import Path
@@ -28,6 +29,7 @@ _ADDRESSES = {
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
 }
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_MOST = 2**30  # bytes that are unzipped of one file; the largest of these sets has 47 million
 
 
 def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
@@ -43,16 +45,20 @@ def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
     Raises:
       ValueError: if the header is another, a byte is missing or left over, or the gzip data are damaged.
     """
-    content = Path(path).read_bytes()
+    start = 4 + 4 * dimensions
     if str(path).endswith(".gz"):
         try:
-            content = gzip.decompress(content)
+            with gzip.open(path) as file:  # no more than the header states: a small file can hold gigabytes
+                content = file.read(start)
+                sizes = np.frombuffer(content[4:].ljust(start - 4, b"\0"), ">u4").tolist()
+                content += file.read(min(math.prod(sizes), _MOST) + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+    else:
+        content = Path(path).read_bytes()
     magic = bytes((0, 0, 8, dimensions))
     if content[:4] != magic:
         raise ValueError(f"{path} must begin with {magic.hex()} (IDX, bytes), got {content[:4].hex() or 'nothing'}")
-    start = 4 + 4 * dimensions
     if len(content) < start:
         raise ValueError(f"{path} ends within its header: {start} bytes expected, got {len(content)}")
     shape = tuple(np.frombuffer(content, ">u4", dimensions, offset=4).tolist())

@@ -35,12 +35,15 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     """``ValueError`` if ``folder`` is the folder of another run; creates nothing."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
     if not (folder / CONFIG).exists():
         begun = {LOCK, CONFIG + ".tmp"}  # what a process leaves that was killed before it had written the config
         if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
         return
-    fields = differing(read_json(folder / CONFIG), config, besides=CARRIED_OUT)
+    fields = differing(read_config(folder), config, besides=CARRIED_OUT)
     if fields:
         raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
 
@@ -56,12 +59,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config of the run in ``folder``; ``ValueError`` if there is none."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a run's folder: it has no {CONFIG}")
-    return read_json(folder / CONFIG)
+    return read_mapping(folder / CONFIG)
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The results of a finished run, or None."""
-    return read_json(folder / DONE) if (folder / DONE).exists() else None
+    return read_mapping(folder / DONE) if (folder / DONE).exists() else None
 
 
 def write_done(folder: Path, results: Mapping[str, Any]) -> None:
@@ -114,6 +117,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} does not read as JSON: {error}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """``read_json`` of a file that holds names and values; ``ValueError`` if it holds anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold names and values, got {content!r:.80}")
+    return content
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 from sdd_jax.models import Outputs
 from sdd_jax.sdd import num_regions, pool_regions, shared_grid
 from sdd_jax.training.checkpoint import Damaged, write_json
-from sdd_jax.training.run_folder import differing, read_json
+from sdd_jax.training.run_folder import differing, read_json, read_mapping
 
 HEADER = "cache.json"
 STORES = ("float32", "float16", "int8", "float64")
@@ -82,7 +82,7 @@ class Cache:
         self.folder, self.header = folder, header
         path = folder / HEADER
         if path.exists():
-            wrong = differing(read_json(path), header)
+            wrong = differing(read_mapping(path), header)
             if wrong:
                 raise ValueError(f"the cache in {folder} is another's ({wrong})")
         elif folder.exists() and {path.name for path in folder.iterdir()} - {f"{HEADER}.tmp"}:  # left by a kill
@@ -176,7 +176,7 @@ def stored_as(folder: Path) -> str:
     """The ``store`` of the cache in ``folder``; ``ValueError`` if there is none."""
     if not (folder / HEADER).is_file():
         raise ValueError(f"{folder} holds no cache: fill one with python -m sdd_jax cache")
-    return str(read_json(folder / HEADER).get("store"))
+    return str(read_mapping(folder / HEADER).get("store"))
 
 
 def slot_table(keys: np.ndarray, num_indices: int, views: int) -> np.ndarray:
