@@ -168,7 +168,9 @@ def main() -> None:
         except ValueError as error:
             _refuse(str(error))
         except OWN_LINES as error:  # of data or a package: how to get it stands on its own lines
-            told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else error
+            told = str(error)
+            if isinstance(error, OSError) and error.filename:
+                told = f"{error.filename}: {error.strerror}"
             print(f"sdd_jax: {told}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:

@@ -13,7 +13,6 @@ from absl import app, flags, logging
 import sdd_jax.__main__ as program
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("experiments.run", "experiments.summarize", "benchmarks.run")  # besides sdd_jax itself
 
 
 class Ended(NamedTuple):
@@ -31,7 +30,10 @@ class Ended(NamedTuple):
 
 
 def call(*arguments, name="sdd_jax", **given):
-    """``python -m NAME ARGUMENTS`` from the repository's folder. An exception that gets out of it gets out of here; ``given`` goes to its ``main``."""
+    """``python -m NAME ARGUMENTS`` from the repository's folder; ``given`` goes to its ``main``.
+
+    An exception that gets out of the command gets out of here.
+    """
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_flags_kept())

@@ -237,8 +237,8 @@ def torn_lines():
         "torn at its end": (f"{whole}\n{whole}", "lines.jsonl:2 is torn .*no line break"),
         "no JSON": (f"{whole}\nresults\n", "lines.jsonl:2 is torn or no result line"),
         "a number": ("3\n", "lines.jsonl:1 is torn or no result line"),
-        "changed by hand": (whole.replace("0.1", "0.2", 1).replace('"epochs": 10', '"epochs": 11') + "\n", "jsonl:1: its"),
-        "without a seed": (whole.replace('"seed": 0, "last"', '"sed": 0, "last"') + "\n", "jsonl:1: .*part of the line"),
+        "changed by hand": (whole.replace('"epochs": 10', '"epochs": 11') + "\n", "lines.jsonl:1: its settings"),
+        "without a seed": (whole.replace('"seed": 0, "last"', '"sed": 0, "last"') + "\n", "jsonl:1: .*part of the"),
         "settings that are a list": ('{"settings": [], "config_hash": ""}\n', "lines.jsonl:1"),
         "no text": (b"\xff\xfe\n", "lines.jsonl:1 is torn"),
     }  # fmt: skip

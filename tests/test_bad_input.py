@@ -149,7 +149,7 @@ FILES = {
     "raises in its function": ("def get_config(a=None):\n    return 1 / 0", r"ZeroDivisionError.*\(FILE:2\)"),
     "asserts": ("def get_config(a=None):\n    assert a", r"FILE failed with AssertionError.*\(FILE:2\)"),
     "misses a key": ("def get_config(a=None):\n    return {}['there']", r"KeyError: 'there' \(FILE:2\)"),
-    "misses an attribute": ("import configs\ndef get_config(a=None):\n    return configs.none", r"AttributeError.*:3\)"),
+    "misses an attribute": ("import configs\ndef get_config(a=None):\n    return configs.none", r"AttributeError.*:3"),
     "imports what is not there": ("import nothing_there", r"No module named 'nothing_there' \(FILE:1\)"),
     "opens what is not there": ("open('/nowhere/a')", "FILE: No such file or directory: '/nowhere/a'"),
     "refuses": (RETURNS + "int('four')", "invalid literal.*'four'"),
