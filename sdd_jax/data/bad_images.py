@@ -76,8 +76,8 @@ def find(records: Any, numbers: np.ndarray) -> Skipped:
         mine[: len(share)] = np.isin(share, list(bad))
         for process, row in enumerate(multihost_utils.process_allgather(mine)):
             theirs = numbers[process::processes]
-            for number in theirs[row[: len(theirs)]].tolist():
-                bad.setdefault(number, f"{records.name(number)} cannot be read as an image, says process {process}")
+            for number in set(theirs[row[: len(theirs)]].tolist()) - bad.keys():  # few: seen again to say why
+                bad[number] = _problem(records, number) or f"{records.name(number)} cannot be read by process {process}"
     return Skipped(listing(records), dict(sorted(bad.items())))
 
 

@@ -191,9 +191,7 @@ def _take(iterator: grain.DatasetIterator) -> dict[str, jax.Array]:
         if "Worker process was terminated" not in str(error):
             raise
         kind = ChildProcessError
-        message = (
-            f"a process that decodes images was lost: {str(error).partition('. ')[0]} (data.workers says how many)"
-        )
+        message = f"a process that decodes images was lost: {str(error).partition('. ')[0]}"
     _end(iterator)
     raise kind(message)
 
