@@ -146,7 +146,7 @@ def _correlation(study: Study) -> Picture | None:
     across = min(3, len(entries))
     return _picture(
         partial(_call, figures.matrices, entries, study.dataset.class_names, notes),
-        (2.2 + 2.9 * across, 0.4 + 3.5 * -(-len(entries) // across)),
+        (2.2 + 2.9 * across, 0.6 + 4.1 * -(-len(entries) // across)),
         "How far the correlations between the classes' logits are from the teacher's, a matrix for each method.",
     )
 
