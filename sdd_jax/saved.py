@@ -120,8 +120,6 @@ def write_imported(
         "model": {"student": name, "stem": stem, "dtype": "float32"},
         "num_classes": num_classes,
     }
-    run_folder.check_same_config(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
     run_folder.open_folder(folder, config)
     if run_folder.read_done(folder) is not None:
         return

@@ -80,8 +80,11 @@ def test_damage_is_found_and_named_and_the_checkpoint_before_used(checkpoints, d
     assert len(problems) == 1 and "00000002" in problems[0]
 
 
-def test_a_manifest_that_does_not_read_is_damage(checkpoints):
-    (checkpoints.folder / "00000002" / "MANIFEST.json").write_text('{"step": 2')
+@pytest.mark.parametrize(
+    "text", ['{"step": 2', "3", '{"step": 2, "config_hash": "", "selection_accuracy": 1, "files": 3}']
+)
+def test_a_manifest_that_does_not_read_is_damage(checkpoints, text):
+    (checkpoints.folder / "00000002" / "MANIFEST.json").write_text(text)
     restored, problems = restore_latest(checkpoints)
     assert int(restored["step"]) == 1 and "does not read as a manifest" in problems[0]
 

@@ -125,9 +125,12 @@ class Checkpoints:
         """The manifest of ``step``; ``Damaged`` if it does not read."""
         path = self.folder / f"{step:08d}" / MANIFEST
         try:
-            return Manifest(**json.loads(path.read_text()))
+            manifest = Manifest(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} does not read as a manifest: {error}") from error
+        if not isinstance(manifest.files, dict) or not isinstance(manifest.selection_accuracy, float | int | None):
+            raise Damaged(f"{path} does not read as a manifest: files {manifest.files!r:.40}")
+        return manifest
 
     def best_step(self) -> int | None:
         """The step of the highest selection accuracy, the earliest of equals; None if none was measured."""
