@@ -201,5 +201,5 @@ def test_help_shows_an_example(arguments):
     assert (
         result.returncode == 0
         and "python -m sdd_jax" in result.stdout
-        and ("--workdir" in result.stdout or "plan" in arguments)
+        and ("--workdir" in result.stdout or {"plan", "report"} & {*arguments})
     )
