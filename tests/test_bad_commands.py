@@ -119,7 +119,7 @@ COMMANDS = {
     ("export", "--workdir=DIR/teacher", "--output="): "--output must name a place",
     ("export", "--workdir=DIR/teacher", "--output=DIR/file"): "DIR/file exists: it is not overwritten",
     ("export", "--workdir=DIR/teacher", "--output=DIR/none/a"): "DIR/none is no directory",
-    ("export", "--workdir=DIR/teacher", "--output=DIR/a", "--format=onnx"): "one of <safetensors>",
+    ("export", "--workdir=DIR/teacher", "--output=DIR/a", "--format=caffe"): "one of <safetensors",
     ("export", "--workdir=DIR/teacher", "--output=DIR/a", "--checkpoint=first"): "one of <last|best>",
     ("export", "--workdir=DIR/full", "--output=DIR/a"): "DIR/full is not a run's folder",
     ("export", "--workdir=DIR/damaged", "--output=DIR/a"): "DIR/damaged/checkpoints/00000000",

@@ -83,7 +83,7 @@ def test_sections_are_chosen_by_name(capsys):
     assert run.chosen_sections("start,pairs") == ["start", "pairs"]
     with pytest.raises(SystemExit):
         run.main(["--only=speed"])
-    assert "no section speed: there are pairs" in capsys.readouterr().err
+    assert "no section 'speed': there are pairs" in capsys.readouterr().err
 
 
 def test_two_contestants_take_turns(monkeypatch):
