@@ -9,6 +9,7 @@ from experiments import recipes, results
 from experiments.cells import RUN, TEACHER, Cell, Table
 from experiments.recipes import RELEASED, Recipe
 from experiments.results import NO_TEACHER, Did
+from sdd_jax.config import METHODS
 from sdd_jax.training import run_folder
 
 TEACHER_SEED = 0  # every student of a teacher learns from the same one
@@ -29,6 +30,7 @@ class Job(NamedTuple):
       needs: the folder of a job that has to be done before, or None.
       data_path: where its data are, or None.
       workers: processes that decode images on disk, or None.
+      cache: the folder of its teacher's kept outputs, or None.
     """
 
     table: str
@@ -42,6 +44,7 @@ class Job(NamedTuple):
     needs: Path | None
     data_path: Path | None
     workers: int | None
+    cache: Path | None = None
 
     def flags(self) -> list[str]:
         """The arguments of the training command."""
@@ -49,6 +52,7 @@ class Job(NamedTuple):
         flags += [f"--config.data.path={self.data_path}"] if self.data_path else []
         flags += [f"--config.teacher.run={self.teacher}"] if self.teacher else []
         flags += [f"--config.data.workers={self.workers}"] if self.workers else []
+        flags += [f"--config.teacher.cache={self.cache}"] if self.cache else []
         return [*flags, f"--workdir={self.folder}"]
 
 
@@ -92,13 +96,14 @@ def make(
     teachers: Path | None,
     data_path: Path | None,
     workers: int | None = None,
+    caches: Path | None = None,
 ) -> Plan:
     """The runs of ``cells`` that have no line yet, and the teachers that those need.
 
     Raises:
       ValueError: for a teacher in ``teachers`` that has not finished or is no run's folder.
     """
-    planner = _Planner(preset, results.index(lines), workdir, teachers, data_path, workers)
+    planner = _Planner(preset, results.index(lines), workdir, teachers, data_path, workers, caches)
     for table, cell in cells:
         assert cell.recipe is not None
         if cell.row == TEACHER:
@@ -112,9 +117,10 @@ def make(
 class _Planner:
     """Collects jobs by folder, each once, teachers before their students."""
 
-    def __init__(self, preset, found, workdir, teachers, data_path, workers):
+    def __init__(self, preset, found, workdir, teachers, data_path, workers, caches):
         self._preset, self._found = preset, found
         self._workdir, self._teachers, self._data_path, self._workers = workdir, teachers, data_path, workers
+        self._caches = caches
         self.jobs: dict[Path, Job] = {}
         self.remarks: dict[str, None] = {}
         self._had: set[tuple[Did, int]] = set()
@@ -156,6 +162,7 @@ class _Planner:
             needs,
             self._data(recipe),
             self._workers,
+            self._cache(recipe),
         )
 
     def add_teacher_row(self, table: Table, recipe: Recipe) -> None:
@@ -209,6 +216,13 @@ class _Planner:
             raise ValueError(f"{folder} has not finished: start its command again to go on with it, or take it away")
         self.remarks[f"teacher {recipe.student} of {_data_name(recipe)}: {folder}"] = None
         return folder
+
+    def _cache(self, recipe: Recipe) -> Path | None:
+        """The folder in ``caches`` of the recipe's teacher, or None: a cache holds logits, and no feature maps."""
+        if self._caches is None or METHODS[recipe.method].features is not None:
+            return None
+        folder = self._caches / _data_name(recipe) / recipe.teacher
+        return folder if folder.is_dir() else None
 
     def _folder(self, recipe: Recipe, did: Did, seed: int) -> Path:
         """The folder of a run: what people call it, what makes it that run, its teacher's among it, and the seed."""

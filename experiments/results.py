@@ -153,7 +153,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str, unchanged: str
         "best": done["best"],
         "select_on": done["select_on"],
         "train_examples": done["train_examples"],
-        "teacher": {"id": teacher, "accuracy": accuracy},
+        "teacher": {"id": teacher, "accuracy": accuracy, "cached": config["teacher"]["cache"] is not None},
         "seconds": done["seconds"],
         "images_per_second": round(statistics.median(rates), 1) if rates else None,
         "device": f"{devices['count']} x {devices['kind']}",

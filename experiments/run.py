@@ -32,6 +32,9 @@ def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Nam
     parser.add_argument("--rows", default="", metavar="PATTERN,...", help="rows, or COLUMN/ROW; * and ? stand for any")
     parser.add_argument("--workdir", type=Path, default=Path("runs/experiments"), help="default runs/experiments")
     parser.add_argument("--teachers", type=Path, help="a folder with DATA/NAME, run folders, trained or imported")
+    parser.add_argument(
+        "--caches", type=Path, help="a folder with DATA/TEACHER, each filled by python -m sdd_jax cache"
+    )
     parser.add_argument("--data_path", type=Path, help="the data's folder, or one that has a folder DATA for each set")
     parser.add_argument("--workers", type=positive, help="processes of each run that decode images on disk")
     parser.add_argument("--jobs", type=positive, help="runs at a time; default one for each device, one on CPU")
@@ -58,6 +61,8 @@ def _command(options: argparse.Namespace, tables: Mapping[str, Table], folder: P
         return 0 if dry_run.run(wanted, presets, options.jobs or processors(), _say) else 1
     if options.teachers is not None and not options.teachers.is_dir():
         raise ValueError(f"--teachers={options.teachers} is no folder: expected one that holds DATA/NAME")
+    if options.caches is not None and not options.caches.is_dir():
+        raise ValueError(f"--caches={options.caches} is no folder: expected one that holds DATA/TEACHER")
     if options.data_path is not None and not options.data_path.exists():
         raise ValueError(f"--data_path={options.data_path} is not there")
     made = plan.make(
@@ -69,6 +74,7 @@ def _command(options: argparse.Namespace, tables: Mapping[str, Table], folder: P
         teachers=options.teachers,
         data_path=options.data_path,
         workers=options.workers,
+        caches=options.caches,
     )
     _announce(wanted, made)
     if not made.jobs:

@@ -91,6 +91,21 @@ def test_workers_are_handed_on_and_make_no_other_run(tmp_path):
     assert not any(flag.startswith("--config.data.workers") for job in without for flag in job.flags())
 
 
+def test_a_cache_is_handed_to_the_runs_that_it_serves_and_makes_no_other_run(tmp_path):
+    table = tables.TABLES["appendix1"]
+    column = next(cell.column for cell in table.cells if cell.row == "SP")
+    teacher = table.find("SP", column).recipe.teacher
+    cache = tmp_path / "caches" / "cifar100" / teacher
+    cache.mkdir(parents=True)
+    rows = [f"{column}/{row}" for row in ("SDD-KD", "SDD-KD + SP", "SP", "CRD")]
+    flag = f"--config.teacher.cache={cache}"
+    without, given = (planned(tmp_path, table, rows=rows, caches=caches).jobs for caches in (None, cache.parents[1]))
+    assert [job.recipe.method for job in given if flag in job.flags()] == ["sdd_kd"]
+    assert {job.recipe.method for job in given if job.teacher} == {"sdd_kd", "sdd_kd_sp", "sp", "crd"}
+    assert [job.folder for job in given] == [job.folder for job in without]
+    assert not any(flag in job.flags() for job in without)
+
+
 def test_rows_are_chosen_by_pattern():
     cells = [cell for _, cell in plan.chosen([tables.TABLES["table2"]], ["sd-*", "*VGG8/kd"])]
     assert len(cells) == 4 * 6 + 1 and {cell.row for cell in cells} >= {"SD-NKD with NKD's loss", "KD"}

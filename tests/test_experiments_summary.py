@@ -168,6 +168,7 @@ def test_top5_and_times():
     lines = [
         line(table.find("KD", "RN32x4 -> RN8x4").recipe, seed, 73.0, rate=rate) for seed, rate in ((0, 6400), (1, 3200))
     ]
+    lines.append(lines[0] | {"seed": 2, "teacher": lines[0]["teacher"] | {"cached": True}})  # no batch of KD's
     text = report.markdown(summarized(table, *lines))
     assert "| KD | 11.00 | 15.00 ± 7.07 (n=2) | 50000 |" in text and "best" not in text.split("## ")[1]
 
