@@ -1,4 +1,8 @@
-"""Everything that is measured, as markdown: python -m benchmarks.run [--only=SECTION,...] [--output=FILE]."""
+"""Prints everything that is measured, as markdown.
+
+python -m benchmarks.run --output=cpu.md
+python -m benchmarks.run --only=pairs,loss
+"""
 
 import argparse
 import datetime
@@ -59,9 +63,12 @@ def chosen_sections(only):
 
 def main(arguments):
     """Prints section after section; the file has what was printed so far."""
-    parser = Parser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--only", type=chosen_sections, default=list(SECTIONS), metavar="SECTION,...")
-    parser.add_argument("--output", type=Path, metavar="FILE")
+    parser = Parser(
+        prog="python -m benchmarks.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sections = f"some of {', '.join(SECTIONS)}; default all"
+    parser.add_argument("--only", type=chosen_sections, default=list(SECTIONS), metavar="SECTION,...", help=sections)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="gets what is printed, section by section")
     options = parser.parse_args(arguments)
     if options.output and (options.output.is_dir() or not options.output.absolute().parent.is_dir()):
         refuse("benchmarks.run", f"--output={options.output} must name a file in a folder that is there")

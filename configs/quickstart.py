@@ -3,7 +3,10 @@
     python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart
 
 trains a teacher, then the same small student plain, with KD and with SDD-KD, and prints one table. A single one of the
-four: ``--config=configs/quickstart.py:run=sdd_kd --config.teacher.run=runs/quickstart/teacher``.
+four is ``:run=sdd_kd``; any other method or student, which is how a new one is tried first,
+
+    python -m sdd_jax train --config=configs/quickstart.py:method=sdd_dkd,student=resnet8 \\
+        --config.teacher.run=runs/quickstart/teacher --workdir=runs/sdd_dkd
 
 The student sees twenty images of each digit only, or there would be nothing to distil: digits are an easy data set. One
 seed of a small data set shows that everything works, not which method is better.
@@ -18,27 +21,38 @@ RUNS = {"teacher": "plain", "plain": "plain", "kd": "kd", "sdd_kd": "sdd_kd"}
 
 
 def get_config(argument: str | None = None):
-    run = common.parse(argument, run="all")["run"]
-    if run == "all":
-        return ConfigDict({"sequence": tuple(RUNS), "runs": {name: _single(name) for name in RUNS}})
-    if run not in RUNS:
+    chosen = common.parse(argument, run="", method="", student=STUDENT)
+    run, method, student = chosen.values()
+    if run and method:
+        raise ValueError(f"config argument {argument!r}: run={run} says the method")
+    if run == "teacher" and student != STUDENT:
+        raise ValueError(f"config argument {argument!r}: run=teacher trains {TEACHER}; leave student out")
+    if method:
+        return _single(method, student)
+    if run in RUNS:
+        return _named(run, student)
+    if run not in ("", "all"):
         raise ValueError(f"unknown run {run!r}; known are all, {', '.join(RUNS)}")
-    return _single(run)
+    return ConfigDict({"sequence": tuple(RUNS), "runs": {name: _named(name, student) for name in RUNS}})
 
 
-def _single(run: str) -> ConfigDict:
-    distills = RUNS[run] != "plain"
+def _named(run: str, student: str) -> ConfigDict:
+    return _single("plain", TEACHER, teaches=True) if run == "teacher" else _single(RUNS[run], student)
+
+
+def _single(method: str, student: str, *, teaches: bool = False) -> ConfigDict:
+    distills = method != "plain"
     chosen = {
         "preset": "released",
-        "method": RUNS[run],
+        "method": method,
         "teacher": TEACHER if distills else "none",
-        "student": TEACHER if run == "teacher" else STUDENT,
+        "student": student,
     }
     config = common.base()
     config.data.name = "digits"
-    config.data.train_examples = None if run == "teacher" else 200
-    config.epochs = 10 if run == "teacher" else 40
-    config.eval_every_epochs = config.save_every_epochs = 1 if run == "teacher" else 5
+    config.data.train_examples = None if teaches else 200
+    config.epochs = 10 if teaches else 40
+    config.eval_every_epochs = config.save_every_epochs = 1 if teaches else 5
     config.batch_size = 64
     config.optim.update({"learning_rate": 0.1, "schedule": "cosine", "milestones": ()})
     if distills:

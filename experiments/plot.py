@@ -26,7 +26,7 @@ def draw(summary: Summary, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('the plot needs matplotlib: pip install "sdd_jax[experiments]"') from error
+        raise ImportError('the plot needs matplotlib: pip install -e ".[experiments]"') from error
     table, measure = summary.table, summary.table.measures[0]
     shown = [
         entry

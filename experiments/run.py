@@ -25,7 +25,9 @@ PROGRAM = "experiments.run"
 
 def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Namespace:
     """The command line."""
-    parser = Parser(prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(
+        prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", metavar="TABLE", help=f"one of: {', '.join((*tables, ALL))}")
     parser.add_argument("--seeds", type=integers, default=(0,), metavar="N,...", help="of every row; default 0")
     parser.add_argument("--preset", choices=PRESETS, help=f"default {RELEASED}; a dry run without it has both")

@@ -18,7 +18,9 @@ PROGRAM = "experiments.summarize"
 
 def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Namespace:
     """The command line."""
-    parser = Parser(prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(
+        prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", metavar="TABLE", help=f"one of: {', '.join((*tables, ALL))}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go; made if it is not there")
     return parser.parse_args(arguments)

@@ -7,7 +7,9 @@ import difflib
 import importlib
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
 from functools import partial
@@ -32,6 +34,7 @@ COMMANDS = {
 # Errors of what the user named, which say it themselves.
 OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)
 PROGRAM_BYTES = 2**32  # of compiled programs are kept at most, those used last
+HELP_COLUMNS = 100  # lines of help are no longer, however wide the terminal is
 MODULES = {"import": "import_"}  # a command that Python keeps as a word of its own
 
 
@@ -51,9 +54,19 @@ def _usage() -> str:
 
 
 def _help(module) -> str:
+    """The module's words and its flags, no wider than the terminal; what is typed stays as it is."""
+    width = min(shutil.get_terminal_size().columns, HELP_COLUMNS)
+    paragraphs = module.__doc__.strip().split("\n\n")
+    words = [text if text.startswith("python -m") else textwrap.fill(text, width) for text in paragraphs]
     own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
-    lines = [f"  --{flag.name}: {flag.help}" for flag in own]
-    return "\n".join([module.__doc__.strip(), "", "flags:", *lines])
+    lines = [textwrap.fill(_flag(flag), width, initial_indent="  ", subsequent_indent="      ") for flag in own]
+    return "\n".join(["\n\n".join(words), "", "flags:", *lines])
+
+
+def _flag(flag: flags.Flag) -> str:
+    needed = any("must have a value" in check.message for check in flag.validators)
+    default = "" if flag.default in (None, False, "", []) else f" Default: {flag.default_as_str.strip(chr(39))}."
+    return f"--{flag.name}: {flag.help}{' Needed.' if needed else ''}{default}"
 
 
 def _refuse(message: str) -> NoReturn:

@@ -218,7 +218,7 @@ def test_what_a_line_holds(tmp_path):
     assert (one["config"], one["argument"]) == ("configs/fashion_mnist.py", "teacher=none,student=resnet8")
     assert one["overrides"] == {"data.train_examples": 10_000} and one["train_examples"] == 10_000
     assert (one["device"], one["commit"], one["starts"], one["seconds"]) == ("2 x A100", "abc", 2, 9.5)
-    assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None}
+    assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None, "cached": False}
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
     for recorded, unchanged, expected in (("abc+changes", None, "abc+changes"), ("abc", "abd", "abc")):
         folder = finished(tmp_path / f"{recorded}{unchanged}", recipe, recorded)

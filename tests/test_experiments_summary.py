@@ -208,7 +208,7 @@ def test_the_command_prints_and_writes_everything(tmp_path, capsys):
 
 def test_a_plot_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'pip install "sdd_jax\[experiments\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[experiments\]"'):
         plot.draw(summarized(FASHION), tmp_path / "a.png")
     with pytest.raises(SystemExit) as ended:
         summarize.main(["fashion", f"--output={tmp_path}"], folder=tmp_path)

@@ -21,7 +21,7 @@ from sdd_jax.training import run_folder
 from sdd_jax.training.checkpoint import Checkpoints
 
 for package in ("jinja2", "matplotlib"):
-    pytest.importorskip(package, reason=f"{package} is not installed: pip install 'sdd_jax[report]'")
+    pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[report]'")
 
 STEP, EPOCHS = 40, 4
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
@@ -235,7 +235,7 @@ def test_without_a_run_it_says_what_is_missing():
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
 def test_without_a_package_it_names_the_command_to_get_it(package, runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"needs {package}: pip install 'sdd_jax\[report\]'"):
+    with pytest.raises(ImportError, match=rf"needs {package}: pip install -e '\.\[report\]'"):
         write_report([runs / "kd"], tmp_path / "out")
 
 

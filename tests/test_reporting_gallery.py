@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-pytest.importorskip("jinja2", reason="Jinja2 is not installed: pip install 'sdd_jax[report]'")
+pytest.importorskip("jinja2", reason="Jinja2 is not installed: pip install -e '.[report]'")
 
 from sdd_jax.reporting.cards import card  # noqa: E402
 from sdd_jax.reporting.gallery import cells, word  # noqa: E402

@@ -8,7 +8,7 @@ safetensors holds the weights under PyTorch's names, as the official SDD code an
 model.load_state_dict(safetensors.torch.load_file("resnet8.safetensors")) reads it.
 
 onnx and stablehlo hold the whole network: raw uint8 images [batch, height, width, channels] in, normalised inside,
-logits [batch, classes] out, for any batch size. They need pip install "sdd_jax[export]". An imported network names no
+logits [batch, classes] out, for any batch size. They need pip install -e ".[export]". An imported network names no
 data, so the command does, for the size and normalisation of its images: --data=cifar100.
 """
 

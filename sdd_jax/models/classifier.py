@@ -20,13 +20,13 @@ from sdd_jax.sdd import average_grid, num_regions, pool_regions, shared_grid
 class Outputs(NamedTuple):
     """What a classifier gives for B images with K classes; all logits in at least float32.
 
-    logits [B,K]: of the whole image.
-    logit_map [B,h,w,K]: of every location of the feature map.
-    region_logits [B,R,K]: of every region of every scale, R = sum of scale**2.
-    feature_map [B,h,w,C]: the trunk's output, in the compute dtype; None where there is only a logit
-      map.
-
     A cached teacher has neither map.
+
+    Attributes:
+      logits: [B,K] of the whole image.
+      logit_map: [B,h,w,K] of every location of the feature map.
+      region_logits: [B,R,K] of every region of every scale, R = sum of scale**2.
+      feature_map: [B,h,w,C], the trunk's output in the compute dtype; None where there is only a logit map.
     """
 
     logits: jax.Array

@@ -9,7 +9,7 @@ import numpy as np
 
 from sdd_jax.reporting.measures import Reliability, spread
 
-INSTALL = "pip install 'sdd_jax[report]'"
+INSTALL = "pip install -e '.[report]'"
 DPI = 120
 
 

@@ -13,7 +13,7 @@ from sdd_jax.models.folding import fold
 from sdd_jax.serving.network import Served, abstract_images, logits_function
 from sdd_jax.tensor_files import write_new
 
-INSTALL = "pip install 'sdd_jax[export]'"
+INSTALL = "pip install -e '.[export]'"
 
 
 def write_onnx(served: Served, path: Path) -> int:

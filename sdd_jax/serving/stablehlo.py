@@ -11,7 +11,7 @@ from sdd_jax.serving.network import Served, abstract_images, logits_function
 from sdd_jax.tensor_files import write_new
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-INSTALL = "pip install 'sdd_jax[export]'"
+INSTALL = "pip install -e '.[export]'"
 
 
 def write_stablehlo(served: Served, path: Path) -> None:

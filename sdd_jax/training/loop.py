@@ -123,6 +123,8 @@ def train_together(
                     pending = None
                     for number, file in enumerate(files):
                         state = programs.pick(states, numbers[number])
+                        if signal is not None:
+                            file.tally.write(step)  # before the clock of images per second starts again
 
                         # 1. evaluate
                         selection_accuracy = None
@@ -142,8 +144,6 @@ def train_together(
                 if step == total:
                     break
                 if signal is not None:
-                    for file in files:
-                        file.tally.write(step)
                     raise Left(signal, step)
 
                 # 3. step
