@@ -10,7 +10,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Programs are compiled once for all workers and for the commands that they start, in a folder of this run's own.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sdd_jax_tests_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-    # Most of the time goes into compiling small programs. The quickstart (test_end_to_end) is compiled as a user's is.
+    # Most of the time goes into compiling small programs. The quickstart (test_pages) is compiled as a user's is.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
 

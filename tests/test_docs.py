@@ -1,12 +1,20 @@
-"""The generated pages are what their generators write, and what they say is what the reference measured."""
+"""The pages are built without a warning, the generated ones are what their generators write, links lead somewhere."""
 
+import os
 import re
+import subprocess
+import sys
+from unittest import mock
 
+import commands
 import jax
 import jax.numpy as jnp
 import pytest
+from pages import PAGES, ROOT, blocks
 
-from docs import networks
+from configs import common
+from docs import command_line, fields, networks
+from sdd_jax.config import FIELDS
 from sdd_jax.models import model_names, model_stems
 
 # Parameters, and millions of multiply-adds, of the official networks as measured there.
@@ -68,17 +76,49 @@ def test_every_network_is_on_the_page_and_the_page_is_as_generated():
         assert page.count(f"| {name} |") == len(model_stems(name))
 
 
-PAGES = sorted(networks.PAGE.parent.glob("*.md"))
-BLOCKS = [(page, block) for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+def test_every_field_is_on_the_page_with_its_default():
+    assert fields.page() == fields.PAGE.read_text(), "run python -m docs.fields"
+    assert set(fields.MEANING) == set(FIELDS)
+    text, tree = fields.PAGE.read_text(), common.base().to_dict()
+    assert f"| `sdd.complementary_weight` | `{tree['sdd']['complementary_weight']}` | number, at least 0 |" in text
 
 
-@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=[f"{page.stem}{i}" for i, (page, _) in enumerate(BLOCKS)])
-def test_each_python_block_runs(page, block):
-    names = {"__name__": "block"}
-    exec(compile(block, page.name, "exec"), names)
-    makers = [names[name] for name in ("vit", "convnet", "linear") if name in names]
-    assert len(makers) == (page.stem == "own_network")
-    for make in makers:  # as `create_model` calls a user's function
+def test_every_command_is_on_the_page_as_it_is():
+    with mock.patch.dict(os.environ, {"COLUMNS": str(command_line.COLUMNS)}):
+        page = command_line.page(lambda command: commands.call(command, "--help").out)
+    assert page == command_line.PAGE.read_text(), "run python -m docs.command_line"
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_help_fits_the_terminal_and_what_is_typed_is_whole(columns):
+    with mock.patch.dict(os.environ, {"COLUMNS": str(columns)}):
+        told = commands.call("train", "--help").out
+    assert "python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart\n" in told
+    typed = re.compile(r"python -m|    --config")
+    widest = max(len(line) for line in told.splitlines() if not typed.match(line))
+    assert min(columns, 100) - 20 < widest <= min(columns, 100)
+
+
+def test_the_pages_are_built_without_a_warning(tmp_path):
+    pytest.importorskip("furo", reason="Furo is not installed: pip install -e '.[docs]'")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", tmp_path]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    api = (tmp_path / "api.html").read_text()
+    assert 'id="sdd_jax.sdd_loss"' in api and 'id="sdd_jax.models.create_model"' in api
+    copy = (tmp_path / "_elsewhere" / "experiments" / "VALUES.html").read_text()
+    assert (
+        'href="_elsewhere/experiments/VALUES.html"' in (tmp_path / "experiments.html").read_text() and "<table" in copy
+    )
+
+
+def test_the_own_networks_of_the_page_are_networks():
+    names = {"__name__": "page"}
+    page = ROOT / "docs" / "own_network.md"
+    for block in blocks(page):
+        if block.language == "python":
+            exec(compile(block.text, page.name, "exec"), names)
+    for make in (names["vit"], names["convnet"], names["linear"]):  # as `create_model` calls a user's function
         model = make(num_classes=7, stem="cifar", dtype=jnp.float32)
         images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
         outputs, variables = model.init_with_output(jax.random.key(1), images, train=False)
@@ -87,12 +127,12 @@ def test_each_python_block_runs(page, block):
 
 
 def test_links_between_pages_and_the_files_they_name_are_there():
-    root, found = networks.PAGE.parents[1], 0
-    for page in [root / "README.md", *PAGES]:
+    found = 0
+    for page in PAGES:
         text = page.read_text()
-        links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+        links = [link for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if "://" not in link]
         assert all((page.parent / link).exists() for link in links), (page, links)
         named = re.findall(r"\b(?:configs|docs|tests)/[\w/.]*\w", text)
-        assert all((root / name).exists() for name in named), (page, named)
+        assert all((ROOT / name).exists() for name in named), (page, named)
         found += len(links) + len(named)
-    assert found > 15
+    assert found > 50
