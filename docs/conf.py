@@ -16,11 +16,13 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings, as GitHub makes them
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_typehints = "none"  # the docstrings say more: shapes
 napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = "sdd_jax"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 
 # Pages that stand with what they are about, and are read here as well: copies of them, under the same paths.
 DOCS = Path(__file__).parent

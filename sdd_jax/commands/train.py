@@ -125,24 +125,22 @@ def _seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
 
 
 def describe(built: Any, settings: Settings) -> str:
-    """What is about to run, in two lines."""
+    """What is about to run, in lines of at most 80 characters where names are short."""
     dataset, mesh = built.dataset, built.mesh
     student, teacher, method = settings["model.student"], settings["model.teacher"], settings["method"]
     what = f"{student} plain" if teacher == "none" else f"{teacher} -> {student} by {method}"
-    if built.teacher_accuracy is not None:
-        held = "" if built.teacher_stated is not None else ", held against nothing: no teacher.accuracy is stated"
-        what += f" (teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held})"
-    sizes = f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images"
-    if settings["data.select_on"] == "validation":
-        sizes += f", best epoch chosen on {len(dataset.selection.index)} held-out images"
-    else:
-        sizes += ", best epoch chosen on the test set itself"
-    device = mesh.devices.flat[0]
     together = f" in {count} processes" if (count := jax.process_count()) > 1 else ""
-    return (
-        f"{what} on {dataset.name}, {settings['epochs']} epochs, seed {built.seed}\n"
-        f"{sizes}; {mesh.size} x {device.device_kind}{together}"
-    )
+    device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}{together}"
+    lines = [f"{what} on {dataset.name}, {settings['epochs']} epochs, seed {built.seed}; {device}"]
+    if built.teacher_accuracy is not None:
+        held = "" if built.teacher_stated is not None else "; no teacher.accuracy to hold it against"
+        lines.append(f"teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held}")
+    lines.append(f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images")
+    if settings["data.select_on"] == "validation":
+        lines.append(f"best epoch chosen on {len(dataset.selection.index)} held-out images")
+    else:
+        lines.append("best epoch chosen on the test set itself")
+    return "\n".join(lines)
 
 
 def summary(done: dict[str, Any]) -> str:
