@@ -94,28 +94,38 @@ def value_of(field, method=""):
     return config
 
 
-WITH_DEFAULTS = [row for row in rows(PAGE) if "default here" in row]
+# Two forms: a column for the default, or `name`: `default`, and `name`: `default` with `method`.
+DEFAULTS = [row for row in rows(PAGE) if "default here" in row or "here, and its default" in row]
 
 
-@pytest.mark.parametrize("row", WITH_DEFAULTS, ids=lambda row: next(iter(row.values())).replace("`", "")[:30])
+def stated_in(row):
+    """What a row names here, the default that it states, and the method that this is the default of."""
+    if "default here" in row:
+        names, (default,) = quoted(row["here"]), quoted(row["default here"]) or [row["default here"]]
+        return names, default, ""
+    cell, _, method = row["here, and its default"].partition(" with ")
+    name, _, default = cell.partition(": ")
+    return quoted(name), default.strip("`"), method.strip("`")
+
+
+@pytest.mark.parametrize("row", DEFAULTS, ids=lambda row: next(iter(row.values())).replace("`", "")[:30])
 def test_what_a_row_names_here_exists_with_that_default(row):
-    here, stated = quoted(row["here"]), quoted(row["default here"])
-    assert len(here) == (row["here"] != "-") and len(stated) <= 1, row
-    for name in here:
-        method = "".join(quoted(row.get("with method", "")))
+    names, default, method = stated_in(row)
+    assert len(names) == (row.get("here", row.get("here, and its default")) != "-"), row
+    for name in names:
         if name in FIELDS:
-            assert stated or row["default here"] == "set by the config file", row
-            assert stated in ([], [as_written(value_of(name, method))]), row
+            assert default in (as_written(value_of(name, method)), "set by the config file"), row
         elif argument := re.fullmatch(r"contrast\((\w+)\)", name):
-            assert stated == [str(inspect.signature(contrast).parameters[argument[1]].default)], row
+            assert default == str(inspect.signature(contrast).parameters[argument[1]].default), row
         else:  # a flag of the command, without a default
             assert name == "--config.FIELD=VALUE" or f'"{name.removeprefix("--")}", None' in inspect.getsource(train)
-            assert not stated and row["default here"] in ("none", ""), row
+            assert default in ("none", ""), row
 
 
 def test_every_option_there_is_in_its_table():
-    def named(title, column="there"):
-        return Counter(name for row in rows(section(title)) if column in row for name in quoted(row[column]))
+    def named(title):
+        cells = [row.get("there", row.get("there, and its default", "")) for row in rows(section(title))]
+        return Counter(name for cell in cells for name in quoted(cell))
 
     options = rows(section("Options of the training scripts"))
     assert sorted(quoted(row["there"])[0].split()[0] for row in options if "there" in row) == sorted(OPTIONS)
