@@ -10,12 +10,12 @@ import itertools
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
@@ -97,10 +97,9 @@ def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
     return shown, served.names
 
 
-def draw(shown: Shown, names: Sequence[str]) -> Any:
+def draw(shown: Shown, names: Sequence[str]) -> Figure:
     """The figure."""
-    plt.rcParams["hatch.linewidth"] = 0.9
-    figure = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=DPI, facecolor=PAPER)
+    figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=DPI, facecolor=PAPER)
     page = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(HEIGHT, 0), autoscale_on=False)
     page.set_axis_off()
     middle = TOP + SIDE[4] / 2
@@ -123,7 +122,7 @@ def draw(shown: Shown, names: Sequence[str]) -> Any:
     return figure
 
 
-def save(figure: Any, output: Path) -> None:
+def save(figure: Figure, output: Path) -> None:
     """As a PNG of few colours, a quarter of the size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI)
