@@ -31,6 +31,7 @@ ELSEWHERE = [
     *sorted(DOCS.parent.glob("benchmarks/results/*.md")),
     DOCS.parent / "CHANGELOG.md",
     *sorted(DOCS.parent.glob("experiments/*.md")),
+    *sorted(DOCS.parent.glob("experiments/results/*.md")),
 ]
 
 
