@@ -4,13 +4,11 @@ import math
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from absl import flags
-from ml_collections import config_flags
+from pages import config_of
 
 from sdd_jax.build import trace
 from sdd_jax.commands import train
@@ -38,27 +36,24 @@ def commands():
     return {"jobset.yaml": container["args"], "slurm.sh": shlex.split(line), "scale.md": shlex.split(slice_)}
 
 
-def settings(arguments, monkeypatch):
-    """The config that the command makes of its arguments, in flags of the test's own."""
-    monkeypatch.setattr(sys, "argv", ["train", *arguments])  # where the config's flag looks for overrides
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    assert not values(["train", *arguments])[1:]
-    assert values.workdir.startswith("/shared/")
-    return values.config.to_dict()
+def settings(arguments):
+    """The config that the command makes of its arguments."""
+    config, rest = config_of(arguments)
+    (workdir,) = rest
+    assert workdir.startswith("--workdir=/shared/")
+    return config
 
 
 @pytest.mark.parametrize("name", ["jobset.yaml", "slurm.sh", "scale.md"])
-def test_the_training_command_is_accepted(name, monkeypatch):
-    config = settings(commands()[name], monkeypatch)
+def test_the_training_command_is_accepted(name):
+    config = settings(commands()[name])
     config["data"]["train_examples"] = 1_281_167
     _, metrics = trace(config)
     assert metrics["loss"].shape == ()
     assert config["teacher"]["run"] and config["data"]["path"]
 
 
-def test_pods_tasks_and_batches_fit_the_devices(monkeypatch):
+def test_pods_tasks_and_batches_fit_the_devices():
     (job,) = jobset()["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
     chips = math.prod(map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")))
@@ -66,13 +61,13 @@ def test_pods_tasks_and_batches_fit_the_devices(monkeypatch):
     assert job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == chips // CHIPS_OF_A_HOST
     mounts = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts == {volume["name"] for volume in pod["volumes"]}
-    assert settings(commands()["jobset.yaml"], monkeypatch)["batch_size"] % chips == 0
+    assert settings(commands()["jobset.yaml"])["batch_size"] % chips == 0
 
     script = (ROOT / "launch" / "slurm.sh").read_text()
     nodes, tasks, gpus = (
         int(re.search(rf"#SBATCH --{name}=(\d+)", script)[1]) for name in ("nodes", "ntasks-per-node", "gpus-per-node")
     )
-    assert tasks == gpus and settings(commands()["slurm.sh"], monkeypatch)["batch_size"] % (nodes * gpus) == 0
+    assert tasks == gpus and settings(commands()["slurm.sh"])["batch_size"] % (nodes * gpus) == 0
 
 
 def test_the_script_is_one_for_bash():
