@@ -65,7 +65,7 @@ def _help(module) -> str:
 
 def _flag(flag: flags.Flag) -> str:
     needed = any("must have a value" in check.message for check in flag.validators)
-    default = "" if flag.default in (None, False, "", []) else f" Default: {flag.default_as_str.strip(chr(39))}."
+    default = "" if flag.default in (None, False, "", []) else f" Default: {str(flag.default_as_str).strip(chr(39))}."
     return f"--{flag.name}: {flag.help}{' Needed.' if needed else ''}{default}"
 
 
