@@ -1,4 +1,4 @@
-"""Sphinx's settings: ``python -m sphinx -W --keep-going docs docs/_build`` writes these pages as HTML."""
+"""Sphinx's settings: ``python -m sphinx -W --keep-going docs build/docs`` writes these pages as HTML."""
 
 import os
 import re
@@ -12,7 +12,6 @@ author = copyright = "The sdd_jax authors"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings, as GitHub makes them
 autodoc_member_order = "bysource"

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from absl import app, flags, logging
 import sdd_jax.__main__ as program
 
 ROOT = Path(__file__).parents[1]
+# Of a process whose programs are compiled as a user's are: with all optimisations.
+A_USERS = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace("--xla_backend_optimization_level=0", "").strip()}
 
 
 class Ended(NamedTuple):

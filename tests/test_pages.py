@@ -39,8 +39,6 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
 }
-# The quickstart's programs are compiled as a user's are.
-A_USERS = {"XLA_FLAGS": ENVIRONMENT.get("XLA_FLAGS", "").replace("--xla_backend_optimization_level=0", "").strip()}
 
 
 def names(page):
@@ -86,7 +84,7 @@ def quickstart(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "printed.txt").exists():
             (block,) = (block for block in blocks(ROOT / "README.md") if QUICKSTART in block.text)
-            printed = shell(block.text, checkout(shared), **A_USERS)
+            printed = shell(block.text, checkout(shared), **commands.A_USERS)
             (shared / "printed.txt").write_text(printed)
     return shared
 

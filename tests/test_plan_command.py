@@ -5,7 +5,8 @@ import json
 import re
 
 import pytest
-from test_end_to_end import A_USERS, refused, run
+from commands import A_USERS
+from test_end_to_end import ENVIRONMENT, refused, run
 
 IMAGENET = "--config=configs/imagenet.py:teacher=resnet34,student=resnet18"
 LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -35,7 +36,7 @@ def test_without_libtpu_it_says_how_to_get_it():
 
 @pytest.mark.skipif(not LIBTPU, reason="libtpu is not installed: pip install -e '.[plan]' in an environment of its own")
 def test_a_small_pair_is_planned_for_four_chips(tmp_path):
-    environment = {**A_USERS, "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**ENVIRONMENT, **A_USERS, "XDG_CACHE_HOME": str(tmp_path)}
     config = ["--config=configs/quickstart.py:run=sdd_kd", "--topology=v5e:2x2", "--nolargest", "--json"]
     result = run("plan", *config, environment=environment)
     assert result.returncode == 0, result.stderr
