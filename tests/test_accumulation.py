@@ -73,14 +73,15 @@ def test_without_batch_norm_parts_make_the_update_of_the_whole(x64, rolled):
 def test_with_batch_norm_statistics_are_those_of_the_parts(x64):
     model = tiny.model(8, jnp.float64)
     state, arrays, make = begin(model)
-    whole, _ = make()(state, arrays, batch(), jax.random.key(0))
-    parts, _ = make(accumulate=PARTS)(state, arrays, batch(), jax.random.key(0))
+    step = jax.jit(make())
+    whole, _ = step(state, arrays, batch(), jax.random.key(0))
+    parts, _ = jax.jit(make(accumulate=PARTS))(state, arrays, batch(), jax.random.key(0))
 
     batch_stats = state.batch_stats
     for number in range(PARTS):  # rows i, i + 4, ...: each part after the other
         rows = {name: array[number::PARTS] for name, array in batch().items()}
         plain = state.replace(batch_stats=batch_stats)
-        single, _ = make()(plain, arrays, rows, jax.random.key(0))
+        single, _ = step(plain, arrays, rows, jax.random.key(0))
         batch_stats = single.batch_stats
     chex.assert_trees_all_close(parts.batch_stats, batch_stats, rtol=1e-9)
 
@@ -104,7 +105,7 @@ def test_an_objective_sees_one_part_after_the_other_each_with_a_key_of_its_own(x
         return loss, terms, state
 
     state, arrays, make = begin(without_batch_norm(), Objective(init, apply, OBJECTIVE.needs))
-    state, _ = make(accumulate=PARTS, rolled=True)(state, arrays, batch(), jax.random.key(0))
+    state, _ = jax.jit(make(accumulate=PARTS, rolled=True))(state, arrays, batch(), jax.random.key(0))
     memory = jax.device_get(state.objective_state)
     assert memory["calls"] == PARTS and len(set(memory["drawn"].tolist())) == PARTS
     assert memory["seen"].tolist() == [int(batch()["label"][number::PARTS].sum()) for number in range(PARTS)]

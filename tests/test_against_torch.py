@@ -18,7 +18,7 @@ from sdd_jax.training import optim
 from sdd_jax.training.objective import distill
 from sdd_jax.training.step import State, live_teacher, make_train_step
 
-CLASSES, BATCH, STEPS = 10, 16, 5
+CLASSES, BATCH, STEPS = 10, 6, 5
 
 
 @pytest.fixture(autouse=True)
