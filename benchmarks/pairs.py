@@ -63,6 +63,7 @@ def jax_spec(
     cached=False,
     seeds=1,
     chosen_libraries=True,
+    keeps_memory=True,
     batch=BATCH,
     classes=CLASSES,
     scales=SCALES,
@@ -76,19 +77,21 @@ def jax_spec(
         "cached": cached,
         "seeds": seeds,
         "chosen_libraries": chosen_libraries,
+        "keeps_memory": keeps_memory,
         "batch": batch,
         "classes": classes,
         "scales": list(scales),
     }
 
 
-def torch_spec(teacher, student, layout, *, batch=BATCH, classes=CLASSES, scales=SCALES):
+def torch_spec(teacher, student, layout, *, keeps_memory=False, batch=BATCH, classes=CLASSES, scales=SCALES):
     """The specification of a contestant in plain PyTorch; `layout` is contiguous or channels_last."""
     return {
         "kind": "torch",
         "teacher": teacher,
         "student": student,
         "format": layout,
+        "keeps_memory": keeps_memory,
         "batch": batch,
         "classes": classes,
         "scales": list(scales),

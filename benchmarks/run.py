@@ -12,7 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import cost, images, libraries, pairs, starts
+from benchmarks import allocator, cost, images, libraries, pairs, starts
 from experiments.command_line import Parser, refuse
 from sdd_jax.training.environment import commit
 
@@ -23,6 +23,7 @@ SECTIONS = {
     "start": starts.section,
     "seeds": starts.seeds_section,
     "libraries": libraries.section,
+    "allocator": allocator.section,
     "images": images.section,
 }
 PACKAGES = ("jax", "jaxlib", "flax", "torch")

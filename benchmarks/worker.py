@@ -18,6 +18,13 @@ STARTED = time.perf_counter()
 
 def contestant(spec):
     """`(step, compile_seconds)`, both functions without arguments."""
+    if spec["keeps_memory"]:
+        from sdd_jax.training.host_memory import keep_freed_memory
+
+        if not keep_freed_memory():
+            raise RuntimeError(
+                "this machine's C library cannot be told to keep freed memory, or JAX has another device"
+            )
     if spec["kind"] == "torch":
         from benchmarks.torch_step import torch_step
 

@@ -19,6 +19,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
+from sdd_jax.training.host_memory import keep_freed_memory
 from sdd_jax.training.notice import Left
 
 COMMANDS = {
@@ -175,6 +176,7 @@ def main() -> None:
 
     def run(argv):
         keep_programs()
+        keep_freed_memory()
         try:
             with jax.transfer_guard("allow"):  # of setting up, whatever the environment says; the loop forbids its own
                 module.main(*argv[1:])

@@ -1,0 +1,74 @@
+"""Freed memory stays with the process: counted in pages that the kernel had to give."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sdd_jax.training import host_memory
+
+STEPS = """
+import json, resource, sys
+if sys.argv[1] == "keeps":
+    from sdd_jax.training.host_memory import keep_freed_memory
+    assert keep_freed_memory()
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: x[::-1] + 1)
+x = jnp.ones((4096, 4096))  # 64 MiB: at most 32 are kept by glibc's own rules
+for number in range(40):
+    if number == 20:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+"""
+
+
+def pages(how, monkeypatch):
+    for name in ("MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):  # the tests' own
+        monkeypatch.delenv(name, raising=False)
+    return json.loads(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(not host_memory.keep_freed_memory(), reason="needs glibc, and CPU as the only device")
+def test_steps_need_few_new_pages(monkeypatch):
+    """An array of the twenty steps has 16,384 pages of 4 KiB."""
+    assert pages("keeps", monkeypatch) < 2 * 16384 < 15 * 16384 < pages("does not", monkeypatch)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What a C library was told."""
+    calls = []
+
+    class Library:
+        def mallopt(self, *setting):
+            calls.append(setting)
+            return 1
+
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(host_memory.sys, "platform", "linux")
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("chosen", "there", "keeps"),
+    [
+        ("cpu", "jax_plugins", True),
+        ("", None, True),
+        ("", "jax_plugins", False),
+        ("", "libtpu", False),
+        ("cuda,cpu", None, False),
+    ],
+)
+def test_only_where_nothing_but_the_cpu_computes(monkeypatch, told, chosen, there, keeps):
+    monkeypatch.setattr(host_memory, "jax", SimpleNamespace(config=SimpleNamespace(values={"jax_platforms": chosen})))
+    monkeypatch.setattr(host_memory, "find_spec", lambda name: there if name == there else None)
+    assert host_memory.keep_freed_memory() == keeps
+    assert bool(told) == keeps
+
+
+def test_another_c_library_is_left_alone(monkeypatch, told):
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: object())
+    assert not host_memory.keep_freed_memory()
