@@ -12,6 +12,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     # Most of the time goes into compiling small programs. The quickstart (test_pages) is compiled as a user's is.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    # As the program does for itself (sdd_jax.training.host_memory), before the workers start.
+    os.environ |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
     # A worker for each core: PyTorch's threads would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"])
