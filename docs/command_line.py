@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from experiments.command_line import Parser
 from sdd_jax.__main__ import COMMANDS
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -40,5 +41,11 @@ def printed(command: str) -> str:
     return subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> None:
+    """Writes the page; takes no arguments."""
+    Parser(prog="python -m docs.command_line", description=__doc__).parse_args(arguments)
     PAGE.write_text(page(printed))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,10 +1,13 @@
 """Writes `docs/fields.md`, every field of a config: `python -m docs.fields`."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs import common
-from sdd_jax.config import FIELDS, Field
+from experiments.command_line import Parser
+from sdd_jax.config import FIELDS, NONE, Field
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Config fields
@@ -12,7 +15,8 @@ HEAD = """# Config fields
 A config file is Python with a `get_config(argument)`; its argument chooses by name, and any field can be overridden:
 `--config=configs/cifar100.py:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd --config.sdd.scales=1,2`. The defaults
 are those of `configs/common.py`; a config file of a data set or a method sets its own. A field that the method does not
-read changes nothing.
+read changes nothing. Where `none` stands among what a field may hold, it unsets what a config file has set:
+`--config.optim.clip_norm=none`.
 
 `method`, `preset`, `teacher` and `student` are chosen together by the argument: other fields follow from them, and so
 they are not overridden alone.
@@ -42,7 +46,8 @@ MEANING = {
     "data.augment": "How images of sets on disk are cropped; unset: the set's own way ([data.md](data.md)).",
     "data.workers": "Processes that decode images on disk; 0: threads.",
     "data.on_bad_image": "Of sets on disk: stop at an image that cannot be decoded, or leave it out.",
-    "sdd.scales": "The paper's M: each scale s divides the logit map into s x s regions.",
+    "sdd.scales": "The paper's M: each scale s divides the logit map into s x s regions. Increasing, the first is "
+    "1; above 4 with `sdd.pooling=direct` alone.",
     "sdd.pooling": "Regions averaged from the 4x4 grid, or each from the map itself.",
     "sdd.consistency": "What a verdict is: whether the class is the label, or the class itself ([sdd.md](sdd.md)).",
     "sdd.reduction": "The weighted losses of the regions: their mean, or their sum.",
@@ -61,7 +66,8 @@ MEANING = {
     "optim.weight_decay": "L2, added to the gradient of every parameter.",
     "optim.clip_norm": "The largest norm of all gradients together; unset: no clipping.",
     "optim.schedule": "The rate falls to a tenth at each milestone, or along a cosine to zero.",
-    "optim.milestones": "Epochs, of `step`.",
+    "optim.milestones": "Epochs, of `step`: increasing, below `epochs`. A shorter run needs its own, or "
+    "`--config.optim.schedule=cosine`.",
     "optim.accumulate_steps": "Parts of a batch, one after the other, where it does not fit ([scale.md](scale.md)).",
     "epochs": "How long. A run has `ceil(epochs * images / batch_size)` steps.",
     "batch_size": "Images a step, over all devices.",
@@ -81,11 +87,11 @@ def shown(value: Any) -> str:
 def holds(field: Field) -> str:
     """What a field may hold."""
     if field.known:
-        return ", ".join(f"`{name}`" for name in field.known)
+        return ", ".join(f"`{name}`" for name in (*field.known, *([NONE] if field.optional else [])))
     kind = {"int": "whole number", "float": "number", "str": "text", "tuple": "whole numbers"}[field.kind.__name__]
     least = f", at least {field.least:g}" if field.least > float("-inf") else ""
     above = f", above {field.above:g}" if field.above > float("-inf") else ""
-    return kind + least + above
+    return kind + least + above + (f", or `{NONE}`" if field.optional else "")
 
 
 def page() -> str:
@@ -102,5 +108,11 @@ def page() -> str:
     return "\n".join(parts)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> None:
+    """Writes the page; takes no arguments."""
+    Parser(prog="python -m docs.fields", description=__doc__).parse_args(arguments)
     PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,6 +1,8 @@
 """Writes `docs/networks.md`, the table of all networks: `python -m docs.networks`."""
 
 import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from experiments.command_line import Parser
 from sdd_jax.models import create_model, model_names, model_stems
 from sdd_jax.models.layers import Affine
 
@@ -81,5 +84,11 @@ def page() -> str:
     return "\n".join(parts)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> None:
+    """Writes the page; takes no arguments."""
+    Parser(prog="python -m docs.networks", description=__doc__).parse_args(arguments)
     PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

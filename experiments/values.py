@@ -3,13 +3,15 @@
 The numbers are read from the configs; what stands here is where each comes from, and where sources disagree.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table
 from configs import cifar100, cub200, imagenet
 from experiments import recipes
+from experiments.command_line import Parser
 from experiments.disagreements import DISAGREEMENTS
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
 from sdd_jax.config import Settings
@@ -212,5 +214,11 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> None:
+    """Writes the page; takes no arguments."""
+    Parser(prog="python -m experiments.values", description=__doc__).parse_args(arguments)
     PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

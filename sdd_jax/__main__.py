@@ -18,7 +18,9 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
+from ml_collections import config_flags
 
+from sdd_jax.config import NONE
 from sdd_jax.training.host_memory import keep_freed_memory
 from sdd_jax.training.notice import Left
 
@@ -37,6 +39,18 @@ OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirector
 PROGRAM_BYTES = 2**32  # of compiled programs are kept at most, those used last
 HELP_COLUMNS = 100  # lines of help are no longer, however wide the terminal is
 MODULES = {"import": "import_"}  # a command that Python keeps as a word of its own
+
+
+class _OrNone(flags.ArgumentParser):
+    """Of a config's number: ``none`` unsets it. `sdd_jax.config` says which may be, and reads the word in text."""
+
+    def __init__(self, number: flags.ArgumentParser):
+        super().__init__()
+        self._number = number
+
+    def parse(self, argument: str) -> int | float | None:
+        """See the base class."""
+        return None if argument == NONE else self._number.parse(argument)
 
 
 def _usage() -> str:
@@ -93,7 +107,7 @@ def _message(error: BaseException, argv: list[str]) -> str:
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     file, loader = frame.f_code.co_filename, "ml_collections" in frame.f_globals["__name__"]
     if isinstance(error, KeyError) and loader:
-        return f"config has no field {error}: {argv[0]} --help shows an example, sdd_jax/config.py all fields"
+        return f"config has no field {error}: docs/fields.md has all of them"
     if isinstance(error, AttributeError) and "'get_config'" in str(error):
         return f"{config} defines no function get_config: it is not a config file"
     if isinstance(error, OSError) and loader and "Path to config file" in str(error):
@@ -162,6 +176,8 @@ def main() -> None:
         close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
         _refuse(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
     module = importlib.import_module(f"sdd_jax.commands.{MODULES.get(command, command)}")
+    for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser())):
+        config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
     module.define_flags()
     if any(argument in ("-h", "--help") for argument in arguments[1:]):
         print(_help(module))

@@ -17,6 +17,7 @@ from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
 from sdd_jax.training.run_folder import CARRIED_OUT
 
 OWN = "MODULE:FUNCTION"  # a user's function
+NONE = "none"  # as typed, unsets a field that may be unset
 
 
 class Method(NamedTuple):
@@ -234,7 +235,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _value(name: str, value: Any, field: Field) -> Any:
     """``value`` as the field's kind, or ``ValueError``."""
-    if value is None and field.optional:
+    if field.optional and value in (None, NONE):
         return None
     if field.kind is tuple:
         values = tuple(value) if isinstance(value, tuple | list) else (value,)

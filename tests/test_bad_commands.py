@@ -83,8 +83,11 @@ COMMANDS = {
     ("train", PLAIN, "--workdir=DIR/new", "now"): "unexpected argument 'now'",
     ("train", PLAIN, "--workdir=DIR/new", "--config.epochs"): "Missing value for flag --config.epochs",
     ("train", PLAIN, "--workdir=DIR/new", "--config.optim=1"): "config.optim=1: Failed to parse",
-    ("train", PLAIN, "--workdir=DIR/new", "--config.optim.lr=1"): "no field 'lr'.*sdd_jax/config.py",
+    ("train", PLAIN, "--workdir=DIR/new", "--config.optim.lr=1"): "no field 'lr': docs/fields.md has all",
     ("train", PLAIN, "--workdir=DIR/new", "--config.sdd.scale=1"): "'scale'.*'scales'",
+    ("train", PLAIN, "--workdir=DIR/new", "--config.epochs=none"): "epochs must be an integer, got None",
+    ("train", PLAIN, "--workdir=DIR/new", "--config.optim.momentum=none"): "momentum must be a finite number, got None",
+    ("train", PLAIN, "--workdir=DIR/new", "--config.data.select_on=none"): "data.select_on: unknown 'none'",
     ("train", PLAIN, "--workdir=DIR/file"): "DIR/file is a file",
     ("train", PLAIN, "--workdir=DIR/file/below"): "DIR/file/below cannot be a run's folder: DIR/file is a file",
     ("train", PLAIN, "--workdir=DIR/full"): "DIR/full is not empty and holds no run",
@@ -177,7 +180,7 @@ COMMANDS = {
     ("experiments.run", "fashion", "--teachers=DIR/none"): "DIR/none is no folder: expected one that holds DATA/NAME",
     ("experiments.run", "fashion", "--teachers=DIR/file"): "DIR/file is no folder",
     ("experiments.run", "fashion", "--data_path=DIR/none"): "DIR/none is not there",
-    ("experiments.run", "fashion", "--workdir=DIR/file"): "DIR/file/.*: Not a directory",
+    ("experiments.run", "fashion", "--seeds=99", "--workdir=DIR/file"): "DIR/file/.*: Not a directory",
     ("experiments.summarize",): "required: TABLE",
     ("experiments.summarize", "tabel"): "no table is called 'tabel'",
     ("experiments.summarize", "fashion", "--output=DIR/file"): "DIR/file: File exists",
@@ -187,6 +190,10 @@ COMMANDS = {
     ("benchmarks.run", "now"): "unrecognized arguments: now",
     ("benchmarks.run", "--output=DIR/none/a.md"): "DIR/none/a.md must name a file",
     ("benchmarks.run", "--output=DIR/full"): "DIR/full must name a file",
+    ("experiments.values", "--check"): "unrecognized arguments: --check",
+    ("docs.fields", "--check"): "unrecognized arguments: --check",
+    ("docs.networks", "now"): "unrecognized arguments: now",
+    ("docs.command_line", "now"): "unrecognized arguments: now",
 }
 
 

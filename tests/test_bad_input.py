@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 from commands import ROOT, call
 
-from sdd_jax.config import FIELDS
+from sdd_jax.commands import train
+from sdd_jax.config import FIELDS, read
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 
@@ -76,6 +78,17 @@ def test_every_field_is_refused_on_the_command_line_too(tmp_path, name):
         line = refused(tmp_path, f"--config={ANY}", f"--config.{name}={text}")
         assert name in line, line
         assert text in line or repr(text) in line or "must be" in line, line
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.optional])
+def test_a_field_that_may_be_unset_is_unset_by_none_and_set_again(monkeypatch, name):
+    read_as, field = [], FIELDS[name]
+    value = {int: "3", float: "2.5", str: (*field.known, "a")[0]}[field.kind]
+    monkeypatch.setattr(train, "main", lambda: read_as.append(read(flags.FLAGS.config)[name]))
+    for typed in ([value], [value, "none"], ["none", value]):
+        overrides = [f"--config.{name}={text}" for text in typed]
+        assert call("train", f"--config={ANY}", *overrides, "--workdir=unused").code == 0
+    assert [str(one) for one in read_as] == [value, "None", value]
 
 
 def test_there_are_many_cases():

@@ -120,10 +120,12 @@ def test_the_page_runs(page, quickstart, tmp_path, monkeypatch):
     # Of its own, but for the weights: a page may train on in them.
     shutil.copytree(quickstart / "runs" / "quickstart", folder / "runs" / "quickstart")
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)  # as of Python started there
     found, elsewhere = blocks(page), run_before(page)
     for block in found:
         if block.file:
             (folder / block.file).write_text(block.text)
+            sys.modules.pop(block.file.removesuffix(".py"), None)  # of the same name on another page
     namespace = {"__name__": "page"}
     for number, block in enumerate(found):
         if block.language not in SHELL or block.not_run or block.text in elsewhere:

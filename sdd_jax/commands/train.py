@@ -3,7 +3,7 @@
 python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart
 
 The same command again goes on where the run was; a finished run says its results. The config file's argument chooses by
-name, any field can be overridden:
+name (docs/fields.md has the methods), any field of that page can be overridden:
 
 python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd \\
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
