@@ -7,11 +7,11 @@ from experiments.ablations import APPENDIX1, APPENDIX2, TABLE6, TABLE7, TABLE8, 
 from experiments.cells import Table
 from experiments.cifar_tables import TABLE1, TABLE2
 from experiments.large_tables import TABLE3, TABLE4, TABLE5
-from experiments.own_tables import FASHION, FASHION_CROSS
+from experiments.own_tables import FASHION, FASHION_CROSS, FASHION_WEIGHTS
 
 ALL = "all"
 OF_PAPER = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9, APPENDIX1, APPENDIX2)
-TABLES: Mapping[str, Table] = {table.name: table for table in (*OF_PAPER, FASHION, FASHION_CROSS)}
+TABLES: Mapping[str, Table] = {table.name: table for table in (*OF_PAPER, FASHION, FASHION_CROSS, FASHION_WEIGHTS)}
 
 
 def choose(name: str, tables: Mapping[str, Table] = TABLES) -> list[Table]:

@@ -50,7 +50,7 @@ def identity(recipe, preset=RELEASED):
 
 
 def test_every_table_has_the_papers_rows_and_columns():
-    assert list(tables.TABLES) == [*SHAPES, "fashion", "fashion_cross"]
+    assert list(tables.TABLES) == [*SHAPES, "fashion", "fashion_cross", "fashion_weights"]
     for name, shape in SHAPES.items():
         table = tables.TABLES[name]
         of_paper = [one for one in table.cells if not one.ours]
@@ -279,6 +279,18 @@ def test_the_pair_across_families_has_the_same_teacher_and_a_fifth_of_the_rate()
     assert list(rows) == ["student", "KD", "SD-KD", "DKD", "SD-DKD"]
 
 
+def test_with_other_weights_nothing_else_differs_and_those_of_kd_are_the_same_runs():
+    column = "RN20 -> RN8"
+    for row in tables.TABLES["fashion_weights"].rows:
+        here, there = (identity(cell(table, row, column).recipe) for table in ("fashion_weights", "fashion"))
+        weight = here.pop("loss.distill_weight")
+        assert (weight == there.pop("loss.distill_weight")) == (row in ("KD", "SD-KD")) and here == there
+        assert (
+            weight == identity(cell("fashion_weights", row.removeprefix("SD-"), column).recipe)["loss.distill_weight"]
+        )
+        assert (row.removeprefix("SD-") in cell("fashion_weights", row, column).bases) == row.startswith("SD-")
+
+
 @pytest.mark.parametrize("table", ["table1", "table2", "table3", "table4", "table5"])
 def test_ours_differ_from_their_base_by_sdd_alone(table):
     columns = tables.TABLES[table].columns
@@ -349,7 +361,8 @@ def test_an_override_of_no_field_is_refused():
 def test_unknown_tables_are_named_with_those_there_are():
     assert [table.name for table in tables.choose("all")] == list(tables.TABLES)
     with pytest.raises(
-        ValueError, match="'tabel1'; the closest is 'table1', known are table1, .*fashion, fashion_cross, all"
+        ValueError,
+        match="'tabel1'; the closest is 'table1', known are table1, .*fashion, fashion_cross, fashion_weights, all",
     ):
         tables.choose("tabel1")
 
