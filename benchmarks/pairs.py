@@ -84,7 +84,7 @@ def jax_spec(
     }
 
 
-def torch_spec(teacher, student, layout, *, keeps_memory=False, batch=BATCH, classes=CLASSES, scales=SCALES):
+def torch_spec(teacher, student, layout, *, keeps_memory=True, batch=BATCH, classes=CLASSES, scales=SCALES):
     """The specification of a contestant in plain PyTorch; `layout` is contiguous or channels_last."""
     return {
         "kind": "torch",
@@ -102,8 +102,8 @@ def contestants(pair, batch=BATCH):
     """The specifications of a pair's contestants, by name."""
     names = (pair.teacher, pair.student)
     return {
-        PYTORCH[0]: torch_spec(*names, "contiguous", keeps_memory=True, batch=batch),
-        PYTORCH[1]: torch_spec(*names, "channels_last", keeps_memory=True, batch=batch),
+        PYTORCH[0]: torch_spec(*names, "contiguous", batch=batch),
+        PYTORCH[1]: torch_spec(*names, "channels_last", batch=batch),
         ONLINE: jax_spec(*names, batch=batch),
         CACHED: jax_spec(*names, cached=True, batch=batch),
         KD: jax_spec(*names, method="kd", batch=batch),
@@ -143,8 +143,8 @@ def lines(rows):
         f"Seconds of a step at batch {BATCH}, {CLASSES} classes, regions at scales {', '.join(map(str, SCALES))}; the "
         f"median of {rounds} rounds. PyTorch's step finds its batch in memory; ours orders, crops, flips and "
         "normalises it in the step, and reads a cached teacher's rows from files that the machine still holds in "
-        "memory. All keep freed memory, which PyTorch does not do by itself. The faster of PyTorch's in bold. Other "
-        f"programs took at most {most} of the machine in a round.",
+        "memory. On CPU all keep freed memory, which PyTorch does not do by itself. The faster of PyTorch's in bold. "
+        f"Other programs took at most {most} of the machine in a round.",
         "",
         *table(("teacher -> student", *names), [seconds_cells(row, names) for row in rows]),
         "",

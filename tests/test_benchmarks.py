@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks import cost, images, pairs, run, starts, timing
+from benchmarks import allocator, cost, images, pairs, run, starts, timing
 from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
 from sdd_jax import data
 
@@ -153,3 +153,9 @@ def test_both_pipelines_make_the_batches_that_they_are_timed_for(tmp_path, monke
     mean, std = (np.array(values) for values in data.INFO["imagenet"][4:6])
     normalised = (np.concatenate(ours) / 255 - mean) / std
     assert abs(normalised.mean() - np.mean([batch.numpy().mean() for batch in plain])) < 0.2  # of the same pictures
+
+
+def test_where_memory_cannot_be_kept_nothing_is_claimed_of_it(monkeypatch):
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(allocator.timing, "contest", None)
+    assert allocator.section()[-1].startswith("Not measured: JAX has another device")
