@@ -3,8 +3,8 @@
 import statistics
 
 from benchmarks import timing
-from benchmarks.markdown import table
 from benchmarks.pairs import jax_spec, torch_spec
+from experiments.markdown import table
 from sdd_jax.training.host_memory import keep_freed_memory
 
 ROUNDS = 5

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.jax_step import temporary_bytes
-from benchmarks.markdown import table
 from benchmarks.pairs import BATCH, CLASSES, SCALES, jax_spec
+from experiments.markdown import table
 from sdd_jax import kd_loss, sdd_loss
 from sdd_jax.sdd import num_regions
 

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import timing
-from benchmarks.markdown import table
+from experiments.markdown import table
 from sdd_jax import data
 from sdd_jax.data import images
 from sdd_jax.data.feed import train_data
-from sdd_jax.training.sharding import make_mesh
+from sdd_jax.mesh import make_mesh
 
 COUNT, HEIGHT, WIDTH, SIZE = 128, 375, 500, 224  # files; ImageNet's photographs are about 400 x 350 in the mean
 BATCH, WARM_UP, STEPS, ROUNDS = 32, 4, 64, 5  # a worker process that starts later than the first is not waited for

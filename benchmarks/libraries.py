@@ -3,8 +3,8 @@
 import statistics
 
 from benchmarks import timing
-from benchmarks.markdown import table
 from benchmarks.pairs import jax_spec
+from experiments.markdown import table
 
 ROUNDS = 5
 CASES = (

@@ -5,9 +5,9 @@ import tempfile
 from typing import NamedTuple
 
 from benchmarks import timing
-from benchmarks.markdown import table
 from benchmarks.pairs import jax_spec
 from benchmarks.timing import Worker
+from experiments.markdown import table
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 WARM_BOUND = 10  # seconds

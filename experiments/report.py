@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.markdown import table as markdown_table
 from experiments.cells import MEASURES, RUN, remarks
+from experiments.markdown import table as markdown_table
 from experiments.recipes import RELEASED
 from experiments.results import NO_TEACHER
 from experiments.spread import Difference, Sample

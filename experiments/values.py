@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table
 from configs import cifar100, cub200, imagenet
 from experiments import recipes
 from experiments.command_line import Parser
 from experiments.disagreements import DISAGREEMENTS
+from experiments.markdown import table
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
 from sdd_jax.config import Settings
 

@@ -20,11 +20,12 @@ from sdd_jax.config import DTYPES, METHODS, Settings, image_dtype, read, teacher
 from sdd_jax.correlation import dist_loss
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.feed import AnyDataset
+from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.own import own_function
 from sdd_jax.standardize import standardized
 from sdd_jax.training import objective as objectives
-from sdd_jax.training import optim, sharding
+from sdd_jax.training import optim
 from sdd_jax.training.contrast import contrast
 from sdd_jax.training.programs import Built
 from sdd_jax.training.similarity import similarity
@@ -185,7 +186,7 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     teacher, variables, stated = read_teacher(settings)
     dataset = load_data(settings, skipped)
     parts = make_parts(settings, dataset.num_classes)
-    network, mesh = parts.teacher, sharding.make_mesh()
+    network, mesh = parts.teacher, make_mesh()
     accuracy = measure_teacher(settings, network, teacher, variables, stated, dataset, mesh)
     if settings["teacher.cache"] is None:
         asked = asked_live(settings, network, variables, dataset)
@@ -219,7 +220,7 @@ def assemble(
         objective=parts.objective,
         optimizer=make_optimizer(settings, len(dataset.train.index)),
         dataset=dataset,
-        mesh=sharding.make_mesh(),
+        mesh=make_mesh(),
         seed=0,
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],

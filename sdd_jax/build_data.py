@@ -4,10 +4,9 @@ import sys
 
 import jax
 
-from sdd_jax import data
+from sdd_jax import data, processes
 from sdd_jax.config import Settings
 from sdd_jax.data.feed import AnyDataset
-from sdd_jax.training import processes
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import tiny
 
-from sdd_jax.training import loop, processes, run_files
+from sdd_jax import processes
+from sdd_jax.training import loop, run_files
 from sdd_jax.training.contrast import contrast
 from sdd_jax.training.logbook import Logbook, Silence, read_metrics
 from sdd_jax.training.objective import added

@@ -9,7 +9,7 @@ import run_streamed
 import tiny
 
 from sdd_jax.data.feed import eval_data, train_data
-from sdd_jax.training.sharding import make_mesh, pick, split_batch
+from sdd_jax.mesh import make_mesh, pick, split_batch
 
 STEPS, BATCH = 5, 8
 

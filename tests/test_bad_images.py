@@ -27,8 +27,8 @@ from sdd_jax import data
 from sdd_jax.build import build
 from sdd_jax.data import bad_images, images
 from sdd_jax.data.feed import eval_data
+from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop, run_folder
-from sdd_jax.training.sharding import make_mesh
 
 CLASSES = ("n01", "n02", "n03")
 LINEAR = "own_networks:plain_function"  # compiled at once

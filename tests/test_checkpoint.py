@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdd_jax.mesh import make_mesh, replicated
 from sdd_jax.training.checkpoint import Checkpoints, Damaged, abstract, write_json
-from sdd_jax.training.sharding import make_mesh, replicated
 
 SHARDING = replicated(make_mesh())
 

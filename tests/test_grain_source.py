@@ -21,8 +21,8 @@ from test_loop import lines
 from sdd_jax import data
 from sdd_jax.data import grain_source
 from sdd_jax.data.feed import eval_data, train_data
+from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop
-from sdd_jax.training.sharding import make_mesh
 
 BATCH, EPOCHS = 8, 2
 

@@ -14,6 +14,7 @@ from sdd_jax.build_data import load_data
 from sdd_jax.build_teacher import asked_live
 from sdd_jax.commands.plan import by_method, pair_up, read_settings
 from sdd_jax.config import image_dtype
+from sdd_jax.mesh import make_mesh
 from sdd_jax.planning import kept, topology
 from sdd_jax.planning.chips import CHIPS, GIB
 from sdd_jax.planning.collectives import Collectives, read_collectives, shape_bytes
@@ -22,7 +23,6 @@ from sdd_jax.planning.largest import Largest, find_largest
 from sdd_jax.planning.report import Figures, Plan, as_json, as_text
 from sdd_jax.planning.roofline import bound, hours, largest
 from sdd_jax.training.programs import Programs
-from sdd_jax.training.sharding import make_mesh
 
 
 def test_a_bound_is_the_larger_of_compute_and_memory_and_the_network_on_top():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sdd_jax.training import processes
+from sdd_jax import processes
 
 ROOT = Path(__file__).parents[1]
 STEPS, TOLERANCE = 20, {"float64": 1e-9, "float32": 1e-5}

@@ -22,13 +22,13 @@ from sdd_jax.build import build
 from sdd_jax.commands import cache as cache_command
 from sdd_jax.data.augment import num_views
 from sdd_jax.data.memory import MemoryData
+from sdd_jax.mesh import pick
 from sdd_jax.training import loop, run_files, teacher_cache
 from sdd_jax.training.cached_teacher import CachedTeacher, make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.loop import train
 from sdd_jax.training.run_folder import read_done
-from sdd_jax.training.sharding import pick
 from sdd_jax.training.teacher_cache import Cache, added_error, make_layout, outputs_of_rows, pack, teacher_rows, unpack
 
 FILL_BATCH = 16

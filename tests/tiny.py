@@ -7,12 +7,12 @@ from flax import linen as nn
 
 from sdd_jax.data import from_arrays
 from sdd_jax.losses import kd_loss
+from sdd_jax.mesh import make_mesh
 from sdd_jax.models import Classifier
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
 from sdd_jax.training import optim
 from sdd_jax.training.objective import distill
 from sdd_jax.training.programs import Built
-from sdd_jax.training.sharding import make_mesh
 from sdd_jax.training.step import live_teacher
 
 SDD = {"complementary_weight": 2.0, "consistent_weight": 1.0, "consistency": "label", "reduction": "mean"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tiny
 
-from sdd_jax.training import loop, processes
+from sdd_jax import processes
+from sdd_jax.training import loop
 from sdd_jax.training.notice import Left, Notice
 
 parser = argparse.ArgumentParser()

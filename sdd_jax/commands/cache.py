@@ -24,7 +24,7 @@ from sdd_jax.build_data import load_data, refuse_cache
 from sdd_jax.build_teacher import cache_header, cache_layout, folded_teacher, measure_teacher, read_teacher
 from sdd_jax.config import image_dtype
 from sdd_jax.data.dataset import Dataset
-from sdd_jax.training import sharding
+from sdd_jax.mesh import make_mesh
 from sdd_jax.training.cached_teacher import make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.teacher_cache import STORES, Cache, stored_as, unpack
@@ -52,7 +52,7 @@ def main() -> None:
     dataset = load_data(settings)
     assert isinstance(dataset, Dataset)  # others were refused
     network = make_parts(settings, dataset.num_classes).teacher
-    measure_teacher(settings, network, teacher, variables, stated, dataset, sharding.make_mesh())
+    measure_teacher(settings, network, teacher, variables, stated, dataset, make_mesh())
     layout = cache_layout(settings, network, dataset)
     store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))

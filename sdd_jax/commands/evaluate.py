@@ -14,7 +14,8 @@ from absl import flags
 
 from sdd_jax import data, saved
 from sdd_jax.config import DTYPES
-from sdd_jax.training import run_folder, sharding
+from sdd_jax.mesh import make_mesh
+from sdd_jax.training import run_folder
 from sdd_jax.training.loop import make_evaluator
 
 
@@ -56,7 +57,7 @@ def evaluate(folder: Path, name: str | None, path: str | None) -> None:
     )
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
     image_dtype = jnp.promote_types(DTYPES[network.dtype], jnp.float32)
-    evaluator = make_evaluator(network.model, dataset.test, dataset, sharding.make_mesh(), image_dtype)
+    evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), image_dtype)
     measured = {step: evaluator(saved.load_variables(folder, step)) for step in set(steps.values())}
     for which, step in steps.items():
         results = measured[step]

@@ -19,13 +19,13 @@ from ml_collections import config_flags
 
 from sdd_jax.build import check
 from sdd_jax.config import METHODS, Settings
+from sdd_jax.mesh import make_mesh
 from sdd_jax.planning import topology as topologies
 from sdd_jax.planning.compile import Compiled, TooLarge, compile_step, train_examples
 from sdd_jax.planning.largest import Largest, find_largest
 from sdd_jax.planning.report import Figures, Plan, as_json, as_text
 from sdd_jax.planning.roofline import bound, hours
 from sdd_jax.planning.topology import Topology
-from sdd_jax.training.sharding import make_mesh
 
 
 def define_flags() -> None:

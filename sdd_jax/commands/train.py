@@ -17,10 +17,11 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from sdd_jax import processes
 from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
-from sdd_jax.training import processes, run_folder
+from sdd_jax.training import run_folder
 from sdd_jax.training.loop import train_together
 from sdd_jax.training.notice import Notice
 

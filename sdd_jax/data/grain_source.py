@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdd_jax.data import augment
 from sdd_jax.data.arrays import check_positions, eval_batches
 from sdd_jax.data.streamed import EvalExample, StreamedDataset, StreamedSplit, TrainExample
-from sdd_jax.training.sharding import DATA, SEEDS, seed_keys
+from sdd_jax.mesh import DATA, SEEDS, seed_keys
 
 AHEAD = 2  # batches that wait on the device
 WORTH_A_PROCESS = 500  # images of an evaluation: about as many are decoded while a process starts

@@ -18,7 +18,7 @@ from sdd_jax.data.arrays import (
     eval_batches,
     train_batch,
 )
-from sdd_jax.training.sharding import by_seed, put, replicated, seed_keys
+from sdd_jax.mesh import by_seed, put, replicated, seed_keys
 
 
 class MemoryData:

@@ -15,11 +15,11 @@ from sdd_jax.build_data import described, from_disk, steps_per_call
 from sdd_jax.config import Settings, image_dtype
 from sdd_jax.data.arrays import epochs_per_chunk
 from sdd_jax.data.memory import train_batch_function
+from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
 from sdd_jax.models.folding import fold
 from sdd_jax.planning import kept
 from sdd_jax.planning.collectives import Collectives, read_collectives
 from sdd_jax.training.programs import jit_run_chunk
-from sdd_jax.training.sharding import DATA, SEEDS, by_seed, replicated
 from sdd_jax.training.step import live_teacher
 
 

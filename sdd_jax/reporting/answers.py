@@ -14,7 +14,7 @@ from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.feed import AnyDataset, eval_data
 from sdd_jax.data.streamed import EvalExample
-from sdd_jax.training.sharding import make_mesh
+from sdd_jax.mesh import make_mesh
 
 BATCH = 250
 

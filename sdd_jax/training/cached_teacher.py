@@ -16,9 +16,9 @@ import numpy as np
 from sdd_jax.data.arrays import Dataset, epoch_order
 from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
 from sdd_jax.models import Outputs
+from sdd_jax.processes import from_first
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.processes import from_first
 from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
 
 

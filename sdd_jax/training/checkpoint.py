@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from sdd_jax.training import processes
+from sdd_jax import processes
 
 MANIFEST = "MANIFEST.json"
 KEEP_NEWEST = 2

@@ -17,17 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sdd_jax import metrics
+from sdd_jax import metrics, processes
 from sdd_jax.data.dataset import Split
 from sdd_jax.data.feed import AnyDataset, eval_data
 from sdd_jax.data.streamed import StreamedSplit
-from sdd_jax.training import optim, processes
+from sdd_jax.mesh import pick, put, replicated
+from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.notice import Left, told_by_the_others
 from sdd_jax.training.profile import Trace
 from sdd_jax.training.programs import Built, Programs
 from sdd_jax.training.run_files import NonFinite, RunFiles
-from sdd_jax.training.sharding import pick, put, replicated
 from sdd_jax.training.step import State, make_eval_step, student_variables
 from sdd_jax.training.witness import Witness
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from sdd_jax.training import processes
+from sdd_jax import processes
 
 FOLDER = "profile"
 

@@ -11,9 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from sdd_jax.data.feed import AnyDataset, train_data
+from sdd_jax.mesh import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.sharding import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.step import State, init_state, make_run_chunk, make_train_step
 
 

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from sdd_jax import processes
 from sdd_jax.data.streamed import StreamedDataset
-from sdd_jax.training import processes, run_folder
+from sdd_jax.training import run_folder
 from sdd_jax.training.checkpoint import Checkpoints, abstract, write_json
 from sdd_jax.training.lock import Lock
 from sdd_jax.training.logbook import Logbook, Silence

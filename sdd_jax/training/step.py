@@ -10,8 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from sdd_jax import metrics
+from sdd_jax.mesh import DATA, over_seeds, pick, split_batch, stack
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.sharding import DATA, over_seeds, pick, split_batch, stack
 
 
 @flax.struct.dataclass
