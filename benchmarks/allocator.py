@@ -4,7 +4,7 @@ import statistics
 
 from benchmarks import timing
 from benchmarks.pairs import jax_spec, torch_spec
-from experiments.markdown import table
+from experiments.command_line import table
 from sdd_jax.training.host_memory import keep_freed_memory
 
 ROUNDS = 5

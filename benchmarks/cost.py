@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from benchmarks.jax_step import temporary_bytes
 from benchmarks.pairs import BATCH, CLASSES, SCALES, jax_spec
-from experiments.markdown import table
+from experiments.command_line import table
 from sdd_jax import kd_loss, sdd_loss
 from sdd_jax.sdd import num_regions
 

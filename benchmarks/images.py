@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import timing
-from experiments.markdown import table
+from experiments.command_line import table
 from sdd_jax import data
 from sdd_jax.data import images
 from sdd_jax.data.feed import train_data

@@ -4,7 +4,7 @@ import statistics
 
 from benchmarks import timing
 from benchmarks.pairs import jax_spec
-from experiments.markdown import table
+from experiments.command_line import table
 
 ROUNDS = 5
 CASES = (

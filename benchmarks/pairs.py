@@ -4,7 +4,7 @@ import statistics
 from typing import NamedTuple
 
 from benchmarks import timing
-from experiments.markdown import table
+from experiments.command_line import table
 
 BATCH, CLASSES, SCALES = 64, 100, (1, 2, 4)
 ROUNDS = 7

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from benchmarks import timing
 from benchmarks.pairs import jax_spec
 from benchmarks.timing import Worker
-from experiments.markdown import table
+from experiments.command_line import table
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 WARM_BOUND = 10  # seconds

@@ -29,6 +29,7 @@ ELSEWHERE = run_folder.CARRIED_OUT | {
 }
 # Fields that came after the first results, and the value at which a run is what it was without them: keys stay.
 LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error"}
+Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
 
 class Recipe(NamedTuple):
@@ -48,9 +49,9 @@ class Recipe(NamedTuple):
     student: str
     teacher: str = "none"
     method: str = "plain"
-    overrides: tuple[tuple[str, Any], ...] = ()
+    overrides: Overrides = ()
     loss_of: str | None = None
-    teacher_overrides: tuple[tuple[str, Any], ...] = ()
+    teacher_overrides: Overrides = ()
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe:
@@ -77,16 +78,11 @@ def overrides(recipe: Recipe, preset: str) -> dict[str, Any]:
 @functools.cache
 def settings(recipe: Recipe, preset: str) -> Settings:
     """The checked config of the recipe, of seed 0 and without paths; ``ValueError`` says what is wrong."""
-    tree = _config(recipe, preset).to_dict()
-    for name, value in overrides(recipe, preset).items():
-        *rooms, leaf = name.split(".")
-        room = tree
-        for part in rooms:
-            room = room[part]
-        if leaf not in room:
-            raise ValueError(f"{recipe}: config has no field {name!r}")
-        room[leaf] = value
-    return check(tree)
+    config, changes = _config(recipe, preset), overrides(recipe, preset)
+    for name in changes.keys() - run_folder.flatten(config.to_dict()).keys():
+        raise ValueError(f"{recipe}: config has no field {name!r}")
+    config.update_from_flattened_dict(changes)
+    return check(config)
 
 
 def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,17 +112,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted fields."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``flat`` from a file of an earlier version: a field that came later has its default, which is what was run."""
-    return flatten(common.base().to_dict()) | dict(flat)
+    return run_folder.flatten(common.base().to_dict()) | dict(flat)
 
 
 def command_line(recipe: Recipe, preset: str) -> list[str]:

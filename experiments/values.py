@@ -10,9 +10,8 @@ from typing import Any
 
 from configs import cifar100, cub200, imagenet
 from experiments import recipes
-from experiments.command_line import Parser
+from experiments.command_line import Parser, table
 from experiments.disagreements import DISAGREEMENTS
-from experiments.markdown import table
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
 from sdd_jax.config import Settings
 
