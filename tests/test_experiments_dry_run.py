@@ -12,7 +12,7 @@ ALL = plan.chosen(tables.TABLES.values(), [])
 
 def test_a_dry_run_has_each_settings_once_and_counts(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text(
-        "def loss(student_logits, teacher_logits, labels):\n    return labels.nothing\n"
+        "def loss(student_logits, teacher_logits, labels):\n    raise TypeError('broken on purpose')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     recipe = TINY.find("SD-KD", "RN8 -> RN8").recipe
@@ -29,7 +29,7 @@ def test_a_dry_run_has_each_settings_once_and_counts(tmp_path, monkeypatch):
     assert len(results) == 5 and sum("tiny, again | 77,754 parameters" in text for text in results) == 2
     many, broken, relies = (text for text in results if text.startswith("FAILED"))
     assert "data.train_examples is 1000000, there are 60000" in many
-    assert all("no attribute 'nothing'" in text for text in (broken, relies)) and "distill_weight=2.0" in relies
+    assert all("TypeError: broken on purpose" in text for text in (broken, relies)) and "distill_weight=2.0" in relies
     assert "tiny: 5 rows x 1 columns: 5 run, 1 quoted, 5 distinct runs" in said
     assert said[-1].startswith("5 distinct rows, 4 traced, 3 failed, presets released; ")
 
