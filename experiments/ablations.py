@@ -118,8 +118,8 @@ APPENDIX1 = compare(
         "SP": Row("sp"),
         "CRD": Row("crd"),
         "SDD-KD": Row("sdd_kd"),
-        "SDD-KD + SP": Row("sdd_kd_sp", ("SP", "SDD-KD")),
-        "SDD-KD + CRD": Row("sdd_kd_crd", ("CRD", "SDD-KD")),
+        "SDD-KD + SP": Row("sdd_kd+sp", ("SP", "SDD-KD")),
+        "SDD-KD + CRD": Row("sdd_kd+crd", ("CRD", "SDD-KD")),
     },
     recorded={"SDD-KD": ((74.55, 74.65, 74.51, 74.51), RECORDED_SHUFFLE1, RECORDED_RN8X4)},
     cell_notes={

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.recipes import Overrides, Recipe
-from sdd_jax.config import BASES
+from sdd_jax import methods
 
 TEACHER, STUDENT = "teacher", "student"
 RUN, QUOTED = "run", "quoted"
@@ -88,10 +88,10 @@ def known_row(name: str) -> Row | None:
     """The row of a base loss ("DKD") or of its SDD form ("SD-DKD"); None for any other name."""
     plain = name.removeprefix("SD-")
     base = plain.replace("-", "_").lower()
-    if base not in BASES:
+    if base not in methods.BASES:
         return None
     if plain != name:
-        return Row(f"sdd_{base}", (plain, f"{plain} with {name}'s loss"))
+        return Row(methods.SDD + base, (plain, f"{plain} with {name}'s loss"))
     return Row(base, (plain.removeprefix("LS-") if plain.startswith("LS-") else STUDENT,))
 
 

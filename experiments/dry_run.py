@@ -19,8 +19,8 @@ from experiments import recipes
 from experiments.cells import QUOTED, Cell, Table
 from experiments.command_line import hold_no_device
 from experiments.recipes import Recipe
-from sdd_jax import build, data
-from sdd_jax.config import METHODS, Settings
+from sdd_jax import build, data, methods
+from sdd_jax.config import Settings
 
 SHAPES = ("model.", "data.", "batch_size", "sdd.scales", "sdd.pooling")  # how the names of these fields begin
 LOSS = ("method", "loss.", "sdd.")
@@ -69,7 +69,7 @@ def shapes_and_loss(row: Row) -> tuple[Hashable, Hashable]:
     read = recipes.identity(row.settings)
     shapes = tuple(f"{name}={value}" for name, value in read.items() if name.startswith(SHAPES))
     loss = tuple(f"{name}={value}" for name, value in read.items() if name.startswith(LOSS) and isinstance(value, str))
-    return (*shapes, METHODS[read["method"]].features), loss
+    return (*shapes, methods.parse(read["method"]).features), loss
 
 
 def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:

@@ -10,7 +10,7 @@ from experiments import recipes, results
 from experiments.cells import RUN, TEACHER, Cell, Table
 from experiments.recipes import RELEASED, Recipe
 from experiments.results import NO_TEACHER, RunKey
-from sdd_jax.config import METHODS
+from sdd_jax import methods
 from sdd_jax.training import run_folder
 
 TEACHER_SEED = 0  # every student of a teacher learns from the same one
@@ -164,7 +164,7 @@ class Plan:
         data = _data_name(recipe)
         path = self.data_path / data if self.data_path and (self.data_path / data).is_dir() else self.data_path
         fields = {"data.path": path, "teacher.run": teacher, "data.workers": self.workers}
-        if self.caches and METHODS[recipe.method].features is None:  # a cache holds logits, and no feature maps
+        if self.caches and methods.parse(recipe.method).features is None:  # a cache holds logits, and no feature maps
             cache = self.caches / data / recipe.teacher
             fields["teacher.cache"] = cache if cache.is_dir() else None
         folder = self._folder(recipe, key, seed)
