@@ -164,7 +164,7 @@ def cells_csv(made: Summary) -> str:
         seeds = " ".join(str(line["seed"]) for line in entry.lines)
         protocol = [_shared(entry, "select_on"), _shared(entry, "train_examples")]
         teacher = [_teacher(entry), entry.teacher_accuracy]
-        rows.append([*names, *numbers, seeds, *protocol, *teacher, entry.key.config if entry.key else None])
+        rows.append([*names, *numbers, seeds, *protocol, *teacher, _shared(entry, "config_hash")])
     return _csv(CELLS_HEAD, rows)
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from run_tiny_table import TINY
+from run_tiny_table import SLEEP
 from test_experiments_plan import planned
 
 from experiments import recipes, results, run, tables
@@ -59,6 +59,7 @@ def comparable(one):
     return {name: value for name, value in one.items() if name not in timed}
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_has_the_lines_of_an_uninterrupted_one(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted, process = started(tiny(whole)), started(tiny(killed))
@@ -97,6 +98,7 @@ def test_killed_and_started_again_it_has_the_lines_of_an_uninterrupted_one(tmp_p
     assert [comparable(one) for one in lines_of(killed)] == [comparable(one) for one in first]
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_runs_as_well(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(tmp_path / "results"), "--sleep", "tiny", f"--workdir={tmp_path}/runs"],
@@ -149,6 +151,43 @@ def test_jobs_run_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", code))
     _, failures, said = scheduled(tmp_path, planned(tmp_path, FASHION, rows=["student"], seeds=(0, 1))[1], 2)
     assert len(failures) == 2 and [text.split()[0] for text in said.splitlines()[:2]] == ["start", "start"]
+
+
+def test_who_stops_the_runner_stops_its_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", SLEEP))
+    monkeypatch.chdir(tmp_path)
+    started = tmp_path / "started"
+    jobs = planned(tmp_path, FASHION, rows=["student"])[1]
+    assert run.run_jobs(jobs, 1, tmp_path, say=print, stopped=lambda: started.exists() and started.read_text()) == (
+        0,
+        {},
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def test_a_process_that_outlives_its_runner_keeps_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", SLEEP))
+    monkeypatch.chdir(tmp_path)
+    (job,) = planned(tmp_path, FASHION, rows=["student"])[1]
+    lock = run._lock(job)
+    process = run._start(job, lock)
+    os.close(lock)  # as when the runner is killed
+    assert run._lock(job) is None
+    process.kill()
+    process.wait()
+    os.close(run._lock(job))
+
+
+def test_a_job_that_is_done_gets_its_line_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", "pass"))
+    jobs = planned(tmp_path, FASHION, rows=["student"])[1]
+    finished(jobs[0].folder, jobs[0].recipe)
+    for _ in range(2):  # the second time as a runner beside the first one, which had planned the same job
+        assert scheduled(tmp_path, jobs)[:2] == (1, {})
+    (one,) = results.read(tmp_path / "results")
+    assert (results.run_key(one), one["seed"]) == (jobs[0].key, 0)
+    assert planned(tmp_path, FASHION, rows=["student"], lines=[one])[1] == []
 
 
 def test_a_job_that_leaves_no_results_has_failed(tmp_path, monkeypatch):
@@ -211,7 +250,7 @@ def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
 
 def finished(folder, recipe):
     """A folder as a finished run leaves it, as far as a line is made of it."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     score = {"step": 5, "epoch": 10.0, "accuracy": 0.5}
     done = {"select_on": "validation", "last": score, "best": score, "seed": 0, "train_examples": 10_000}
     done |= {"teacher_accuracy": None, "seconds": 9.5}
@@ -241,47 +280,7 @@ def test_what_a_line_holds(tmp_path):
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
 
 
-# ---------------------------------------------------------------------- mistakes
-
-MISTAKES = {
-    "no table": ([], "the following arguments are required: TABLE"),
-    "an unknown table": (
-        ["table10"],
-        "no table is called 'table10'; the closest is 'table1', known are table1, table2",
-    ),
-    "an unknown preset": (["table1", "--preset=papr"], "invalid choice: 'papr' (choose from"),
-    "an unknown row": (
-        ["table6", "--rows=SP"],
-        "--rows=SP: no row that is run fits; rows are N/A (KD), consistent only",
-    ),
-    "a seed twice": (
-        ["table1", "--seeds=1,1"],
-        "expected integers that differ, are not negative and below 2^32, got '1,1'",
-    ),
-    "a seed of text": (["table1", "--seeds=one"], "expected integers such as 0,1,2, got 'one'"),
-    "no jobs": (["table1", "--jobs=0"], "expected an integer of at least 1, got '0'"),
-    "no teachers": (["table1", "--teachers=/nowhere"], "--teachers=/nowhere is no folder"),
-    "no data": (["table1", "--data_path=/nowhere"], "--data_path=/nowhere is not there"),
-    "an unknown flag": (["table1", "--sed=1"], "unrecognized arguments: --sed=1"),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(case, capsys):
-    arguments, message = MISTAKES[case]
-    with pytest.raises(SystemExit) as end:
-        run.main(arguments)
-    assert end.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("experiments.run: ") and message in error
-
-
-def test_a_torn_line_stops_the_runner_before_it_starts(tmp_path, capsys):
-    (tmp_path / "tiny.jsonl").write_text('{"seed": 0')
-    with pytest.raises(SystemExit) as end:
-        run.main(["tiny", f"--workdir={tmp_path}/runs"], {"tiny": TINY}, tmp_path)
-    assert end.value.code == 2 and "tiny.jsonl:1 is torn" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+# ---------------------------------------------------------------------- the command line
 
 
 def test_a_table_without_a_run_says_so(tmp_path, capsys):

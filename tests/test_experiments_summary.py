@@ -186,6 +186,16 @@ def test_the_command_prints_and_writes_everything(tmp_path, capsys):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
+@pytest.mark.parametrize("name", ["fashion", "fashion_cross", "fashion_weights"])
+def test_the_committed_pages_are_what_the_committed_lines_say(name):
+    """Also that each committed line still belongs to a row."""
+    lines, own = results.read(results.RESULTS), results.read_file(results.RESULTS / f"{name}.jsonl")
+    made = summary.summarize(tables.TABLES[name], lines, own)
+    assert (results.RESULTS / f"{name}.md").read_text() == summarize.markdown(made) and not made.remarks
+    for ending, text in ((".csv", summarize.cells_csv(made)), ("_differences.csv", summarize.differences_csv(made))):
+        assert (results.RESULTS / f"{name}{ending}").read_text() == text
+
+
 def test_a_plot_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install -e "\.\[experiments\]"'):
@@ -193,46 +203,6 @@ def test_a_plot_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         summarize.main(["fashion", f"--output={tmp_path}"], folder=tmp_path)
     assert ended.value.code == 2 and "needs matplotlib" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"seed": 0, "set', r"fashion.jsonl:2 is torn or no result line"),
-        ("[]\n", r"fashion.jsonl:2 is torn or no result line"),
-        ("{}\n", r"fashion.jsonl:2 is torn or no result line"),
-    ],
-)
-def test_a_torn_line_is_named_by_its_number(tmp_path, text, message, capsys):
-    write(tmp_path, "fashion", kd_lines()[:1])
-    with open(tmp_path / "fashion.jsonl", "a") as file:
-        file.write(text)
-    with pytest.raises(ValueError, match=message):
-        results.read(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        summarize.main(["table1", f"--output={tmp_path}/out"], folder=tmp_path)
-    assert ended.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("experiments.summarize: ") and "fashion.jsonl:2" in error
-
-
-def test_a_line_cut_at_its_end_or_changed_by_hand_is_refused(tmp_path):
-    whole = json.dumps(kd_lines()[0])
-    path = tmp_path / "fashion.jsonl"
-    path.write_text(whole + "\n" + whole)
-    with pytest.raises(ValueError, match="fashion.jsonl:2 is torn .*no line break"):
-        results.read(tmp_path)
-    path.write_text(whole.replace('"epochs": 10', '"epochs": 11') + "\n")
-    with pytest.raises(ValueError, match="fashion.jsonl:1: its settings are not those of its config_hash"):
-        results.read(tmp_path)
-
-
-def test_an_unknown_table_is_one_line_and_exit_code_2(capsys):
-    with pytest.raises(SystemExit) as ended:
-        summarize.main(["fasion"])
-    assert ended.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("experiments.summarize: no table is called 'fasion'; the closest is 'fashion', known are")
 
 
 def test_lines_are_found_again_by_what_was_run():
