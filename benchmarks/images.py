@@ -13,8 +13,7 @@ from PIL import Image
 from benchmarks import timing
 from experiments.markdown import table
 from sdd_jax import data
-from sdd_jax.data import images
-from sdd_jax.data.feed import train_data
+from sdd_jax.data import images, train_data
 from sdd_jax.mesh import make_mesh
 
 COUNT, HEIGHT, WIDTH, SIZE = 128, 375, 500, 224  # files; ImageNet's photographs are about 400 x 350 in the mean

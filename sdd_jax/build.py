@@ -18,8 +18,7 @@ from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, st
 from sdd_jax.build_teacher import NOBODY, asked_by_cache, asked_live, measure_teacher, read_teacher
 from sdd_jax.config import DTYPES, METHODS, Settings, image_dtype, read, teacher_dtype
 from sdd_jax.correlation import dist_loss
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.own import own_function

@@ -11,9 +11,8 @@ from jax.sharding import Mesh
 from sdd_jax import data, saved
 from sdd_jax.build_data import steps_per_call
 from sdd_jax.config import Settings, image_dtype, teacher_dtype
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset
 from sdd_jax.models.folding import Folded, fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_folder

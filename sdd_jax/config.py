@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from sdd_jax import data
-from sdd_jax.data.bad_images import POLICIES
 from sdd_jax.data.images import AUGMENTS
+from sdd_jax.data.streamed import ON_BAD_IMAGE
 from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
 from sdd_jax.training.run_folder import CARRIED_OUT
 
@@ -88,7 +88,7 @@ FIELDS: dict[str, Field] = {
     "data.image_size": Field(int, least=1, optional=True),
     "data.augment": Field(str, known=AUGMENTS, optional=True),
     "data.workers": Field(int, least=0),
-    "data.on_bad_image": Field(str, known=POLICIES),
+    "data.on_bad_image": Field(str, known=ON_BAD_IMAGE),
     "sdd.scales": Field(tuple, least=1),
     "sdd.pooling": Field(str, known=POOLINGS),
     "sdd.consistency": Field(str, known=CONSISTENCIES),

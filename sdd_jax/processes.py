@@ -5,6 +5,7 @@ finds on disk it tells the others, since two processes that look for themselves 
 """
 
 import json
+import os
 import socket
 import sys
 import time
@@ -158,3 +159,8 @@ def _reach(host: str, port: int, wait: float) -> float:
                     "0 has to run there, and every process needs its address and a way to its port"
                 ) from error
         time.sleep(PAUSE)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,8 +25,7 @@ from test_grain_source import batches, by_position
 from configs.image_folder import get_config
 from sdd_jax import data
 from sdd_jax.build import build
-from sdd_jax.data import bad_images, images
-from sdd_jax.data.feed import eval_data
+from sdd_jax.data import eval_data, images, streamed, train_data
 from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop, run_folder
 
@@ -136,7 +135,7 @@ def test_a_header_is_refused_before_memory_is_taken_for_its_pixels(monkeypatch):
     assert asked[0] == (side, side)
 
 
-@pytest.mark.parametrize("policy", bad_images.POLICIES)
+@pytest.mark.parametrize("policy", streamed.ON_BAD_IMAGE)
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_class_folder_without_images_is_named_under_either_policy(root, policy, part):
     for path in (root / part / "n02").iterdir():
@@ -145,7 +144,7 @@ def test_a_class_folder_without_images_is_named_under_either_policy(root, policy
         load(root, policy)
 
 
-@pytest.mark.parametrize("policy", bad_images.POLICIES)
+@pytest.mark.parametrize("policy", streamed.ON_BAD_IMAGE)
 def test_a_bad_test_image_is_an_error_under_either_policy(root, policy):
     (root / "test" / "n02" / "1.png").write_bytes(b"")
     dataset = load(root, policy)
@@ -181,8 +180,6 @@ def test_what_is_wrong_with_the_machine_is_never_an_images_fault(root, monkeypat
 
 def test_a_worker_that_is_killed_ends_the_run(root):
     """As the kernel does when memory runs out; nobody waits for what it would have handed over."""
-    from sdd_jax.data.feed import train_data
-
     mesh = make_mesh(jax.devices()[:1])
     dataset = load(root, "error", workers=1)
     source = train_data(dataset, seeds=(0,), epochs=50, batch_size=8, steps_per_call=1, mesh=mesh)
@@ -236,16 +233,16 @@ def test_processes_look_at_a_share_each_and_agree(root, monkeypatch):
     spoil_some(root)
     records = load(root, "error").train.records
     numbers = np.delete(np.arange(30), 5)  # shares of unequal size
-    alone = bad_images.find(records, numbers)
+    alone = streamed.find_bad_images(records, numbers)
     assert list(alone.images) == [0, 13, 14, 29]
     shares: list = []
-    monkeypatch.setattr(bad_images.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(streamed.jax, "process_count", lambda: 3)
     for first in (True, False):  # what each finds, then what it hears of the others
         for process in range(3):
-            monkeypatch.setattr(bad_images.jax, "process_index", lambda process=process: process)
+            monkeypatch.setattr(streamed.jax, "process_index", lambda process=process: process)
             gather = (lambda mine: shares.append(mine) or mine[None]) if first else (lambda mine: np.stack(shares))
-            monkeypatch.setattr(bad_images.multihost_utils, "process_allgather", gather)
-            found = bad_images.find(records, numbers)
+            monkeypatch.setattr(streamed.multihost_utils, "process_allgather", gather)
+            found = streamed.find_bad_images(records, numbers)
             assert first or found.same(alone)
     assert sum(share.sum() for share in shares) == 4
 
@@ -267,7 +264,7 @@ def test_every_held_out_image_bad_is_refused(root):
 
 
 def test_a_report_names_twenty_and_counts_the_rest():
-    lines = bad_images.Skipped("", {number: f"file {number} is empty" for number in range(23)}).report().splitlines()
+    lines = data.Skipped("", {number: f"file {number} is empty" for number in range(23)}).report().splitlines()
     assert lines[0] == "23 training images skipped" and lines[1] == "  file 0 is empty"
     assert len(lines) == 22 and lines[-1] == "  and 3 more"
 

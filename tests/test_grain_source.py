@@ -19,8 +19,7 @@ import tiny
 from test_loop import lines
 
 from sdd_jax import data
-from sdd_jax.data import grain_source
-from sdd_jax.data.feed import eval_data, train_data
+from sdd_jax.data import eval_data, grain_source, train_data
 from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sdd_jax.data import feed, memory
+from sdd_jax.data import memory, train_data
 from sdd_jax.training import loop, programs, run_files, run_folder
 from sdd_jax.training.checkpoint import Checkpoints, Damaged
 from sdd_jax.training.logbook import Logbook, read_metrics
@@ -121,7 +121,8 @@ def test_evaluation_sees_every_example_once_and_says_how_many(uninterrupted):
 
 
 def test_an_evaluation_that_misses_an_example_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "eval_batches", lambda examples, batch: -(-examples // batch) - 1 or 1)
+    batches = memory.MemoryEval.batches
+    monkeypatch.setattr(memory.MemoryEval, "batches", lambda self: list(batches(self))[:-1])
     monkeypatch.setattr(loop, "EVAL_BATCH", 4)
     with pytest.raises(AssertionError, match="saw 4 of 6"):
         loop.train(tiny.built(epochs=1), tmp_path)
@@ -132,9 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     built = tiny.built(learning_rate=1e30)
     with pytest.raises(loop.NonFinite, match=r"step 1 is not finite: .*(task_loss|distill_loss)") as stopped:
         loop.train(built, tmp_path / "bad")
-    source = feed.train_data(
-        built.dataset, seeds=[0], epochs=3, batch_size=tiny.BATCH, steps_per_call=1, mesh=built.mesh
-    )
+    source = train_data(built.dataset, seeds=[0], epochs=3, batch_size=tiny.BATCH, steps_per_call=1, mesh=built.mesh)
     arrays = {**source.shared, **jax.tree.map(lambda leaf: leaf[0], source.own(1))}
     examples = source.batch_function(jnp.float32)(arrays, 1)["index"].tolist()
     assert f"its examples: {', '.join(map(str, examples))} (all 8 in " in str(stopped.value)

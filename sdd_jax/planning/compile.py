@@ -13,8 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdd_jax.build import make_optimizer, make_parts, state_shapes
 from sdd_jax.build_data import described, from_disk, steps_per_call
 from sdd_jax.config import Settings, image_dtype
-from sdd_jax.data.arrays import epochs_per_chunk
-from sdd_jax.data.memory import train_batch_function
+from sdd_jax.data import memory, streamed
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
 from sdd_jax.models.folding import fold
 from sdd_jax.planning import kept
@@ -108,17 +107,15 @@ def make_program(settings: Settings, mesh: Mesh) -> Program:
     key = jax.eval_shape(lambda: jax.random.key(0))
     int32 = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     if from_disk(settings):
-        from sdd_jax.data.grain_source import train_batch_function as streamed
-
-        make_batch, data = streamed(info, dtype), {}
+        make_batch, data = partial(streamed.train_batch, source=info, dtype=dtype), {}
         batch = {name: int32((batch_size,)) for name in ("label", "index", "row", "view", "position")}
         batch["image"] = jax.ShapeDtypeStruct((batch_size, *info.image_shape), jnp.uint8)
         own = {"key": _placed(key, each), **_placed(batch, NamedSharding(mesh, PartitionSpec(SEEDS, DATA)))}
     else:
-        make_batch = train_batch_function(info, batch_size, dtype)
+        make_batch = partial(memory.train_batch, source=info, batch_size=batch_size, dtype=dtype)
         data = {"images": jax.ShapeDtypeStruct((num_examples, *info.image_shape), jnp.uint8)}
         data |= {name: int32((num_examples,)) for name in ("labels", "index")}
-        order = int32((epochs_per_chunk(steps, batch_size, num_examples), num_examples))
+        order = int32((memory.epochs_per_chunk(steps, batch_size, num_examples), num_examples))
         own = _placed({"key": key, "order": order, "first_epoch": int32(())}, each)
     run_chunk = jit_run_chunk(
         parts.model,

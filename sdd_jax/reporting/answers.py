@@ -10,9 +10,8 @@ import numpy as np
 
 from sdd_jax import data, saved
 from sdd_jax.config import DTYPES
+from sdd_jax.data import AnyDataset, Dataset, eval_data
 from sdd_jax.data.augment import normalize
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset, eval_data
 from sdd_jax.data.streamed import EvalExample
 from sdd_jax.mesh import make_mesh
 

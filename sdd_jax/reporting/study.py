@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax import saved
+from sdd_jax.data import AnyDataset
 from sdd_jax.data.dataset import stratified_draw
-from sdd_jax.data.feed import AnyDataset
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.answers import Answers, Asker, load_test
 from sdd_jax.reporting.gather import Group, Run, baseline_of, teacher_folder

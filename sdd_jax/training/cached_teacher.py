@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdd_jax.data.arrays import Dataset, epoch_order
+from sdd_jax.data import Dataset
 from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
+from sdd_jax.data.memory import epoch_order
 from sdd_jax.models import Outputs
 from sdd_jax.processes import from_first
 from sdd_jax.training import optim

@@ -18,8 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sdd_jax import metrics, processes
-from sdd_jax.data.dataset import Split
-from sdd_jax.data.feed import AnyDataset, eval_data
+from sdd_jax.data import AnyDataset, Split, eval_data
 from sdd_jax.data.streamed import StreamedSplit
 from sdd_jax.mesh import pick, put, replicated
 from sdd_jax.training import optim

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from sdd_jax.data.feed import AnyDataset, train_data
+from sdd_jax.data import AnyDataset, train_data
 from sdd_jax.mesh import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from sdd_jax import processes
-from sdd_jax.data.streamed import StreamedDataset
+from sdd_jax.data import StreamedDataset
 from sdd_jax.training import run_folder
 from sdd_jax.training.checkpoint import Checkpoints, abstract, write_json
 from sdd_jax.training.lock import Lock

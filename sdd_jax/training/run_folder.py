@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from sdd_jax.data.bad_images import Skipped
+from sdd_jax.data import Skipped
 from sdd_jax.training import environment
 from sdd_jax.training.checkpoint import write_json
 from sdd_jax.training.lock import LOCK
