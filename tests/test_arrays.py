@@ -37,7 +37,7 @@ def with_order(arrays, key, first_epoch, epochs):
     return {**arrays, "key": key, "order": order, "first_epoch": np.int32(first_epoch)}
 
 
-SIZES = [(10, 4), (12, 4), (7, 7), (5, 12), (3, 10), (9, 1), (13, 6)]
+SIZES = [(10, 4), (12, 4), (7, 7), (5, 12), (9, 1)]  # examples, batch
 
 
 @pytest.mark.parametrize(("examples", "batch"), SIZES)
@@ -136,7 +136,7 @@ def test_a_longer_chunk_gives_the_same_batches():
 def test_a_stale_order_cannot_train_on_the_wrong_examples(first_epoch):
     arrays, key = jax.device_put(example_arrays(10)), jax.random.key(0)
     stale = with_order(arrays, key, first_epoch, 2)
-    got = train_batch(stale, 5, source=source(), batch_size=4)  # epoch 2
+    got = jax.jit(functools.partial(train_batch, source=source(), batch_size=4))(stale, 5)  # epoch 2
     assert (np.asarray(got["label"]) == -1).all()
 
 
@@ -161,8 +161,10 @@ def test_evaluation_covers_every_example_once(examples, batch):
 def test_batches_come_in_the_dtype_asked_for():
     arrays, key = example_arrays(6), jax.random.key(0)
     options = {"source": source(), "batch_size": 2, "dtype": jnp.bfloat16}
-    assert train_batch(with_order(arrays, key, 0, 1), 0, **options)["image"].dtype == jnp.bfloat16
-    assert eval_batch({**arrays, "number": 0}, **options)["image"].dtype == jnp.bfloat16
+    made = jax.eval_shape(functools.partial(train_batch, **options), with_order(arrays, key, 0, 1), 0)
+    assert made["image"].dtype == jnp.bfloat16
+    made = jax.eval_shape(functools.partial(eval_batch, **options), {**arrays, "number": 0})
+    assert made["image"].dtype == jnp.bfloat16
 
 
 def test_positions_stay_within_int32():

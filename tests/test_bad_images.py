@@ -1,4 +1,4 @@
-"""Every kind of bad image under both policies, and runs that leave them out: one order, resumed exactly, or refused."""
+"""Every kind of bad image under both policies, and runs that skip them: their order, exact resumption, refusals."""
 
 import errno
 import json
@@ -25,6 +25,8 @@ from test_grain_source import batches, by_position
 from configs.image_folder import get_config
 from sdd_jax import data
 from sdd_jax.build import build
+from sdd_jax.build_data import load_data
+from sdd_jax.config import read
 from sdd_jax.data import eval_data, images, streamed, train_data
 from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop, run_folder
@@ -316,12 +318,34 @@ def test_a_run_goes_on_with_the_images_that_it_began_with_or_not_at_all(root, tm
         built(root, kept)
 
 
-def test_the_command_skips_names_counts_and_goes_on_after_a_kill(root, tmp_path):
-    spoil_some(root)
+def config_of(root):
     config = get_config(f"teacher=none,student={LINEAR}")
     changed = {"model.stem": "cifar", "data.path": str(root), "data.image_size": 16, "data.select_on": "test"}
-    changed |= {"data.on_bad_image": "skip", "epochs": 10, "batch_size": 8}
+    changed |= {"data.on_bad_image": "skip", "data.num_classes": 3, "epochs": 10, "batch_size": 8}
     config.update_from_flattened_dict(changed)
+    return config, changed
+
+
+def named(root):
+    return [f"  {root}/train/{name}" for name in ("n01/0.png", "n02/3.png", "n02/4.png", "n03/9.png")]
+
+
+def test_skipped_images_are_named_on_stderr_and_looked_for_once(root, capsys):
+    spoil_some(root)
+    settings = read(config_of(root)[0])
+    skipped = load_data(settings).skipped
+    said = capsys.readouterr().err.splitlines()
+    assert "every training image is decoded once" in said[0] and said[1] == "4 training images skipped"
+    assert [line.split(" cannot be read")[0] for line in said[2:]] == named(root)
+    shutil.copy(root / "train" / "n01" / "1.png", root / "train" / "n02" / "3.png")  # repaired too late
+    assert load_data(settings, skipped).skipped == skipped
+    assert capsys.readouterr().err.splitlines() == said[1:]
+
+
+@pytest.mark.slow
+def test_the_command_skips_names_counts_and_goes_on_after_a_kill(root, tmp_path):
+    spoil_some(root)
+    config, changed = config_of(root)
     loop.train(build(config), whole := tmp_path / "whole")
 
     environment, killed = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "tests")}, tmp_path / "killed"
@@ -338,9 +362,7 @@ def test_the_command_skips_names_counts_and_goes_on_after_a_kill(root, tmp_path)
     assert process.returncode == -signal.SIGKILL and "26 training images" in printed, said
     said = said.splitlines()
     assert "every training image is decoded once" in said[0] and said[1] == "4 training images skipped"
-    assert [line.split(" cannot be read")[0] for line in said[2:6]] == [
-        f"  {root}/train/{name}" for name in ("n01/0.png", "n02/3.png", "n02/4.png", "n03/9.png")
-    ]
+    assert [line.split(" cannot be read")[0] for line in said[2:6]] == named(root)
 
     shutil.copy(root / "train" / "n01" / "1.png", root / "train" / "n02" / "3.png")  # repaired too late
     result = run(*arguments, environment=environment)

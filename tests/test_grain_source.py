@@ -1,6 +1,7 @@
-"""Images on disk as the loop sees them: order, chance, worker processes, and runs that are killed and go on."""
+"""Images on disk as the loop sees them: order, augmentation, worker processes, and killed runs that go on."""
 
 import json
+import multiprocessing
 import signal
 import socket
 import subprocess
@@ -35,6 +36,14 @@ def roots(tmp_path_factory):
     sets.write_folder(roots["folder"], classes=("n01", "n02", "n03"), train=10, test=4, test_name="val", suffix="JPEG")
     sets.write_tfds(roots["tfds"], "birds", train=10, test=4)
     return roots
+
+
+def workers_end():
+    """Whether no worker process is left after some seconds."""
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not multiprocessing.active_children()
 
 
 @pytest.fixture
@@ -121,6 +130,7 @@ def test_each_process_reads_its_share(folder, monkeypatch):
     assert shares == whole
 
 
+@pytest.mark.slow
 def test_two_real_processes_share_every_batch(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -169,6 +179,7 @@ def test_evaluation_covers_a_split_once_and_pads_the_rest(folder, monkeypatch, w
     numbers = np.concatenate([batch["index"] for batch in found])
     np.testing.assert_array_equal(numbers, [*range(12), 11, 11, 11])
     np.testing.assert_array_equal(np.concatenate([batch["label"] for batch in found])[:12], np.repeat([0, 1, 2], 4))
+    assert workers_end()
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +195,7 @@ def uninterrupted(roots, tmp_path_factory):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "then"), [(2, 0), (0, 2)])
 @pytest.mark.parametrize("kind", run_streamed.NAMES)
 def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
@@ -205,14 +217,10 @@ def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
     assert "going on from step 4 of 7" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_worker_processes_end_with_the_run(roots, tmp_path):
-    import multiprocessing
-
     loop.train(run_streamed.built("folder", roots["folder"], workers=2), tmp_path)
-    deadline = time.monotonic() + 10
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    assert workers_end()
 
 
 def test_the_examples_of_a_step_are_told_without_reading_them(folder):
@@ -222,13 +230,13 @@ def test_the_examples_of_a_step_are_told_without_reading_them(folder):
         assert source.indices(3, step).tolist() == batch["index"][0].tolist()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_named(tmp_path, workers):
+def test_an_image_that_a_worker_process_cannot_read_is_named(tmp_path):
     sets.write_folder(tmp_path, classes=("n01", "n02", "n03"), train=4, test=1)
     (tmp_path / "train" / "n02" / "3.png").write_bytes(b"no image")
-    dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", workers=workers)
-    with pytest.raises(Exception, match="train/n02/3.png cannot be read as an image"):
+    dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", workers=1)
+    with pytest.raises(ValueError, match="train/n02/3.png cannot be read as an image"):
         batches(dataset, 2)
+    assert workers_end()
 
 
 def test_several_steps_a_call_are_refused(folder):

@@ -105,20 +105,12 @@ def refuse_in_memory(name: str, option: str, value: Any) -> None:
 
 
 def describe(
-    name: str,
-    *,
-    path: str | PathLike[str] | None = None,
-    image_size: int | None = None,
-    num_classes: int | None = None,
+    name: str, *, path: str | PathLike[str] | None = None, image_size: int | None = None, num_classes: int | None = None
 ) -> Info:
     """The :class:`Info` of a set; arguments as in :func:`load`.
 
     The classes of an image folder or a TFDS set are counted on disk, unless ``num_classes`` is given; its numbers of
-    images are 0, unknown.
-
-    Raises:
-      ValueError: if no set has this name or not so many classes, or ``image_size`` cannot be chosen for it.
-      FileNotFoundError: if the classes have to be counted and the set is not there.
+    images are 0, unknown. Raises what :func:`load` raises.
     """
     check_name(name)
     info = INFO.get(name, _ANY)
@@ -133,12 +125,7 @@ def describe(
 
 
 def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str, ...]:
-    """What the classes of a set are called, in their order; ``path`` as in :func:`load`.
-
-    Raises:
-      ValueError: if no set has this name.
-      FileNotFoundError: if the names are on disk, as those of image folders, and the set is not there.
-    """
+    """The names of a set's classes, in order, from disk if they are there; ``path`` and errors as in :func:`load`."""
     check_name(name)
     if name in _MEMORY:
         return _MEMORY[name][1]

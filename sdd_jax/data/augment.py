@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-__all__ = ["crop_flip", "draw_views", "identity_view", "normalize", "num_views"]
-
 
 def num_views(pad: int, flip: bool) -> int:
     """How many views an example has: 162 for a pad of 4 pixels with flips, 81 without."""
@@ -33,9 +31,6 @@ def draw_views(key: jax.Array, epochs: ArrayLike, indices: ArrayLike, *, pad: in
       indices: int ``[B]``, each example's number in its original set.
       pad: pixels of zero padding on every side.
       flip: whether half of the views are flipped horizontally.
-
-    Returns:
-      int32 ``[B]`` in ``0 .. num_views(pad, flip) - 1``.
     """
 
     def draw(epoch: jax.Array, index: jax.Array) -> jax.Array:
@@ -50,9 +45,6 @@ def crop_flip(images: ArrayLike, views: ArrayLike, *, pad: int = 4) -> jax.Array
 
     This is ``RandomCrop(size, padding=pad)`` followed by ``RandomHorizontalFlip`` for given outcomes. ``views`` are
     int ``[B]``, as :func:`draw_views` gives them for the same ``pad``.
-
-    Raises:
-      ValueError: if the images are not uint8 ``[B, H, W, C]`` or the views not integers ``[B]``.
     """
     images, views = _check_images(images), jnp.asarray(views)
     if views.shape != images.shape[:1] or not jnp.issubdtype(views.dtype, jnp.integer):
@@ -77,9 +69,6 @@ def normalize(
 
     Computed in float32 (float64 if that is asked for) and rounded to ``dtype`` once: bfloat16 throughout would keep the
     pixel values 0 to 255, but most digits of their differences from the mean would be lost.
-
-    Raises:
-      ValueError: if the images are not uint8 ``[B, H, W, C]``, or mean or std does not have C numbers.
     """
     images = _check_images(images)
     channels = images.shape[-1]

@@ -115,12 +115,7 @@ def read_cifar(
       name: "cifar10" or "cifar100".
       path: an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. None
         looks in ``data``.
-      layouts: the known distributions, with their checksums.
-
-    Raises:
-      FileNotFoundError: if there is no such set; it says how to get it.
-      ValueError: if a checksum, a size or the content is not the published one.
-      ImportError: if there is only a TFDS data directory and tensorflow-datasets is not installed.
+      layouts: the known distributions; a checksum or a size that is not the published one is a ``ValueError``.
     """
     root, known = data_root(path), layouts[name]
     if root.is_file():

@@ -54,19 +54,12 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """A data set in memory; fields not listed as in :func:`from_arrays`.
 
     Attributes:
-      name: what it is called in logs.
-      class_names: a name per class.
       train: what is trained on.
       selection: what the best epoch is chosen on; the same object as ``test`` when ``select_on`` is "test".
       test: what is reported.
-      select_on: "validation" or "test".
-      mean: per channel, in units of [0, 1].
-      std: per channel, in units of [0, 1].
-      pad: pixels of zero padding before the random crop.
-      flip: whether training images are flipped.
     """
 
     name: str
@@ -141,7 +134,7 @@ def from_arrays(
       The data set, with its splits in the order of the arrays.
 
     Raises:
-      ValueError: if an argument is not as described; it says what was expected.
+      ValueError: if an argument is not as described.
     """
     train_images = _check_images(train_images, "train_images")
     test_images = _check_images(test_images, "test_images")

@@ -1,7 +1,8 @@
 """Sets of images on disk: CUB-200-2011, class folders (ImageNet's or one's own), and TFDS directories.
 
 Nothing is decoded here: a reader lists the encoded images and their classes. TFDS sets have to be in the ArrayRecord
-format, and are read without TensorFlow.
+format, and are read without TensorFlow. A set that is missing is a ``FileNotFoundError`` with the command that gets it,
+one that does not fit together a ``ValueError``.
 """
 
 import hashlib
@@ -94,12 +95,7 @@ class Files:
 
 
 def read_cub200(path: str | PathLike[str] | None) -> Listed:
-    """CUB-200-2011 with the official split, from its folder or the one that holds it.
-
-    Raises:
-      FileNotFoundError: if it is not there; it says how to get it.
-      ValueError: if its lists do not fit together.
-    """
+    """CUB-200-2011 with the official split, from its folder or the one that holds it."""
     root = data_root(path)
     places = [root, root / "CUB_200_2011"]
     folder = next((place for place in places if (place / "images.txt").is_file()), None)
@@ -138,11 +134,7 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
     """``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg``; or ``val``, ``valid``, ``validation``: the first found.
 
     Classes are numbered in the order of their names, images likewise; folders within a class are searched as well.
-    Hidden files, and those without a suffix of ``SUFFIXES``, are left out.
-
-    Raises:
-      FileNotFoundError: if there is no such folder.
-      ValueError: if train and test have different classes, or a class has no image.
+    Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Every class needs an image in both parts.
     """
     train, test = (_part(name, path, names) for names in (TRAIN, TEST_OF.get(name, TEST)))
     classes, others = (_class_folders(folder) for folder in (train, test))
@@ -158,11 +150,7 @@ def read_imagenet(path: str | PathLike[str] | None) -> Listed:
 
 
 def folder_classes(name: str, path: str | PathLike[str] | None) -> tuple[str, ...]:
-    """The classes of :func:`read_folder`, without listing the images.
-
-    Raises:
-      FileNotFoundError: if there is no folder of training images.
-    """
+    """The classes of :func:`read_folder`, without listing the images."""
     return _class_folders(_part(name, path, TRAIN))
 
 
@@ -248,13 +236,7 @@ class TfdsRecords:
 
 
 def read_tfds(name: str, path: str | PathLike[str] | None) -> Listed:
-    """The set ``name`` (with a config, as ``NAME/CONFIG``) of a TFDS data directory.
-
-    Raises:
-      FileNotFoundError: if it is not there; it says how to prepare it.
-      ValueError: if it is in another format, or is not one of labelled images.
-      ImportError: if tensorflow-datasets is not installed.
-    """
+    """The set ``name`` (with a config, as ``NAME/CONFIG``) of a TFDS data directory; it must be of labelled images."""
     directory = find_tfds(name, path)
     # From the directory, not by name (tfds.data_source): the version on disk need not be the installed package's.
     info = import_tfds().builder_from_directory(str(directory)).info
@@ -284,7 +266,7 @@ def has_tfds(name: str, path: str | PathLike[str] | None) -> bool:
 
 
 def find_tfds(name: str, path: str | PathLike[str] | None) -> Path:
-    """The directory of the newest version of ``name``; errors as :func:`read_tfds`."""
+    """The directory of the newest version of ``name``; an error with the command that prepares it if there is none."""
     root = data_root(path)
     versions = [file.parent for file in (root / name).glob("*/dataset_info.json")]
     if not versions:

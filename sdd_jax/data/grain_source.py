@@ -15,14 +15,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdd_jax.data.memory import check_positions
-from sdd_jax.data.streamed import (
-    EvalExample,
-    StreamedDataset,
-    StreamedSplit,
-    TrainExample,
-    eval_batch,
-    train_batch,
-)
+from sdd_jax.data.streamed import EvalExample, StreamedDataset, StreamedSplit, TrainExample, eval_batch, train_batch
 from sdd_jax.mesh import DATA, SEEDS, seed_keys
 from sdd_jax.processes import processors
 
@@ -60,15 +53,8 @@ class GrainData:
         if processes > 1 and mesh.shape[SEEDS] > 1:
             raise ValueError(f"several seeds of images on disk train in one process, got {processes} processes")
         self._dataset, self._batch_size = dataset, batch_size
-        examples = [
-            TrainExample(dataset.train, dataset.augment, dataset.image_size, dataset.num_classes, seed)
-            for seed in seeds
-        ]
-        runs = [
-            _rows(dataset, seed).map_with_index(example)[share::processes].batch(batch_size // processes)
-            for seed, example in zip(seeds, examples, strict=True)
-        ]
-        self._batches = grain.experimental.ZipMapDataset(runs).map(_stack)
+        examples = [_examples(dataset, seed)[share::processes].batch(batch_size // processes) for seed in seeds]
+        self._batches = grain.experimental.ZipMapDataset(examples).map(_stack)
         self._put = functools.partial(_put_share, sharding=NamedSharding(mesh, PartitionSpec(SEEDS, DATA)), axis=1)
         self._keys = seed_keys(seeds, mesh)
         self._next = -1
@@ -125,6 +111,12 @@ class GrainEval:
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
         """``batch(arrays)``, to be called inside ``jit``."""
         return functools.partial(eval_batch, source=self._dataset, dtype=dtype)
+
+
+def _examples(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
+    """Infinite stream of augmented examples, in the order of a run of ``seed``."""
+    example = TrainExample(dataset.train, dataset.augment, dataset.image_size, dataset.num_classes, seed)
+    return _rows(dataset, seed).map_with_index(example)
 
 
 def _rows(dataset: StreamedDataset, seed: int) -> grain.MapDataset:

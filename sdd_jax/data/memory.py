@@ -61,17 +61,10 @@ def epoch_order(key: jax.Array, epochs: ArrayLike, num_examples: int) -> jax.Arr
 def locate(
     positions: jax.Array, num_examples: int, first_epoch: ArrayLike, order: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """The epoch and the row of the split for each position of a run.
+    """The epoch and the row of the split for each of the positions, int32 ``[B]``, of a run.
 
-    Args:
-      positions: int32 ``[B]``; they may span several epochs.
-      num_examples: N.
-      first_epoch: int scalar, the epoch of ``order[0]``.
-      order: int32 ``[E, N]``, the permutations of ``first_epoch``, ``first_epoch + 1``, ...; it must hold every epoch
-        of the positions (:func:`epochs_per_chunk`).
-
-    Returns:
-      ``(epochs, rows)``, int32 ``[B]`` each. A row of an epoch that the order does not hold is N, out of range.
+    ``order`` is int32 ``[E, N]``, the permutations of ``first_epoch``, ``first_epoch + 1``, ...: enough of them for the
+    positions (:func:`epochs_per_chunk`). A row of an epoch that it does not hold is N, out of range.
     """
     epochs = positions // num_examples
     held = epochs - first_epoch
@@ -143,14 +136,7 @@ class MemoryData:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        seeds: Sequence[int],
-        epochs: int,
-        batch_size: int,
-        steps_per_call: int,
-        mesh: Mesh,
+        self, dataset: Dataset, *, seeds: Sequence[int], epochs: int, batch_size: int, steps_per_call: int, mesh: Mesh
     ):
         self._dataset, self._batch_size = dataset, batch_size
         self._num_examples = num_examples = len(dataset.train.index)

@@ -33,14 +33,9 @@ _TEST_KEY = 20_240_619  # of the digits' test set; another key makes published r
 
 
 def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file, which is unzipped if its name ends in ``.gz``.
+    """The uint8 array of an IDX file (unzipped if its name ends in ``.gz``) with so many dimensions.
 
-    Args:
-      path: the file.
-      dimensions: how many the array must have: 3 for images, 1 for labels.
-
-    Raises:
-      ValueError: if the header is another, a byte is missing or left over, or the gzip data are damaged.
+    ``ValueError`` if the header is another, a byte is missing or left over, or the gzip data are damaged.
     """
     start = 4 + 4 * dimensions
     if str(path).endswith(".gz"):
@@ -72,10 +67,6 @@ def read_mnist(name: str, path: str | PathLike[str] | None = None) -> Raw:
       name: "mnist" or "fashion_mnist". The two have the same file names: only the folder tells them apart.
       path: the folder of the files, or the folder that holds torchvision's ``MNIST/raw`` or ``FashionMNIST/raw``. None
         looks there below ``data``, and for Fashion-MNIST where Debian's package dataset-fashion-mnist puts it.
-
-    Raises:
-      FileNotFoundError: if a file is not there; it says how to get the set.
-      ValueError: if a file is damaged or images and labels do not belong together.
     """
     torchvision = Path(_FOLDERS[name], "raw")
     if path is None:
@@ -122,10 +113,6 @@ def read_digits(path: str | PathLike[str] | None = None) -> Raw:
 
     The 8x8 values 0 to 16 become 0 to 255, and each pixel a block of 4x4, so that networks for 32x32 take them. A fifth
     of each class, drawn by a fixed key, is the test set; the source has no split of its own.
-
-    Raises:
-      ValueError: if a path is given; they lie in the package.
-      ImportError: if scikit-learn is not installed.
     """
     if path is not None:
         raise ValueError(f"digits come with scikit-learn and have no path, got {str(path)!r}")

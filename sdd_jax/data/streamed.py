@@ -127,7 +127,7 @@ def from_records(
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
 ) -> StreamedDataset:
-    """A :class:`StreamedDataset` of records; other arguments as in :func:`~sdd_jax.data.load`.
+    """A :class:`StreamedDataset` of records; arguments not listed as in :func:`~sdd_jax.data.load`.
 
     Where labels are not known before reading, a tenth of all images is held out, and a subset drawn from all, without
     regard to the classes.
@@ -135,15 +135,9 @@ def from_records(
     Args:
       train: the images of training and validation.
       test: those of tests; one that cannot be decoded is an error when it is read, whatever ``on_bad_image`` is.
-      name: what the set is called in logs.
       class_names: a name per class.
       mean: per channel, in units of [0, 1].
       std: likewise.
-      image_size: S; images are ``[S, S, 3]``.
-      augment: one of ``images.AUGMENTS``.
-      select_on: "validation" or "test".
-      train_examples: how many training images to keep; None: all.
-      workers: processes that decode; 0: threads of this process.
       on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
         and leaves the bad ones out, after all draws, so that these do not depend on them.
       skipped: the images that an earlier start of the same run left out; None decodes all to find them.
