@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from sdd_jax.data import Dataset, Split, cifar, folders, from_arrays, mnist
+from sdd_jax.data import cifar, folders, mnist
+from sdd_jax.data.dataset import Dataset, Split, from_arrays
 from sdd_jax.data.folders import PREFIX
 from sdd_jax.data.memory import MemoryData, MemoryEval
 from sdd_jax.data.streamed import Skipped, StreamedDataset, from_records

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 
-from sdd_jax.data import Dataset, Split, augment
+from sdd_jax.data import augment
+from sdd_jax.data.dataset import Dataset, Split
 from sdd_jax.mesh import by_seed, put, replicated, seed_keys
 
 # Views are drawn from fold_in(key, epoch); epochs stay below this number, so the two streams never meet.
