@@ -15,6 +15,7 @@ import zlib
 import chex
 import jax
 import numpy as np
+import own_networks
 import pytest
 import sets
 import tiny
@@ -30,6 +31,8 @@ from sdd_jax.config import read
 from sdd_jax.data import eval_data, images, streamed, train_data
 from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop, run_folder
+from sdd_jax.training.objective import plain
+from sdd_jax.training.teacher import Teacher
 
 CLASSES = ("n01", "n02", "n03")
 LINEAR = "own_networks:plain_function"  # compiled at once
@@ -289,7 +292,9 @@ def test_records_of_tfds_are_looked_at_too(tmp_path):
 
 
 def built(root, skipped=None):
-    return tiny.built(epochs=1)._replace(dataset=load(root, "skip", skipped=skipped))
+    network = own_networks.plain_function(num_classes=3, stem="cifar", dtype=np.float32)
+    alone = {"model": network, "teacher": Teacher(), "objective": plain()}
+    return tiny.built(epochs=1)._replace(**alone, dataset=load(root, "skip", skipped=skipped))
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with_or_not_at_all(root, tmp_path):
