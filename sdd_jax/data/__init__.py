@@ -54,7 +54,7 @@ class Info(NamedTuple):
 
 # Mean and std: digits, MNIST and Fashion-MNIST measured on their training images (the latter two before padding, the
 # usual convention); CIFAR-10 the usual values; CIFAR-100 as in the official code's mdistiller/dataset/cifar100.py;
-# ImageNet as torchvision's, which the official code takes for CUB-200 as well. A mirrored digit is none, so digits and
+# ImageNet as torchvision's, which the official code takes for CUB-200 as well. A mirrored digit is no digit: digits and
 # MNIST are not flipped.
 INFO = {
     "digits": Info(10, (32, 32, 1), 1438, 359, (0.3048,), (0.3754,), 4, False),
