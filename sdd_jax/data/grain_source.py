@@ -55,7 +55,7 @@ class GrainData:
         self._dataset, self._batch_size = dataset, batch_size
         examples = [_examples(dataset, seed)[share::processes].batch(batch_size // processes) for seed in seeds]
         self._batches = grain.experimental.ZipMapDataset(examples).map(_stack)
-        self._put = functools.partial(_put_share, sharding=NamedSharding(mesh, PartitionSpec(SEEDS, DATA)), axis=1)
+        self._sharding = NamedSharding(mesh, PartitionSpec(SEEDS, DATA))
         self._keys = seed_keys(seeds, mesh)
         self._next = -1
         self._iterator: grain.DatasetIterator | None = None
@@ -64,7 +64,7 @@ class GrainData:
         """Each run's key, and its batch of ``step``, ``[runs, B, ...]``."""
         if self._iterator is None or step != self._next:
             self.close()
-            self._iterator = _start(self._batches[step:], self._dataset.workers, self._put)
+            self._iterator = _start(self._batches[step:], self._dataset.workers, self._sharding)
         self._next = step + 1
         return {"key": self._keys, **_take(self._iterator)}
 
@@ -96,12 +96,12 @@ class GrainEval:
         self._count = -(-len(split.index) // batch_size)
         positions = grain.MapDataset.range(self._count * batch_size)[share::processes]
         self._batches = positions.map(example).batch(batch_size // processes)
-        self._put = functools.partial(_put_share, sharding=NamedSharding(mesh, PartitionSpec((SEEDS, DATA))), axis=0)
+        self._sharding = NamedSharding(mesh, PartitionSpec((SEEDS, DATA)))
         self._workers = min(dataset.workers, len(split.index) // processes // WORTH_A_PROCESS)
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """The arrays of each batch, for :meth:`batch_function`."""
-        iterator = _start(self._batches, self._workers, self._put)
+        iterator = _start(self._batches, self._workers, self._sharding)
         try:
             for _ in range(self._count):
                 yield _take(iterator)
@@ -128,22 +128,15 @@ def _stack(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _put_share(arrays: dict[str, np.ndarray], sharding: NamedSharding, axis: int) -> dict[str, jax.Array]:
-    """This process's share of a batch, which is divided along ``axis``, on its devices.
+def _put_share(sharding: NamedSharding, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's share of a batch, on its devices.
 
-    The copy: worker processes hand over shared memory, which a CPU's array would alias and keep.
+    The copies: worker processes hand over shared memory, which a CPU's array would alias and keep.
     """
-
-    def put(array):
-        whole = tuple(size * (jax.process_count() if n == axis else 1) for n, size in enumerate(array.shape))
-        return jax.make_array_from_process_local_data(sharding, np.array(array), whole)
-
-    return {name: put(array) for name, array in arrays.items()}
+    return jax.make_array_from_process_local_data(sharding, {name: np.array(array) for name, array in arrays.items()})
 
 
-def _start(
-    batches: grain.MapDataset, workers: int, put: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
-) -> grain.DatasetIterator:
+def _start(batches: grain.MapDataset, workers: int, sharding: NamedSharding) -> grain.DatasetIterator:
     """Reads ahead, in order: threads or processes make batches, and another thread puts them on the device."""
     threads = 1 if workers else min(processors(), MOST_THREADS)
     read = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
@@ -152,7 +145,8 @@ def _start(
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
-    return iter(grain.experimental.ThreadPrefetchIterDataset(read.map(put), prefetch_buffer_size=AHEAD))
+    on_device = read.map(functools.partial(_put_share, sharding))
+    return iter(grain.experimental.ThreadPrefetchIterDataset(on_device, prefetch_buffer_size=AHEAD))
 
 
 def _take(iterator: grain.DatasetIterator) -> dict[str, jax.Array]:
