@@ -1,11 +1,9 @@
 """What runs are made of, and the jitted programs that take their steps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -55,7 +53,6 @@ def jit_run_chunk(
     *,
     scales: Sequence[int],
     pooling: str,
-    image_shape: tuple[int, ...],
     num_examples: int,
     steps_per_call: int,
     accumulate: int,
@@ -78,7 +75,7 @@ def jit_run_chunk(
     )
     return jit_network(
         make_run_chunk(train_step, make_batch, mesh, steps_per_call),
-        partial(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)), train=False),
+        model,
         platform=platform,
         donate_argnums=0,
         out_shardings=(by_seed(mesh), replicated(mesh)),
@@ -121,7 +118,6 @@ class Programs:
             mesh,
             scales=built.scales,
             pooling=built.pooling,
-            image_shape=built.dataset.image_shape,
             num_examples=num_examples,
             steps_per_call=built.steps_per_call,
             accumulate=built.accumulate,
