@@ -66,3 +66,12 @@ def test_a_jaxlib_that_does_not_know_them_compiles_without(monkeypatch):
     assert compiling.known_options({compiling.YNNPACK: "1"}) is None
     double = compiling.jit_network(lambda x: 2 * x, create_model("resnet8"), donate_argnums=0)
     assert double(jnp.float32(2)) == 4
+
+
+def test_the_program_can_be_compiled_without_the_options():
+    """`benchmarks.jax_step` does so."""
+
+    def function(x):
+        return 2 * x
+
+    assert compiling.jit_network(function, create_model("resnet8")).__wrapped__ is function
