@@ -105,7 +105,5 @@ def compile_plan(settings: Settings, topology: Topology, batch_size: int, compar
 
 def by_method(settings: Settings, method: str, batch_size: int) -> Settings:
     """The config with another method and batch size, and nothing else changed."""
-    changes: dict[str, Any] = {"batch_size": batch_size}
-    if method != settings["method"]:
-        changes |= {"method": method, "loss.base": method}
-    return Settings({**settings, **changes})
+    other = {} if method == settings["method"] else {"method": method, "loss.base": method}
+    return Settings({**settings, **other, "batch_size": batch_size})

@@ -117,7 +117,6 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | TooLarge:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return TooLarge(str(error).splitlines()[0])
-    seconds = time.monotonic() - start
     states, (teacher, data), (_, own), _ = arguments
     analysis, costs = compiled.memory_analysis(), compiled.cost_analysis()
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -132,7 +131,8 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | TooLarge:
     parts = settings["optim.accumulate_steps"]  # a loop, whose body the compiler counts once
     # Batch normalisation sums two numbers per channel forward and two backward; its statistics are two per channel.
     reduced = _bytes(states.params) + 2 * parts * _bytes(states.batch_stats) if mesh.size > 1 else 0
-    return Compiled(memory, parts * costs["flops"], parts * costs["bytes accessed"], reduced, seconds)
+    flops, traffic = parts * costs["flops"], parts * costs["bytes accessed"]
+    return Compiled(memory, flops, traffic, reduced, time.monotonic() - start)
 
 
 def find_largest(

@@ -68,8 +68,7 @@ def as_text(plans: Sequence[dict[str, Any]]) -> str:
     lines = []
     for name, *cells in zip(*table, strict=True):
         lines.append("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join([*lines, "", *dict.fromkeys(_notes(plans))])
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *dict.fromkeys(_notes(plans))])
 
 
 def _column(plan: dict[str, Any]) -> dict[str, str]:

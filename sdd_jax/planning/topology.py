@@ -14,8 +14,7 @@ FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 FORM = "topologies are written GENERATION:SHAPE, such as v4:2x2x4, v5e:16x16, v5p:2x2x4, v6e:16x16"
 
-# libtpu asks the machine and the cloud which slice it is part of, when it is loaded. With these answers it asks nobody;
-# the slice to compile for is named later.
+# When libtpu is loaded it asks machine and cloud for its slice. With these answers it asks nobody.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to wait for
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
