@@ -59,7 +59,7 @@ def test_a_small_pair_is_planned_for_four_chips():
 @pytest.mark.slow
 @pytest.mark.skipif(not LIBTPU, reason="libtpu is not installed: pip install -e '.[plan]' in an environment of its own")
 def test_a_batch_that_is_too_large_is_an_answer():
-    config = ["--config=configs/quickstart.py:run=kd", "--topology=v5e:1x1", f"--batch_size={2**22}"]
+    config = ["--config=configs/quickstart.py:run=plain", "--topology=v5e:1x1", f"--batch_size={2**22}"]
     result = run("plan", *config, environment={**ENVIRONMENT, **A_USERS})
     assert result.returncode == 0, result.stderr
     assert "NO: more than 16 GiB" in result.stdout and "does not fit v5e:1x1: RESOURCE_EXHAUSTED" in result.stdout

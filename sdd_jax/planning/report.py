@@ -74,6 +74,7 @@ def as_text(plans: Sequence[dict[str, Any]]) -> str:
 def _column(plan: dict[str, Any]) -> dict[str, str]:
     own, *others = plan["methods"]
     hbm, largest, room = plan["hbm_bytes"], plan["largest"], f"NO: more than {plan['hbm_bytes'] / GIB:.0f} GiB"
+    searched = f"{largest['batch_size']} ({largest['per_chip']} a chip)" if largest else "not searched"
     if own["fits"]:
         room = f"fits {hbm / GIB:.0f} GiB, {(hbm - own['memory_bytes']['total']) / GIB:.2f} free"
 
@@ -103,7 +104,7 @@ def _column(plan: dict[str, Any]) -> dict[str, str]:
         "GiB activations, temporary": gib("temporary"),
         "GiB in all": gib("total"),
         "the chip's memory": room,
-        "largest batch that fits": f"{largest['batch_size']} ({largest['per_chip']} a chip)" if largest else "-",
+        "largest batch that fits": searched,
         "GFLOP": cell(".1f", lambda figures: figures["flops"] / 1e9),
         "GB to and from memory": cell(".2f", lambda figures: figures["bytes"] / 1e9),
         "MB all-reduced": cell(".2f", lambda figures: figures["collectives"]["operand_bytes"] / 1e6),

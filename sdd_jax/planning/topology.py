@@ -109,9 +109,7 @@ def devices(topology: Topology) -> list[Any]:
     options: dict[str, Any] = {"chip_config_name": topology.chip.config} if topology.chip.config else {}
     if topology.chips == 1:  # a host of its own; of larger slices libtpu knows the hosts
         options["chips_per_host_bounds"] = (1, 1, 1)
-    description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
-    if len(description.devices) != topology.chips:
-        raise ValueError(
-            f"topology {topology.name!r}: libtpu sees {len(description.devices)} devices in {topology.chips} chips"
-        )
-    return list(description.devices)
+    found = list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
+    if len(found) != topology.chips:
+        raise ValueError(f"topology {topology.name!r}: libtpu sees {len(found)} devices in {topology.chips} chips")
+    return found
