@@ -161,7 +161,7 @@ COMMANDS = {
     ("plan", PLAIN, "--topology=v5e:2x4", "--batch_size=many"): "got 'many'",
     ("plan", PLAIN, "--topology=v5e:2x4", "--batch_size=7"): "batch_size 7 does not divide by the 8 chips",
     ("plan", PLAIN, "--topology=v5e:2x4,v5e:4x4", "--batch_size=16,32,64"): "go in pairs, got 2 and 3",
-    ("plan", PLAIN, "--topology=v5e:2x4", "--against=dkd"): "against=dkd",
+    ("plan", PLAIN, "--topology=v5e:2x4", "--compare=dkd"): "compare=dkd",
     ("plan", PLAIN, "--topology=v5e:2x4", "--config.seeds=1,2"): r"leave seeds out, got \(1, 2\)",
     ("plan", "--config=configs/quickstart.py", "--topology=v5e:2x4"): "plan takes one run.*choose from",
     ("experiments.run",): "required: TABLE",

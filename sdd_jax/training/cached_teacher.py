@@ -78,8 +78,7 @@ def make_compute(
         return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
 
     variables = jax.device_put(variables)
-    network = partial(model.apply, variables, jnp.zeros((1, *dataset.image_shape), dtype), train=False)
-    rows = jit_network(rows, network)
+    rows = jit_network(rows, model)
 
     def compute(index, view):
         assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"

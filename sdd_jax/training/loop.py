@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -177,9 +176,8 @@ def make_evaluator(
     num_examples, devices = len(split.index), mesh.size
     batch_size = math.ceil(min(EVAL_BATCH, num_examples) / devices) * devices
     data = eval_data(dataset, split, batch_size=batch_size, mesh=mesh)
-    network = functools.partial(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)), train=False)
     step = make_eval_step(model, data.batch_function(dtype), mesh, dataset.num_classes)
-    step = jit_network(step, network, out_shardings=replicated(mesh))
+    step = jit_network(step, model, out_shardings=replicated(mesh))
 
     def evaluator(variables):
         states = [jax.device_get(step(variables, arrays)) for arrays in data.batches()]
