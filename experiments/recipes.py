@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from configs import common
 from sdd_jax.build import check, reads
 from sdd_jax.config import Settings
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 RELEASED, PAPER = PRESETS = tuple(common.PRESETS)
 # Where a run stands, what it is called, and how it is carried out: two runs that differ in these alone are one. The
 # teacher is compared by what it is, not by its folder, and the preset by the fields that follow from it.
-ELSEWHERE = run_folder.CARRIED_OUT | {
+ELSEWHERE = run_dir.RUNTIME_FIELDS | {
     "seed",
     "seeds",
     "preset",

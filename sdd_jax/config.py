@@ -14,7 +14,7 @@ from sdd_jax import data
 from sdd_jax.data.bad_images import POLICIES
 from sdd_jax.data.images import AUGMENTS
 from sdd_jax.sdd import CONSISTENCIES, POOLINGS, REDUCTIONS, check_scales
-from sdd_jax.training.run_folder import CARRIED_OUT
+from sdd_jax.training.run_dir import RUNTIME_FIELDS
 
 OWN = "MODULE:FUNCTION"  # a user's function
 NONE = "none"  # as typed, unsets a field that may be unset
@@ -137,7 +137,7 @@ class Settings(dict):
 
     def hash(self) -> str:
         """SHA-256, in hex, of the config, up to how it is carried out."""
-        what = Settings((name, value) for name, value in self.items() if name not in CARRIED_OUT)
+        what = Settings((name, value) for name, value in self.items() if name not in RUNTIME_FIELDS)
         return hashlib.sha256(json.dumps(what.nested(), sort_keys=True).encode()).hexdigest()
 
 

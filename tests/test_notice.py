@@ -102,8 +102,8 @@ def test_two_processes_leave_together_and_end_when_one_is_lost(uninterrupted, tm
     again[1].kill()
     codes, errors = end(again, seconds=60)
     assert codes[0] not in (0, -signal.SIGKILL) and codes[1] == -signal.SIGKILL
-    said = re.search(r"sdd_jax: process 0 of 2 ended after step (\d+), .*coordinator 127\.0\.0\.1:\d+\)", errors[0])
-    assert said and int(said[1]) > steps_of(tmp_path)[0]
+    print(errors[0])
+    assert 0
 
     codes, errors = end(begin(tmp_path, processes=2))
     assert codes == [0, 0], errors
