@@ -141,6 +141,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     assert json.loads((tmp_path / "bad" / "not_finite.json").read_text())["examples"] == examples
     assert "NaN" not in (tmp_path / "bad" / "metrics.jsonl").read_text()
     assert not Checkpoints(tmp_path / "bad" / "checkpoints", "").steps()
+    assert not (tmp_path / "bad" / "lock.json").exists()  # a run that fails unlocks its folder
 
 
 def test_an_evaluation_that_is_not_finite_stops(tmp_path):

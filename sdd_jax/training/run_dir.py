@@ -1,8 +1,7 @@
 """A run's folder: the names of its files, its lock, and what is read from it.
 
 Every run has ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``lock``, and at its end
-``done.json``. A run that leaves out bad training images has ``skipped.json``. While a process trains, ``lock.json`` names
-it.
+``done.json``. A run that leaves out bad training images has ``skipped.json``. ``lock.json`` says which process trains.
 """
 
 import importlib.metadata
