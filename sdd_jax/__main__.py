@@ -13,6 +13,7 @@ import textwrap
 import traceback
 import warnings
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -119,13 +120,16 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and not isinstance(flags.FLAGS.config, ConfigDict):
-            raise ValueError("--config names no config file that loads")
+            raise ValueError("--config must name a config file")
     except Exception as error:  # of absl, ml_collections or the config file
-        config = next((given.partition("=")[2] for given in argv if given.startswith("--config=")), None)
-        problem = None if config is None else _config_problem(config)
+        configs = [text.removeprefix("--config=") for text in argv if text.startswith("--config=")]
+        configs += [value for flag, value in pairwise(argv) if flag == "--config"]
+        problem = _config_problem(configs[0]) if configs else None
         missing = [f"--{name}" for name in flags.FLAGS if f"--{name} {REQUIRED}" in str(error)]
         if problem is None and missing:
             problem = f"{' and '.join(missing)} must be given: {argv[0]} --help shows an example"
+        if problem is None and isinstance(error, KeyError | AttributeError):  # of ml_collections
+            problem = f"config has no such field: {error.args[0]}. docs/fields.md has all of them"
         if problem is None and isinstance(error, flags.UnrecognizedFlagError):
             problem = f"{error}: {argv[0]} --help shows those that there are"
         _refuse(problem or str(error))
