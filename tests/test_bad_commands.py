@@ -81,7 +81,7 @@ COMMANDS = {
     ("train", PLAIN, "--workdir=DIR/new", "--config.epochs"): "Missing value for flag --config.epochs",
     ("train", PLAIN, "--workdir=DIR/new", "--config.optim=1"): "config.optim=1: Failed to parse",
     ("train", PLAIN, "--workdir=DIR/new", "--config.optim.lr=1"): "no (such )?field.*'(optim.)?lr'",
-    ("train", PLAIN, "--workdir=DIR/new", "--config.sdd.scale=1"): "no (such )?field.*'(sdd.)?scale'.*scales",
+    ("train", PLAIN, "--workdir=DIR/new", "--config.sdd.scale=1"): "no (such )?field.*scale.*scales",
     ("train", PLAIN, "--workdir=DIR/new", "--config.no.room=1"): "no (such )?field.*'no",
     ("train", "--config", "configs/quickstar.py", "--workdir=DIR/new"): "there is no config file configs/quickstar.py",
     ("train", PLAIN, "--workdir=DIR/new", "--config.epochs=none"): "epochs must be an integer, got None",

@@ -45,14 +45,8 @@ class Logbook:
     interrupted run leaves the lines of an uninterrupted one. Every process has a logbook, and the first one's writes.
 
     Args:
-      folder: the run's.
-      step: where the run begins or goes on.
-      total_steps: of the whole run.
-      steps_per_epoch: not always a whole number.
-      batch_size: to count images per second.
       boundaries: steps at which a line ends, besides every fiftieth: those of evaluations and checkpoints.
       name: of this run, where several are trained together.
-      shows_progress: one of several runs does.
     """
 
     def __init__(
