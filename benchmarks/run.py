@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import cost, images, pairs
 from experiments.command_line import Parser, refuse
-from sdd_jax.training.environment import commit
+from sdd_jax.training.run_dir import commit
 
 SECTIONS = {
     "pairs": pairs.section,

@@ -24,7 +24,7 @@ from sdd_jax.reporting.answers import load_test, test_pixels
 from sdd_jax.serving.network import forward, open_network
 from sdd_jax.serving.overlay import COMPLEMENTARY, CONSISTENT
 from sdd_jax.serving.regions import Place, Region, read_regions, softmax
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 SCALES, WEIGHTS = (1, 2, 4), {False: 1, True: 2}  # by whether a region is complementary; the released code's
 BATCH, COLOURS_KEPT = 250, 128
@@ -70,7 +70,7 @@ def choose(regions: np.ndarray, labels: np.ndarray) -> int:
 def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
     """The chosen test image of the run in ``workdir``, and the classes' names."""
     served = open_network(workdir, data_path=data_path)
-    room = run_folder.read_config(workdir)["data"]
+    room = run_dir.read_config(workdir)["data"]
     dataset = load_test({f"data.{field}": value for field, value in room.items()}, data_path)
     outputs = forward(served, scales=SCALES)
 

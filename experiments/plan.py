@@ -10,7 +10,7 @@ from experiments.cells import RUN, TEACHER, Cell, Table
 from experiments.recipes import RELEASED, Recipe
 from experiments.results import NO_TEACHER, Did
 from sdd_jax import methods
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 TEACHER_SEED = 0  # every student of a teacher learns from the same one
 
@@ -179,7 +179,7 @@ class _Planner:
         did = self._plain_did(recipe)
         folder = self._folder(recipe, did, TEACHER_SEED)
         has_line = (did, TEACHER_SEED) in self._found
-        finished = folder.is_dir() and run_folder.read_done(folder) is not None
+        finished = folder.is_dir() and run_dir.read_done(folder) is not None
         data, network = _data_name(recipe), recipe.student
         where = f"{self._teachers}/{data}/{network}" if self._teachers else "--teachers, which is not set"
         state = "is there" if finished else "is trained first"
@@ -211,8 +211,8 @@ class _Planner:
         folder = self._teachers / _data_name(recipe) / recipe.student
         if not folder.exists():
             return None
-        run_folder.read_config(folder)
-        if run_folder.read_done(folder) is None:
+        run_dir.read_config(folder)
+        if run_dir.read_done(folder) is None:
             raise ValueError(f"{folder} has not finished: start its command again to go on with it, or take it away")
         self.remarks[f"teacher {recipe.student} of {_data_name(recipe)}: {folder}"] = None
         return folder

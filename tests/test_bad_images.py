@@ -30,7 +30,7 @@ from sdd_jax.build_data import load_data
 from sdd_jax.config import read
 from sdd_jax.data import eval_data, images, streamed, train_data
 from sdd_jax.mesh import make_mesh
-from sdd_jax.training import loop, run_folder
+from sdd_jax.training import loop, run_dir
 from sdd_jax.training.objective import plain
 from sdd_jax.training.teacher import Teacher
 
@@ -303,7 +303,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with_or_not_at_all(root, tm
     first = built(root)
     loop.train(first, workdir := tmp_path / "run")
     assert json.loads((workdir / "done.json").read_text())["skipped_images"] == 4
-    kept = run_folder.read_skipped(workdir)
+    kept = run_dir.read_skipped(workdir)
     assert kept is not None and kept == first.dataset.skipped == pickle.loads(pickle.dumps(kept))
 
     sets_picture = sets.jpeg(sets.picture(1, 3))

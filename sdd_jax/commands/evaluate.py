@@ -15,7 +15,7 @@ from absl import flags
 from sdd_jax import data, saved
 from sdd_jax.config import DTYPES
 from sdd_jax.mesh import make_mesh
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 from sdd_jax.training.loop import make_evaluator
 
 
@@ -31,8 +31,8 @@ def main() -> None:
     """Runs the command."""
     workdir = Path(flags.FLAGS.workdir)
     folders = [workdir]
-    if workdir.is_dir() and not (workdir / run_folder.CONFIG).exists():
-        folders = sorted(path.parent for path in workdir.rglob(run_folder.CONFIG)) or [workdir]
+    if workdir.is_dir() and not (workdir / run_dir.CONFIG).exists():
+        folders = sorted(path.parent for path in workdir.rglob(run_dir.CONFIG)) or [workdir]
     for folder in folders:
         if len(folders) > 1 and flags.FLAGS.data is None and saved.read(folder).imported:
             print(f"{folder} holds an imported network, which names no data: left out")

@@ -12,7 +12,7 @@ from sdd_jax.data.dataset import stratified_draw
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.answers import Answers, Asker, load_test
 from sdd_jax.reporting.gather import Group, Run, baseline_of, teacher_folder
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
 _POINTS_KEY = 20_240_620
@@ -100,7 +100,7 @@ def _teacher(group: Group, asker: Asker, known: dict[Path, Taught], notes: list[
         )
         return None
     if folder not in known:
-        done = run_folder.read_done(folder)
+        done = run_dir.read_done(folder)
         step = done["last"]["step"] if done else saved.steps(folder)["last"]
         name = f"{saved.read(folder).name} (teacher)"
         known[folder] = Taught(folder, name, step, asker.ask(folder, step))

@@ -14,7 +14,7 @@ from sdd_jax.config import DTYPES
 from sdd_jax.data.augment import normalize
 from sdd_jax.models import Outputs
 from sdd_jax.saved import Saved
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 
 class Served(NamedTuple):
@@ -101,7 +101,7 @@ def open_network(
         raise ValueError(
             f"{name} has {len(class_names)} classes on disk, the network of {folder} {network.num_classes}"
         )
-    room = run_folder.read_config(folder).get("sdd", {})
+    room = run_dir.read_config(folder).get("sdd", {})
     served = Served(
         network=network,
         variables=variables,

@@ -1,22 +1,60 @@
-"""A run's folder: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``done.json``.
+"""A run's folder: the names of its files, its lock, and what is read from it.
 
-And ``skipped.json``, of a run that leaves out training images which cannot be decoded.
+Every run has ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``lock``, and at its end
+``done.json``. A run that leaves out bad training images has ``skipped.json``. ``lock.json`` says which process trains.
 """
 
-import json
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import jax
+from filelock import FileLock, Timeout
+
 from sdd_jax.data import Skipped
-from sdd_jax.training import environment
-from sdd_jax.training.checkpoint import write_json
-from sdd_jax.training.lock import LOCK
+from sdd_jax.fields import RUNTIME_FIELDS
+from sdd_jax.files import flatten, read_json, read_mapping, write_json
 
 CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
-SKIPPED = "skipped.json"
-# How a run is carried out, not what it computes: a start may change it.
-CARRIED_OUT = frozenset({"data.workers", "profile_steps"})
+SKIPPED, LOCK, HOLDER = "skipped.json", "lock", "lock.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Locks ``folder`` until the lock is released or this process ends, however it ends.
+
+    Raises:
+      ValueError: if another process has the lock; the message says which, where and since when.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{folder} is in use by {_holder(folder)}: wait for it, or end it and start again") from None
+    started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    write_json(folder / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "started": started})
+    return lock
+
+
+def unlock_folder(folder: Path, lock: FileLock) -> None:
+    """Releases the lock; its file stays, since another process may be about to lock it."""
+    (folder / HOLDER).unlink(missing_ok=True)
+    lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = read_mapping(folder / HOLDER)
+        return f"process {holder['process']} on {holder['host']} since {holder['started']}"
+    except FileNotFoundError:
+        return "another process that has just begun"
 
 
 def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -30,26 +68,29 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
     starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
-    write_json(folder / ENVIRONMENT, [*starts, environment.describe()])
+    write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
 
 
-def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """``ValueError`` if ``folder`` is the folder of another run; creates nothing."""
+def check_same_config(folder: Path, config: Mapping[str, Any], besides: Set[str] = RUNTIME_FIELDS) -> None:
+    """``ValueError`` if ``folder`` holds anything else than a run of ``config``; creates nothing.
+
+    The fields ``besides`` may differ.
+    """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
     if not (folder / CONFIG).exists():
-        begun = {LOCK, CONFIG + ".tmp"}  # what a process leaves that was killed before it had written the config
+        begun = {LOCK, HOLDER, f"{HOLDER}.tmp", f"{CONFIG}.tmp"}  # left by a kill before the config was written
         if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
         return
-    fields = differing(read_config(folder), config, besides=CARRIED_OUT)
+    fields = differing(read_config(folder), config, besides)
     if fields:
         raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:
-    """The fields in which two nested configs differ, with both values; empty if in none, ``besides`` left aside."""
+    """The fields in which two nested configs differ, with both values; the fields ``besides`` are not compared."""
     before, now = flatten(before), flatten(now)
     names = [name for name in sorted((before.keys() | now.keys()) - besides) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
@@ -73,12 +114,12 @@ def write_done(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def read_skipped(folder: Path) -> Skipped | None:
-    """The training images that the run in ``folder`` leaves out; None if it has not said yet, or never will."""
+    """The training images that the run in ``folder`` leaves out; None if none are noted."""
     return Skipped.from_json(read_json(folder / SKIPPED)) if (folder / SKIPPED).exists() else None
 
 
 def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
-    """Notes what the run in ``folder`` leaves out; ``ValueError`` if its checkpoints are of a run with other images."""
+    """Notes which images the run in ``folder`` leaves out; ``ValueError`` if an earlier start left out others."""
     before = read_skipped(folder)
     if before is None and skipped is not None:
         if any((folder / CHECKPOINTS).glob("*/*")):
@@ -111,25 +152,33 @@ def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str
     return {"select_on": select_on, "last": last, "best": best}
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; ``ValueError`` names the file if it does not read."""
+def describe_environment() -> dict[str, Any]:
+    """Versions, devices, host and commit of this process, ready for JSON."""
+    from sdd_jax import __version__
+
+    devices = jax.devices()
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"sdd_jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, "+changes" if files differ; None outside of one."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} does not read as JSON: {error}") from error
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """``read_json`` of a file that holds names and values; ``ValueError`` if it holds anything else."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold names and values, got {content!r:.80}")
-    return content
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with dotted names."""
-    flat = {}
-    for name, value in config.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
+        revision, changes = (
+            subprocess.run(
+                ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or an installed package
+        return None
+    return revision + ("+changes" if changes else "")
