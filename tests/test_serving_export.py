@@ -13,7 +13,7 @@ from served import images, live, served
 
 from sdd_jax.models import Classifier
 from sdd_jax.models.layers import torch_affine_init
-from sdd_jax.serving.onnx_file import write_onnx
+from sdd_jax.serving.onnx_graph import write_onnx
 from sdd_jax.serving.stablehlo import write_stablehlo
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
