@@ -16,7 +16,7 @@ from sdd_jax import data
 from sdd_jax.build import check
 from sdd_jax.models import create_model
 from sdd_jax.reporting import write_report
-from sdd_jax.reporting.gather import find_runs, group_runs
+from sdd_jax.reporting.runs import find_runs, group_runs
 from sdd_jax.training import run_folder
 from sdd_jax.training.checkpoint import Checkpoints
 
