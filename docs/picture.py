@@ -18,7 +18,6 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
-
 from scipy.special import softmax
 
 from sdd_jax import complementary_mask, pool_regions, saved

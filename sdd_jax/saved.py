@@ -68,12 +68,13 @@ def read(folder: Path) -> Saved:
     """The network of the run in ``folder``; ``ValueError`` if there is none or its name is not known."""
     config = run_folder.read_config(folder)
     try:
-        fields, network = None if "imported" in config else config["data"], config["model"]
+        network, fields = config["model"], None if "imported" in config else config["data"]
         name, stem, dtype = network["student"], network["stem"], network["dtype"]
-        # Older runs lack num_classes: use the registered data set's.
-        num_classes = (config if fields is None else fields).get("num_classes")
-        num_classes = int(num_classes or data.describe(fields["name"]).num_classes)
         compute = DTYPES[dtype]
+        if fields is None:
+            num_classes = int(config["num_classes"])
+        else:  # Older runs lack num_classes: use the registered data set's.
+            num_classes = int(fields.get("num_classes") or data.describe(fields["name"]).num_classes)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / run_folder.CONFIG} is not the config of a run: {error!r}") from error
     return Saved(folder, name, stem, num_classes, dtype, fields, create_model(name, num_classes, stem, compute))
@@ -82,14 +83,8 @@ def read(folder: Path) -> Saved:
 def load_test_data(network: Saved, name: str | None = None, path: str | None = None) -> AnyDataset:
     """The data set to test a network on: the run's own, in its place, unless ``name`` or ``path`` says otherwise."""
     fields = network.data_fields(name)
-    return data.load(
-        fields["name"],
-        path=path or fields.get("path"),
-        select_on="test",
-        image_size=fields.get("image_size"),
-        augment=fields.get("augment"),
-        workers=fields.get("workers", 0),
-    )
+    options = {field: fields[field] for field in ("image_size", "augment", "workers") if field in fields}
+    return data.load(fields["name"], path=path or fields.get("path"), select_on="test", **options)
 
 
 def steps(folder: Path) -> dict[str, int]:

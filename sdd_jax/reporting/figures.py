@@ -46,12 +46,7 @@ DARK = Theme(
 )  # fmt: skip
 
 
-class Picture(NamedTuple):
-    """A figure as two PNG files, and what it shows in words."""
-
-    light: bytes
-    dark: bytes
-    alt: str
+Picture = tuple[bytes, bytes]  # PNG files for a light and a dark page
 
 
 def draw_all(study: Study) -> dict[str, Picture]:
@@ -68,13 +63,12 @@ def draw_all(study: Study) -> dict[str, Picture]:
     return {name: picture for name, picture in drawn.items() if picture is not None}
 
 
-def _draw(paint: Callable[[Any, Theme], None], size: tuple[float, float], alt: str) -> Picture:
+def _draw(paint: Callable[[Any, Theme], None], size: tuple[float, float]) -> Picture:
     """The picture of ``size`` (inches) that ``paint(figure, theme)`` draws."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    files = []
-    for theme in (LIGHT, DARK):
+    def draw(theme):
         settings = {
             **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink),
             "axes.edgecolor": theme.ink, "figure.facecolor": theme.paper, "axes.facecolor": theme.paper,
@@ -86,8 +80,9 @@ def _draw(paint: Callable[[Any, Theme], None], size: tuple[float, float], alt: s
             figure, buffer = Figure(figsize=size, layout="constrained"), io.BytesIO()
             paint(figure, theme)
             figure.savefig(buffer, dpi=DPI, metadata={"Software": "sdd_jax"})
-        files.append(buffer.getvalue())
-    return Picture(*files, alt)
+        return buffer.getvalue()
+
+    return draw(LIGHT), draw(DARK)
 
 
 def _panels(figure: Any, count: int, across: int, **options: Any) -> Any:
@@ -98,11 +93,11 @@ def _panels(figure: Any, count: int, across: int, **options: Any) -> Any:
     return axes
 
 
-def _values(runs: Sequence[Run], *metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The epochs at which all runs have a metric, and its values ``[runs, epochs]``; None if there is none."""
+def _values(runs: Sequence[Run], *metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs at which all runs have a metric, maybe none, and its values ``[runs, epochs]``."""
     tables = [dict(run.curve(*metric)) for run in runs]
     epochs = sorted(set.intersection(*map(set, tables)))
-    return (np.array(epochs), np.array([[table[epoch] for epoch in epochs] for table in tables])) if epochs else None
+    return np.array(epochs), np.array([[table[epoch] for epoch in epochs] for table in tables])
 
 
 def _curves(study: Study) -> Picture:
@@ -111,9 +106,9 @@ def _curves(study: Study) -> Picture:
         panels = (("test accuracy, %", "accuracy", 100), ("test loss, nats", "loss", 1))
         for axis, (title, metric, factor) in zip(axes, panels, strict=True):
             for number, group in enumerate(study.groups):
-                found = _values(group.runs, "evaluation", metric, "test")
-                if found is not None:
-                    _band(axis, theme, number, group.label, found[0], factor * found[1])
+                epochs, values = _values(group.runs, "evaluation", metric, "test")
+                if len(epochs):
+                    _band(axis, theme, number, group.label, epochs, factor * values)
             axis.set_title(title, loc="left")
             axis.set_xlabel("epoch")
             axis.grid(True)
@@ -121,7 +116,7 @@ def _curves(study: Study) -> Picture:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
 
     size = 9.5, 3.6 + 0.25 * -(-len(study.groups) // 3)
-    return _draw(paint, size, "Test accuracy and test loss over epochs, a line for each method, bands over seeds.")
+    return _draw(paint, size)
 
 
 def _band(axis: Any, theme: Theme, number: int, label: str, epochs: np.ndarray, values: np.ndarray) -> None:
@@ -169,8 +164,7 @@ def _regions(study: Study) -> Picture | None:
             for axis in (left, right):
                 axis.set_xlabel("epoch")
 
-    alt = "Over training, for each scale: the share of complementary regions, and their share of the distillation loss."
-    return _draw(paint, (9.5, 3.3 * len(groups)), alt)
+    return _draw(paint, (9.5, 3.3 * len(groups)))
 
 
 def _stack(axis: Any, theme: Theme, group: _Training) -> None:
@@ -209,7 +203,7 @@ def _training(group: Group, notes: list[str]) -> _Training | None:
         else:
             runs, shares, parts = list(group.runs), {"all scales": "complementary_share"}, {}
     found = {name: _values(runs, "train", name) for name in ("distill_loss", *shares.values(), *parts.values())}
-    if any(curve is None for curve in found.values()):
+    if not all(len(epochs) for epochs, _ in found.values()):
         return None
     means = {name: values.mean(0) for name, (_, values) in found.items()}
     return _Training(
@@ -249,7 +243,7 @@ def _calibration(study: Study) -> Picture:
         figure.supylabel("accuracy", fontsize=9.5)
 
     size = max(4.2, 2.4 * across), 0.5 + 2.8 * math.ceil(len(entries) / 4)
-    return _draw(paint, size, "Reliability diagrams: accuracy in each bin of confidence, one panel for each method.")
+    return _draw(paint, size)
 
 
 def _correlation(study: Study) -> Picture | None:
@@ -268,17 +262,16 @@ def _correlation(study: Study) -> Picture | None:
         axes = _panels(figure, len(entries), across)
         top = max(float(np.nanmax(matrix)) for _, matrix in entries)
         for number, (axis, (title, matrix)) in enumerate(zip(axes.flat, entries, strict=False)):
-            image = axis.imshow(matrix, vmin=0, vmax=top or 1, cmap="cividis")
+            axis.imshow(matrix, vmin=0, vmax=top or 1, cmap="cividis")
             axis.set_title(title, loc="left", fontsize=9)
             axis.spines[:].set_visible(False)
             if len(names) <= 20:
                 axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
                 axis.set_yticks(range(len(names)), names if number % across == 0 else [], fontsize=7.5)
-        figure.colorbar(image, ax=axes, shrink=0.7, label="|difference of correlations|")
+        figure.colorbar(axes.flat[0].images[0], ax=axes, shrink=0.7, label="|difference of correlations|")
 
     size = 2.2 + 2.9 * across, 0.6 + 4.1 * math.ceil(len(entries) / across)
-    alt = "How far the correlations between the classes' logits are from the teacher's, a matrix for each method."
-    return _draw(paint, size, alt)
+    return _draw(paint, size)
 
 
 def _tsne(study: Study) -> Picture | None:
@@ -306,7 +299,7 @@ def _tsne(study: Study) -> Picture | None:
         figure.legend(handles, texts, loc="outside lower center", ncols=min(5, len(texts)), markerscale=2, fontsize=8.5)
 
     size = max(4.5, 2.5 * across), 0.9 + 2.7 * math.ceil(len(entries) / 4)
-    return _draw(paint, size, "t-SNE of the features before the head, a panel for each network, coloured by class.")
+    return _draw(paint, size)
 
 
 def _embed(features: np.ndarray) -> np.ndarray:
@@ -320,7 +313,6 @@ def _embed(features: np.ndarray) -> np.ndarray:
 def _gains(study: Study, baseline: Group, group: Group) -> Picture:
     before, after, order, _ = study.class_changes(baseline, group, SHOWN_CLASSES)
     mean = (after.mean(0) - before.mean(0))[order]
-    title = f"{group.label} less {baseline.label}"
 
     def paint(figure, theme):
         axis, places = figure.subplots(), np.arange(len(order))
@@ -335,7 +327,7 @@ def _gains(study: Study, baseline: Group, group: Group) -> Picture:
         axis.set_yticks(places, [study.dataset.class_names[label] for label in order])
         axis.set_ylim(len(order) - 0.4, -0.6)
         axis.set_xlabel("difference of the class's test accuracy, percentage points")
-        axis.set_title(title, loc="left")
+        axis.set_title(f"{group.label} less {baseline.label}", loc="left")
         axis.grid(axis="x")
 
-    return _draw(paint, (8.0, 1.1 + 0.27 * len(order)), f"Difference of each class's test accuracy, {title}.")
+    return _draw(paint, (8.0, 1.1 + 0.27 * len(order)))

@@ -1,7 +1,8 @@
 """The report: runs in, one HTML page by Jinja2 out, with everything in it, and the figures beside it as PNG files."""
 
+import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 from sdd_jax._version import __version__
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.figures import draw_all
-from sdd_jax.reporting.gallery import data_address, make_galleries
-from sdd_jax.reporting.runs import Group, find_runs, group_runs, method_name
-from sdd_jax.reporting.study import Study
+from sdd_jax.reporting.gallery import make_galleries
+from sdd_jax.reporting.runs import Group, Run, find_runs, group_runs, method_name
+from sdd_jax.reporting.study import Answers, Study
 
 NAME, MARK = "report.html", '<meta name="generator" content="sdd_jax report'
 SHOWN_CLASSES = 40  # of the table of classes, at most: those that changed most
@@ -45,7 +46,6 @@ def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, d
     study = Study(group_runs(find_runs([Path(run) for run in runs])), data_path)
     pictures = draw_all(study)
     galleries = make_galleries(study)
-    pairs = enumerate(study.pairs(), start=1)
     text = template("page.html").render(
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -53,20 +53,21 @@ def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, d
         images=len(study.labels),
         classes=study.dataset.num_classes,
         select_on=sorted({group.config["data.select_on"] for group in study.groups}),
-        rows=_results(study),
-        pictures={
-            name: {"light": data_address(picture.light), "dark": data_address(picture.dark), "alt": picture.alt}
-            for name, picture in pictures.items()
-        },
+        rows=[_result(study, teacher.label, [teacher.logits]) for teacher in study.every_teacher()]
+        + [
+            _result(study, group.label, study.logits(group), group.runs, study.teachers.get(group.label))
+            for group in study.groups
+        ],
+        pictures=pictures,
         galleries=galleries,
-        class_tables=[{"figure": f"classes_{number}", **_class_table(study, *pair)} for number, pair in pairs],
+        class_tables=[_class_table(study, *pair) for pair in study.pairs()],
         runs=[run for group in study.groups for run in group.runs],
         several=any(len(group.runs) > 1 for group in study.groups),
         notes=list(dict.fromkeys(study.notes)),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        (file.parent / f"{file.stem}_{name}.png").write_bytes(picture.light)
+        (file.parent / f"{file.stem}_{name}.png").write_bytes(picture[0])
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
@@ -94,38 +95,38 @@ def template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["method_name"] = method_name
-    environment.filters["spread"] = lambda values, digits=2: measures.spread(values).text(digits) if values else "–"
+    environment.filters |= {"method_name": method_name, "data_address": _data_address, "spread": _spread}
     return environment.get_template(name)
 
 
-def _results(study: Study) -> list[Mapping[str, Any]]:
-    """A row for each teacher and group: the values of each run, in percent and nats."""
+def _data_address(png: bytes) -> str:
+    """A PNG file as a data: address, so that the page needs no file beside it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
-    def ece(networks):
-        return [100 * measures.reliability(logits, study.labels).ece for logits in networks]
 
-    rows: list[Mapping[str, Any]] = []
-    nothing = {"best": None, "agreement": None, "divergence": None, "seconds": None}
-    for teacher in study.every_teacher():
-        last = [100 * measures.accuracy(teacher.logits, study.labels)]
-        rows.append({**nothing, "label": teacher.label, "last": last, "ece": ece([teacher.logits])})
-    for group in study.groups:
-        networks, results = study.logits(group), [run.results for run in group.runs]
-        row = {
-            **nothing,
-            "label": group.label,
-            "last": [100 * one["last"]["accuracy"] for one in results],
-            "best": [100 * one["best"]["accuracy"] for one in results],
-            "ece": ece(networks),
-            "seconds": [one["seconds"] for one in results if "seconds" in one],
-        }
-        if group.label in study.teachers:
-            teacher = study.teachers[group.label].logits
-            row["agreement"] = [100 * measures.agreement(logits, teacher) for logits in networks]
-            row["divergence"] = [measures.divergence(logits, teacher) for logits in networks]
-        rows.append(row)
-    return rows
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    return measures.spread(values).text(digits) if values else "–"
+
+
+def _result(
+    study: Study, label: str, networks: Sequence[np.ndarray], runs: Sequence[Run] = (), teacher: Answers | None = None
+) -> dict[str, Any]:
+    """A row of the first table: values of each run, in percent and nats; an empty list for what is not known."""
+    results = [run.results for run in runs]
+    measured = [100 * measures.accuracy(logits, study.labels) for logits in networks]
+    row = {
+        "label": label,
+        "last": [100 * one["last"]["accuracy"] for one in results] or measured,
+        "best": [100 * one["best"]["accuracy"] for one in results],
+        "agreement": [],
+        "divergence": [],
+        "ece": [100 * measures.reliability(logits, study.labels).ece for logits in networks],
+        "seconds": [one["seconds"] for one in results if "seconds" in one],
+    }
+    if teacher is not None:
+        row["agreement"] = [100 * measures.agreement(logits, teacher.logits) for logits in networks]
+        row["divergence"] = [measures.divergence(logits, teacher.logits) for logits in networks]
+    return row
 
 
 def _class_table(study: Study, baseline: Group, group: Group) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class Study:
     def _ask(self, label: str, folder: Path, step: int) -> Answers:
         network, variables = saved.read(folder), saved.load_variables(folder, step)
         saved.check_fits(network, variables, self.dataset)
-        program = self._program(network)
+        kind = network.name, network.stem, network.dtype  # one compiled program for networks of one kind
+        program = self._programs.setdefault(kind, self._program(network))
         logits, features = [], []
         for number, arrays in enumerate(self._data.batches()):
             labels, valid, got_logits, got_features = jax.device_get(program(variables, arrays))
@@ -130,22 +131,18 @@ class Study:
         return answers
 
     def _program(self, network: saved.Saved) -> Any:
-        """Compiled once for networks of one kind."""
-        kind = network.name, network.stem, network.dtype
-        if kind not in self._programs:
-            make_batch, model = self._data.batch_function(network.image_dtype), network.model
+        make_batch, model = self._data.batch_function(network.image_dtype), network.model
 
-            @jax.jit
-            def program(variables, arrays):
-                batch = make_batch(arrays)
-                outputs = model.apply(variables, batch["image"], train=False)
-                has_features = outputs.feature_map is not None
-                features = jnp.mean(outputs.feature_map, (1, 2)) if has_features else outputs.logits
-                logits, features = (values.astype(jnp.float32) for values in (outputs.logits, features))
-                return batch["label"], batch["valid"], logits, features
+        @jax.jit
+        def program(variables, arrays):
+            batch = make_batch(arrays)
+            outputs = model.apply(variables, batch["image"], train=False)
+            has_features = outputs.feature_map is not None
+            features = jnp.mean(outputs.feature_map, (1, 2)) if has_features else outputs.logits
+            logits, features = (values.astype(jnp.float32) for values in (outputs.logits, features))
+            return batch["label"], batch["valid"], logits, features
 
-            self._programs[kind] = program
-        return self._programs[kind]
+        return program
 
     def _check(self, run: Run) -> None:
         if not run.finished:
