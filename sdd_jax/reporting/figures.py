@@ -9,7 +9,7 @@ import numpy as np
 
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.runs import Group, Run
-from sdd_jax.reporting.study import Answers, Study
+from sdd_jax.reporting.study import Study
 
 DPI = 120
 SHOWN_CLASSES = 30  # at most, of the figure of gains
@@ -281,9 +281,13 @@ def _tsne(study: Study) -> Picture | None:
     if keep.sum() < 10:
         study.notes.append(f"t-SNE: {keep.sum()} test images are too few for one")
         return None
-    networks: list[Answers] = study.every_teacher()
-    networks += [study.answers[group.runs[0].folder] for group in study.groups]
-    entries = [(answers.label, _embed(answers.features[keep])) for answers in networks]
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn requires it
+
+    networks = [*study.every_teacher(), *(study.answers[group.runs[0].folder] for group in study.groups)]
+    tsne = TSNE(perplexity=min(30.0, float(keep.sum() - 1) / 3), random_state=0)
+    with threadpool_limits(1):  # on a busy machine many threads wait for each other most of the time
+        entries = [(answers.label, tsne.fit_transform(answers.features[keep])) for answers in networks]
     across = min(4, len(entries))
 
     def paint(figure, theme):
@@ -300,14 +304,6 @@ def _tsne(study: Study) -> Picture | None:
 
     size = max(4.5, 2.5 * across), 0.9 + 2.7 * math.ceil(len(entries) / 4)
     return _draw(paint, size)
-
-
-def _embed(features: np.ndarray) -> np.ndarray:
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # scikit-learn requires it
-
-    with threadpool_limits(1):  # on a busy machine many threads wait for each other most of the time
-        return TSNE(perplexity=min(30.0, (len(features) - 1) / 3), random_state=0).fit_transform(features)
 
 
 def _gains(study: Study, baseline: Group, group: Group) -> Picture:

@@ -45,7 +45,6 @@ def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, d
     file = _place(Path(output))
     study = Study(group_runs(find_runs([Path(run) for run in runs])), data_path)
     pictures = draw_all(study)
-    galleries = make_galleries(study)
     text = template("page.html").render(
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -59,11 +58,11 @@ def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, d
             for group in study.groups
         ],
         pictures=pictures,
-        galleries=galleries,
+        galleries=make_galleries(study),
         class_tables=[_class_table(study, *pair) for pair in study.pairs()],
         runs=[run for group in study.groups for run in group.runs],
         several=any(len(group.runs) > 1 for group in study.groups),
-        notes=list(dict.fromkeys(study.notes)),
+        notes=list(dict.fromkeys(study.notes)),  # last: the others add to them
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
@@ -95,17 +94,14 @@ def template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"method_name": method_name, "data_address": _data_address, "spread": _spread}
+    environment.filters["method_name"] = method_name
+    environment.filters["data_address"] = _data_address
+    environment.filters["spread"] = lambda values, digits=2: measures.spread(values).text(digits) if values else "–"
     return environment.get_template(name)
 
 
 def _data_address(png: bytes) -> str:
-    """A PNG file as a data: address, so that the page needs no file beside it."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    return measures.spread(values).text(digits) if values else "–"
 
 
 def _result(
@@ -114,19 +110,15 @@ def _result(
     """A row of the first table: values of each run, in percent and nats; an empty list for what is not known."""
     results = [run.results for run in runs]
     measured = [100 * measures.accuracy(logits, study.labels) for logits in networks]
-    row = {
+    return {
         "label": label,
         "last": [100 * one["last"]["accuracy"] for one in results] or measured,
         "best": [100 * one["best"]["accuracy"] for one in results],
-        "agreement": [],
-        "divergence": [],
+        "agreement": [100 * measures.agreement(logits, teacher.logits) for logits in networks] if teacher else [],
+        "divergence": [measures.divergence(logits, teacher.logits) for logits in networks] if teacher else [],
         "ece": [100 * measures.reliability(logits, study.labels).ece for logits in networks],
         "seconds": [one["seconds"] for one in results if "seconds" in one],
     }
-    if teacher is not None:
-        row["agreement"] = [100 * measures.agreement(logits, teacher.logits) for logits in networks]
-        row["divergence"] = [measures.divergence(logits, teacher.logits) for logits in networks]
-    return row
 
 
 def _class_table(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
