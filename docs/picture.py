@@ -21,9 +21,10 @@ from PIL import Image
 from scipy.special import softmax
 
 from sdd_jax import complementary_mask, pool_regions, saved
+from sdd_jax.regions import Regions
 from sdd_jax.reporting.study import test_pixels
 from sdd_jax.serving.network import open_network
-from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, Region, Regions, read_regions
+from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, Region, read_regions
 
 SCALES, WEIGHTS = (1, 2, 4), {False: 1, True: 2}  # by whether a region is complementary; the released code's
 BATCH, COLOURS_KEPT = 250, 128
@@ -73,7 +74,7 @@ def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
 
     @jax.jit
     def maps(variables, images):
-        got = served.apply(variables, images, scales=SCALES)
+        got = served.apply(variables, images)
         return got.logits, got.logit_map
 
     count = len(dataset.test.index)

@@ -11,8 +11,8 @@ from flax import linen as nn
 from sdd_jax import saved
 from sdd_jax.models import Classifier, create_model
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
+from sdd_jax.regions import Regions
 from sdd_jax.serving.network import Served
-from sdd_jax.serving.regions import Regions
 
 
 class Trunk(nn.Module):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from docs import picture
-from sdd_jax.serving.regions import Region, Regions
+from sdd_jax.regions import Regions
+from sdd_jax.serving.regions import Region
 
 CLASSES, RIGHT = 4, 0
 

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("jinja2", reason="Jinja2 is not installed: pip install -e '.[report]'")
 
 from sdd_jax.reporting.cards import card  # noqa: E402
+
 from sdd_jax.reporting.gallery import cells, word  # noqa: E402
 from sdd_jax.reporting.page import template  # noqa: E402
 

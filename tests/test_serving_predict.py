@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import sets
 from PIL import Image
+from sdd_jax.serving.overlay import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL, draw_overlay
+from sdd_jax.serving.pictures import find_pictures, prepare
 from served import live, served
 from test_end_to_end import ENVIRONMENT, run
 from test_report import write_run
 
 from sdd_jax import data
 from sdd_jax.data import images
-from sdd_jax.serving.overlay import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL, draw_overlay
-from sdd_jax.serving.pictures import find_pictures, prepare
 from sdd_jax.serving.predict import Writer, predict
 from sdd_jax.serving.regions import Place, Region, read_regions
 

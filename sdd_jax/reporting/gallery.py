@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
+from sdd_jax.regions import Regions
 from sdd_jax.reporting.runs import Group
 from sdd_jax.reporting.study import Study, test_pixels
 from sdd_jax.sdd import complementary_mask
-from sdd_jax.serving.regions import Region, Regions, read_regions
+from sdd_jax.serving.regions import Region, read_regions
 
 EACH = 6  # images that were put right, and images that were put wrong
 

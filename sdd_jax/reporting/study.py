@@ -14,9 +14,9 @@ from sdd_jax.data.dataset import Dataset, stratified_draw
 from sdd_jax.data.feed import AnyDataset, eval_data
 from sdd_jax.data.streamed import EvalExample
 from sdd_jax.mesh import make_mesh
+from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.runs import Group, Run, baseline_of, teacher_folder
-from sdd_jax.serving.regions import Regions
 from sdd_jax.training import run_folder
 
 BATCH = 250
@@ -105,9 +105,7 @@ class Study:
 
         @jax.jit
         def program(variables, images):
-            outputs = network.model.apply(
-                variables, images, train=False, scales=regions.scales, pooling=regions.pooling
-            )
+            outputs = network.model.apply(variables, images, train=False, regions=regions)
             return outputs.region_logits, outputs.logits
 
         images = normalize(pixels, self.dataset.mean, self.dataset.std, network.image_dtype)

@@ -12,8 +12,8 @@ from sdd_jax import data, saved
 from sdd_jax._version import __version__
 from sdd_jax.data.augment import normalize
 from sdd_jax.models import Outputs
+from sdd_jax.regions import Regions
 from sdd_jax.saved import Saved
-from sdd_jax.serving.regions import Regions
 from sdd_jax.training import run_folder
 
 
@@ -53,10 +53,10 @@ class Served(NamedTuple):
             "sdd_jax": __version__,
         }
 
-    def apply(self, variables: Any, images: ArrayLike, **options: Any) -> Outputs:
-        """The outputs for raw images, uint8 ``[B, H, W, C]``; ``options`` are the model's: scales, pooling."""
+    def apply(self, variables: Any, images: ArrayLike, regions: Regions | None = None) -> Outputs:
+        """The outputs for raw images, uint8 ``[B, H, W, C]``."""
         pixels = normalize(images, self.mean, self.std, self.network.image_dtype)
-        return self.network.model.apply(variables, pixels, train=False, **options)
+        return self.network.model.apply(variables, pixels, train=False, regions=regions)
 
     def logits(self, variables: Any, images: ArrayLike) -> jax.Array:
         """float32 ``[B, K]`` of raw images, uint8 ``[B, H, W, C]``."""

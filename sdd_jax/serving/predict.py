@@ -99,7 +99,7 @@ def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
 
     @jax.jit
     def run(variables, images):
-        outputs = served.apply(variables, images, scales=served.regions.scales, pooling=served.regions.pooling)
+        outputs = served.apply(variables, images, served.regions)
         return outputs.logits, outputs.region_logits
 
     variables = jax.device_put(served.variables)

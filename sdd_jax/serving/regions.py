@@ -7,22 +7,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.special import softmax
 
+from sdd_jax.regions import Regions
+
 PANEL, GAP, HEAD = 448, 16, 30  # pixels
 # Blue and vermilion of Okabe and Ito, which colour-blind readers tell apart; the latter is hatched as well.
 CONSISTENT, COMPLEMENTARY = (0, 114, 178), (213, 94, 0)
 WASH = 90  # of 255: how much colour lies over the image
 TEXT, PAPER = (20, 20, 20), (255, 255, 255)
-
-
-class Regions(NamedTuple):
-    """Which regions an image is divided into."""
-
-    scales: tuple[int, ...] = (1, 2, 4)
-    pooling: str = "direct"
-
-    def places(self) -> list[tuple[int, int, int]]:
-        """``(scale, row, column)`` of each region, in the order of region logits."""
-        return [(scale, row, column) for scale in self.scales for row in range(scale) for column in range(scale)]
 
 
 class Region(NamedTuple):
