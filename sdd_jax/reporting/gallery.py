@@ -75,7 +75,7 @@ def _gallery(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
         both = teacher_regions[place], students[number][place]
         gallery["right" if put_right else "wrong"].append(
             {
-                "picture": _png(pixels[place]),
+                "picture": png(pixels[place]),
                 "pixelated": pixels.shape[1] < 100,
                 "number": int(study.dataset.test.index[row]),
                 "label": label,
@@ -111,7 +111,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return softmax(logits.astype(np.float64), axis=-1)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """The pixels, uint8 ``[H, W, C]``, as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
