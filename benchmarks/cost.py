@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from benchmarks import timing
 from benchmarks.jax_step import temporary_bytes
 from benchmarks.worker import BATCH, CLASSES, SCALES, jax_spec, torch_spec
-from experiments.markdown import table
+from experiments.command_line import table
 from sdd_jax import kd_loss, sdd_loss
 from sdd_jax.regions import Regions
 from sdd_jax.training.host_memory import keep_freed_memory

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import timing
-from experiments.markdown import table
+from experiments.command_line import table
 from sdd_jax import data
 from sdd_jax.data import images, train_data
 from sdd_jax.mesh import make_mesh

@@ -4,7 +4,7 @@ import statistics
 
 from benchmarks import timing
 from benchmarks.worker import BATCH, CLASSES, SCALES, jax_spec, torch_spec
-from experiments.markdown import table
+from experiments.command_line import table
 
 ROUNDS = 7
 ONLINE_BOUND, KD_BOUND = 1.0, 1.03

@@ -170,15 +170,19 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """The commit of the checkout that this package runs from, "+changes" if files differ; None outside of one."""
+def commit(folder: Path = Path(__file__).parent) -> str | None:
+    """The commit of the checkout that ``folder`` is in, "+changes" if its code differs; None outside of one.
+
+    Files of results are left out: each run of a table adds a line to them.
+    """
+    code = ("--", ":(top)", ":(top,exclude)experiments/results")
     try:
         revision, changes = (
             subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
             ).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", *code))
         )
-    except (OSError, subprocess.CalledProcessError):  # no git, or an installed package
+    except (OSError, subprocess.CalledProcessError):  # no git, or an installed package: there is no commit to name
         return None
     return revision + ("+changes" if changes else "")
