@@ -11,7 +11,7 @@ from experiments.cells import RUN, TEACHER, Cell, Table
 from experiments.recipes import RELEASED, Recipe
 from experiments.results import NO_TEACHER, RunKey
 from sdd_jax import methods
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 TEACHER_SEED = 0  # every student of a teacher learns from the same one
 
@@ -126,7 +126,7 @@ class Plan:
         """The folder of a teacher that is trained here; adds its job, unless that is finished and has its line."""
         key = _plain_key(recipe)
         folder, data, network = self._folder(recipe, key, TEACHER_SEED), _data_name(recipe), recipe.student
-        finished = folder.is_dir() and run_folder.read_done(folder) is not None
+        finished = folder.is_dir() and run_dir.read_done(folder) is not None
         where = f"{self.teachers}/{data}/{network}" if self.teachers else "--teachers, which is not set"
         state = "is there" if finished else "is trained first"
         self.remarks[f"teacher {network} of {data}: none in {where}; the table's own, {folder}, {state}"] = None
@@ -152,8 +152,8 @@ class Plan:
         folder = self.teachers / _data_name(recipe) / recipe.student
         if not folder.exists():
             return None
-        run_folder.read_config(folder)
-        if run_folder.read_done(folder) is None:
+        run_dir.read_config(folder)
+        if run_dir.read_done(folder) is None:
             raise ValueError(f"{folder} has not finished: start its command again to go on with it, or take it away")
         self.remarks[f"teacher {recipe.student} of {_data_name(recipe)}: {folder}"] = None
         return folder

@@ -12,7 +12,7 @@ from sdd_jax import methods
 from sdd_jax.build import check
 from sdd_jax.config import Settings, reads
 from sdd_jax.fields import PRESETS, RUNTIME_FIELDS
-from sdd_jax.training.run_folder import flatten
+from sdd_jax.files import flatten
 
 RELEASED, PAPER = PRESETS
 # Fields that do not tell experiments apart: paths, seeds and how a run is executed. A teacher is compared by how it was

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from experiments import recipes
 from experiments.recipes import Recipe
-from sdd_jax.training import run_folder
+from sdd_jax.files import flatten, read_json
+from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import METRICS, read_metrics
 
 RESULTS = Path(__file__).with_name("results")
@@ -83,10 +84,10 @@ def index(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[RunKey, int], Mappin
 
 def teacher_identity(folder: Path) -> str:
     """Names the teacher in ``folder``: by the digest of its file if it was imported, else by its config and seed."""
-    config = run_folder.read_config(folder)
+    config = run_dir.read_config(folder)
     if "imported" in config:
         return f"imported {config['imported'].get('sha256') or recipes.digest(config['imported'])}"[:21]
-    return trained_identity(recipes.key(recipes.completed(run_folder.flatten(config))), config["seed"])
+    return trained_identity(recipes.key(recipes.completed(flatten(config))), config["seed"])
 
 
 def trained_identity(key: str, seed: int) -> str:
@@ -106,14 +107,14 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     Raises:
       ValueError: if the run has not finished, or is not the recipe's.
     """
-    config, done = run_folder.read_config(folder), run_folder.read_done(folder)
+    config, done = run_dir.read_config(folder), run_dir.read_done(folder)
     if done is None:
-        raise ValueError(f"{folder} has not finished: it has no {run_folder.DONE}")
-    settings = recipes.identity(run_folder.flatten(config))
+        raise ValueError(f"{folder} has not finished: it has no {run_dir.DONE}")
+    settings = recipes.identity(flatten(config))
     wanted = recipes.identity(recipes.settings(recipe, preset))
     if settings != wanted:
-        raise ValueError(f"{folder} holds another run: {run_folder.differing(settings, wanted)}")
-    starts = run_folder.read_json(folder / run_folder.ENVIRONMENT)
+        raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")
+    starts = read_json(folder / run_dir.ENVIRONMENT)
     devices = starts[-1]["devices"]
     rates = [line["images_per_second"] for line in read_metrics(folder / METRICS) if line["kind"] == "train"]
     accuracy = done["teacher_accuracy"]

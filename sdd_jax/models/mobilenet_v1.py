@@ -18,6 +18,8 @@ _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1)
 class MobileNetV1(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/32,W/32,1024] (rounded up), after ReLU."""
 
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
+
     dtype: DTypeLike = jnp.float32
 
     @nn.compact

@@ -53,6 +53,8 @@ class MobileNetV2(nn.Module):
     With the "cub200" stem, a 7x7 convolution and max-pooling, H/32 and W/32.
     """
 
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
+
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
