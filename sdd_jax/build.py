@@ -4,7 +4,6 @@
 teacher.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,37 +12,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sdd_jax import data, losses
+from sdd_jax import data, methods
 from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
-from sdd_jax.build_teacher import NOBODY, asked_by_cache, asked_live, measure_teacher, read_teacher
-from sdd_jax.config import DTYPES, METHODS, Settings, image_dtype, read, teacher_dtype
-from sdd_jax.correlation import dist_loss
+from sdd_jax.build_teacher import ask_cache, ask_network, measure_teacher, read_teacher
+from sdd_jax.config import DTYPES, Settings, image_dtype, option_fields, parse_method, read, regions, teacher_dtype
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.feed import AnyDataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
-from sdd_jax.own import own_function
-from sdd_jax.standardize import standardized
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
-from sdd_jax.training.contrast import contrast
 from sdd_jax.training.programs import Built
-from sdd_jax.training.similarity import similarity
-from sdd_jax.training.step import init_state, live_teacher, make_train_step
-
-NUMBERS = ("temperature", "alpha", "beta", "gamma")  # the fields of config.loss that a base loss may read
-OF_FEATURES = ("scales", "pooling", "reduction")  # the fields of config.sdd that regions of feature maps have
-BASES = {  # base losses by name, and the fields of config.loss that each reads
-    "kd": (losses.kd_loss, ("temperature",)),
-    "dkd": (losses.dkd_loss, ("temperature", "alpha", "beta")),
-    "nkd": (losses.nkd_loss, ("temperature", "gamma")),
-    "nkd_as_released": (losses.nkd_as_released_loss, ("temperature", "gamma")),
-    "ls_kd": (standardized(losses.kd_loss), ("temperature",)),
-    "ls_dkd": (standardized(losses.dkd_loss), ("temperature", "alpha", "beta")),
-    "dist": (dist_loss, ("temperature", "beta", "gamma")),
-    "ttm": (losses.ttm_loss, ("gamma",)),
-    "wttm": (losses.wttm_loss, ("gamma",)),
-}
+from sdd_jax.training.step import init_state, make_train_step
+from sdd_jax.training.teacher import Teacher, live_teacher
 
 
 def check(config: Mapping[str, Any]) -> Settings:
@@ -62,17 +43,8 @@ def check(config: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def base_loss(name: str) -> tuple[Callable[..., jax.Array], tuple[str, ...]]:
-    """The base loss called ``name``, or a user's own by "MODULE:FUNCTION", and the numbers that it reads."""
-    if ":" not in name:
-        return BASES[name]
-    function = own_function(name, "loss", ("student_logits", "teacher_logits", "labels"))
-    taken = inspect.signature(function).parameters
-    return function, tuple(number for number in NUMBERS if number in taken)
-
-
 class Parts(NamedTuple):
-    """What follows from the settings alone."""
+    """Networks and objective; needs neither data nor weights."""
 
     model: Any
     teacher: Any  # the teacher's network, or None
@@ -89,59 +61,53 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
             raise ValueError(f"{field}: {error}") from error
 
     student = network("model.student", settings["model.dtype"])
-    objective = make_objective(settings)
-    if settings["method"] == "plain":
-        return Parts(student, None, objective)
-    return Parts(student, network("model.teacher", teacher_dtype(settings)), objective)
+    has_teacher = settings["model.teacher"] != "none"
+    teacher = network("model.teacher", teacher_dtype(settings)) if has_teacher else None
+    return Parts(student, teacher, make_objective(settings, num_classes))
 
 
-def make_objective(settings: Settings) -> objectives.Objective:
-    """What a step of the method minimises; ``loss.beta`` weighs its features, as RepDistiller's -b does."""
-    method = METHODS[settings["method"]]
-    if settings["method"] == "plain":
-        return objectives.plain()
-    if not method.bases:
-        logits = objectives.plain(settings["loss.task_weight"])
+def make_objective(settings: Settings, num_classes: int) -> objectives.Objective:
+    """What a step of the method minimises."""
+    method = parse_method(settings)
+    options = {name: settings[name] for name in option_fields(settings, method)}
+    base = methods.base_of(method, settings["loss.base"])
+    if base is None:
+        task_weight = 1.0 if method == methods.Method() else settings["loss.task_weight"]
+        logits = objectives.plain(task_weight)
     else:
-        try:
-            function, numbers = base_loss(settings["loss.base"])
-        except ValueError as error:
-            raise ValueError(f"loss.base: {error}") from error
-        options = ("complementary_weight", "consistent_weight", "consistency", "reduction")
+        function = partial(base.function, **_of("loss.options", options))
+        weighting = ("complementary_weight", "consistent_weight", "consistency", "reduction")
         logits = objectives.distill(
-            partial(function, **{name: settings[f"loss.{name}"] for name in numbers}),
-            sdd={name: settings[f"sdd.{name}"] for name in options} if method.regions else None,
-            scales=settings["sdd.scales"],
+            function,
+            regions=regions(settings) if method.regions else None,
+            sdd={name: settings[f"sdd.{name}"] for name in weighting},
             task_weight=settings["loss.task_weight"],
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"],
         )
+        _try(function, f"loss.base {settings['loss.base']}", (2, num_classes))
     if method.features is None:
         return logits
-    if method.features == "crd":
-        features = contrast(settings["loss.beta"])
-    else:
-        of_regions = {name: settings[f"sdd.{name}"] for name in OF_FEATURES}
-        features = similarity(settings["loss.beta"], regions=of_regions if method.features == "sdd_sp" else None)
-    return objectives.added(logits=logits, features=features)
+    features = methods.FEATURES[method.features]
+    where = {"regions": regions(settings), "reduction": settings["sdd.reduction"]} if features.by_region else {}
+    try:
+        loss = features.make(settings["features.weight"], **_of("features.options", options), **where)
+    except ValueError as error:
+        raise ValueError(f"features.options of {method.features}: {error}") from error
+    return objectives.added(logits=logits, features=loss)
 
 
-def reads(settings: Mapping[str, Any]) -> frozenset[str]:
-    """The fields of ``loss`` and ``sdd`` that the method reads; every other may hold anything."""
-    method = METHODS[settings["method"]]
-    if settings["method"] == "plain":
-        return frozenset()
-    names = {"loss.task_weight"}
-    if method.bases:
-        names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs"}
-        names |= {f"loss.{name}" for name in base_loss(settings["loss.base"])[1]}
-    if method.regions:
-        names |= {name for name in settings if name.startswith("sdd.")}
-    if method.features is not None:
-        names |= {"loss.beta"}
-    if method.features == "sdd_sp":
-        names |= {f"sdd.{name}" for name in OF_FEATURES}
-    return frozenset(names)
+def _of(room: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.rpartition(".")[2]: value for name, value in options.items() if name.startswith(room)}
+
+
+def _try(base: Callable[..., Any], what: str, shape: tuple[int, int]) -> None:
+    """Traces a base loss on logits of ``shape``: the function itself says what is wrong with its options."""
+    logits, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    try:
+        jax.eval_shape(base, logits, logits, labels)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
@@ -182,39 +148,36 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     settings = all_settings[0]
     if settings["model.teacher"] == "none":
         dataset = load_data(settings, skipped)
-        return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, NOBODY)
-    teacher, variables, stated = read_teacher(settings)
+        return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, Teacher())
+    saved, variables, stated = read_teacher(settings)
     dataset = load_data(settings, skipped)
     parts = make_parts(settings, dataset.num_classes)
-    network, mesh = parts.teacher, make_mesh()
-    accuracy = measure_teacher(settings, network, teacher, variables, stated, dataset, mesh)
+    accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
     if settings["teacher.cache"] is None:
-        asked = asked_live(settings, network, variables, dataset)
+        teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
     else:
         assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
         seeds = [one["seed"] for one in all_settings]
-        asked = asked_by_cache(settings, network, parts.objective, variables, dataset, seeds)
-    return assemble(all_settings, parts, dataset, asked, teacher_accuracy=accuracy, teacher_stated=stated)
+        teacher = ask_cache(settings, parts.teacher, variables, dataset, parts.objective, seeds)
+    return assemble(all_settings, parts, dataset, teacher, teacher_accuracy=accuracy, teacher_stated=stated)
 
 
 def assemble(
     all_settings: Sequence[Settings],
     parts: Parts,
     dataset: AnyDataset,
-    asked: Any,
+    teacher: Teacher,
     *,
     teacher_accuracy: float | None = None,
     teacher_stated: float | None = None,
 ) -> list[Built]:
-    """The runs of settings that differ in ``seed`` alone; ``asked`` is an :class:`Asked` or a ``CachedTeacher``."""
+    """The runs of settings that differ in ``seed`` alone."""
     settings = all_settings[0]
     built = Built(
         config={},
         config_hash="",
         model=parts.model,
-        teacher=asked.teacher,
-        teacher_arrays=asked.arrays,
-        teacher_chunk=asked.chunk,
+        teacher=teacher,
         teacher_accuracy=teacher_accuracy,
         teacher_stated=teacher_stated,
         objective=parts.objective,
@@ -227,8 +190,6 @@ def assemble(
         steps_per_call=steps_per_call(settings),
         eval_every_epochs=settings["eval_every_epochs"],
         save_every_epochs=settings["save_every_epochs"],
-        scales=settings["sdd.scales"],
-        pooling=settings["sdd.pooling"],
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
         profile_steps=settings["profile_steps"],
@@ -238,8 +199,7 @@ def assemble(
 
 def state_shapes(
     parts: Parts,
-    teacher: Any,
-    teacher_arrays: Any,
+    teacher: Teacher,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, ...],
     num_examples: int,
@@ -248,13 +208,13 @@ def state_shapes(
     begin = partial(
         init_state,
         model=parts.model,
-        teacher=teacher,
+        ask=teacher.apply,
         objective=parts.objective,
         optimizer=optimizer,
         image_shape=image_shape,
         num_examples=num_examples,
     )
-    return jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher_arrays)
+    return jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher.arrays)
 
 
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -266,23 +226,19 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
         raise ValueError(f"to trace {settings['data.name']} without its data, state data.train_examples")
     parts = make_parts(settings, info.num_classes)
     optimizer = make_optimizer(settings, num_examples)
-    teacher, teacher_arrays = None, {}
-    dtype, batch_size = image_dtype(settings), settings["batch_size"]
-    images = jax.ShapeDtypeStruct((batch_size, *info.image_shape), dtype)
+    batch_size, teacher = settings["batch_size"], Teacher()
+    images = jax.ShapeDtypeStruct((batch_size, *info.image_shape), image_dtype(settings))
     if parts.teacher is not None:
-        teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
-        teacher_arrays = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
-    state = state_shapes(parts, teacher, teacher_arrays, optimizer, info.image_shape, num_examples)
+        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
+        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
+    state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
     step = make_train_step(
         parts.model,
-        teacher,
+        teacher.apply,
         parts.objective,
         optimizer,
-        scales=settings["sdd.scales"],
-        pooling=settings["sdd.pooling"],
         num_examples=num_examples,
         accumulate=settings["optim.accumulate_steps"],
     )
     numbers = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
-    batch = {"image": images, **numbers}
-    return jax.eval_shape(step, state, teacher_arrays, batch, jax.random.key(0))
+    return jax.eval_shape(step, state, teacher.arrays, {"image": images, **numbers}, jax.random.key(0))

@@ -3,25 +3,24 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from sdd_jax import data, saved
 from sdd_jax.build_data import steps_per_call
-from sdd_jax.config import Settings, image_dtype, teacher_dtype
+from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
 from sdd_jax.data.augment import num_views
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.feed import AnyDataset
+from sdd_jax.mesh import make_mesh
 from sdd_jax.models.folding import Folded, fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_folder
-from sdd_jax.training.cached_teacher import CachedTeacher
+from sdd_jax.training.cached_teacher import cached_teacher
 from sdd_jax.training.loop import make_evaluator
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.step import live_teacher
-from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
+from sdd_jax.training.teacher import Teacher, check_accuracy, live_teacher, measured_accuracy, variables_hash
 from sdd_jax.training.teacher_cache import Cache, Layout, make_layout, stored_as
 
 
@@ -67,7 +66,6 @@ def measure_teacher(
     variables: dict[str, Any],
     stated: float | None,
     dataset: AnyDataset,
-    mesh: Mesh,
 ) -> float:
     """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
 
@@ -77,48 +75,35 @@ def measure_teacher(
     saved.check_fits(teacher, variables, dataset)
 
     def measure():
-        return make_evaluator(network, dataset.test, dataset, mesh, image_dtype(settings))(variables)
+        return make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))(variables)["accuracy"]
 
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
-    if ":" in teacher.name:  # of a user's own network the code may change under the same weights
-        measured = measure()["accuracy"]
-    else:
-        measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
+    # The code of a user's own network may change under the same weights.
+    measured = measure() if ":" in teacher.name else measured_accuracy(teacher.folder, key, measure)
     check_accuracy(100 * measured, stated)
     return measured
-
-
-class Asked(NamedTuple):
-    """A teacher as a step asks it: ``teacher({**arrays, **chunk(seed, step)}, batch) -> Outputs``."""
-
-    teacher: Any
-    arrays: Mapping[str, Any]
-    chunk: Any
-
-
-NOBODY = Asked(None, {}, None)
 
 
 def folded_teacher(
     settings: Settings, network: Any, variables: Any, dataset: AnyDataset
 ) -> tuple[Folded, dict[str, Any]]:
-    """The teacher as it is asked, live and for a cache alike: batch normalisations folded into its convolutions."""
+    """The teacher as it is asked, live and for a cache: batch normalisations folded into its convolutions."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     return fold(network, variables, images)
 
 
-def asked_live(settings: Settings, network: Any, variables: Any, dataset: AnyDataset) -> Asked:
+def ask_network(settings: Settings, network: Any, variables: Any, dataset: AnyDataset, objective: Objective) -> Teacher:
     """The teacher's network itself."""
-    folded, arrays = folded_teacher(settings, network, variables, dataset)
-    return Asked(live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"]), arrays, None)
+    folded, folded_variables = folded_teacher(settings, network, variables, dataset)
+    return live_teacher(folded, folded_variables, objective.regions)
 
 
 def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:
     """Which rows of the teacher ``network`` this config's runs read."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
-    return make_layout(outputs.logit_map.shape[1:3], settings["sdd.scales"], settings["sdd.pooling"])
+    return make_layout(outputs.logit_map.shape[1:3], regions(settings))
 
 
 def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
@@ -131,15 +116,15 @@ def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: L
             "std": list(dataset.std),
         },
         "views": {"pad": dataset.pad, "flip": dataset.flip, "count": num_views(dataset.pad, dataset.flip)},
-        "rows": {"count": layout.rows, **layout.named()},
+        "rows": {"count": layout.rows, **layout.cache_key()},
         "num_classes": dataset.num_classes,
         "store": store,
     }
 
 
-def asked_by_cache(
-    settings: Settings, network: Any, objective: Objective, variables: Any, dataset: Dataset, seeds: Sequence[int]
-) -> CachedTeacher:
+def ask_cache(
+    settings: Settings, network: Any, variables: Any, dataset: Dataset, objective: Objective, seeds: Sequence[int]
+) -> Teacher:
     """The teacher of ``teacher.cache`` for these seeds; ``ValueError`` if it is another's, or lacks what they need."""
     lacking = objective.needs - {"logits", "region_logits"}
     if lacking:
@@ -148,7 +133,7 @@ def asked_by_cache(
     layout = cache_layout(settings, network, dataset)
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
     cache.check_files()
-    return CachedTeacher(
+    return cached_teacher(
         cache,
         layout,
         dataset,

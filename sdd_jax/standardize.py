@@ -4,6 +4,7 @@ Source of everything here: "Logit Standardization in Knowledge Distillation" (Su
 and its released code (mdistiller/distillers/KD.py there). The conventions are those of ``sdd_jax.losses``.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -35,6 +36,7 @@ def standardized(base: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
       ValueError: never by itself; what it returns raises as ``standardize_logits`` and ``base`` do.
     """
 
+    @functools.wraps(base)  # so that its options are found by their names
     def loss(
         student_logits: ArrayLike, teacher_logits: ArrayLike, labels: ArrayLike | None = None, **options
     ) -> jax.Array:

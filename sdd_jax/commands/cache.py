@@ -24,7 +24,6 @@ from sdd_jax.build_data import load_data, refuse_cache
 from sdd_jax.build_teacher import cache_header, cache_layout, folded_teacher, measure_teacher, read_teacher
 from sdd_jax.config import image_dtype
 from sdd_jax.data.dataset import Dataset
-from sdd_jax.mesh import make_mesh
 from sdd_jax.training.cached_teacher import make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.teacher_cache import STORES, Cache, stored_as, unpack
@@ -35,7 +34,9 @@ SAMPLE = 1024
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "The config of the runs that are to read it.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "The config of the runs that are to read it.", lock_config=False, accept_new_attributes=True
+    )
     flags.DEFINE_string("workdir", None, "The cache's folder; made if it is not there.")
     flags.DEFINE_enum("store", "float32", STORES, "How a logit is kept; int8 has a scale for each region.")
     flags.DEFINE_bool("verify", False, "Check every file and a sample of the values; fill nothing.")
@@ -52,7 +53,7 @@ def main() -> None:
     dataset = load_data(settings)
     assert isinstance(dataset, Dataset)  # others were refused
     network = make_parts(settings, dataset.num_classes).teacher
-    measure_teacher(settings, network, teacher, variables, stated, dataset, make_mesh())
+    measure_teacher(settings, network, teacher, variables, stated, dataset)
     layout = cache_layout(settings, network, dataset)
     store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))

@@ -28,7 +28,9 @@ from sdd_jax.training.notice import Notice
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "A config file, as FILE.py or FILE.py:ARGUMENT.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "A config file, as FILE.py or FILE.py:ARGUMENT.", lock_config=False, accept_new_attributes=True
+    )
     flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
     flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT where process 0 listens.")
     flags.DEFINE_integer("processes", None, "How many; 1: this one alone. Default: what the environment says.")

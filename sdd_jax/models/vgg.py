@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.layers import Affine, conv, conv_bn, small_normal_affine_init
-from sdd_jax.sdd import average_grid
+from sdd_jax.regions import average_grid
 
 _WIDTHS = (64, 128, 256, 512, 512)
 

@@ -4,9 +4,9 @@ Where the rows that a run needs fit on the device they lie there, and a step gat
 Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps go to the device with it.
 """
 
-import functools
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from sdd_jax.models import Outputs
 from sdd_jax.processes import from_first
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
+from sdd_jax.training.teacher import Teacher
 from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
 
 
@@ -34,7 +35,7 @@ class Replay:
             return views, epoch_order(key, epoch[None], num_examples)[0]
 
         self._index, self._views = dataset.train.index.astype(np.int64), num_views(dataset.pad, dataset.flip)
-        self._draw = functools.partial(draw, *jax.device_put((jax.random.key(seed), dataset.train.index)))
+        self._draw = partial(draw, *jax.device_put((jax.random.key(seed), dataset.train.index)))
         self._epochs: dict[int, np.ndarray] = {}
 
     def keys(self, start: int, stop: int) -> np.ndarray:
@@ -76,7 +77,7 @@ def make_compute(
         return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
 
     variables = jax.device_put(variables)
-    network = functools.partial(model.apply, variables, jnp.zeros((1, *dataset.image_shape), dtype), train=False)
+    network = partial(model.apply, variables, jnp.zeros((1, *dataset.image_shape), dtype), train=False)
     rows = jit_network(rows, network)
 
     def compute(index, view):
@@ -87,76 +88,72 @@ def make_compute(
     return compute
 
 
-class CachedTeacher:
-    """The teacher of runs from ``cache``: ``teacher({**arrays, **chunk(seed, step)}, batch) -> Outputs``.
+def cached_teacher(
+    cache: Cache,
+    layout: Layout,
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int],
+    epochs: int,
+    batch_size: int,
+    steps_per_call: int,
+    on_device: bool | None = None,
+) -> Teacher:
+    """The teacher of runs that differ in their seed alone, out of ``cache``.
 
     Args:
       cache: whose layout serves the runs'.
       layout: the runs'.
       dataset: the runs'.
-      seeds: the runs', as ``epochs``, ``batch_size`` and ``steps_per_call``.
-      on_device: whether the rows lie on the device; None asks whether they fill less than half of what is free there.
-
-    Attributes:
-      arrays: what ``teacher`` reads through the whole run; empty where the rows are not on the device.
-      chunk: what it reads besides in the chunk of steps that starts at ``step``; None where all is on the device.
+      seeds: the runs'.
+      epochs: the runs'.
+      batch_size: the runs'.
+      steps_per_call: the runs'.
+      on_device: whether the rows lie on the device; None: if they fill less than half of what is free there.
 
     Raises:
       ValueError: if the cache lacks rows that the runs need.
     """
+    end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
+    kept, needed = cache.keys(), np.zeros(0, np.int64)
+    for seed in seeds:
+        keys = run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
+        missing = np.setdiff1d(keys, kept)
+        if len(missing):
+            raise ValueError(
+                f"the cache in {cache.folder} lacks {len(missing)} of the {len(keys)} views that this run (seed "
+                f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
+            )
+        needed = np.union1d(needed, keys)
+    table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
+    row_bytes = cache.rows * cache.classes * np.dtype(cache.store).itemsize
+    if on_device is None:
+        on_device = from_first(lambda: len(needed) * row_bytes < _free_bytes() / 2)
+    if on_device:
+        rows = _named(*cache.read(table.reshape(-1)[needed]))
+        return Teacher(partial(_answer, layout=layout), rows | {"table": slot_table(needed, *table.shape)})
 
-    def __init__(
-        self,
-        cache: Cache,
-        layout: Layout,
-        dataset: Dataset,
-        *,
-        seeds: Sequence[int],
-        epochs: int,
-        batch_size: int,
-        steps_per_call: int,
-        on_device: bool | None = None,
-    ):
-        self._cache, self._layout = cache, layout
-        self._batch_size, self._steps = batch_size, steps_per_call
-        self._end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
-        kept, needed = cache.keys(), np.zeros(0, np.int64)
-        for seed in seeds:
-            keys = run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
-            missing = np.setdiff1d(keys, kept)
-            if len(missing):
-                raise ValueError(
-                    f"the cache in {cache.folder} lacks {len(missing)} of the {len(keys)} views that this run (seed "
-                    f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
-                )
-            needed = np.union1d(needed, keys)
-        table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
-        row_bytes = cache.rows * cache.classes * np.dtype(cache.store).itemsize
-        if on_device is None:
-            on_device = from_first(lambda: len(needed) * row_bytes < _free_bytes() / 2)
-        if on_device:
-            rows = _named(*cache.read(table.reshape(-1)[needed]))
-            self.arrays, self.chunk = rows | {"table": slot_table(needed, *table.shape)}, None
-        else:
-            self._replays = {seed: Replay(dataset, seed) for seed in seeds}
-            self._slots = table.reshape(-1)
-            self.arrays, self.chunk = {}, self._read_chunk
+    replays = {seed: Replay(dataset, seed) for seed in seeds}
+    slots, size = table.reshape(-1), steps_per_call * batch_size
 
-    def _read_chunk(self, seed: int, step: int) -> dict[str, np.ndarray]:
-        start, size = step * self._batch_size, self._steps * self._batch_size
-        keys = self._replays[seed].keys(start, min(start + size, self._end))
+    def chunk(seed: int, step: int) -> dict[str, Any]:
+        start = step * batch_size
+        keys = replays[seed].keys(start, min(start + size, end))
         keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
-        return _named(*self._cache.read(self._slots[keys])) | {"first": np.int32(start)}
+        return _named(*cache.read(slots[keys])) | {"first": np.int32(start)}
 
-    def teacher(self, arrays: dict[str, Any], batch: dict[str, Any]) -> Outputs:
-        """To be called inside ``jit``. A row that is not there is NaN, which stops the run."""
-        if "table" in arrays:
-            slot = arrays["table"][batch["index"], batch["view"]]
-        else:
-            slot = batch["position"] - arrays["first"]
-        rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
-        rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)
-        return outputs_of_rows(rows, self._layout)
+    return Teacher(partial(_answer, layout=layout), {}, chunk)
+
+
+def _answer(arrays: dict[str, Any], batch: dict[str, Any], *, layout: Layout) -> Outputs:
+    """The outputs of a batch. A row that is not there is NaN, which stops the run."""
+    if "table" in arrays:
+        slot = arrays["table"][batch["index"], batch["view"]]
+    else:
+        slot = batch["position"] - arrays["first"]
+    rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
+    rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)
+    return outputs_of_rows(rows, layout)
 
 
 def _named(values: np.ndarray, scales: np.ndarray | None) -> dict[str, Any]:

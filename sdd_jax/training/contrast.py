@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sdd_jax.models.layers import torch_affine_init
-from sdd_jax.training.objective import Objective
-from sdd_jax.training.similarity import check_feature_maps
+from sdd_jax.training.objective import Objective, check_feature_maps
 
 EPSILON = 1e-7  # what the released code adds to a score and the noise before it divides by them
 

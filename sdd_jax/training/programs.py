@@ -1,6 +1,6 @@
 """What runs are made of, and the jitted programs that take their steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from sdd_jax.mesh import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective
 from sdd_jax.training.step import State, init_state, make_run_chunk, make_train_step
+from sdd_jax.training.teacher import Teacher
 
 
 class Built(NamedTuple):
@@ -23,9 +24,7 @@ class Built(NamedTuple):
     config: dict[str, Any]  # JSON-ready, written beside the results
     config_hash: str
     model: Any
-    teacher: Callable[..., Any] | None  # teacher(arrays, batch) -> Outputs
-    teacher_arrays: Mapping[str, Any]  # what it reads through the whole run
-    teacher_chunk: Callable[[int, int], Mapping[str, Any]] | None  # (seed, step): what it reads besides, of a chunk
+    teacher: Teacher
     teacher_accuracy: float | None  # on the test set, 0 to 1, as measured before the run
     teacher_stated: float | None  # in percent: what that was held against, if anything
     objective: Objective
@@ -38,8 +37,6 @@ class Built(NamedTuple):
     steps_per_call: int
     eval_every_epochs: int
     save_every_epochs: int
-    scales: tuple[int, ...]
-    pooling: str
     dtype: Any  # of the images; what the networks compute in is their own
     accumulate: int = 1  # parts of a batch, taken one after the other
     profile_steps: tuple[int, ...] = ()  # first and last step of a trace, or none
@@ -47,14 +44,12 @@ class Built(NamedTuple):
 
 def jit_run_chunk(
     model: Any,
-    teacher: Callable[..., Any] | None,
+    ask: Callable[..., Any] | None,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]],
     mesh: Mesh,
     *,
-    scales: Sequence[int],
-    pooling: str,
     image_shape: tuple[int, ...],
     num_examples: int,
     steps_per_call: int,
@@ -67,11 +62,9 @@ def jit_run_chunk(
     platform = mesh.devices.flat[0].platform
     train_step = make_train_step(
         model,
-        teacher,
+        ask,
         objective,
         optimizer,
-        scales=scales,
-        pooling=pooling,
         num_examples=num_examples,
         accumulate=accumulate,
         rolled=platform != "cpu",
@@ -110,17 +103,15 @@ class Programs:
             steps_per_call=built.steps_per_call,
             mesh=mesh,
         )
-        self._shared = put(built.teacher_arrays, self.on_all), self._data.shared
+        self._shared = put(built.teacher.arrays, self.on_all), self._data.shared
         num_examples = len(built.dataset.train.index)
         self.run_chunk = jit_run_chunk(
             built.model,
-            built.teacher,
+            built.teacher.apply,
             built.objective,
             built.optimizer,
             self._data.batch_function(built.dtype),
             mesh,
-            scales=built.scales,
-            pooling=built.pooling,
             image_shape=built.dataset.image_shape,
             num_examples=num_examples,
             steps_per_call=built.steps_per_call,
@@ -138,7 +129,7 @@ class Programs:
             return init_state(
                 key,
                 built.model,
-                built.teacher,
+                built.teacher.apply,
                 teacher_arrays,
                 built.objective,
                 built.optimizer,
@@ -161,7 +152,8 @@ class Programs:
         self._data.close()
 
     def _teacher_chunk(self, step: int) -> Any:
-        if self._built.teacher_chunk is None:
+        chunk = self._built.teacher.chunk
+        if chunk is None:
             return {}
-        chunks = [self._built.teacher_chunk(seed, step) for seed in self._seeds]
+        chunks = [chunk(seed, step) for seed in self._seeds]
         return put(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks), self._each)

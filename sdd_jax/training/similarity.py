@@ -5,14 +5,13 @@ code of it (distiller_zoo/SP.py). SP on regions is SDD-SP of appendix 6.1 of "Sc
 which gives no formula and has no released code.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdd_jax.sdd import pool_regions
-from sdd_jax.training.objective import Objective
+from sdd_jax.regions import Regions
+from sdd_jax.sdd import reduce_terms
+from sdd_jax.training.objective import Objective, check_feature_maps, no_variables
 
 EPSILON = 1e-12  # the least norm of a row, as the released code's normalisation has it
 
@@ -41,24 +40,23 @@ def similarity_loss(student_features: ArrayLike, teacher_features: ArrayLike) ->
     return jnp.mean((_similarities(teacher) - _similarities(student)) ** 2, axis=-1)
 
 
-def similarity(weight: float = 3000.0, *, regions: dict[str, Any] | None = None) -> Objective:
+def similarity(weight: float = 3000.0, *, regions: Regions | None = None, reduction: str = "mean") -> Objective:
     """``weight`` times SP of the last feature maps, the ones that the head is applied to.
 
     Args:
       weight: 3000 in RepDistiller and mdistiller.
-      regions: None compares whole maps, all locations of an example as one vector, as SP does. A mapping of ``scales``,
-        ``pooling`` and ``reduction`` (as of ``pool_regions`` and ``sdd_loss``) compares the mean feature of each region
-        with that region of the other examples, and takes the mean or the sum over the regions: SDD-SP. There is no
-        classifier in it, so no region is complementary.
+      regions: None compares whole maps, all locations of an example as one vector, as SP does. Otherwise the mean
+        feature of each region is compared with that region of the other examples: SDD-SP. There is no classifier in
+        it, so no region is complementary.
+      reduction: over the regions, "mean" or "sum".
 
     Returns:
       An objective without parameters or memory; its metric ``similarity_loss`` is before the weight.
     """
 
     def init(key, student, teacher, num_examples):
-        del key, num_examples
         check_feature_maps(student, teacher, "similarity")
-        return {}, {}
+        return no_variables(key, student, teacher, num_examples)
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
         del params, batch, epoch, key
@@ -66,19 +64,11 @@ def similarity(weight: float = 3000.0, *, regions: dict[str, Any] | None = None)
         if regions is None:
             loss = similarity_loss(*(features.reshape(features.shape[0], -1) for features in maps))
         else:
-            of_regions = (pool_regions(features, regions["scales"], pooling=regions["pooling"]) for features in maps)
-            each = similarity_loss(*of_regions)
-            loss = jnp.mean(each, axis=1) if regions["reduction"] == "mean" else jnp.sum(each, axis=1)
+            terms = similarity_loss(*(regions.pool(features) for features in maps))
+            loss = reduce_terms(terms, regions.count, reduction)
         return weight * loss, {"similarity_loss": loss}, state
 
     return Objective(init, apply, frozenset({"feature_map"}))
-
-
-def check_feature_maps(student: Any, teacher: Any, what: str) -> None:
-    """Raises ``ValueError`` unless both networks give the feature map that ``what`` reads."""
-    for role, outputs in (("student", student), ("teacher", teacher)):
-        if outputs is None or outputs.feature_map is None:
-            raise ValueError(f"{what} reads the {role}'s feature_map, which it does not give: it has a logit map alone")
 
 
 def _similarities(features: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """One training step and a chunk of them, one evaluation step: pure functions, ready for ``jit``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -33,7 +33,7 @@ def stream(key: jax.Array, name: str) -> jax.Array:
 def init_state(
     key: jax.Array,
     model: Any,
-    teacher: Callable[..., Any] | None,
+    ask: Callable[..., Any] | None,
     teacher_arrays: Any,
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -47,9 +47,9 @@ def init_state(
     variables = model.init(student_key, images, train=False)
     student_outputs = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
     teacher_outputs = None
-    if teacher is not None:
+    if ask is not None:
         numbers = {name: jnp.zeros(1, jnp.int32) for name in ("label", "index", "row", "view", "position")}
-        teacher_outputs = jax.eval_shape(teacher, teacher_arrays, {"image": images, **numbers})
+        teacher_outputs = jax.eval_shape(ask, teacher_arrays, {"image": images, **numbers})
     objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, num_examples)
     params = {"student": variables["params"], "objective": objective_params}
     return State(
@@ -66,23 +66,12 @@ def student_variables(state: State) -> dict[str, Any]:
     return {"params": state.params["student"], "batch_stats": state.batch_stats}
 
 
-def live_teacher(model: Any, *, scales: Sequence[int], pooling: str) -> Callable[..., Any]:
-    """``teacher(arrays, batch) -> Outputs`` that runs the network (in evaluation mode) on the batch's images."""
-
-    def teacher(arrays, batch):
-        return model.apply(arrays, batch["image"], train=False, scales=scales, pooling=pooling)
-
-    return teacher
-
-
 def make_train_step(
     model: Any,
-    teacher: Callable[..., Any] | None,
+    ask: Callable[..., Any] | None,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
-    scales: Sequence[int],
-    pooling: str,
     num_examples: int,
     accumulate: int = 1,
     rolled: bool = False,
@@ -95,11 +84,9 @@ def make_train_step(
 
     Args:
       model: the student.
-      teacher: see ``live_teacher``; None trains plain.
-      objective: what is minimised.
+      ask: a teacher's ``apply``; None trains without one.
+      objective: what is minimised; the student shows its regions.
       optimizer: as optax has it.
-      scales: of the regions.
-      pooling: of the regions.
       num_examples: in the training split.
       accumulate: in how many parts the batch is taken, one after the other, for batches that do not fit. The update is
         that of the mean of their gradients: the whole batch's, but for what relates the examples of a batch. Batch
@@ -113,22 +100,23 @@ def make_train_step(
         epoch = state.step * batch["label"].shape[0] // num_examples
 
         def loss_fn(params, batch_stats, objective_state, teacher_outputs, batch, key):
+            # Each key is split or folded once: fold_in(key, 0) can be the key that a split of the same key begins with.
+            dropout_key, objective_key = jax.random.split(key)
             student, updates = model.apply(
                 {"params": params["student"], "batch_stats": batch_stats},
                 batch["image"],
                 train=True,
-                scales=scales,
-                pooling=pooling,
+                regions=objective.regions,
                 mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(key, 0)},
+                rngs={"dropout": dropout_key},
             )
             loss, terms, objective_state = objective.apply(
-                params["objective"], objective_state, student, teacher_outputs, batch, epoch=epoch, key=key
+                params["objective"], objective_state, student, teacher_outputs, batch, epoch=epoch, key=objective_key
             )
             return jnp.mean(loss), (student, terms, updates.get("batch_stats", {}), objective_state)
 
         def take(batch_stats, objective_state, batch, key):
-            teacher_outputs = None if teacher is None else teacher(teacher_arrays, batch)
+            teacher_outputs = None if ask is None else ask(teacher_arrays, batch)
             (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 state.params, batch_stats, objective_state, teacher_outputs, batch, key
             )

@@ -1,19 +1,43 @@
-"""A teacher from a run's folder: its variables, their hash, and its accuracy, measured once and kept by that hash."""
+"""A teacher: what a step asks, and how a network out of a run's folder is identified and held against its accuracy."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from sdd_jax.processes import from_first
+from sdd_jax.regions import Regions
 from sdd_jax.training.checkpoint import write_json
 from sdd_jax.training.run_folder import read_json
 
 MEASURED = "measured.json"
 TOLERANCE = 0.1  # percentage points
+
+
+class Teacher(NamedTuple):
+    """Whoever answers the student's questions: a network, a cache, or nobody.
+
+    Attributes:
+      apply: ``apply({**arrays, **chunk(seed, step)}, batch) -> Outputs``, called inside ``jit``; None: no teacher.
+      arrays: what it reads through the whole run.
+      chunk: ``chunk(seed, step)``: what else it reads in the chunk of steps that starts at ``step``; None: nothing.
+    """
+
+    apply: Callable[..., Any] | None = None
+    arrays: Mapping[str, Any] = {}
+    chunk: Callable[[int, int], Mapping[str, Any]] | None = None
+
+
+def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
+    """The network itself, in evaluation mode, on the batch's images."""
+
+    def apply(arrays, batch):
+        return model.apply(arrays, batch["image"], train=False, regions=regions)
+
+    return Teacher(apply, variables)
 
 
 def variables_hash(variables: Any) -> str:
@@ -26,8 +50,8 @@ def variables_hash(variables: Any) -> str:
     return digest.hexdigest()
 
 
-def measured_accuracy(folder: Path, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The results kept under ``key`` in the teacher's folder, else those of ``measure()``, kept there from now on."""
+def measured_accuracy(folder: Path, key: str, measure: Callable[[], float]) -> float:
+    """The accuracy kept under ``key`` in the teacher's folder, else that of ``measure()``, which is then kept."""
     path = folder / MEASURED
 
     def kept():
@@ -35,9 +59,9 @@ def measured_accuracy(folder: Path, key: str, measure: Callable[[], dict[str, fl
 
     results = from_first(lambda: kept().get(key))
     if results is None:
-        results = measure()  # by all processes together
+        results = {"accuracy": measure()}  # by all processes together
         from_first(lambda: write_json(path, kept() | {key: results}))
-    return results
+    return results["accuracy"]
 
 
 def check_accuracy(measured: float, stated: float | None) -> None:
@@ -45,7 +69,7 @@ def check_accuracy(measured: float, stated: float | None) -> None:
 
     Args:
       measured: test accuracy in percent.
-      stated: in percent; None is nothing to hold it against.
+      stated: in percent; None if there is nothing to hold it against.
 
     Raises:
       ValueError: if they differ by more than 0.1 points.

@@ -11,7 +11,7 @@ written last, holds size and SHA-256 of each file. A shard without it is a write
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax.models import Outputs
-from sdd_jax.sdd import num_regions, pool_regions, shared_grid
+from sdd_jax.regions import Regions
 from sdd_jax.training.checkpoint import Damaged, write_json
 from sdd_jax.training.run_folder import differing, read_json, read_mapping
 
@@ -31,44 +31,45 @@ FILES = ("keys", "values", "scales")
 
 
 class Layout(NamedTuple):
-    """Which rows are kept of an image: the whole and a ``grid`` of regions, or (grid None) every region."""
+    """Which rows are kept of an image: row 0 of the whole, then the cells of a grid, or (grid None) every region."""
 
+    regions: Regions
     grid: int | None
-    scales: tuple[int, ...]
-    pooling: str
 
     @property
     def rows(self) -> int:
-        """How many, the whole image's among them."""
-        return 1 + (self.grid**2 if self.grid else num_regions(self.scales))
+        """The number of rows."""
+        return 1 + (self.grid**2 if self.grid else self.regions.count)
 
-    def named(self) -> dict[str, Any]:
-        """What of it the rows depend on."""
-        return {"grid": self.grid} if self.grid else {"scales": list(self.scales), "pooling": self.pooling}
+    def cache_key(self) -> dict[str, Any]:
+        """Fields that decide whether a cache fits."""
+        if self.grid:
+            return {"grid": self.grid}
+        return {"scales": list(self.regions.scales), "pooling": self.regions.pooling}
 
 
-def make_layout(map_size: tuple[int, int], scales: Sequence[int], pooling: str) -> Layout:
-    """The layout that runs with ``scales`` and ``pooling`` read, for a teacher whose map is ``map_size``."""
-    return Layout(shared_grid(*map_size, scales, pooling), tuple(scales), pooling)
+def make_layout(map_size: tuple[int, int], regions: Regions) -> Layout:
+    """The layout that runs with ``regions`` read, for a teacher whose map is ``map_size``."""
+    return Layout(regions, regions.grid(*map_size))
 
 
 def teacher_rows(model: Any, variables: Any, images: jax.Array, layout: Layout) -> jax.Array:
     """The rows ``[B, layout.rows, K]`` of ``images``, to be called inside ``jit``."""
-    scales = layout.scales
-    if layout.grid:
-        scales = (1, layout.grid) if layout.grid > 1 else (1,)
-    outputs = model.apply(variables, images, train=False, scales=scales, pooling=layout.pooling)
-    regions = outputs.region_logits[:, -(layout.grid**2) :] if layout.grid else outputs.region_logits
-    return jnp.concatenate([outputs.logits[:, None], regions], axis=1)
+    regions, grid = layout.regions, layout.grid
+    if grid:
+        regions = Regions((1, grid) if grid > 1 else (1,), regions.pooling)
+    outputs = model.apply(variables, images, train=False, regions=regions)
+    cells = outputs.region_logits[:, -(grid**2) :] if grid else outputs.region_logits
+    return jnp.concatenate([outputs.logits[:, None], cells], axis=1)
 
 
 def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
-    """What a live teacher would give, without maps: logits, and the regions of ``layout.scales``."""
-    regions = rows[:, 1:]
+    """What a live teacher would give, without maps: logits, and the layout's regions."""
+    cells = rows[:, 1:]
     if layout.grid:
-        cells = regions.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1])
-        regions = pool_regions(cells, layout.scales, pooling=layout.pooling)
-    return Outputs(rows[:, 0], None, regions, None)
+        cells = cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1])
+        cells = layout.regions.pool(cells)
+    return Outputs(rows[:, 0], None, cells, None)
 
 
 class Cache:
