@@ -116,8 +116,8 @@ def appendix_pair(column: str, sp: float, crd: float, sdd: float, with_sp: float
         run("SP", column, sp, "sp"),
         run("CRD", column, crd, "crd"),
         run("SDD-KD", column, sdd, recorded=RECORDED[column], note=HEADLINE if column == RN8X4 else ""),
-        run("SDD-KD + SP", column, with_sp, "sdd_kd_sp", bases=("SP", "SDD-KD"), note=FEATURE_WEIGHTS),
-        run("SDD-KD + CRD", column, with_crd, "sdd_kd_crd", bases=("CRD", "SDD-KD"), note=FEATURE_WEIGHTS),
+        run("SDD-KD + SP", column, with_sp, "sdd_kd+sp", bases=("SP", "SDD-KD"), note=FEATURE_WEIGHTS),
+        run("SDD-KD + CRD", column, with_crd, "sdd_kd+crd", bases=("CRD", "SDD-KD"), note=FEATURE_WEIGHTS),
     )
 
 

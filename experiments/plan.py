@@ -9,7 +9,7 @@ from experiments import recipes, results
 from experiments.cells import RUN, TEACHER, Cell, Table
 from experiments.recipes import RELEASED, Recipe
 from experiments.results import NO_TEACHER, Did
-from sdd_jax.config import METHODS
+from sdd_jax import methods
 from sdd_jax.training import run_folder
 
 TEACHER_SEED = 0  # every student of a teacher learns from the same one
@@ -219,7 +219,7 @@ class _Planner:
 
     def _cache(self, recipe: Recipe) -> Path | None:
         """The folder in ``caches`` of the recipe's teacher, or None: a cache holds logits, and no feature maps."""
-        if self._caches is None or METHODS[recipe.method].features is not None:
+        if self._caches is None or methods.parse(recipe.method).features is not None:
             return None
         folder = self._caches / _data_name(recipe) / recipe.teacher
         return folder if folder.is_dir() else None

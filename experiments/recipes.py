@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from configs import common
-from sdd_jax.build import check, reads
-from sdd_jax.config import Settings
-from sdd_jax.training import run_folder
+from sdd_jax import methods
+from sdd_jax.build import check
+from sdd_jax.config import Settings, reads
+from sdd_jax.fields import PRESETS, RUNTIME_FIELDS
 
-RELEASED, PAPER = PRESETS = tuple(common.PRESETS)
+RELEASED, PAPER = PRESETS
 # Where a run stands, what it is called, and how it is carried out: two runs that differ in these alone are one. The
 # teacher is compared by what it is, not by its folder, and the preset by the fields that follow from it.
-ELSEWHERE = run_folder.CARRIED_OUT | {
+ELSEWHERE = RUNTIME_FIELDS | {
     "seed",
     "seeds",
     "preset",
@@ -29,6 +30,10 @@ ELSEWHERE = run_folder.CARRIED_OUT | {
 }
 # Fields that came after the first results, and the value at which a run is what it was without them: keys stay.
 LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error"}
+
+
+# What fields of earlier versions are called now.
+NAMES = {f"loss.{name}": f"loss.options.{name}" for name in ("temperature", "alpha", "beta", "gamma")}
 
 
 class Recipe(NamedTuple):
@@ -69,8 +74,11 @@ def overrides(recipe: Recipe, preset: str) -> dict[str, Any]:
     """The fields that the recipe changes, those of ``loss_of`` among them, in a fixed order."""
     changed = {}
     if recipe.loss_of is not None:
-        own, other = (_config(recipe._replace(method=method), preset) for method in (recipe.method, recipe.loss_of))
-        changed = {f"loss.{name}": value for name, value in other.loss.items() if own.loss[name] != value}
+        own, other = (
+            flatten(_config(recipe._replace(method=method), preset).loss.to_dict(), "loss.")
+            for method in (recipe.method, recipe.loss_of)
+        )
+        changed = {name: value for name, value in other.items() if own[name] != value}
     return changed | dict(recipe.overrides)
 
 
@@ -96,7 +104,7 @@ def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     of ``loss`` and ``sdd``, only SDD reads ``sdd``, and a base loss reads its own numbers), or stand at the value that
     they had before they were fields (``LATER``).
     """
-    unread = {name for name in flat if name.startswith(("loss.", "sdd."))} - reads(flat)
+    unread = {name for name in flat if name.startswith(("loss.", "sdd.", "features."))} - reads(flat)
     if flat["method"] == "plain":
         unread |= {name for name in flat if name.startswith("teacher.")}
     return {
@@ -125,8 +133,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``flat`` from a file of an earlier version: a field that came later has its default, which is what was run."""
-    return flatten(common.base().to_dict()) | dict(flat)
+    """``flat`` from a file of an earlier version, with the names of today.
+
+    A field that came later has its default, which is what was run.
+    """
+    renamed = {NAMES.get(name, name): value for name, value in flat.items()}
+    renamed["method"] = methods.RENAMED.get(flat["method"], flat["method"])
+    return flatten(common.base().to_dict()) | renamed
 
 
 def command_line(recipe: Recipe, preset: str) -> list[str]:

@@ -65,9 +65,13 @@ LS_README = "the README of logit standardisation's code (Sun et al., CVPR 2024),
 TTM_README = "the README of TTM's code (Zheng and Yang, ICLR 2024), its one example, vgg13 -> vgg8 on CIFAR-100"
 BASES: dict[str, Base] = {
     "kd": Base(losses.kd_loss, f"{CFG}:60-64, the KD section", task_weight=0.1, distill_weight=0.9),
-    "dkd": Base(losses.dkd_loss, f"{CFG}:162-167, the DKD section"),
-    "nkd": Base(losses.nkd_loss, "the NKD paper (Yang et al., ICCV 2023): T = 1, gamma = 1.5"),
-    "nkd_as_released": Base(losses.nkd_as_released_loss, "mdistiller/distillers/nkd.py:44-45, hard-coded"),
+    "dkd": Base(losses.dkd_loss, f"{CFG}:162-167, the DKD section; the losses are added as they are"),
+    "nkd": Base(
+        losses.nkd_loss, "the NKD paper (Yang et al., ICCV 2023): T = 1, gamma = 1.5; the losses are added as they are"
+    ),
+    "nkd_as_released": Base(
+        losses.nkd_as_released_loss, "mdistiller/distillers/nkd.py:44-45, hard-coded; the losses are added as they are"
+    ),
     "ls_kd": Base(
         standardized(losses.kd_loss),
         f"{LS_README}; CE_WEIGHT 0.1 of its KD section",

@@ -12,11 +12,13 @@ from golden import weights
 from benchmarks import torch_networks, torch_step
 from sdd_jax.losses import kd_loss
 from sdd_jax.models import create_model
+from sdd_jax.regions import Regions
 from sdd_jax.tensor_files import read_checkpoint
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import optim
 from sdd_jax.training.objective import distill
-from sdd_jax.training.step import State, live_teacher, make_train_step
+from sdd_jax.training.step import State, make_train_step
+from sdd_jax.training.teacher import live_teacher
 
 CLASSES, BATCH, STEPS = 10, 6, 5
 
@@ -41,7 +43,9 @@ def test_a_pth_file_gives_the_same_logits_here(name, tmp_path):
         logits, cells = torch_networks.logits_and_cells(module, images)
     model = create_model(name, CLASSES)
     variables = from_state_dict(model, read_checkpoint(tmp_path / "ckpt_epoch_240.pth"))
-    outputs = jax.jit(functools.partial(model.apply, train=False, pooling="nested"))(variables, as_jax(images))
+    outputs = jax.jit(functools.partial(model.apply, train=False, regions=Regions(pooling="nested")))(
+        variables, as_jax(images)
+    )
     for got, expected in ((outputs.logits, logits.numpy()), (outputs.region_logits, cells.numpy())):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -84,15 +88,20 @@ def test_five_steps_are_those_of_plain_pytorch(name, x64):
     params = {"student": variables["params"], "objective": {}}
     state = State(jnp.int32(0), params, variables["batch_stats"], {}, optimizer.init(params))
     released = {"complementary_weight": 2.0, "consistent_weight": 1.0, "consistency": "label", "reduction": "mean"}
-    scales = {"scales": (1, 2, 4), "pooling": "nested"}
+    regions = Regions((1, 2, 4), "nested")
     train_step = jax.jit(
         make_train_step(
             student,
-            live_teacher(teacher, **scales),
-            distill(functools.partial(kd_loss, temperature=4.0), sdd=released, task_weight=0.1, distill_weight=0.9),
+            live_teacher(teacher, teacher_arrays, regions).apply,
+            distill(
+                functools.partial(kd_loss, temperature=4.0),
+                regions=regions,
+                sdd=released,
+                task_weight=0.1,
+                distill_weight=0.9,
+            ),
             optimizer,
             num_examples=BATCH * STEPS,
-            **scales,
         )
     )
     for _ in range(STEPS):

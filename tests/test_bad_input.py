@@ -138,7 +138,7 @@ TOGETHER = {
     "a room that is a number": ({"optim": 3}, "config.*'optim'"),
     "a field too many": ({"optim.learning_rat": 0.1}, "'optim.learning_rat'; the closest is 'optim.learning_rate'"),
     "a room too many": ({"extra": {"a": 1}}, "'extra.a'"),
-    "a number of another room": ({"loss": {"base": "kd"}}, "config lacks the field 'loss.alpha'"),
+    "a number of another room": ({"loss": {"base": "kd"}}, "config lacks the field 'loss.options.alpha'"),
     "an empty room": ({"data": {}}, "config lacks the field 'data.augment'"),
 }  # fmt: skip
 
@@ -221,7 +221,7 @@ def test_a_config_file_that_is_not_there_or_asked_for_another_is_named(tmp_path,
 IN_PROCESSES = [
     ("train", "--config=configs/quickstar.py", "--workdir=DIR"),
     ("train", f"--config={ANY}:{{'epochs': 1.5}}", "--workdir=DIR"),
-    ("train", "--config=configs/quickstart.py:run=plain", "--config.loss.temperature=hot", "--workdir=DIR"),
+    ("train", "--config=configs/quickstart.py:run=plain", "--config.loss.options.temperature=hot", "--workdir=DIR"),
     ("export", "--workdir=DIR"),
 ]
 

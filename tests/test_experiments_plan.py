@@ -101,7 +101,7 @@ def test_a_cache_is_handed_to_the_runs_that_it_serves_and_makes_no_other_run(tmp
     flag = f"--config.teacher.cache={cache}"
     without, given = (planned(tmp_path, table, rows=rows, caches=caches).jobs for caches in (None, cache.parents[1]))
     assert [job.recipe.method for job in given if flag in job.flags()] == ["sdd_kd"]
-    assert {job.recipe.method for job in given if job.teacher} == {"sdd_kd", "sdd_kd_sp", "sp", "crd"}
+    assert {job.recipe.method for job in given if job.teacher} == {"sdd_kd", "sdd_kd+sp", "sp", "crd"}
     assert [job.folder for job in given] == [job.folder for job in without]
     assert not any(flag in job.flags() for job in without)
 

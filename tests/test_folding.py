@@ -11,7 +11,8 @@ from flax import linen as nn
 from sdd_jax.models import Classifier, create_model
 from sdd_jax.models.folding import fold
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
-from sdd_jax.training.step import live_teacher
+from sdd_jax.regions import Regions
+from sdd_jax.training.teacher import live_teacher
 
 # The pairs of each network, counted by hand.
 PAIRS = {
@@ -170,7 +171,7 @@ def test_a_convolution_of_linen_with_a_bias(x64, kind):
     again, twice = fold(model, variables, jax.ShapeDtypeStruct(images.shape, images.dtype))
     assert again == folded
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), twice, variables)
-    plain, quick = (live_teacher(which, scales=(1, 2), pooling="nested") for which in (model, folded))
+    plain, quick = (live_teacher(which, variables, Regions((1, 2), "nested")).apply for which in (model, folded))
     for a, b in zip(plain(variables, {"image": images}), quick(variables, {"image": images}), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
 

@@ -13,7 +13,7 @@ from golden import weights
 
 from sdd_jax.models import Classifier, create_model, model_names, model_stems
 from sdd_jax.models.layers import BatchNorm, torch_affine_init
-from sdd_jax.sdd import pool_regions
+from sdd_jax.regions import Regions, pool_regions
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -83,7 +83,9 @@ def test_outputs_are_those_of_the_official_code(network, dtype):
         model = create_model(NETWORKS[network], logits.shape[1], stem, dtype)
         variables = filled(network, model)
         images = golden_images(network, dtype)
-        outputs = jax.jit(lambda v, x: model.apply(v, x, train=False, pooling="nested"))(variables, images)
+        outputs = jax.jit(lambda v, x: model.apply(v, x, train=False, regions=Regions(pooling="nested")))(
+            variables, images
+        )
         got_logits, got_cells = jax.device_get((outputs.logits, outputs.region_logits))
     assert got_logits.dtype == got_cells.dtype == dtype
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -243,7 +245,7 @@ def test_head_and_pooling_commute(size, scales, pooling):
         model = Classifier(Identity(), 5, torch_affine_init, jnp.float64)
         images = jax.random.normal(jax.random.key(0), (2, *size, 6))
         variables = model.init(jax.random.key(1), images, train=False)
-        outputs = model.apply(variables, images, train=False, scales=scales, pooling=pooling)
+        outputs = model.apply(variables, images, train=False, regions=Regions(scales, pooling))
         head = variables["params"]["head"]
         logit_map = np.asarray(images) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
         regions = pool_regions(logit_map, scales, pooling=pooling)
@@ -269,7 +271,7 @@ def test_head_runs_on_the_fewer_places(size, scales, pooling, places):
     variables = model.init(jax.random.key(0), images, train=False)
 
     def regions(images):
-        return model.apply(variables, images, train=False, scales=scales, pooling=pooling).region_logits
+        return model.apply(variables, images, train=False, regions=Regions(scales, pooling)).region_logits
 
     flops = jax.jit(regions).lower(images).compile().cost_analysis()["flops"]
     assert places <= flops / (2 * channels * classes) < places + 2  # the rest is pooling

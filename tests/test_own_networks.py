@@ -14,8 +14,8 @@ from test_end_to_end import ENVIRONMENT, ROOT, command
 from sdd_jax.build import build
 from sdd_jax.models import Classifier, FunctionNetwork, LogitMapClassifier, create_model
 from sdd_jax.models.layers import torch_affine_init
+from sdd_jax.regions import Regions, pool_regions
 from sdd_jax.saved import load_variables
-from sdd_jax.sdd import pool_regions
 from sdd_jax.training import optim
 from sdd_jax.training.loop import train
 from sdd_jax.training.objective import plain
@@ -47,13 +47,12 @@ def test_each_kind_trains_and_teaches_the_next(tmp_path):
 
 
 def test_dropout_draws_anew_in_every_step_and_never_in_evaluation():
-    settings = {"scales": (1,), "pooling": "direct"}
     model = own_networks.vit(num_classes=3, stem="cifar", dtype=jnp.float32)
     batch = {"image": jax.random.normal(jax.random.key(0), (4, 16, 16, 1)), "label": jnp.arange(4) % 3}
     optimizer = optim.sgd(0.1, momentum=0.9, weight_decay=0.0, clip_norm=40.0)
     begin = functools.partial(init_state, image_shape=(16, 16, 1), num_examples=4)
     state = begin(jax.random.key(1), model, None, {}, plain(), optimizer)
-    step = jax.jit(make_train_step(model, None, plain(), optimizer, num_examples=4, **settings))
+    step = jax.jit(make_train_step(model, None, plain(), optimizer, num_examples=4))
     first, again, other = (float(step(state, {}, batch, jax.random.key(n))[1]["loss"]) for n in (2, 2, 3))
     assert first == again != other
     logits = [model.apply({"params": state.params["student"]}, batch["image"], train=False).logits for _ in range(2)]
@@ -92,8 +91,10 @@ def test_a_logit_map_is_pooled_as_that_of_a_classifier(pooling):
     variables = model.init(jax.random.key(1), images, train=False)
     whole = FunctionNetwork(lambda key, images: {}, lambda _, x: model.apply(variables, x, train=False).logit_map)
     same = LogitMapClassifier(whole, 5)
-    got = same.apply(same.init(jax.random.key(2), images, train=False), images, train=False, pooling=pooling)
-    expected = model.apply(variables, images, train=False, pooling=pooling)
+    got = same.apply(
+        same.init(jax.random.key(2), images, train=False), images, train=False, regions=Regions(pooling=pooling)
+    )
+    expected = model.apply(variables, images, train=False, regions=Regions(pooling=pooling))
     for name in ("logits", "logit_map", "region_logits"):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     assert got.feature_map is None

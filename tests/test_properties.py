@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 import sdd_jax
 from sdd_jax import complementary_mask, pool_regions, sdd_loss, standardize_logits, standardized
-from sdd_jax.sdd import average_grid, num_regions
+from sdd_jax.regions import Regions, average_grid
 
 EXAMPLES = os.environ.get("SDD_JAX_PROPERTY_EXAMPLES")
 drawn = settings(
@@ -404,7 +404,7 @@ def test_a_region_lies_within_the_map_and_a_constant_map_stays(data, kind, dtype
     whole = grid.astype(np.float64)
     rounding = 1e-6 * np.abs(whole).max((1, 2))[:, None] + 1e-37
     regions = np.asarray(pooled(grid, scales, pooling=pooling))
-    assert regions.dtype == np.float32 and regions.shape == (2, num_regions(scales), 3)
+    assert regions.dtype == np.float32 and regions.shape == (2, Regions(scales).count, 3)
     assert (regions >= whole.min((1, 2))[:, None] - rounding).all()
     assert (regions <= whole.max((1, 2))[:, None] + rounding).all()
     same = np.asarray(pooled(constant, scales, pooling=pooling), np.float64)
