@@ -25,8 +25,7 @@ from test_grain_source import batches, by_position
 
 from configs.image_folder import get_config
 from sdd_jax import data
-from sdd_jax.build import build
-from sdd_jax.build_data import load_data
+from sdd_jax.build import build, load_data
 from sdd_jax.config import read
 from sdd_jax.data import eval_data, images, streamed, train_data
 from sdd_jax.mesh import make_mesh

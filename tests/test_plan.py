@@ -9,8 +9,7 @@ import pytest
 import sets
 
 from configs import image_folder, quickstart
-from sdd_jax.build import assemble, check, make_parts
-from sdd_jax.build_data import load_data
+from sdd_jax.build import assemble, check, load_data, make_parts
 from sdd_jax.build_teacher import ask_network
 from sdd_jax.commands.plan import by_method, pair_up, read_settings
 from sdd_jax.config import image_dtype

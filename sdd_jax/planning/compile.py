@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdd_jax.build import make_optimizer, make_parts, state_shapes
-from sdd_jax.build_data import described, from_disk, steps_per_call
+from sdd_jax.build import described, from_disk, make_optimizer, make_parts, state_shapes, steps_per_call
 from sdd_jax.config import Settings, image_dtype
 from sdd_jax.data import memory, streamed
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
