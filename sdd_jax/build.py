@@ -16,8 +16,7 @@ from sdd_jax import data, methods
 from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
 from sdd_jax.build_teacher import ask_cache, ask_network, measure_teacher, read_teacher
 from sdd_jax.config import DTYPES, Settings, image_dtype, option_fields, parse_method, read, regions, teacher_dtype
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.training import objective as objectives

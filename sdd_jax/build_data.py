@@ -6,7 +6,7 @@ import jax
 
 from sdd_jax import data, processes
 from sdd_jax.config import Settings
-from sdd_jax.data.feed import AnyDataset
+from sdd_jax.data import AnyDataset
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 

@@ -10,13 +10,12 @@ import jax
 from sdd_jax import data, saved
 from sdd_jax.build_data import steps_per_call
 from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.folding import Folded, fold
 from sdd_jax.saved import Saved
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 from sdd_jax.training.cached_teacher import cached_teacher
 from sdd_jax.training.loop import make_evaluator
 from sdd_jax.training.objective import Objective
@@ -39,7 +38,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
         )
     folder = Path(settings["teacher.run"])
     teacher = saved.read(folder)
-    done = run_folder.read_done(folder)
+    done = run_dir.read_done(folder)
     if done is None:
         raise ValueError(f"teacher.run {folder} has not finished: start its command again to go on with it")
     if teacher.name != name or teacher.stem != settings["model.stem"]:

@@ -8,8 +8,8 @@ chosen.
 import math
 from typing import Any, NamedTuple
 
-from sdd_jax.data.bad_images import POLICIES
 from sdd_jax.data.images import AUGMENTS
+from sdd_jax.data.streamed import ON_BAD_IMAGE
 from sdd_jax.regions import POOLINGS
 from sdd_jax.sdd import CONSISTENCIES, REDUCTIONS
 
@@ -117,7 +117,7 @@ FIELDS: dict[str, Field] = {
         str,
         "error",
         "Of sets on disk: stop at an image that cannot be decoded, or leave it out.",
-        known=POLICIES,
+        known=ON_BAD_IMAGE,
     ),
     "sdd.scales": Field(
         tuple,

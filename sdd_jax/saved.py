@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from sdd_jax import data
 from sdd_jax.config import DTYPES
-from sdd_jax.data.feed import AnyDataset
+from sdd_jax.data import AnyDataset
 from sdd_jax.models import create_model
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 
 WHICH = ("last", "best")
@@ -59,14 +59,14 @@ class Saved(NamedTuple):
 
 def find_folders(path: Path) -> list[Path]:
     """``path`` if it is a run's folder, else the folders of the runs below it."""
-    if (path / run_folder.CONFIG).is_file():
+    if (path / run_dir.CONFIG).is_file():
         return [path]
-    return sorted(config.parent for config in path.rglob(run_folder.CONFIG))
+    return sorted(config.parent for config in path.rglob(run_dir.CONFIG))
 
 
 def read(folder: Path) -> Saved:
     """The network of the run in ``folder``; ``ValueError`` if there is none or its name is not known."""
-    config = run_folder.read_config(folder)
+    config = run_dir.read_config(folder)
     try:
         network, fields = config["model"], None if "imported" in config else config["data"]
         name, stem, dtype = network["student"], network["stem"], network["dtype"]
@@ -76,7 +76,7 @@ def read(folder: Path) -> Saved:
         else:  # Older runs lack num_classes: use the registered data set's.
             num_classes = int(fields.get("num_classes") or data.describe(fields["name"]).num_classes)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / run_folder.CONFIG} is not the config of a run: {error!r}") from error
+        raise ValueError(f"{folder / run_dir.CONFIG} is not the config of a run: {error!r}") from error
     return Saved(folder, name, stem, num_classes, dtype, fields, create_model(name, num_classes, stem, compute))
 
 
@@ -89,7 +89,7 @@ def load_test_data(network: Saved, name: str | None = None, path: str | None = N
 
 def steps(folder: Path) -> dict[str, int]:
     """``{"last": step, "best": step}`` of a run's checkpoints; the last is the best if none was called best."""
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
     found = checkpoints.steps()
     if not found:
         raise ValueError(f"{folder} has no checkpoint yet")
@@ -99,7 +99,7 @@ def steps(folder: Path) -> dict[str, int]:
 
 def load_variables(folder: Path, step: int) -> dict[str, Any]:
     """The student's variables of a run's checkpoint."""
-    return Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="").load_variables(step)
+    return Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="").load_variables(step)
 
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
@@ -148,10 +148,10 @@ def write_imported(
         "model": {"student": name, "stem": stem, "dtype": "float32"},
         "num_classes": num_classes,
     }
-    run_folder.open_folder(folder, config)
-    if run_folder.read_done(folder) is not None:
+    run_dir.open_folder(folder, config)
+    if run_dir.read_done(folder) is not None:
         return
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
     checkpoints.save({"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}, 0)
     checkpoints.close()
-    run_folder.write_done(folder, {"last": {"step": 0}})
+    run_dir.write_done(folder, {"last": {"step": 0}})

@@ -17,7 +17,7 @@ from sdd_jax.build import check
 from sdd_jax.models import create_model
 from sdd_jax.reporting import study, write_report
 from sdd_jax.reporting.runs import find_runs, group_runs
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 
 for package in ("jinja2", "matplotlib"):
@@ -98,8 +98,8 @@ def write_run(root, name, networks, accuracies):
     if distills:
         config.teacher.run, config.model.teacher, config.argument.teacher = "runs/teacher", NAME, NAME
     folder = root / name
-    run_folder.open_folder(folder, check(config.to_dict()).nested())
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, "")
+    run_dir.open_folder(folder, check(config.to_dict()).nested())
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, "")
     state = {"params": {"student": networks[name]["params"]}, "batch_stats": networks[name]["batch_stats"]}
     checkpoints.save(state, STEP, 0.5)
     checkpoints.close()
@@ -111,9 +111,9 @@ def write_run(root, name, networks, accuracies):
         result = {"accuracy": accuracies[name] * epoch / EPOCHS, "loss": 2 / epoch, "examples": 359}
         lines += [{"kind": "evaluation", **shared, "split": split, **result} for split in ("validation", "test")]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run_folder.summarize(lines, select_on="validation")
+    done = run_dir.summarize(lines, select_on="validation")
     teacher = accuracies["teacher"] if distills else None
-    run_folder.write_done(folder, {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0})
+    run_dir.write_done(folder, {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0})
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,7 +19,7 @@ from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import from_state_dict, to_state_dict
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 
 
@@ -31,14 +31,14 @@ def trained(tmp_path_factory):
     values = variables(model, dataset.image_shape)
     config = quickstart.get_config("run=teacher")
     config.model.student, config.argument = "resnet8", {}
-    run_folder.open_folder(folder, check(config).nested())
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, "")
+    run_dir.open_folder(folder, check(config).nested())
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, "")
     checkpoints.save({"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}, 3)
     checkpoints.close()
     images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
     logits = jax.jit(partial(model.apply, train=False, regions=None))(values, images).logits
     right = float((np.argmax(logits, -1) == dataset.test.labels).mean())
-    run_folder.write_done(folder, {"last": {"step": 3, "accuracy": right}})
+    run_dir.write_done(folder, {"last": {"step": 3, "accuracy": right}})
     return folder, to_state_dict(model, values)
 
 

@@ -1,11 +1,11 @@
 """The layers and initialisers that every network shares, with PyTorch's semantics.
 
-Compute runs in a module's `dtype`; parameters and running statistics are kept in at least float32
-(`param_dtype`), so that bfloat16 compute trains float32 weights and a checkpoint means the same in
-both.
+A module computes in its `dtype`. Parameters and running statistics are kept in at least float32
+(`param_dtype`): with bfloat16 compute the weights are still float32, and so is a checkpoint.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,10 +16,10 @@ from jax.typing import DTypeLike
 from sdd_jax.models.convolution import convolve
 
 # Normal with variance 2 / (kernel area * output channels): "Delving Deep into Rectifiers" (2015),
-# the fan-out form. The reference spells it in three ways, one per family; they are one formula.
+# the fan-out form. The official code writes this formula in three ways, one for each family.
 CONV_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# What PyTorch's convolutions do unasked: uniform within 1 / sqrt(fan_in).
+# PyTorch's default for convolutions: uniform within 1 / sqrt(fan_in).
 TORCH_CONV_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # From the number of input features to the initialisers of an affine layer's kernel and bias.
@@ -45,7 +45,7 @@ def symmetric_uniform(bound: float) -> Initializer:
 
 
 def torch_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
-    """What PyTorch's `Linear` does unasked: kernel and bias uniform within 1 / sqrt(fan_in)."""
+    """PyTorch's default for `Linear`: kernel and bias uniform within 1 / sqrt(fan_in)."""
     uniform = symmetric_uniform(fan_in**-0.5)
     return uniform, uniform
 
@@ -92,17 +92,14 @@ def conv(
     )
 
 
-def stem_conv(
-    features: int, stem: str, *, small: tuple[int, int] = (3, 1), init: Initializer = CONV_INIT, dtype: DTypeLike
-) -> nn.Conv:
-    """The first convolution: `small` (kernel size, stride) if `stem` is "cifar", else 7x7 with stride 2.
+def stem_options(stem: str, *, small: tuple[int, int] = (3, 1), init: Initializer = CONV_INIT) -> dict[str, Any]:
+    """Options of `conv` for the first convolution: `small` (kernel size, stride) if `stem` is "cifar", else (7, 2).
 
     The official code replaces the stem for CUB-200 after the network is initialised, so that it
     keeps PyTorch's own initial values.
     """
-    size, stride = small if stem == "cifar" else (7, 2)
-    init = TORCH_CONV_INIT if stem == "cub200" else init
-    return conv(features, size, stride, init=init, dtype=dtype, name="stem_conv")
+    kernel_size, stride = small if stem == "cifar" else (7, 2)
+    return {"kernel_size": kernel_size, "stride": stride, "init": TORCH_CONV_INIT if stem == "cub200" else init}
 
 
 class Affine(nn.Module):
@@ -167,3 +164,25 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         y = (x - mean) * (scale * jax.lax.rsqrt(var + EPSILON)) + bias
         return y.astype(self.dtype)
+
+
+def conv_bn(
+    x: jax.Array,
+    features: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    *,
+    name: str,
+    relu: bool = True,
+    dtype: DTypeLike,
+    train: bool,
+    **options: Any,
+) -> jax.Array:
+    """A `conv` with these options, then a batch normalisation, then ReLU if `relu`.
+
+    It is called inside a compact module. The layers become that module's, as `name` and as `name`
+    with "bn" in place of "conv".
+    """
+    x = conv(features, kernel_size, stride, dtype=dtype, name=name, **options)(x)
+    x = BatchNorm(dtype, name=name.replace("conv", "bn"))(x, train=train)
+    return nn.relu(x) if relu else x

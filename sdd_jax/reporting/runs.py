@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdd_jax import saved
-from sdd_jax.training import run_folder
+from sdd_jax.fields import RUNTIME_FIELDS
+from sdd_jax.files import flatten, read_json
+from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import METRICS, read_metrics
 
 # Fields that do not tell methods apart: seeds, places, and how a run was carried out.
-_NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *run_folder.CARRIED_OUT})
+_NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *RUNTIME_FIELDS})
 
 
 class Run(NamedTuple):
@@ -64,27 +66,25 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     folders: dict[Path, Path] = {}
     for path in paths:
         found = saved.find_folders(path)
-        found = [folder for folder in found if folder == path or "imported" not in run_folder.read_config(folder)]
+        found = [folder for folder in found if folder == path or "imported" not in run_dir.read_config(folder)]
         if not found:
-            raise ValueError(
-                f"{path} holds no run: expected a folder with {run_folder.CONFIG}, or folders that have it"
-            )
+            raise ValueError(f"{path} holds no run: expected a folder with {run_dir.CONFIG}, or folders that have it")
         folders |= {folder.resolve(): folder for folder in found}
     return [_read(folder) for folder in folders.values()]
 
 
 def _read(folder: Path) -> Run:
-    config = run_folder.read_config(folder)
+    config = run_dir.read_config(folder)
     if "imported" in config:
         raise ValueError(f"{folder} holds an imported network: it was not trained here, there is nothing to compare")
     lines = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
     if not any(line.get("split") == "test" for line in lines):
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
-    done = run_folder.read_done(folder)
-    results = done or run_folder.summarize(lines, select_on=config["data"]["select_on"])
-    starts = folder / run_folder.ENVIRONMENT
-    environment = run_folder.read_json(starts)[-1] if starts.exists() else {}
-    return Run(folder, run_folder.flatten(config), lines, results, done is not None, environment)
+    done = run_dir.read_done(folder)
+    results = done or run_dir.summarize(lines, select_on=config["data"]["select_on"])
+    starts = folder / run_dir.ENVIRONMENT
+    environment = read_json(starts)[-1] if starts.exists() else {}
+    return Run(folder, flatten(config), lines, results, done is not None, environment)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -161,4 +161,4 @@ def teacher_folder(group: Group) -> Path | None:
         return None
     run = group.runs[0].folder.resolve()
     places = [Path(stated), *(parent / stated for parent in run.parents)]
-    return next((place for place in places if (place / run_folder.CONFIG).is_file()), None)
+    return next((place for place in places if (place / run_dir.CONFIG).is_file()), None)

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax import saved
+from sdd_jax.data import AnyDataset, Dataset, eval_data
 from sdd_jax.data.augment import normalize
-from sdd_jax.data.dataset import Dataset, stratified_draw
-from sdd_jax.data.feed import AnyDataset, eval_data
+from sdd_jax.data.dataset import stratified_draw
 from sdd_jax.data.streamed import EvalExample
 from sdd_jax.mesh import make_mesh
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.runs import Group, Run, baseline_of, teacher_folder
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 BATCH = 250
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
@@ -164,7 +164,7 @@ class Study:
             return
         answers = next((known for known in self.teachers.values() if known.folder == folder), None)
         if answers is None:
-            done = run_folder.read_done(folder)
+            done = run_dir.read_done(folder)
             step = done["last"]["step"] if done else saved.steps(folder)["last"]
             answers = self._ask(f"{saved.read(folder).name} (teacher)", folder, step)
         noted = group.runs[0].results.get("teacher_accuracy")

@@ -14,7 +14,7 @@ from sdd_jax.data.augment import normalize
 from sdd_jax.models import Outputs
 from sdd_jax.regions import Regions
 from sdd_jax.saved import Saved
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 
 class Served(NamedTuple):
@@ -100,7 +100,7 @@ def open_network(
         )
     dataset = SimpleNamespace(name=name, image_shape=info.image_shape, num_classes=network.num_classes)
     saved.check_fits(network, variables, dataset)
-    sdd = run_folder.read_config(folder).get("sdd", {})  # an imported network has none
+    sdd = run_dir.read_config(folder).get("sdd", {})  # an imported network has none
     return Served(
         network=network,
         variables=variables,

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sdd_jax.files import read_json, write_json
 from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
-from sdd_jax.training.checkpoint import write_json
-from sdd_jax.training.run_folder import read_json
 
 MEASURED = "measured.json"
 TOLERANCE = 0.1  # percentage points
