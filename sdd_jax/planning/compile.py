@@ -16,7 +16,7 @@ from sdd_jax.config import Settings, image_dtype
 from sdd_jax.data.arrays import epochs_per_chunk
 from sdd_jax.data.memory import train_batch_function
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
-from sdd_jax.models.folding import fold
+from sdd_jax.models.layers import fold
 from sdd_jax.planning import kept
 from sdd_jax.planning.collectives import Collectives, read_collectives
 from sdd_jax.training.programs import jit_run_chunk
@@ -101,8 +101,8 @@ def make_program(settings: Settings, mesh: Mesh) -> Program:
     options = {"scales": settings["sdd.scales"], "pooling": settings["sdd.pooling"]}
     teacher, teacher_arrays = None, {}
     if parts.teacher is not None:
-        folded, teacher_arrays = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
-        teacher = live_teacher(folded, **options)
+        teacher_arrays = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
+        teacher = live_teacher(parts.teacher, **options)
     state = state_shapes(parts, teacher, teacher_arrays, optimizer, info.image_shape, num_examples)
     on_all, each = replicated(mesh), by_seed(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -207,18 +207,10 @@ def _size(text: str) -> float:
     return float(text[:-1]) * 1024 ** (1 + "KMGT".index(text[-1]))
 
 
-def _folded(model: Any, images: Any) -> tuple[Any, Any]:
-    """The folded teacher and its variables as shapes."""
-    found = []
-
-    def folding(variables):
-        folded, arrays = fold(model, variables, images)
-        found.append(folded)
-        return arrays
-
+def _folded(model: Any, images: Any) -> Any:
+    """The shapes of the teacher's folded variables."""
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    arrays = jax.eval_shape(folding, variables)
-    return found[0], arrays
+    return jax.eval_shape(partial(fold, model, images=images), variables)
 
 
 def _placed(tree: Any, sharding: NamedSharding, *, runs: bool = True) -> Any:

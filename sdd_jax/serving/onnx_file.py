@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sdd_jax._version import __version__
 from sdd_jax.models import create_model
-from sdd_jax.models.folding import fold
+from sdd_jax.models.layers import fold
 from sdd_jax.serving.network import Served, abstract_images, logits_function
 from sdd_jax.tensor_files import write_new
 
@@ -36,7 +36,7 @@ def write_onnx(served: Served, path: Path) -> int:
     network = served.network
     model: Any = create_model(network.name, network.num_classes, network.stem, jnp.float32)
     images = jax.ShapeDtypeStruct((1, *served.image_shape), jnp.float32)
-    model, variables = fold(model, served.variables, images)
+    variables = fold(model, served.variables, images)
     plain = served._replace(network=network._replace(model=model, dtype="float32"))
     graph = make_graph(logits_function(plain), jax.device_get(variables), abstract_images(served))
     made = onnx.helper.make_model(
