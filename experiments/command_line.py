@@ -1,10 +1,9 @@
-"""What the commands here share: a user's mistake is one line and exit code 2, as in ``python -m sdd_jax``."""
+"""What the commands here share: a user's mistake is one line and exit code 2, and tables in Markdown."""
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import jax
 
@@ -38,11 +37,6 @@ def hold_no_device() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def integers(text: str) -> tuple[int, ...]:
     """``"0,1,2"`` as seeds: numbers that differ, are not negative and below 2^32; for ``type=``."""
     try:
@@ -61,3 +55,9 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table in Markdown; cells are put as they print."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]

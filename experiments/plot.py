@@ -5,7 +5,6 @@ import textwrap
 from pathlib import Path
 
 from experiments.cells import MEASURES
-from experiments.report import label
 from experiments.summary import Summary
 
 PER_LINE = 3  # panels side by side
@@ -33,7 +32,7 @@ def draw(summary: Summary, path: Path) -> None:
         for entry in summary.entries
         if measure in entry.cell.paper or any(entry.values(measure, which) for which in ("last", "best"))
     ]
-    rows = list(dict.fromkeys(label(entry, summary.entries) for entry in shown))
+    rows = list(dict.fromkeys(entry.label(summary.entries) for entry in shown))
     across = 2 if len(table.columns) == 4 else min(PER_LINE, len(table.columns))
     down = math.ceil(len(table.columns) / across)
     size = (2.2 + 3.2 * across, 1.3 + down * (0.7 + 0.3 * len(rows)))
@@ -44,16 +43,16 @@ def draw(summary: Summary, path: Path) -> None:
         for entry in shown:
             if entry.cell.column != column:
                 continue
-            place = rows.index(label(entry, summary.entries))
+            place = rows.index(entry.label(summary.entries))
             paper = entry.cell.paper.get(measure)
             if paper is not None:
                 axes.errorbar(paper, place, **_style("paper"))
             for which in ("last", "best"):
-                sample = entry.sample(measure, which)
-                if sample is not None:
+                spread = entry.spread(measure, which)
+                if spread is not None:
                     values, height = entry.values(measure, which), place + OFFSET[which]
                     axes.plot(values, [height] * len(values), "|", color=STYLES[which]["color"], alpha=0.6, zorder=1)
-                    axes.errorbar(sample.mean, height, xerr=sample.sd, capsize=3, **_style(which))
+                    axes.errorbar(spread.mean, height, xerr=spread.sd, capsize=3, **_style(which))
         axes.set_title(column, fontsize=10)
         axes.set_yticks(range(len(rows)), rows)
         axes.set_ylim(len(rows) - 0.4, -0.6)

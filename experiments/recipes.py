@@ -12,6 +12,7 @@ from sdd_jax import methods
 from sdd_jax.build import check
 from sdd_jax.config import Settings, reads
 from sdd_jax.fields import PRESETS, RUNTIME_FIELDS
+from sdd_jax.files import flatten
 
 RELEASED, PAPER = PRESETS
 # Where a run stands, what it is called, and how it is carried out: two runs that differ in these alone are one. The
@@ -30,10 +31,9 @@ ELSEWHERE = RUNTIME_FIELDS | {
 }
 # Fields that came after the first results, and the value at which a run is what it was without them: keys stay.
 LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error"}
-
-
 # What fields of earlier versions are called now.
 NAMES = {f"loss.{name}": f"loss.options.{name}" for name in ("temperature", "alpha", "beta", "gamma")}
+Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
 
 class Recipe(NamedTuple):
@@ -53,9 +53,9 @@ class Recipe(NamedTuple):
     student: str
     teacher: str = "none"
     method: str = "plain"
-    overrides: tuple[tuple[str, Any], ...] = ()
+    overrides: Overrides = ()
     loss_of: str | None = None
-    teacher_overrides: tuple[tuple[str, Any], ...] = ()
+    teacher_overrides: Overrides = ()
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe:
@@ -85,16 +85,11 @@ def overrides(recipe: Recipe, preset: str) -> dict[str, Any]:
 @functools.cache
 def settings(recipe: Recipe, preset: str) -> Settings:
     """The checked config of the recipe, of seed 0 and without paths; ``ValueError`` says what is wrong."""
-    tree = _config(recipe, preset).to_dict()
-    for name, value in overrides(recipe, preset).items():
-        *rooms, leaf = name.split(".")
-        room = tree
-        for part in rooms:
-            room = room[part]
-        if leaf not in room:
-            raise ValueError(f"{recipe}: config has no field {name!r}")
-        room[leaf] = value
-    return check(tree)
+    config, changes = _config(recipe, preset), overrides(recipe, preset)
+    for name in changes.keys() - flatten(config.to_dict()).keys():
+        raise ValueError(f"{recipe}: config has no field {name!r}")
+    config.update_from_flattened_dict(changes)
+    return check(config)
 
 
 def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,14 +117,6 @@ def key(flat: Mapping[str, Any]) -> str:
 def digest(value: Any) -> str:
     """Twelve hex digits of the SHA-256 of ``value`` as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted fields."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from typing import Any
 
 from configs import rows
 from configs.rows import PAIRS, PAPER, RELEASED, Setting
-from experiments.command_line import Parser
-from experiments.markdown import table
+from experiments.command_line import Parser, table
 from sdd_jax import methods
 from sdd_jax.fields import FIELDS
 

@@ -4,6 +4,7 @@
 teacher.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,12 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sdd_jax import data, methods
-from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
+from sdd_jax import data, methods, processes
 from sdd_jax.build_teacher import ask_cache, ask_network, measure_teacher, read_teacher
 from sdd_jax.config import DTYPES, Settings, image_dtype, option_fields, parse_method, read, regions, teacher_dtype
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.training import objective as objectives
@@ -25,6 +24,8 @@ from sdd_jax.training import optim
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import Teacher, live_teacher
+
+STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
 
 def check(config: Mapping[str, Any]) -> Settings:
@@ -41,6 +42,51 @@ def check(config: Mapping[str, Any]) -> Settings:
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
     return settings
+
+
+def described(settings: Settings) -> data.Info:
+    """What is known of the config's data set without reading it."""
+    options = {name: settings[f"data.{name}"] for name in ("path", "image_size", "num_classes")}
+    return data.describe(settings["data.name"], **options)
+
+
+def from_disk(settings: Settings) -> bool:
+    """Whether the config's images are read from disk as they are needed."""
+    return described(settings).augment != "pad_crop"
+
+
+def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDataset:
+    """The data set of the config; which images it lacks is said on stderr, and taken from ``skipped`` if given."""
+    looks = settings["data.on_bad_image"] == "skip" and skipped is None
+    if looks and processes.is_first():
+        print("every training image is decoded once (data.on_bad_image is 'skip')", file=sys.stderr, flush=True)
+    names = ("path", "select_on", "train_examples", "image_size", "augment", "workers", "on_bad_image")
+    options = {name: settings[f"data.{name}"] for name in names}
+    dataset = data.load(settings["data.name"], **options, skipped=skipped)
+    if isinstance(dataset, data.StreamedDataset) and dataset.skipped is not None and processes.is_first():
+        print(dataset.skipped.report(), file=sys.stderr, flush=True)
+    if dataset.num_classes != settings["data.num_classes"]:
+        got = settings["data.num_classes"]
+        raise ValueError(f"data.num_classes: {dataset.name} has {dataset.num_classes} on disk, the config says {got}")
+    return dataset
+
+
+def refuse_cache(settings: Settings) -> None:
+    """``ValueError`` if the config's images have no views that a cache could be made of."""
+    name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
+    if rule == "random_resized_crop":
+        raise ValueError(f"{name}'s training crops are random in size and place: they have no finite number of views")
+    if rule != "pad_crop":
+        raise ValueError(f"{name} is read from disk, and a cache needs its images in memory: no cache holds its views")
+
+
+def steps_per_call(settings: Settings, platform: str | None = None) -> int:
+    """How many steps one call of the jitted program takes; one, if each needs new images from disk.
+
+    ``platform`` is what the program runs on; None: the default backend.
+    """
+    single = (platform or jax.default_backend()) == "cpu" or from_disk(settings)
+    return settings["steps_per_call"] or (1 if single else STEPS_PER_CALL)
 
 
 class Parts(NamedTuple):
@@ -157,8 +203,9 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
     else:
         assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
-        seeds = [one["seed"] for one in all_settings]
-        teacher = ask_cache(settings, parts.teacher, variables, dataset, parts.objective, seeds)
+        seeds, steps = [one["seed"] for one in all_settings], steps_per_call(settings)
+        network, objective = parts.teacher, parts.objective
+        teacher = ask_cache(settings, network, variables, dataset, objective, seeds=seeds, steps_per_call=steps)
     return assemble(all_settings, parts, dataset, teacher, teacher_accuracy=accuracy, teacher_stated=stated)
 
 

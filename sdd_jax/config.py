@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from sdd_jax import data, methods
 from sdd_jax.fields import FIELDS, RENAMED, RUNTIME_FIELDS, Field
+from sdd_jax.files import flatten
 from sdd_jax.methods import Method, Option
 from sdd_jax.regions import Regions
-from sdd_jax.training.run_folder import flatten
 
 NONE = "none"  # as typed, unsets a field that may be unset
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}

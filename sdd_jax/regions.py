@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-__all__ = ["EVERY_SCALE", "POOLINGS", "Regions", "average_grid", "check_name", "pool_regions"]
+__all__ = ["Regions", "average_grid", "check_name", "pool_regions"]
 
 POOLINGS = ("direct", "nested")
 NESTED_GRID = 4  # the released code pools every map to 4x4 first
@@ -39,7 +39,7 @@ def _check_scales(scales: Sequence[int]) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """The regions of every scale.
+    """The regions of a map ``[B, h, w, K]`` at every scale.
 
     Attributes:
       scales: the paper's ``M``: increasing, starting with 1.

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from golden import weights
+from torch import nn
+from torch.nn import functional as F
 
-from benchmarks import torch_networks, torch_step
+from benchmarks import plain_torch
 from sdd_jax.losses import kd_loss
 from sdd_jax.models import create_model
 from sdd_jax.regions import Regions
@@ -30,17 +32,49 @@ def seed():
         yield
 
 
+class TorchvisionVGG11(nn.Module):
+    """torchvision's layout, with or without batch normalisation."""
+
+    def __init__(self, num_classes, batch_norm):
+        super().__init__()
+        layers, channels = [], 3
+        for size, width in zip((1, 1, 2, 2, 2), (64, 128, 256, 512, 512), strict=True):
+            for _ in range(size):
+                layers.append(nn.Conv2d(channels, width, 3, padding=1))
+                layers += [nn.BatchNorm2d(width)] if batch_norm else []
+                layers.append(nn.ReLU())
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        dense = [nn.Linear(512 * 7 * 7, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
+        self.classifier = nn.Sequential(*dense, nn.Linear(4096, num_classes))
+
+    def forward(self, x):
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 7).flatten(1))
+
+
+def randomise_statistics(model):
+    """Running statistics as if it had been trained, so that a swapped or forgotten one shows."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return model
+
+
 def as_jax(images):
     return jnp.asarray(images.numpy().transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v1", "vgg13", "resnet8x4", "resnet50", "mobilenet_v2"])
 def test_a_pth_file_gives_the_same_logits_here(name, tmp_path):
-    module = torch_networks.randomise_statistics(torch_networks.create(name, CLASSES)).eval()
+    module = randomise_statistics(plain_torch.create(name, CLASSES)).eval()
     torch.save({"model": module.state_dict(), "epoch": 240}, tmp_path / "ckpt_epoch_240.pth")
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        logits, cells = torch_networks.logits_and_cells(module, images)
+        logits, cells = plain_torch.logits_and_cells(module, images)
     model = create_model(name, CLASSES)
     variables = from_state_dict(model, read_checkpoint(tmp_path / "ckpt_epoch_240.pth"))
     outputs = jax.jit(functools.partial(model.apply, train=False, regions=Regions(pooling="nested")))(
@@ -53,7 +87,7 @@ def test_a_pth_file_gives_the_same_logits_here(name, tmp_path):
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize("size", [(64, 64), (96, 40)])
 def test_a_vgg_in_torchvisions_layout_gives_the_same_logits_here(batch_norm, size):
-    module = torch_networks.randomise_statistics(torch_networks.TorchvisionVGG11(CLASSES, batch_norm)).eval()
+    module = randomise_statistics(TorchvisionVGG11(CLASSES, batch_norm)).eval()
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
         expected = module(images).numpy()
@@ -75,8 +109,7 @@ def filled(module, seed):
 @pytest.mark.parametrize("name", ["vgg8", "shufflenet_v1"])
 def test_five_steps_are_those_of_plain_pytorch(name, x64):
     teacher_module, module = (
-        filled(torch_networks.create(network, CLASSES), number)
-        for number, network in enumerate(("vgg11", name), start=1)
+        filled(plain_torch.create(network, CLASSES), number) for number, network in enumerate(("vgg11", name), start=1)
     )
     teacher_module.eval()
     torch_sgd = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -106,7 +139,7 @@ def test_five_steps_are_those_of_plain_pytorch(name, x64):
     )
     for _ in range(STEPS):
         images, labels = torch.randn(BATCH, 3, 32, 32, dtype=torch.float64), torch.randint(0, CLASSES, (BATCH,))
-        expected = torch_step.sdd_kd_step(module, teacher_module, torch_sgd, images, labels)
+        expected = plain_torch.sdd_kd_step(module, teacher_module, torch_sgd, images, labels)
         batch = {"image": as_jax(images), "label": jnp.asarray(labels.numpy(), jnp.int32)}
         state, metrics = train_step(state, teacher_arrays, batch, jax.random.key(0))
         assert metrics["complementary_share"] > 0.05

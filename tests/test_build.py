@@ -20,7 +20,7 @@ from sdd_jax.build import build, check, trace
 from sdd_jax.fields import FIELDS, PRESETS
 from sdd_jax.models import create_model, model_names
 from sdd_jax.regions import Regions
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.loop import train
 
@@ -275,10 +275,10 @@ def test_several_steps_a_call_need_images_in_memory():
 def test_the_number_of_worker_processes_makes_no_other_run(tmp_path):
     few, many = (check(config("teacher=none", "imagenet", data__workers=workers)) for workers in (0, 8))
     assert few.hash() == many.hash() != check(config("teacher=none", "imagenet", data__path="elsewhere")).hash()
-    run_folder.open_folder(tmp_path, few.nested())
-    run_folder.check_same_config(tmp_path, many.nested())
+    run_dir.open_folder(tmp_path, few.nested())
+    run_dir.check_same_config(tmp_path, many.nested())
     with pytest.raises(ValueError, match="seed was 0, now 1"):
-        run_folder.check_same_config(tmp_path, many.nested() | {"seed": 1})
+        run_dir.check_same_config(tmp_path, many.nested() | {"seed": 1})
 
 
 @pytest.mark.parametrize(("file", "reason"), [("imagenet", "random in size and place"), ("cub200", "read from disk")])

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from sdd_jax import data
-from sdd_jax.data import cifar, idx
+from sdd_jax.data import cifar, mnist
 from sdd_jax.data.cifar import Layout, read_cifar
 from sdd_jax.data.dataset import Raw
-from sdd_jax.data.idx import read_idx, read_mnist
+from sdd_jax.data.mnist import read_idx, read_mnist
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -37,7 +37,7 @@ def write_mnist(folder, zipped, train=5, test=3):
     rng = np.random.default_rng(0)
     arrays = []
     folder.mkdir(parents=True)
-    for file, count in zip(idx._FILES, (train, train, test, test), strict=True):
+    for file, count in zip(mnist.FILES, (train, train, test, test), strict=True):
         high, shape = (256, (count, 28, 28)) if "images" in file else (10, (count,))
         arrays.append(rng.integers(0, high, shape, dtype=np.uint8))
         content = idx_bytes(arrays[-1])
@@ -369,8 +369,7 @@ def test_a_tfds_directory_is_the_same_set_in_the_same_order(tmp_path, name, as_p
 def test_a_tfds_directory_in_another_format_is_refused(tmp_path):
     folder = tmp_path / "cifar10" / "3.0.2"
     folder.mkdir(parents=True)
-    for file in ("dataset_info.json", "cifar10-train.tfrecord-00000-of-00001"):
-        (folder / file).touch()
+    (folder / "dataset_info.json").write_text('{"fileFormat": "tfrecord"}')
     with pytest.raises(ValueError, match="no ArrayRecord files.*needs TensorFlow.*\n.*file_format='array_record'"):
         read_cifar("cifar10", tmp_path)
 
@@ -433,8 +432,7 @@ def test_names_that_cannot_be_loaded(name, path, message):
 def test_a_missing_package_names_its_pip_command(tmp_path, monkeypatch, module, name):
     folder = tmp_path / "cifar10" / "3.0.2"
     folder.mkdir(parents=True)
-    for file in ("dataset_info.json", "cifar10-train.array_record-00000-of-00001"):
-        (folder / file).touch()
+    (folder / "dataset_info.json").write_text('{"fileFormat": "array_record"}')
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match="pip install (scikit-learn|tensorflow-datasets)"):
         data.load(name, path=None if name == "digits" else tmp_path)

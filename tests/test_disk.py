@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from test_notice import final
+from test_preemption import final
 from test_processes import ROOT
 
 CONFIG = [
@@ -21,7 +21,10 @@ def may_mount():
     )
 
 
-pytestmark = pytest.mark.skipif(not may_mount(), reason="needs unshare -rm, to mount a small file system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not may_mount(), reason="needs unshare -rm, to mount a small file system"),
+]
 
 
 def in_a_file_system(folder, size, script):

@@ -1,8 +1,11 @@
 """The drivers of ``tests/faults`` in a short form; their long forms are commands (docs/reliability.md)."""
 
+import pytest
+
 from tests.faults import kills
 
 
+@pytest.mark.slow
 def test_runs_that_are_killed_end_as_uninterrupted_ones():
     counted = kills.main(kills=3, seed=1, epochs=6, names=["student"])
     assert sum(counted.values()) == 3

@@ -31,6 +31,7 @@ def pages(how, monkeypatch):
     return json.loads(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not host_memory.keep_freed_memory(), reason="needs glibc, and CPU as the only device")
 def test_steps_need_few_new_pages(monkeypatch):
     """An array of the twenty steps has 16,384 pages of 4 KiB."""

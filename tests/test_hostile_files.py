@@ -15,7 +15,7 @@ from commands import ROOT, call
 
 from sdd_jax.data import cifar
 from sdd_jax.data.cifar import Layout, read_cifar
-from sdd_jax.data.idx import read_idx
+from sdd_jax.data.mnist import read_idx
 
 ROOM = 2**28  # bytes that a hostile file may make its reader take
 
@@ -130,7 +130,7 @@ def test_a_gzip_file_that_unpacks_to_far_more_is_refused_in_little_memory(tmp_pa
     start = bytes((0, 0, 8, 1)) + (5).to_bytes(4, "big")
     gzip_bomb(tmp_path / "labels.gz", SIZE, start)
     assert "must have 13 bytes" in read_in_little_memory(
-        "from sdd_jax.data.idx import read_idx", "read_idx(sys.argv[1], 1)", tmp_path / "labels.gz"
+        "from sdd_jax.data.mnist import read_idx", "read_idx(sys.argv[1], 1)", tmp_path / "labels.gz"
     )
 
 

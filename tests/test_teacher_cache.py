@@ -24,12 +24,12 @@ from sdd_jax.data.augment import num_views
 from sdd_jax.data.memory import MemoryData
 from sdd_jax.mesh import pick
 from sdd_jax.regions import Regions
-from sdd_jax.training import loop, run_files, teacher_cache
+from sdd_jax.training import logbook, loop, teacher_cache
 from sdd_jax.training.cached_teacher import cached_teacher, make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.loop import train
-from sdd_jax.training.run_folder import read_done
+from sdd_jax.training.run_dir import read_done
 from sdd_jax.training.teacher_cache import Cache, added_error, make_layout, outputs_of_rows, pack, teacher_rows, unpack
 
 FILL_BATCH = 16
@@ -143,7 +143,7 @@ def test_a_cached_teacher_teaches_as_the_live_one(tmp_path, x64, on_device):
 
 
 def test_in_float32_the_first_loss_agrees_and_both_places_give_the_same_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_files, "LOG_EVERY", 1)
+    monkeypatch.setattr(logbook, "LOG_EVERY", 1)
     filler = Filler(tmp_path / "cache").fill()
     states = [loop.train(filler.run(on_device=place), tmp_path / str(place)) for place in (True, False)]
     chex.assert_trees_all_equal(*map(jax.device_get, states))

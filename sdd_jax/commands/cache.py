@@ -19,11 +19,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from sdd_jax.build import check, make_parts
-from sdd_jax.build_data import load_data, refuse_cache
+from sdd_jax.build import check, load_data, make_parts, refuse_cache
 from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import image_dtype
-from sdd_jax.data.dataset import Dataset
+from sdd_jax.data import Dataset
 from sdd_jax.training.cached_teacher import make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.teacher_cache import STORES, Cache, stored_as, unpack

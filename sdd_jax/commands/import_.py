@@ -35,9 +35,7 @@ def main(file: str) -> None:
     """Runs the command."""
     args, folder = flags.FLAGS, Path(flags.FLAGS.workdir)
     if ":" in args.model:
-        raise ValueError(
-            f"--model={args.model}: a network of your own is imported from Python, see docs/own_network.md"
-        )
+        raise ValueError(f"--model={args.model}: a network of your own is imported from Python: docs/own_network.md")
     model = create_model(args.model, args.num_classes, args.stem)
     checkpoint = read_checkpoint(file)
     try:

@@ -9,6 +9,7 @@ python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,9 @@ from sdd_jax import processes
 from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
-from sdd_jax.training import run_folder
+from sdd_jax.files import read_json
+from sdd_jax.training import run_dir
 from sdd_jax.training.loop import train_together
-from sdd_jax.training.notice import Notice
 
 
 def define_flags() -> None:
@@ -51,19 +52,19 @@ def main() -> None:
     """Runs the command."""
     given = flags.FLAGS
     processes.join(given.coordinator, given.processes, given.process, wait=given.coordinator_wait)
-    with Notice() as notice:
-        _train(given.config, Path(given.workdir), notice)
+    with processes.stop_signals() as should_stop:
+        _train(given.config, Path(given.workdir), should_stop)
 
 
-def _train(config: ConfigDict, workdir: Path, notice: Notice) -> None:
+def _train(config: ConfigDict, workdir: Path, should_stop: Callable[[int], int | None]) -> None:
     groups = list_runs(config, workdir)
     runs = [run for group in groups for run in group]
     for run in runs:  # all of them are checked before the first one starts
-        processes.from_first(partial(run_folder.check_same_config, run.folder, run.settings.nested()))
+        processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
     say = print if processes.is_first() else lambda text, flush=False: None
     number = 0
     for group in groups:
-        unfinished = [run for run in group if run_folder.read_done(run.folder) is None]
+        unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
         built = build_together([run.config for run in unfinished], _skipped(unfinished))
         for run in group:
             number += 1
@@ -74,10 +75,10 @@ def _train(config: ConfigDict, workdir: Path, notice: Notice) -> None:
             else:
                 say(f"{run.folder} has finished")
         if unfinished:
-            train_together(built, [run.folder for run in unfinished], leaves=notice.at)
+            train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
-            say(name + summary(run_folder.read_json(run.folder / run_folder.DONE)), flush=True)
+            say(name + summary(read_json(run.folder / run_dir.DONE)), flush=True)
     if len(runs) > 1:
         say(table(runs))
 
@@ -86,7 +87,7 @@ def _skipped(runs: list[Run]) -> Skipped | None:
     """The training images that earlier starts of these runs left out; None if there was no such start."""
 
     def read():
-        known = [(run.folder, skipped) for run in runs if (skipped := run_folder.read_skipped(run.folder)) is not None]
+        known = [(run.folder, skipped) for run in runs if (skipped := run_dir.read_skipped(run.folder)) is not None]
         for folder, skipped in known[1:]:
             if not skipped.same(known[0][1]):
                 raise ValueError(f"{known[0][0]} and {folder} skip different images: give --workdir another folder")
@@ -162,7 +163,7 @@ def table(runs: list[Run]) -> str:
     """Finished runs side by side."""
     rows = [("run", "student", "teacher", "images", "last %", "best %", "seconds")]
     for _, settings, folder in runs:
-        done = run_folder.read_json(folder / run_folder.DONE)
+        done = read_json(folder / run_dir.DONE)
         rows.append(
             (
                 str(folder),

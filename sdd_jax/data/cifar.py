@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 from the official archives, their extracted folders, or a TFDS data directory.
 
-The python archives hold pickles, and a pickle is a program. So one is read only after its checksum has matched the
+The python archives hold pickles, and a pickle can run code. So one is read only after its checksum has matched the
 published one, and even then by a reader that can build NumPy arrays and nothing else.
 
 Sources: layouts and the archives' MD5 sums from https://www.cs.toronto.edu/~kriz/cifar.html; MD5 sums of the python
@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdd_jax.data.dataset import Raw, not_found
-from sdd_jax.data.tfds_directory import import_tfds, prepare_command
-
-__all__ = ["CIFAR100_CLASSES", "CIFAR10_CLASSES", "LAYOUTS", "Layout", "read_cifar", "read_tfds"]
+from sdd_jax.data.dataset import Raw, data_root, not_found
+from sdd_jax.data.folders import find_tfds, has_tfds, import_tfds, prepare_command
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -111,85 +109,62 @@ _PIXELS = 3 * 32 * 32
 def read_cifar(
     name: str, path: str | PathLike[str] | None = None, layouts: Mapping[str, tuple[Layout, ...]] = LAYOUTS
 ) -> Raw:
-    """CIFAR-10 or CIFAR-100 (fine labels), whichever of its distributions is there.
+    """CIFAR-10 or CIFAR-100 (fine labels) from any of its distributions; the order is that of the official files.
 
     Args:
       name: "cifar10" or "cifar100".
       path: an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. None
         looks in ``data``.
-      layouts: the distributions that are known, with their checksums.
-
-    Returns:
-      Images uint8 ``[N, 32, 32, 3]`` with their labels, in the same order from every distribution.
-
-    Raises:
-      FileNotFoundError: if there is no such set; it says how to get it.
-      ValueError: if a checksum, a size or a content is not the published one.
-      ImportError: if there is only a TFDS data directory and tensorflow-datasets is not installed.
+      layouts: the known distributions; a checksum or a size that is not the published one is a ``ValueError``.
     """
-    root = Path("data" if path is None else path).expanduser()
+    root, known = data_root(path), layouts[name]
     if root.is_file():
-        return _read_archive(root, layouts[name])
-    places = [root / part for layout in layouts[name] for part in (layout.folder, layout.archive)]
-    for layout in layouts[name]:
+        return _read_archive(root, known)
+    for layout in known:
         for folder in (root / layout.folder, root):
             if any((folder / member).is_file() for member in (*layout.train, *layout.test)):
                 return _read_members(layout, functools.partial(_read_file, folder), str(folder))
-    for layout in layouts[name]:
+    for layout in known:
         if (root / layout.archive).is_file():
-            return _read_archive(root / layout.archive, layouts[name])
-    if any((root / name).glob("*/dataset_info.json")):
-        return read_tfds(name, root)
-    raise not_found(name, [root, *places, root / name / "VERSION" / "dataset_info.json"], _ways(name, layouts[name][0]))
+            return _read_archive(root / layout.archive, known)
+    if has_tfds(name, path):
+        return _read_tfds(find_tfds(name, path))
+    places = [root / part for layout in known for part in (layout.folder, layout.archive)]
+    raise not_found(name, [root, *places, root / name / "VERSION" / "dataset_info.json"], _ways(name, known[0]))
 
 
-def read_tfds(name: str, data_dir: str | PathLike[str]) -> Raw:
-    """CIFAR-10 or CIFAR-100 from a TFDS data directory in the ArrayRecord format, without TensorFlow.
-
-    TFDS shuffles what it writes; the examples' own ``id`` brings back the order of the official files.
-
-    Raises:
-      ImportError: if tensorflow-datasets is not installed.
-      ValueError: if the directory is in another format, which cannot be read at random.
-    """
-    versions = {file.parent for file in Path(data_dir, name).glob("*/*.array_record*")}
-    if not versions:
-        raise ValueError(
-            f"{Path(data_dir, name)} holds no ArrayRecord files. Prepare the set as such (this needs TensorFlow):"
-            f"\n  {prepare_command(name)}"
-        )
-    # From the directory, not by name (tfds.data_source): the version on disk need not be the installed package's.
-    builder = import_tfds().builder_from_directory(str(max(versions)))
+def _read_tfds(directory: Path) -> Raw:
+    """TFDS shuffles what it writes; the examples' own ``id`` brings back the order of the official files."""
+    builder = import_tfds().builder_from_directory(str(directory))
     arrays = []
     for split in ("train", "test"):
         source: Any = builder.as_data_source(split=split)
         examples = sorted((source[row] for row in range(len(source))), key=lambda example: example["id"])
-        arrays += [
-            np.stack([example["image"] for example in examples]),
-            np.asarray([example["label"] for example in examples]),
-        ]
+        arrays += [np.stack([example["image"] for example in examples])]
+        arrays += [np.asarray([example["label"] for example in examples])]
     return Raw(*arrays)
 
 
 def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
     content = path.read_bytes()  # hashed and unpacked from one copy: the file cannot change in between
     got = hashlib.md5(content).hexdigest()
-    for layout in layouts:
-        if layout.md5 == got:
-            with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+    layout = next((layout for layout in layouts if layout.md5 == got), None)
+    if layout is None:
+        expected = " or ".join(f"{layout.md5} ({layout.archive})" for layout in layouts)
+        raise ValueError(f"{path}: the MD5 sum must be {expected}, got {got}: download it again")
 
-                def read(member: str, archive: tarfile.TarFile = archive, folder: str = layout.folder) -> bytes:
-                    try:
-                        file = archive.extractfile(f"{folder}/{member}")
-                    except KeyError:  # it is not there, or a link to what is not
-                        file = None
-                    if file is None:
-                        raise ValueError(f"{path}: {folder}/{member} is not a file")
-                    return file.read()
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
 
-                return _read_members(layout, read, str(path))
-    expected = " or ".join(f"{layout.md5} ({layout.archive})" for layout in layouts)
-    raise ValueError(f"{path}: the MD5 sum must be {expected}, got {got}: download it again")
+        def read(member: str) -> bytes:
+            try:
+                file = archive.extractfile(f"{layout.folder}/{member}")
+            except KeyError:  # it is not there, or a link to a file that is not
+                file = None
+            if file is None:
+                raise ValueError(f"{path}: {layout.folder}/{member} is not a file")
+            return file.read()
+
+        return _read_members(layout, read, str(path))
 
 
 def _read_file(folder: Path, member: str) -> bytes:
@@ -233,7 +208,7 @@ def _decode_pickle(content: bytes, md5: str, what: str) -> tuple[np.ndarray, np.
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain Python values; any other name that a pickle asks for is refused unimported."""
+    """Builds NumPy arrays and plain Python values; any other name in the pickle is refused before it is imported."""
 
     _RECONSTRUCT = np.empty(0).__reduce__()[0]
     _ADMITTED: Mapping[tuple[str, str], Any] = {
@@ -250,11 +225,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _ways(name: str, layout: Layout) -> list[str]:
-    address = f"https://www.cs.toronto.edu/~kriz/{layout.archive}"
-    torchvision = name.upper()
+    archive = f"data/{layout.archive}"
     return [
-        f"curl -fL --create-dirs -o data/{layout.archive} {address}",
-        f"python -c \"from torchvision.datasets import {torchvision}; {torchvision}('data', download=True)\"",
+        f"curl -fL --create-dirs -o {archive} https://www.cs.toronto.edu/~kriz/{layout.archive}",
+        f"python -c \"from torchvision.datasets import {name.upper()}; {name.upper()}('data', download=True)\"",
         f"{prepare_command(name)}  (preparing needs TensorFlow: "
         "pip install tensorflow tensorflow-datasets importlib_resources)",
     ]

@@ -1,16 +1,15 @@
-"""Data sets that fit in memory: a user's arrays, checked, split and measured on the host."""
+"""Data sets in memory: a user's arrays, checked, split and measured on the host."""
 
 import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-__all__ = ["Dataset", "Raw", "Split", "from_arrays", "not_found", "split_rows", "stratified_draw"]
 
 # Keys of the fixed draws. They are constants and never a run's seed, so that a teacher, its students and every seed
 # hold out the same images. Changing one changes every published split.
@@ -19,7 +18,7 @@ _SUBSET_KEY = 20_240_618
 
 
 class Raw(NamedTuple):
-    """What a reader of files returns, in the order that :func:`from_arrays` takes it."""
+    """What the reader of a set in memory returns, in the order of :func:`from_arrays`."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -27,8 +26,13 @@ class Raw(NamedTuple):
     test_labels: np.ndarray
 
 
+def data_root(path: str | PathLike[str] | None) -> Path:
+    """Where a data set is looked for: ``path``, or the folder ``data`` if that is None."""
+    return Path("data" if path is None else path).expanduser()
+
+
 def not_found(name: str, places: Sequence[Path], ways: Sequence[str]) -> FileNotFoundError:
-    """The error for a data set that is not there: where it was looked for, and the commands that bring it."""
+    """The error for a data set that is missing: the places that were searched, and the commands that get it."""
     looked = "".join(f"\n  {place}" for place in places)
     commands = "".join(f"\n  {way}" for way in ways)
     return FileNotFoundError(f'no data set "{name}" found; looked in{looked}\nTo get it, one of{commands}')
@@ -50,19 +54,12 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """A data set in memory; fields not listed as in :func:`from_arrays`.
 
     Attributes:
-      name: what it is called in logs.
-      class_names: a name per class.
       train: what is trained on.
       selection: what the best epoch is chosen on; the same object as ``test`` when ``select_on`` is "test".
       test: what is reported.
-      select_on: "validation" or "test".
-      mean: per channel, in units of [0, 1].
-      std: per channel, in units of [0, 1].
-      pad: pixels of zero padding before the random crop.
-      flip: whether training images are flipped.
     """
 
     name: str
@@ -87,9 +84,9 @@ class Dataset:
         return self.train.images.shape[1:]
 
     def fingerprint(self, *splits: str) -> str:
-        """SHA-256, in hex, over the images, labels and numbers of the named splits (all three by default), with shapes.
+        """SHA-256, in hex, over images, labels and numbers of the named splits (all three by default), with shapes.
 
-        It names the pixels that are there, not what is done with them: mean, std, pad and flip are not in it.
+        Only the data count: mean, std, pad and flip are not in it.
         """
         digest = hashlib.sha256()
         for name in splits or ("train", "selection", "test"):
@@ -122,22 +119,22 @@ def from_arrays(
       test_images: uint8, of the same H, W and C.
       test_labels: integers in ``0 .. K-1``.
       name: what the set is called.
-      class_names: K names; without them K is one more than the largest training label, and names are numbers.
-      mean: per channel in units of [0, 1]; None measures it on all training images handed in (before any split, so that
-        a teacher and a student with different splits see the same numbers).
+      class_names: K names; None: K is one more than the largest training label, and the names are numbers.
+      mean: per channel in units of [0, 1]; None measures it on all training images, before any split, so that a teacher
+        and a student with different splits see the same numbers.
       std: likewise.
       pad: pixels of zero padding before the random crop of training images.
       flip: whether training images are flipped horizontally at random.
       select_on: "validation" holds out a tenth of each class (at least one image where it has two, never the whole
         class), the same for every seed; "test" trains on everything and selects the best epoch on the test set.
-      train_examples: keep only so many training images, taken after the validation split with the shares of the classes
-        kept as nearly as integers allow, the same for every seed.
+      train_examples: how many training images to keep, drawn after the validation split in the proportions of the
+        classes, the same for every seed.
 
     Returns:
       The data set, with its splits in the order of the arrays.
 
     Raises:
-      ValueError: for anything above that does not hold; it names what came and what was expected.
+      ValueError: if an argument is not as described.
     """
     train_images = _check_images(train_images, "train_images")
     test_images = _check_images(test_images, "test_images")
@@ -165,10 +162,14 @@ def from_arrays(
     return Dataset(name, class_names, train, selection, test, select_on, mean, std, pad, bool(flip))
 
 
+def _take(split: Split, rows: np.ndarray) -> Split:
+    return Split(*(array[rows] for array in split))
+
+
 def stratified_draw(labels: np.ndarray, counts: ArrayLike, key: int) -> np.ndarray:
     """Positions of ``counts[c]`` examples of each class c, drawn by a fixed key, in increasing order.
 
-    A class's draw depends on the key, the class and its size only, and a larger count contains a smaller one.
+    The draw of a class depends on the key, the class and its size only, and a larger count contains a smaller one.
     NumPy's ``RandomState`` is frozen: its stream is promised not to change between releases.
     """
     chosen = []
@@ -178,48 +179,37 @@ def stratified_draw(labels: np.ndarray, counts: ArrayLike, key: int) -> np.ndarr
     return np.sort(np.concatenate(chosen))
 
 
-def _take(split: Split, rows: np.ndarray) -> Split:
-    return Split(*(array[rows] for array in split))
+def split_rows(labels: np.ndarray, select_on: str, train_examples: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows of the official training set to train on, and those held out to choose the best epoch on.
 
-
-def hold_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows of the validation split: a tenth of each class by a fixed key.
-
-    At least one image of a class that has two, never the whole class.
+    The latter are None if the best epoch is chosen on the test set. Arguments as in :func:`from_arrays`.
     """
-    sizes = np.bincount(labels)
-    counts = np.where(sizes >= 2, np.maximum((sizes + 5) // 10, 1), 0)
-    if not counts.any():
-        raise ValueError('no class has the two examples that a validation split needs: use select_on="test"')
-    held = np.zeros(len(labels), bool)
-    held[stratified_draw(labels, counts, _VALIDATION_KEY)] = True
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    if select_on not in ("validation", "test"):
+        raise ValueError(f'select_on must be "validation" or "test", got {select_on!r}')
+    rows, held = np.arange(len(labels)), None
+    if select_on == "validation":
+        sizes = np.bincount(labels)
+        counts = np.where(sizes >= 2, np.maximum((sizes + 5) // 10, 1), 0)
+        if not counts.any():
+            raise ValueError('no class has the two examples that a validation split needs: use select_on="test"')
+        held = stratified_draw(labels, counts, _VALIDATION_KEY)
+        rows = np.delete(rows, held)
+    if train_examples is not None:
+        rows = rows[_subset(labels[rows], train_examples)]
+    return rows, held
 
 
-def subset(labels: np.ndarray, examples: int) -> np.ndarray:
-    """Rows of so many examples by a fixed key, the shares of the classes kept as nearly as integers allow."""
+def _subset(labels: np.ndarray, examples: int) -> np.ndarray:
+    """Rows of so many examples, in the proportions of the classes as nearly as integers allow."""
     available = len(labels)
     if isinstance(examples, bool) or not isinstance(examples, int) or not 1 <= examples <= available:
         raise ValueError(f"train_examples must be a whole number from 1 to {available}, got {examples!r}")
     sizes = np.bincount(labels).astype(np.int64)
     counts, remainders = np.divmod(sizes * examples, available)
-    # Largest remainders, lowest class first among equals: in whole numbers, so that no rounding of the machine decides.
+    # Largest remainders first, the lowest class first among equals; in integers, so that no rounding can matter.
     short = examples - int(counts.sum())
     counts[np.argsort(-remainders, kind="stable")[:short]] += 1
     return stratified_draw(labels, counts, _SUBSET_KEY)
-
-
-def split_rows(labels: np.ndarray, select_on: str, train_examples: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Which rows of the official training set are trained on, and which the best epoch is chosen on.
-
-    The latter are None if that is done on the test set. ``train_examples`` are taken after the validation split.
-    """
-    if select_on not in ("validation", "test"):
-        raise ValueError(f'select_on must be "validation" or "test", got {select_on!r}')
-    rows, held = hold_out(labels) if select_on == "validation" else (np.arange(len(labels)), None)
-    if train_examples is not None:
-        rows = rows[subset(labels[rows], train_examples)]
-    return rows, held
 
 
 def _check_images(images: np.ndarray, what: str) -> np.ndarray:

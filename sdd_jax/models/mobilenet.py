@@ -31,6 +31,8 @@ class MobileNetV1(nn.Module):
     author says that it is this network. Convolutions keep PyTorch's own initial values.
     """
 
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
+
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -72,6 +74,8 @@ class MobileNetV2(nn.Module):
     expansion, a second stage without stride, and 1280 channels at the end whatever the width.
     With the "cub200" stem, a 7x7 convolution and max-pooling, the map is H/32 and W/32.
     """
+
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
 
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32

@@ -57,6 +57,8 @@ class ShuffleUnit(nn.Module):
 class ShuffleNetV1(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/8,W/8,960] (rounded up), after ReLU; "cub200": H/16, W/16."""
 
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
+
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
@@ -106,6 +108,8 @@ class DownUnit(nn.Module):
 
 class ShuffleNetV2(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/8,W/8,1024] (rounded up), after ReLU; "cub200": H/16, W/16."""
+
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
 
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32

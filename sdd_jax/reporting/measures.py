@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import log_softmax
 
 BINS = 15
 
@@ -16,35 +17,24 @@ class Spread(NamedTuple):
     sd: float | None
     n: int
 
+    def text(self, digits: int = 2) -> str:
+        """Mean and standard deviation."""
+        return f"{self.mean:.{digits}f}" + (f" ± {self.sd:.{digits}f}" if self.sd is not None else "")
+
 
 class Reliability(NamedTuple):
-    """Confidence against accuracy in bins of equal width.
+    """Confidence and accuracy in bins of equal width; NaN in a bin without images."""
 
-    Attributes:
-      edges: ``[bins + 1]``, 0 to 1.
-      counts: ``[bins]``, images in each bin; one with none has NaN below.
-      confidence: ``[bins]``, the mean in the bin.
-      accuracy: ``[bins]``.
-      ece: the expected calibration error, 0 to 1.
-    """
-
-    edges: np.ndarray
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    ece: float
+    edges: np.ndarray  # [bins + 1], 0 to 1
+    counts: np.ndarray  # [bins], images
+    confidence: np.ndarray  # [bins], the mean in the bin
+    accuracy: np.ndarray  # [bins]
+    ece: float  # the expected calibration error, 0 to 1
 
 
 def spread(values: Sequence[float]) -> Spread:
     """Of at least one value."""
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, in float64."""
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -53,16 +43,16 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def agreement(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
-    """The share of images that both call the same, 0 to 1."""
-    return float((student_logits.argmax(-1) == teacher_logits.argmax(-1)).mean())
+    """The share of images with the same prediction, 0 to 1."""
+    return accuracy(student_logits, teacher_logits.argmax(-1))
 
 
 def divergence(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     """The mean of KL(teacher || student) at temperature 1, in nats."""
-    teacher, student = log_softmax(teacher_logits), log_softmax(student_logits)
+    teacher, student = (log_softmax(logits.astype(np.float64), -1) for logits in (teacher_logits, student_logits))
     shares = np.exp(teacher)
     with np.errstate(invalid="ignore"):
-        terms = np.where(shares > 0, shares * (teacher - student), 0)  # a class that the teacher rules out adds nothing
+        terms = np.where(shares > 0, shares * (teacher - student), 0)  # a class of probability 0 adds nothing
     return float(terms.sum(-1).mean())
 
 
@@ -72,7 +62,7 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Rel
     Source: "On Calibration of Modern Neural Networks" (Guo et al., 2017), section 2: bins of equal width, each closed
     above, and the error as the mean of |accuracy - confidence| weighted by the bins' images.
     """
-    confidences = np.exp(log_softmax(logits)).max(-1)
+    confidences = np.exp(log_softmax(logits.astype(np.float64), -1)).max(-1)
     correct = logits.argmax(-1) == labels
     edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
@@ -100,10 +90,9 @@ def correlation_difference(student_logits: np.ndarray, teacher_logits: np.ndarra
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         student, teacher = (np.corrcoef(logits.astype(np.float64).T) for logits in (student_logits, teacher_logits))
-    return np.abs(student - teacher).reshape(student_logits.shape[-1], -1)
+    return np.abs(student - teacher)
 
 
 def off_diagonal(matrix: np.ndarray) -> float:
-    """The mean of a square matrix without its diagonal; 0 for a single class."""
-    classes = len(matrix)
-    return float(matrix[~np.eye(classes, dtype=bool)].mean()) if classes > 1 else 0.0
+    """The mean of a square matrix of two or more classes without its diagonal."""
+    return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdd_jax.data.arrays import Dataset, epoch_order
+from sdd_jax.data import Dataset
 from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
+from sdd_jax.data.memory import epoch_order
 from sdd_jax.models import Outputs
 from sdd_jax.processes import from_first
 from sdd_jax.training import optim
@@ -77,8 +78,7 @@ def make_compute(
         return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
 
     variables = jax.device_put(variables)
-    network = partial(model.apply, variables, jnp.zeros((1, *dataset.image_shape), dtype), train=False)
-    rows = jit_network(rows, network)
+    rows = jit_network(rows, model)
 
     def compute(index, view):
         assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"

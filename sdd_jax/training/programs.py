@@ -1,16 +1,14 @@
 """What runs are made of, and the jitted programs that take their steps."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from sdd_jax.data.feed import AnyDataset, train_data
+from sdd_jax.data import AnyDataset, train_data
 from sdd_jax.mesh import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective
@@ -50,7 +48,6 @@ def jit_run_chunk(
     make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]],
     mesh: Mesh,
     *,
-    image_shape: tuple[int, ...],
     num_examples: int,
     steps_per_call: int,
     accumulate: int,
@@ -71,7 +68,7 @@ def jit_run_chunk(
     )
     return jit_network(
         make_run_chunk(train_step, make_batch, mesh, steps_per_call),
-        partial(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)), train=False),
+        model,
         platform=platform,
         donate_argnums=0,
         out_shardings=(by_seed(mesh), replicated(mesh)),
@@ -112,7 +109,6 @@ class Programs:
             built.optimizer,
             self._data.batch_function(built.dtype),
             mesh,
-            image_shape=built.dataset.image_shape,
             num_examples=num_examples,
             steps_per_call=built.steps_per_call,
             accumulate=built.accumulate,

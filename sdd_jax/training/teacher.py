@@ -1,20 +1,13 @@
-"""A teacher: what a step asks, and how a network out of a run's folder is identified and held against its accuracy."""
+"""A teacher as one value, which a step asks."""
 
 import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
-from sdd_jax.training.checkpoint import write_json
-from sdd_jax.training.run_folder import read_json
-
-MEASURED = "measured.json"
-TOLERANCE = 0.1  # percentage points
 
 
 class Teacher(NamedTuple):
@@ -48,35 +41,3 @@ def variables_hash(variables: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
-
-
-def measured_accuracy(folder: Path, key: str, measure: Callable[[], float]) -> float:
-    """The accuracy kept under ``key`` in the teacher's folder, else that of ``measure()``, which is then kept."""
-    path = folder / MEASURED
-
-    def kept():
-        return read_json(path) if path.exists() else {}
-
-    results = from_first(lambda: kept().get(key))
-    if results is None:
-        results = {"accuracy": measure()}  # by all processes together
-        from_first(lambda: write_json(path, kept() | {key: results}))
-    return results["accuracy"]
-
-
-def check_accuracy(measured: float, stated: float | None) -> None:
-    """Refuses a teacher that is not the one it is said to be.
-
-    Args:
-      measured: test accuracy in percent.
-      stated: in percent; None if there is nothing to hold it against.
-
-    Raises:
-      ValueError: if they differ by more than 0.1 points.
-    """
-    if stated is not None and abs(measured - stated) > TOLERANCE + 1e-9:
-        raise ValueError(
-            f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "
-            "normalisation? If this very teacher is meant, state its accuracy: "
-            f"--config.teacher.accuracy={measured:.2f}"
-        )

@@ -10,7 +10,6 @@ A folder: ``cache.json`` says of which teacher, data and views it is; ``00000.*`
 written last, holds size and SHA-256 of each file. A shard without it is a write that did not finish.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdd_jax.files import checksum, read_json, read_mapping, write_json
 from sdd_jax.models import Outputs
 from sdd_jax.regions import Regions
-from sdd_jax.training.checkpoint import Damaged, write_json
-from sdd_jax.training.run_folder import differing, read_json, read_mapping
+from sdd_jax.training.checkpoint import Damaged
+from sdd_jax.training.run_dir import differing
 
 HEADER = "cache.json"
 STORES = ("float32", "float16", "int8", "float64")
@@ -129,7 +129,7 @@ class Cache:
         arrays = {"keys": keys, "values": values} | ({} if scales is None else {"scales": scales})
         for name, array in arrays.items():
             np.save(self._path(number, name), array)
-        files = {name: _digest(self._path(number, name)) for name in arrays}
+        files = {name: checksum(self._path(number, name)) for name in arrays}
         write_json(
             self.folder / f"{number:05d}.json",
             {"slots": len(keys), "files": files, "error": added_error(rows, unpack(values, scales))},
@@ -140,7 +140,7 @@ class Cache:
         for shard in self.shards():
             for name, expected in read_json(self.folder / f"{shard:05d}.json")["files"].items():
                 path = self._path(shard, name)
-                if not path.exists() or _digest(path) != expected:
+                if not path.exists() or checksum(path) != expected:
                     state = "is missing" if not path.exists() else "is not as it was written: its SHA-256 differs"
                     number = path.name.partition(".")[0]
                     raise Damaged(f"{path} {state}; remove the files {number}.* and fill the cache again")
@@ -212,8 +212,3 @@ def added_error(rows: np.ndarray, stored: np.ndarray) -> dict[str, float]:
     exact, kept = jax.nn.log_softmax(rows, -1), jax.nn.log_softmax(jnp.asarray(stored, rows.dtype), -1)
     divergence = jnp.mean(jnp.sum(jnp.exp(exact) * (exact - kept), -1))
     return {"max_logit": float(np.abs(rows - stored).max()), "mean_kl": max(float(divergence), 0.0)}
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

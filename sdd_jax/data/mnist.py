@@ -1,6 +1,6 @@
-"""MNIST and Fashion-MNIST from IDX files, plain or gzipped.
+"""Small grey images: MNIST and Fashion-MNIST from IDX files, plain or gzipped, and scikit-learn's digits.
 
-The format is described at http://yann.lecun.com/exdb/mnist: two zero bytes, a type (8 is uint8), the number of
+The IDX format is described at http://yann.lecun.com/exdb/mnist: two zero bytes, a type (8 is uint8), the number of
 dimensions, each size as four big-endian bytes, then the values.
 """
 
@@ -9,41 +9,33 @@ import math
 import zlib
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sdd_jax.data.dataset import Raw, not_found
+from sdd_jax.data.dataset import Raw, not_found, stratified_draw
 
-__all__ = ["FASHION_CLASSES", "read_idx", "read_mnist"]
-
+DIGITS = tuple("0123456789")
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
-# torchvision's names. The commands below fill these folders of "data", which are looked at when no path is given: not
-# "data" itself, where the files of the one set could pass for the other's.
+# torchvision's names of the folders, below "data" by default. Never "data" itself: both sets have the same file names.
 _FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _ADDRESSES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
 }
-_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-_MOST = 2**30  # bytes that are unzipped of one file; the largest of these sets has 47 million
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_MOST = 2**30  # bytes to unzip of one file; the largest of these sets has 47 million
+_TEST_KEY = 20_240_619  # of the digits' test set; another key makes published results incomparable
 
 
 def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
-    """One IDX file of bytes.
+    """The uint8 array of an IDX file (unzipped if its name ends in ``.gz``) with so many dimensions.
 
-    Args:
-      path: the file; it is unzipped if its name ends in ``.gz``.
-      dimensions: how many the array must have: 3 for images, 1 for labels.
-
-    Returns:
-      uint8, with the sizes that the file states.
-
-    Raises:
-      ValueError: if the header is another, a byte is missing or left over, or the gzip data are damaged.
+    ``ValueError`` if the header is another, a byte is missing or left over, or the gzip data are damaged.
     """
     start = 4 + 4 * dimensions
     if str(path).endswith(".gz"):
@@ -62,7 +54,7 @@ def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
     if len(content) < start:
         raise ValueError(f"{path} ends within its header: {start} bytes expected, got {len(content)}")
     shape = tuple(np.frombuffer(content, ">u4", dimensions, offset=4).tolist())
-    expected = start + int(np.prod(shape, dtype=object))
+    expected = start + math.prod(shape)
     if len(content) != expected:
         raise ValueError(f"{path} must have {expected} bytes for the shape {shape}, got {len(content)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
@@ -75,13 +67,6 @@ def read_mnist(name: str, path: str | PathLike[str] | None = None) -> Raw:
       name: "mnist" or "fashion_mnist". The two have the same file names: only the folder tells them apart.
       path: the folder of the files, or the folder that holds torchvision's ``MNIST/raw`` or ``FashionMNIST/raw``. None
         looks there below ``data``, and for Fashion-MNIST where Debian's package dataset-fashion-mnist puts it.
-
-    Returns:
-      Images uint8 ``[N, 32, 32, 1]`` with their labels.
-
-    Raises:
-      FileNotFoundError: if there is no such set; it says how to get it.
-      ValueError: if a file is damaged or images and labels do not belong together.
     """
     torchvision = Path(_FOLDERS[name], "raw")
     if path is None:
@@ -89,39 +74,58 @@ def read_mnist(name: str, path: str | PathLike[str] | None = None) -> Raw:
     else:
         root = Path(path).expanduser()
         places = [root, root / torchvision, root / "raw"]
-    for place in places:
-        if _find(place, _FILES[0]) is not None:
-            return _read_folder(name, place)
-    raise not_found(name, places, _ways(name))
+    folder = next((place for place in places if _find(place, FILES[0]) is not None), None)
+    if folder is None:
+        raise not_found(name, places, _ways(name))
+    arrays = []
+    for file in FILES:
+        found = _find(folder, file)
+        if found is None:
+            raise not_found(name, [folder / file, folder / f"{file}.gz"], _ways(name))
+        array = read_idx(found, 3 if "images" in file else 1)
+        if array.ndim == 3:
+            if array.shape[1:] != (28, 28):
+                raise ValueError(f"{found} must hold images of 28x28, got {array.shape[1]}x{array.shape[2]}")
+            array = np.pad(array, ((0, 0), (2, 2), (2, 2)))[..., None]
+        elif len(array) != len(arrays[-1]):
+            raise ValueError(f"{found} must hold a label for each of the {len(arrays[-1])} images, got {len(array)}")
+        arrays.append(array)
+    return Raw(*arrays)
 
 
 def _find(folder: Path, file: str) -> Path | None:
     return next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
 
 
-def _read_folder(name: str, folder: Path) -> Raw:
-    arrays = []
-    for file in _FILES:
-        path = _find(folder, file)
-        if path is None:
-            raise not_found(name, [folder / file, folder / f"{file}.gz"], _ways(name))
-        array = read_idx(path, 3 if "images" in file else 1)
-        if array.ndim == 3:
-            if array.shape[1:] != (28, 28):
-                raise ValueError(f"{path} must hold images of 28x28, got {array.shape[1]}x{array.shape[2]}")
-            array = np.pad(array, ((0, 0), (2, 2), (2, 2)))[..., None]
-        elif len(array) != len(arrays[-1]):
-            raise ValueError(f"{path} must hold a label for each of the {len(arrays[-1])} images, got {len(array)}")
-        arrays.append(array)
-    return Raw(*arrays)
-
-
 def _ways(name: str) -> list[str]:
     folder = f"data/{_FOLDERS[name]}/raw"
-    files = ",".join(_FILES)
+    files = ",".join(FILES)
     debian = ["apt-get install dataset-fashion-mnist"] if name == "fashion_mnist" else []
     return [
         *debian,
         f"curl -fL --create-dirs --output-dir {folder} --remote-name-all '{_ADDRESSES[name]}/{{{files}}}.gz'",
         f"python -c \"from torchvision.datasets import {_FOLDERS[name]}; {_FOLDERS[name]}('data', download=True)\"",
     ]
+
+
+def read_digits(path: str | PathLike[str] | None = None) -> Raw:
+    """The 1,797 handwritten digits of ``sklearn.datasets.load_digits``, which need no download.
+
+    The 8x8 values 0 to 16 become 0 to 255, and each pixel a block of 4x4, so that networks for 32x32 take them. A fifth
+    of each class, drawn by a fixed key, is the test set; the source has no split of its own.
+    """
+    if path is not None:
+        raise ValueError(f"digits come with scikit-learn and have no path, got {str(path)!r}")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError('the data set "digits" comes with scikit-learn: pip install scikit-learn') from error
+
+    data: Any = load_digits()
+    scaled = np.floor(data.images * (255 / 16) + 0.5).astype(np.uint8)
+    images = scaled.repeat(4, axis=1).repeat(4, axis=2)[..., None]
+    labels = data.target.astype(np.int32)
+    sizes = np.bincount(labels)
+    test = stratified_draw(labels, (2 * sizes + 5) // 10, _TEST_KEY)
+    train = np.delete(np.arange(len(labels)), test)
+    return Raw(images[train], labels[train], images[test], labels[test])

@@ -1,35 +1,28 @@
 """Run folders as data: what was logged, and which runs differ in their seed alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdd_jax.training import run_folder
+from sdd_jax import saved
+from sdd_jax.fields import RUNTIME_FIELDS
+from sdd_jax.files import flatten, read_json
+from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import METRICS, read_metrics
 
-METHOD_NAMES = {"plain": "plain"}
-# What is not the run's recipe: its seed, where its data lay, how it was carried out.
-_NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *run_folder.CARRIED_OUT})
+# Fields that do not tell methods apart: seeds, places, and how a run was carried out.
+_NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *RUNTIME_FIELDS})
 
 
 class Run(NamedTuple):
-    """One run's folder.
-
-    Attributes:
-      folder: where it is.
-      config: its config.json, flat.
-      lines: of its metrics.jsonl.
-      results: last and best as done.json has them; of a run that has not finished, so far.
-      finished: whether it has.
-      environment: of its last start.
-    """
+    """One run's folder."""
 
     folder: Path
-    config: dict[str, Any]
-    lines: list[dict[str, Any]]
-    results: dict[str, Any]
+    config: dict[str, Any]  # flat
+    lines: list[dict[str, Any]]  # of metrics.jsonl
+    results: dict[str, Any]  # last and best as in done.json; of a run that has not finished, so far
     finished: bool
-    environment: dict[str, Any]
+    environment: dict[str, Any]  # of its last start
 
     @property
     def seed(self) -> int:
@@ -38,8 +31,13 @@ class Run(NamedTuple):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The config without what does not tell methods apart."""
+        """The fields that tell methods apart."""
         return {name: value for name, value in self.config.items() if name not in _NOT_RECIPE}
+
+    def curve(self, kind: str, name: str, split: str | None = None) -> list[tuple[float, float]]:
+        """``(epoch, value)`` of a metric over the run; empty where it was not logged."""
+        lines = [line for line in self.lines if line["kind"] == kind and split in (None, line.get("split"))]
+        return [(line["epoch"], line[name]) for line in lines if name in line]
 
 
 class Group(NamedTuple):
@@ -58,11 +56,6 @@ class Group(NamedTuple):
         """As the config has it."""
         return self.config["method"]
 
-    @property
-    def distilled(self) -> bool:
-        """Whether a teacher taught them."""
-        return self.method != "plain"
-
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1.
@@ -72,31 +65,26 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """
     folders: dict[Path, Path] = {}
     for path in paths:
-        if (path / run_folder.CONFIG).is_file():
-            found = [path]
-        else:
-            below = sorted(config.parent for config in path.rglob(run_folder.CONFIG)) if path.is_dir() else []
-            found = [folder for folder in below if "imported" not in run_folder.read_config(folder)]
+        found = saved.find_folders(path)
+        found = [folder for folder in found if folder == path or "imported" not in run_dir.read_config(folder)]
         if not found:
-            raise ValueError(
-                f"{path} holds no run: expected a folder with {run_folder.CONFIG}, or folders that have it"
-            )
+            raise ValueError(f"{path} holds no run: expected a folder with {run_dir.CONFIG}, or folders that have it")
         folders |= {folder.resolve(): folder for folder in found}
     return [_read(folder) for folder in folders.values()]
 
 
 def _read(folder: Path) -> Run:
-    config = run_folder.read_config(folder)
+    config = run_dir.read_config(folder)
     if "imported" in config:
         raise ValueError(f"{folder} holds an imported network: it was not trained here, there is nothing to compare")
     lines = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
     if not any(line.get("split") == "test" for line in lines):
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
-    done = run_folder.read_done(folder)
-    results = done or run_folder.summarize(lines, select_on=config["data"]["select_on"])
-    starts = folder / run_folder.ENVIRONMENT
-    environment = run_folder.read_json(starts)[-1] if starts.exists() else {}
-    return Run(folder, run_folder.flatten(config), lines, results, done is not None, environment)
+    done = run_dir.read_done(folder)
+    results = done or run_dir.summarize(lines, select_on=config["data"]["select_on"])
+    starts = folder / run_dir.ENVIRONMENT
+    environment = read_json(starts)[-1] if starts.exists() else {}
+    return Run(folder, flatten(config), lines, results, done is not None, environment)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -116,21 +104,19 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     gathered: dict[str, list[Run]] = {}
     for run in runs:
         gathered.setdefault(repr(sorted(run.recipe.items())), []).append(run)
-    members = []
-    for group in gathered.values():
+    members = sorted(gathered.values(), key=lambda group: group[0].config["method"] != "plain")
+    for group in members:
         group.sort(key=lambda run: run.seed)
         for one, other in zip(group, group[1:], strict=False):
             if one.seed == other.seed:
                 raise ValueError(f"{one.folder} and {other.folder} are the same run: seed {one.seed} of one config")
-        members.append(group)
-    members.sort(key=lambda group: group[0].config["method"] != "plain")
     labels = _labels([group[0] for group in members])
     return [Group(label, tuple(group)) for label, group in zip(labels, members, strict=True)]
 
 
 def method_name(method: str) -> str:
     """As the literature writes it: ``sdd_kd`` is SDD-KD."""
-    return METHOD_NAMES.get(method, method.replace("_", "-").upper())
+    return method if method == "plain" else method.replace("_", "-").upper()
 
 
 def _labels(firsts: Sequence[Run]) -> list[str]:
@@ -151,15 +137,16 @@ def _short(value: Any) -> str:
 
 
 def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
-    """What a distilled group is held against: of SDD its base method, else plain training of the same student."""
-    if not group.distilled:
+    """What a distilled group is compared with: SDD with its base method, else plain training of the same student."""
+    if group.method == "plain":
         return None
-    wanted = [group.method.removeprefix("sdd_")] if group.method.startswith("sdd_") else []
-    shared = ("model.student", "data.train_examples", "epochs")
-    for method in (*wanted, "plain"):
-        fields = shared if method == "plain" else (*shared, "model.teacher", "teacher.run")
+    fields = ("model.student", "data.train_examples", "epochs")
+    wanted = {"plain": fields}
+    if group.method.startswith("sdd_"):
+        wanted = {group.method.removeprefix("sdd_"): (*fields, "model.teacher", "teacher.run"), "plain": fields}
+    for method, same in wanted.items():
         for other in groups:
-            if other.method == method and all(other.config.get(name) == group.config.get(name) for name in fields):
+            if other.method == method and all(other.config.get(name) == group.config.get(name) for name in same):
                 return other
     return None
 
@@ -174,12 +161,4 @@ def teacher_folder(group: Group) -> Path | None:
         return None
     run = group.runs[0].folder.resolve()
     places = [Path(stated), *(parent / stated for parent in run.parents)]
-    return next((place for place in places if (place / run_folder.CONFIG).is_file()), None)
-
-
-def curve(run: Run, kind: str, name: str, split: str | None = None) -> list[tuple[float, float]]:
-    """``(epoch, value)`` of a metric over the run; empty where it was not logged."""
-    lines: list[Mapping[str, Any]] = [
-        line for line in run.lines if line["kind"] == kind and split in (None, line.get("split"))
-    ]
-    return [(line["epoch"], line[name]) for line in lines if name in line]
+    return next((place for place in places if (place / run_dir.CONFIG).is_file()), None)
