@@ -13,7 +13,7 @@ from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
 from sdd_jax.files import read_json, write_json
 from sdd_jax.mesh import make_mesh
-from sdd_jax.models.folding import Folded, fold
+from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
 from sdd_jax.training.cached_teacher import cached_teacher
@@ -100,18 +100,15 @@ def measure_teacher(
     return results["accuracy"]
 
 
-def folded_teacher(
-    settings: Settings, network: Any, variables: Any, dataset: AnyDataset
-) -> tuple[Folded, dict[str, Any]]:
-    """The teacher as it is asked, live and for a cache: batch normalisations folded into its convolutions."""
+def folded_variables(settings: Settings, network: Any, variables: Any, dataset: AnyDataset) -> dict[str, Any]:
+    """What the teacher is asked with, live and for a cache: batch normalisations folded into its convolutions."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     return fold(network, variables, images)
 
 
 def ask_network(settings: Settings, network: Any, variables: Any, dataset: AnyDataset, objective: Objective) -> Teacher:
     """The teacher's network itself."""
-    folded, folded_variables = folded_teacher(settings, network, variables, dataset)
-    return live_teacher(folded, folded_variables, objective.regions)
+    return live_teacher(network, folded_variables(settings, network, variables, dataset), objective.regions)
 
 
 def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:

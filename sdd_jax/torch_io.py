@@ -271,7 +271,7 @@ def _entries(model: nn.Module, table: Table, channels: int) -> dict[str, tuple[P
     """The PyTorch name, Flax path and shape of every array of `model`'s variables on images of `channels` channels."""
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
     wanted = jax.eval_shape(lambda key, images: model.init(key, images, train=False), jax.random.key(0), images)
-    leaves: dict[Path, jax.ShapeDtypeStruct] = flatten_dict(wanted)
+    leaves: dict[Path, Any] = flatten_dict(wanted)
     entries: dict[str, tuple[Path, jax.ShapeDtypeStruct]] = {}
     for path, leaf in leaves.items():
         if leaf.ndim not in _TO_TORCH:

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import pytest
 
 from sdd_jax.models import Classifier, create_model
-from sdd_jax.models.folding import Folded
 from sdd_jax.models.layers import torch_affine_init
 from sdd_jax.training import compiling
 
@@ -41,7 +40,6 @@ def calls_grouped_convolution(model):
 def test_a_network_says_whether_it_calls_convolutions_in_groups(name):
     model = create_model(name, stem=ONE_OF_EACH_FAMILY[name])
     assert compiling.has_grouped_convolutions(model) == calls_grouped_convolution(model)
-    assert compiling.has_grouped_convolutions(Folded(model, ())) == compiling.has_grouped_convolutions(model)
 
 
 class Depthwise(nn.Module):

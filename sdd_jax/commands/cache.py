@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdd_jax.build import check, load_data, make_parts, refuse_cache
-from sdd_jax.build_teacher import cache_header, cache_layout, folded_teacher, measure_teacher, read_teacher
+from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import image_dtype
 from sdd_jax.data import Dataset
 from sdd_jax.training.cached_teacher import make_compute, run_keys
@@ -56,8 +56,8 @@ def main() -> None:
     layout = cache_layout(settings, network, dataset)
     store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))
-    folded, folded_variables = folded_teacher(settings, network, variables, dataset)
-    compute = make_compute(folded, folded_variables, dataset, layout, image_dtype(settings), BATCH)
+    folded = folded_variables(settings, network, variables, dataset)
+    compute = make_compute(network, folded, dataset, layout, image_dtype(settings), BATCH)
     if flags.FLAGS.verify:
         print(verify(cache, compute), flush=True)
         return

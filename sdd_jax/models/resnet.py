@@ -10,45 +10,30 @@ from jax.typing import DTypeLike
 from sdd_jax.models.layers import BatchNorm, conv, conv_bn, stem_options
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, ReLU last: [B,H,W,C] -> [B,H/stride,W/stride,width].
+class ResidualBlock(nn.Module):
+    """Convolutions around a shortcut, ReLU last: [B,H,W,C] -> [B,H/stride,W/stride,C'].
 
-    Where the shape changes, the shortcut is a 1x1 convolution with a batch normalisation.
+    Two of 3x3 with C' = width, or as a bottleneck 1x1, 3x3 and 1x1 with C' = 4 * width. Where the shape
+    changes, the shortcut is a 1x1 convolution with a batch normalisation.
     """
 
     width: int
     stride: int = 1
+    bottleneck: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         layer = partial(conv_bn, dtype=self.dtype, train=train)
-        y = layer(x, self.width, 3, self.stride, name="conv1")
-        y = layer(y, self.width, 3, name="conv2", relu=False)
-        if self.stride != 1 or x.shape[-1] != self.width:
-            x = layer(x, self.width, 1, self.stride, name="shortcut_conv", relu=False)
-        return nn.relu(x + y)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution around a shortcut: [B,H,W,C] -> [B,H/stride,W/stride,4*width].
-
-    Its shortcut and its ReLU are those of `BasicBlock`.
-    """
-
-    width: int
-    stride: int = 1
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        layer = partial(conv_bn, dtype=self.dtype, train=train)
-        wide = 4 * self.width
-        y = layer(x, self.width, 1, name="conv1")
-        y = layer(y, self.width, 3, self.stride, name="conv2")
-        y = layer(y, wide, 1, name="conv3", relu=False)
-        if self.stride != 1 or x.shape[-1] != wide:
-            x = layer(x, wide, 1, self.stride, name="shortcut_conv", relu=False)
+        if self.bottleneck:
+            y = layer(x, self.width, 1, name="conv1")
+            y = layer(y, self.width, 3, self.stride, name="conv2")
+            y = layer(y, 4 * self.width, 1, name="conv3", relu=False)
+        else:
+            y = layer(x, self.width, 3, self.stride, name="conv1")
+            y = layer(y, self.width, 3, name="conv2", relu=False)
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+            x = layer(x, y.shape[-1], 1, self.stride, name="shortcut_conv", relu=False)
         return nn.relu(x + y)
 
 
@@ -77,11 +62,11 @@ class ResNet(nn.Module):
         x = conv_bn(images, self.stem_width, **stem_options(self.stem), dtype=self.dtype, train=train, name="stem_conv")
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        kind = Bottleneck if self.bottleneck else BasicBlock
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             for block in range(size):
                 stride = 2 if stage > 1 and block == 0 else 1
-                x = kind(width, stride, self.dtype, name=f"stage{stage}_block{block}")(x, train=train)
+                unit = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=f"stage{stage}_block{block}")
+                x = unit(x, train=train)
         return x
 
 
@@ -99,8 +84,7 @@ class PreActivationBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         active = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train=train))
-        y = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(active)
-        y = nn.relu(BatchNorm(self.dtype, name="bn2")(y, train=train))
+        y = conv_bn(active, self.width, 3, self.stride, name="conv1", norm="bn2", dtype=self.dtype, train=train)
         y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         if x.shape[-1] != self.width:
             x = conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(active)

@@ -14,7 +14,7 @@ from sdd_jax.build import described, from_disk, make_optimizer, make_parts, stat
 from sdd_jax.config import Settings, image_dtype
 from sdd_jax.data import memory, streamed
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
-from sdd_jax.models.folding import fold
+from sdd_jax.models.layers import fold
 from sdd_jax.training.programs import jit_run_chunk
 from sdd_jax.training.teacher import Teacher, live_teacher
 
@@ -69,8 +69,8 @@ def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     steps = steps_per_call(settings, mesh.devices.flat[0].platform)
     teacher = Teacher()
     if parts.teacher is not None:
-        folded, variables = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
-        teacher = live_teacher(folded, variables, parts.objective.regions)
+        variables = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
+        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
     state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
     on_all, each = replicated(mesh), by_seed(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -162,18 +162,10 @@ def _next_size(fits: dict[int, int], refused: int | None, limit: float) -> int:
     return int(count) // ROUND * ROUND or int(count)
 
 
-def _folded(model: Any, images: Any) -> tuple[Any, Any]:
-    """The folded teacher and its variables as shapes."""
-    folded = model
-
-    def folding(variables):
-        nonlocal folded
-        folded, arrays = fold(model, variables, images)
-        return arrays
-
+def _folded(model: Any, images: Any) -> Any:
+    """The shapes of the teacher's folded variables."""
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    arrays = jax.eval_shape(folding, variables)
-    return folded, arrays
+    return jax.eval_shape(partial(fold, model, images=images), variables)
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:

@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from sdd_jax._version import __version__
 from sdd_jax.models import create_model
-from sdd_jax.models.folding import fold
+from sdd_jax.models.layers import fold
 from sdd_jax.serving.network import Served
 from sdd_jax.tensor_files import write_new
 
@@ -53,7 +53,7 @@ def write_onnx(served: Served, path: Path) -> int:
     """
     network = served.network
     model: Any = create_model(network.name, network.num_classes, network.stem, jnp.float32)
-    model, variables = fold(model, served.variables, jax.ShapeDtypeStruct((1, *served.image_shape), jnp.float32))
+    variables = fold(model, served.variables, jax.ShapeDtypeStruct((1, *served.image_shape), jnp.float32))
     plain = served._replace(network=network._replace(model=model, dtype="float32"))
     made = helper.make_model(
         make_graph(plain.logits, jax.device_get(variables), served.abstract_images()),

@@ -31,7 +31,6 @@ def jit_network(function: Callable[..., Any], model: Any, *, platform: str | Non
 
 def has_grouped_convolutions(model: Any) -> bool:
     """Whether the class of the classifier's trunk or network says so: ``grouped_convolutions = True``."""
-    model = getattr(model, "model", model)  # of a folded one
     network = getattr(model, "trunk", None) or getattr(model, "network", None)
     return getattr(network, "grouped_convolutions", False)
 
