@@ -122,9 +122,9 @@ def make_objective(settings: Settings, num_classes: int) -> objectives.Objective
         logits = objectives.plain(1.0 if method == methods.Method() else settings["loss.task_weight"])
     else:
         function = partial(base.function, **options["loss"])
-        example = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+        example, labels = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
         with named_field(f"loss.base {settings['loss.base']}"):  # the function itself says what is wrong with options
-            jax.eval_shape(function, example[0], *example)
+            jax.eval_shape(function, example, example, labels)
         weighting = ("complementary_weight", "consistent_weight", "consistency", "reduction")
         logits = objectives.distill(
             function,

@@ -13,8 +13,6 @@ __all__ = [
     "target_mask", "without",
 ]  # fmt: skip
 
-# ---------------------------------------------------------------------- input
-
 
 def prepare(student_logits: ArrayLike, teacher_logits: ArrayLike, **positive: float) -> tuple[jax.Array, jax.Array]:
     """Both networks' logits in one dtype, float32 or float64; checks them, and that the named numbers are positive."""
@@ -67,9 +65,6 @@ def check_labels(labels: ArrayLike, shape: tuple[int, ...], num_classes: int) ->
         wrong = (values < 0) | (values >= num_classes)
         if wrong.any():
             raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {values[wrong].ravel()[0]}")
-
-
-# ---------------------------------------------------------------------- terms
 
 
 def kl_divergence(teacher_log: jax.Array, student_log: jax.Array) -> jax.Array:

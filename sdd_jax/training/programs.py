@@ -105,10 +105,12 @@ class Programs:
 
         teacher_arrays = jax.eval_shape(of_one_run, self._shared[0], self._teacher_chunk(0))
 
+        shape = {"image_shape": built.dataset.image_shape, "num_examples": num_examples}
+
         def begin(key: jax.Array) -> State:
-            shape = {"image_shape": built.dataset.image_shape, "num_examples": num_examples}
-            teacher = built.teacher.apply, teacher_arrays
-            return init_state(key, built.model, *teacher, built.objective, built.optimizer, **shape)
+            return init_state(
+                key, built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer, **shape
+            )
 
         self.begin = jax.jit(begin, out_shardings=self.on_all)
 
