@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import sdd_jax
-from sdd_jax import complementary_mask, pool_regions, sdd_loss, standardize_logits, standardized
+from sdd_jax import complementary_mask, methods, pool_regions, sdd_loss, standardize_logits, standardized
 from sdd_jax.regions import Regions, average_grid
 
 EXAMPLES = os.environ.get("SDD_JAX_PROPERTY_EXAMPLES")
@@ -29,10 +28,12 @@ drawn = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 
-# The one option that each loss is called with: a traced number, so that it costs no compilation.
-OPTION = {"ttm_loss": "gamma", "wttm_loss": "gamma"}
-NAMES = sorted(name for name in sdd_jax.__all__ if name.endswith("_loss") and name != "sdd_loss")
-PLAIN = {name.removesuffix("_loss"): (getattr(sdd_jax, name), OPTION.get(name, "temperature")) for name in NAMES}
+# Every base loss of the table, with the first of its options: a traced number, so that it costs no compilation.
+PLAIN = {
+    name: (base.function, next(iter(methods.base_options(base))))
+    for name, base in methods.BASES.items()
+    if not name.startswith("ls_")  # those are standardized below
+}
 LOSSES = PLAIN | {f"standardized_{name}": (standardized(loss), option) for name, (loss, option) in PLAIN.items()}
 SOME = (*PLAIN, "standardized_kd")  # where a dtype or a shape is what matters
 RELATED = {name for name in LOSSES if name.endswith("dist")}  # these relate the examples of a batch
