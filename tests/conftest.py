@@ -47,26 +47,21 @@ hypothesis.settings.register_profile("long", max_examples=2000, **{**drawn, "der
 hypothesis.settings.load_profile("quick")
 
 
+class WithoutTorch:
+    """The quick tier needs no PyTorch: where it is installed, it is not found."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("the quick tier has no torch: mark the test slow", name="torch")
+
+
 def pytest_configure(config):
+    if config.option.markexpr == "not slow":
+        sys.meta_path.insert(0, WithoutTorch())
     if not IS_WORKER:
         config.peak_memory = {}
         if sum(file.stat().st_size for file in KEPT.glob("*")) > KEPT_BYTES:
             shutil.rmtree(KEPT)
-
-
-def pytest_collection_finish(session):
-    if session.config.option.markexpr == "not slow" and "torch" in sys.modules:
-        raise pytest.UsageError("a test file imports torch: only slow tests may, and inside of them")
-
-
-@pytest.fixture(autouse=True)
-def without_torch(request):
-    """A quick test imports no PyTorch."""
-    before = "torch" in sys.modules
-    yield
-    assert before or request.node.get_closest_marker("slow") or "torch" not in sys.modules, (
-        "imports torch: mark it slow"
-    )
 
 
 @pytest.fixture(autouse=True)

@@ -162,6 +162,7 @@ for one, eight in zip(loss(student, teacher, labels), loss(*split)):
 """
 
 
+@pytest.mark.slow
 def test_a_batch_over_eight_devices_is_one_batch():
     environment = {
         **os.environ,

@@ -99,6 +99,7 @@ def test_help_fits_the_terminal_and_what_is_typed_is_whole(columns):
     assert min(columns, 100) - 20 < widest <= min(columns, 100)
 
 
+@pytest.mark.slow
 def test_the_pages_are_built_without_a_warning(tmp_path):
     pytest.importorskip("furo", reason="Furo is not installed: pip install -e '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", tmp_path]

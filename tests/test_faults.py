@@ -1,6 +1,10 @@
 """The drivers of ``tests/faults`` in a short form; their long forms are commands (docs/reliability.md)."""
 
+import pytest
+
 from tests.faults import kills
+
+pytestmark = pytest.mark.slow
 
 
 def test_runs_that_are_killed_end_as_uninterrupted_ones():

@@ -13,9 +13,6 @@ from pages import config_of
 from sdd_jax.build import trace
 from sdd_jax.commands import train
 
-# ml_collections loads a config file in a way that Python is about to give up.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-
 ROOT = Path(__file__).parents[1]
 CHIPS_OF_A_HOST = 4  # of v5e machines that form slices
 

@@ -22,9 +22,6 @@ from experiments import plan, tables
 from experiments import run as runner
 from sdd_jax.build import trace
 
-# ml_collections loads a config file in a way that Python is about to give up.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-
 SHELL = ("bash", "python")
 READ_BY_SPHINX = ("{toctree}", "{eval-rst}")
 REASONS = ("needs ", "these are the tests", "minutes")
@@ -89,6 +86,7 @@ def quickstart(tmp_path_factory):
     return shared
 
 
+@pytest.mark.slow
 def test_the_first_command_ends_in_one_table(quickstart):
     printed = (quickstart / "printed.txt").read_text()
     table = printed[printed.rindex("\nrun ") :].splitlines()[1:]
@@ -113,6 +111,7 @@ def test_blocks_are_run_or_say_why_not(page):
         assert block.not_run is None or block.language in SHELL and block.not_run.startswith(REASONS), where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=names)
 def test_the_page_runs(page, quickstart, tmp_path, monkeypatch):
     folder = checkout(tmp_path / "checkout")
