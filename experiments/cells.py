@@ -13,28 +13,16 @@ OURS = "ours, not in the paper: the same base loss on both sides"
 
 
 class Cell(NamedTuple):
-    """One number of a table.
+    """One number of a table."""
 
-    Attributes:
-      row: the method.
-      column: the pair.
-      paper: the paper's value by measure; empty where it has none.
-      recipe: how it is run here; None for a cell that is quoted.
-      bases: the rows of this column that it is compared with.
-      printed: the difference to ``bases[0]`` as the paper prints it beside the value.
-      recorded: accuracies that the released shell scripts note beside their command, one for each repeat.
-      ours: whether the paper lacks the row.
-      note: anything else to know about it.
-    """
-
-    row: str
-    column: str
-    paper: Mapping[str, float] = {}
-    recipe: Recipe | None = None
-    bases: tuple[str, ...] = ()
-    printed: float | None = None
-    recorded: tuple[float, ...] = ()
-    ours: bool = False
+    row: str  # the method
+    column: str  # the pair
+    paper: Mapping[str, float] = {}  # the paper's value by measure
+    recipe: Recipe | None = None  # how it is run here; None: it is quoted
+    bases: tuple[str, ...] = ()  # the rows of this column that it is compared with
+    printed: float | None = None  # the difference to the first of these, as the paper prints it beside the value
+    recorded: tuple[float, ...] = ()  # repeats that the released shell scripts note beside their command
+    ours: bool = False  # whether the paper lacks the row
     note: str = ""
 
     @property
@@ -44,7 +32,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table; rows and columns are in the order in which its cells name them."""
+    """A table. Its rows and columns are in the order of its cells."""
 
     name: str
     title: str
@@ -69,19 +57,12 @@ class Table(NamedTuple):
 
 
 class Row(NamedTuple):
-    """How the cells of a row are run.
-
-    Attributes:
-      method: as ``config.method``.
-      bases: the rows that it is compared with; one that the table lacks is left out.
-      overrides: beside those of the table.
-      loss_of: another method, whose loss replaces that of ``method``.
-    """
+    """How the cells of a row are run."""
 
     method: str
-    bases: tuple[str, ...] = ()
-    overrides: Overrides = ()
-    loss_of: str | None = None
+    bases: tuple[str, ...] = ()  # the rows that it is compared with; one that the table lacks is left out
+    overrides: Overrides = ()  # beside those of the table
+    loss_of: str | None = None  # another method, whose loss replaces that of this one
 
 
 def known_row(name: str) -> Row | None:

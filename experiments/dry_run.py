@@ -84,12 +84,7 @@ def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
 def trace(row: Row) -> Traced:
     """Traces a row's training step; what is wrong with it is returned, not raised."""
     try:
-        state, metrics = build.trace(row.settings.nested())
-        classes, expected = state.params["student"]["head"]["bias"].shape, _described(row).num_classes
-        if classes != (expected,):
-            raise ValueError(f"the student tells {classes} classes apart, {row.settings['data.name']} has {expected}")
-        if metrics["loss"].shape != ():
-            raise ValueError(f"the loss has shape {metrics['loss'].shape}, expected a number")
+        state, _ = build.trace(row.settings.nested())
         return Traced(sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)), "")
     except Exception as error:  # the other rows are traced as well
         return Traced(0, f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -137,9 +132,6 @@ def run(
 
 
 def _too_many_images(row: Row) -> str:
-    wanted, there = row.settings["data.train_examples"] or 0, _described(row).train_examples
+    wanted = row.settings["data.train_examples"] or 0
+    there = data.describe(row.settings["data.name"]).train_examples
     return f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""
-
-
-def _described(row: Row):
-    return data.describe(row.settings["data.name"])

@@ -17,29 +17,17 @@ TEACHER_SEED = 0  # every student of a teacher learns from the same one
 
 
 class Job(NamedTuple):
-    """One run.
+    """One run."""
 
-    Attributes:
-      table: the table whose file gets its line.
-      name: for people.
-      recipe: how it is run.
-      preset: of the paper or of the released code.
-      seed: of the run.
-      key: of its line.
-      folder: of the run.
-      needs: the folder of the job that trains its teacher, or None.
-      fields: config fields for its data, teacher and cache; None leaves a field as it is.
-    """
-
-    table: str
-    name: str
+    table: str  # whose file gets its line
+    name: str  # for people
     recipe: Recipe
     preset: str
     seed: int
     key: RunKey
     folder: Path
-    needs: Path | None
-    fields: Mapping[str, Any]
+    needs: Path | None  # the folder of the job that trains its teacher, if there is one
+    fields: Mapping[str, Any]  # of the config: where data, teacher and cache are; None leaves a field as it is
 
     def flags(self) -> list[str]:
         """The arguments of the training command."""
@@ -95,31 +83,18 @@ def make(
 
 @dataclasses.dataclass
 class Plan:
-    """What is to run, and what was found.
+    """What is to run, and what was found. The options are those of the command line."""
 
-    Attributes:
-      found: result lines by key and seed.
-      preset: of the runs.
-      workdir: where their folders are.
-      teachers: a folder with run folders of teachers, or None.
-      caches: a folder with caches of teachers, or None.
-      data_path: where the data are, or None.
-      workers: processes that decode images on disk, or None.
-      jobs: what is to run, by folder; teachers stand before their students.
-      done: runs that have their line.
-      remarks: where the teachers are, in order.
-    """
-
-    found: Mapping[tuple[RunKey, int], Mapping[str, Any]]
+    found: Mapping[tuple[RunKey, int], Mapping[str, Any]]  # result lines
     preset: str
     workdir: Path
     teachers: Path | None = None
     caches: Path | None = None
     data_path: Path | None = None
     workers: int | None = None
-    jobs: dict[Path, Job] = dataclasses.field(default_factory=dict)
-    done: set[tuple[RunKey, int]] = dataclasses.field(default_factory=set)
-    remarks: dict[str, None] = dataclasses.field(default_factory=dict)
+    jobs: dict[Path, Job] = dataclasses.field(default_factory=dict)  # by folder; teachers before their students
+    done: set[tuple[RunKey, int]] = dataclasses.field(default_factory=set)  # runs that have their line
+    remarks: dict[str, None] = dataclasses.field(default_factory=dict)  # where the teachers are
 
     def add(self, table: Table, cell: Cell, recipe: Recipe, seed: int) -> None:
         """Adds the run of a cell, after the one that trains its teacher, unless it has its line."""

@@ -26,7 +26,7 @@ from experiments.command_line import Parser, guarded, hold_no_device, integers, 
 from experiments.plan import Job
 from experiments.recipes import PRESETS, RELEASED
 from experiments.tables import ALL, TABLES, choose
-from sdd_jax.data.grain_source import processors
+from sdd_jax.processes import processors
 
 PROGRAM = "experiments.run"
 COMMAND = (sys.executable, "-m", "sdd_jax", "train")

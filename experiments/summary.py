@@ -17,19 +17,12 @@ CONFIDENCE = 0.95
 
 
 class Difference(NamedTuple):
-    """One mean less another.
-
-    Attributes:
-      mean: the difference.
-      low: the lower end of its 95 % confidence interval; None without one.
-      high: its upper end.
-      verdict: ``LARGER`` if the interval leaves out zero, ``WITHIN`` if not, ``TOO_FEW`` if a side has one run.
-    """
+    """One mean less another, with its 95 % confidence interval if both sides have several runs."""
 
     mean: float
     low: float | None
     high: float | None
-    verdict: str
+    verdict: str  # ``LARGER`` if the interval leaves out zero, ``WITHIN`` if not, ``TOO_FEW`` without one
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
@@ -46,19 +39,12 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 
 class Entry(NamedTuple):
-    """Runs of a cell that are averaged: one config, one teacher, different seeds.
-
-    Attributes:
-      cell: of the table.
-      preset: under which it was run.
-      key: of its lines; None for a cell without runs.
-      lines: the result lines, in order of their seeds.
-    """
+    """Runs of a cell that are averaged: one config, one teacher, different seeds."""
 
     cell: Cell
     preset: str
-    key: RunKey | None
-    lines: tuple[Mapping[str, Any], ...]
+    key: RunKey | None  # None without runs
+    lines: tuple[Mapping[str, Any], ...]  # by seed
 
     def values(self, measure: str, which: str) -> list[float]:
         """The runs' values in the table's units: percent, or milliseconds."""
@@ -89,21 +75,13 @@ class Entry(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A row less another of its column.
-
-    Attributes:
-      entry: the row.
-      base: the other one.
-      measure: of ``cells.MEASURES``.
-      paper: the paper's difference, or None.
-      ours: by "last" and "best", where both sides have runs.
-    """
+    """A row less another of its column."""
 
     entry: Entry
     base: Entry
-    measure: str
-    paper: float | None
-    ours: Mapping[str, Difference]
+    measure: str  # of ``cells.MEASURES``
+    paper: float | None  # the paper's difference
+    ours: Mapping[str, Difference]  # by "last" and "best", where both sides have runs
 
 
 class Summary(NamedTuple):

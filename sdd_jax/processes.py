@@ -77,16 +77,15 @@ def named_by_environment() -> bool:
     that it is alone.
     """
     values = os.environ
-    if find_spec("libtpu") is not None:
-        hosts = values.get("TPU_PROCESS_ADDRESSES") or values.get("TPU_WORKER_HOSTNAMES")
-        if hosts is None and "TPU_SKIP_MDS_QUERY" not in values:  # which JAX sets where it finds no TPU
-            return any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-        if "," in (hosts or "") or int(values.get("MEGASCALE_NUM_SLICES", 1)) > 1:
-            return True
+    hosts = values.get("TPU_PROCESS_ADDRESSES") or values.get("TPU_WORKER_HOSTNAMES")
+    chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    asks = hosts is None and "TPU_SKIP_MDS_QUERY" not in values  # which JAX sets where it finds no TPU
+    slices = "," in (hosts or "") or int(values.get("MEGASCALE_NUM_SLICES", 1)) > 1
     return (
         ("SLURM_STEP_NODELIST" in values and int(values.get("SLURM_NTASKS", 1)) > 1)
         or int(values.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
         or ("JOB_COMPLETION_INDEX" in values and find_spec("kubernetes") is not None)
+        or (find_spec("libtpu") is not None and (slices or (chips and asks)))
     )
 
 

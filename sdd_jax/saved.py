@@ -127,9 +127,7 @@ def write_imported(
 
     Args:
       folder: made if it is not there; the same import again is fine.
-      name: as ``create_model`` takes it.
-      stem: as ``create_model`` takes it.
-      num_classes: as ``create_model`` takes it.
+      name, stem, num_classes: as ``create_model`` takes them.
       variables: ``{"params": ..., "batch_stats": ...}``; the latter may be absent.
       source: where they come from, JSON-ready, such as file name and SHA-256.
 

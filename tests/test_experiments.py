@@ -16,7 +16,7 @@ from test_experiments_plan import planned
 from experiments import recipes, results, run, tables
 from experiments.cells import Cell, Table
 from experiments.recipes import RELEASED
-from sdd_jax.training import environment
+from sdd_jax.training import run_dir
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("run_tiny_table.py")
@@ -232,7 +232,7 @@ def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
 
-    assert environment.commit(tmp_path) is None  # no checkout
+    assert run_dir.commit(tmp_path) is None  # no checkout
     line_file, code = tmp_path / "experiments" / "results" / "a.jsonl", tmp_path / "code.py"
     line_file.parent.mkdir(parents=True)
     for path in (line_file, code):
@@ -240,12 +240,12 @@ def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
     git("init")
     git("add", ".")
     git("commit", "-m", "one")
-    revision = environment.commit(line_file.parents[1])
+    revision = run_dir.commit(line_file.parents[1])
     assert revision is not None and len(revision) == 40
     line_file.write_text("2\n")
-    assert environment.commit(line_file.parents[1]) == revision
+    assert run_dir.commit(line_file.parents[1]) == revision
     code.write_text("2\n")
-    assert environment.commit(line_file.parents[1]) == f"{revision}+changes"
+    assert run_dir.commit(line_file.parents[1]) == f"{revision}+changes"
 
 
 def finished(folder, recipe):

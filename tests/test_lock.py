@@ -44,5 +44,5 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
     writer = RunWriter(tiny.built(), tmp_path)
     writer.open()
     assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
-    writer.close()
+    writer.close(None, None, None)
     assert not (tmp_path / HOLDER).exists() and (tmp_path / "config.json").exists()

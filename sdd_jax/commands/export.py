@@ -41,7 +41,13 @@ def main() -> None:
     """Runs the command."""
     args, folder, output = flags.FLAGS, Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
     if args.format == "safetensors":
-        print(export_weights(folder, output, args.checkpoint))
+        network, step = saved.read(folder), saved.steps(folder)[args.checkpoint]
+        if ":" in network.name:
+            raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
+        tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
+        metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
+        write_safetensors(output, tensors, metadata | {"step": str(step), "sdd_jax": __version__})
+        print(f"{output}: {network.name} of {folder}, step {step}, {len(tensors)} tensors with PyTorch's names")
         return
     served = open_network(folder, checkpoint=args.checkpoint, data_name=args.data)
     if args.format == "onnx":
@@ -53,18 +59,6 @@ def main() -> None:
         what = f"StableHLO; {output}.json says what it is"
     network, shape = served.network, ", ".join(map(str, ("batch", *served.image_shape)))
     print(
-        f"{output}: {network.name} of {network.folder}, step {served.step}; uint8 [{shape}] in, normalised inside, "
+        f"{output}: {network.name} of {folder}, step {served.step}; uint8 [{shape}] in, normalised inside, "
         f"{network.num_classes} logits out, {what}"
     )
-
-
-def export_weights(folder: Path, output: Path, checkpoint: str) -> str:
-    """Writes the weights under PyTorch's names; returns one line that says what was written."""
-    network = saved.read(folder)
-    if ":" in network.name:
-        raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
-    step = saved.steps(folder)[checkpoint]
-    state_dict = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
-    metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
-    write_safetensors(output, state_dict, metadata | {"step": str(step), "sdd_jax": __version__})
-    return f"{output}: {network.name} of {folder}, step {step}, {len(state_dict)} tensors with PyTorch's names"

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+__all__ = ["crop_flip", "draw_views", "identity_view", "normalize", "num_views"]
+
 
 def num_views(pad: int, flip: bool) -> int:
     """How many views an example has: 162 for a pad of 4 pixels with flips, 81 without."""

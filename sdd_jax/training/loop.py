@@ -75,7 +75,7 @@ def train_together(
         closing.callback(programs.close)
         files = [RunWriter(run, Path(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
         for file in files:
-            closing.callback(file.close)
+            closing.push(file.close)
             file.open()
 
         # ---- states: the newest whole checkpoint, else the beginning

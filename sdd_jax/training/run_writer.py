@@ -107,9 +107,12 @@ class RunWriter:
         shown = ", ".join(map(str, indices[:SHOWN])) + (", ..." if len(indices) > SHOWN else "")
         return NonFinite(f"{error}; its examples: {shown} (all {len(indices)} in {path})", error.step)
 
-    def close(self) -> None:
-        """Closes the files and unlocks the folder."""
-        self._closing.close()
+    def close(self, *error: Any) -> None:
+        """Closes the files and unlocks the folder; for ``ExitStack.push``, which passes on what ended the run.
+
+        An error of closing, which a full disk causes as well, then keeps that one as its context.
+        """
+        self._closing.__exit__(*error)
 
 
 class Trace:
