@@ -172,7 +172,7 @@ def test_an_archive_that_climbs_out_of_its_folder_writes_nothing(tmp_path, match
     (tmp_path / "secret").write_bytes(bytes(3074))
     (inside / "set.tar.gz").write_bytes(content)
     md5 = hashlib.md5(content).hexdigest() if matching else "0" * 32
-    layout = Layout("binary", "set.tar.gz", md5, "a", {"climbed": 3074}, {"../climbed": 3074})
+    layout = Layout("set.tar.gz", md5, "a", {"climbed": 3074, "../climbed": 3074})
     with pytest.raises(ValueError, match="climbed (is not a file|must have)" if matching else "the MD5 sum must be"):
         read_cifar("cifar100", inside / "set.tar.gz", {"cifar100": (layout,)})
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["inside", "secret", "set.tar.gz"]
