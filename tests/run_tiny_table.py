@@ -8,6 +8,7 @@ sys.path[:0] = [str(ROOT)]
 
 from experiments import run  # noqa: E402
 from experiments.cells import compare  # noqa: E402
+from experiments.tables import no_values  # noqa: E402
 
 SHORT = (("data.name", "digits"), ("epochs", 2), ("batch_size", 16))
 TINY = compare(
@@ -15,8 +16,7 @@ TINY = compare(
     "Digits",
     "the tests",
     "fashion_mnist",
-    {"RN8 -> RN8": ("resnet8", "resnet8")},
-    {row: (None,) for row in ("teacher", "FitNet", "SD-KD")},
+    no_values("RN8 -> RN8", ("teacher", "FitNet", "SD-KD")),
     overrides=(*SHORT, ("data.train_examples", 64)),
     teacher_overrides=(*SHORT, ("data.train_examples", 96)),
 )
