@@ -80,10 +80,10 @@ def known_row(name: str) -> Row | None:
 def compare(
     name: str,
     title: str,
-    source: str,
-    file: str,
     text: str,
     *,
+    source: str,
+    file: str = "cifar100",
     rows: Mapping[str, Row] | None = None,
     cell_notes: Mapping[str, str] | None = None,
     overrides: Overrides = (),
@@ -96,10 +96,9 @@ def compare(
     Args:
       name: as the command line has it.
       title: what is compared.
+      text: the values, as ``read_rows`` and ``_numbers`` read them; the row "row" has the pairs ("RN32x4 -> RN8x4").
       source: where the values stand.
       file: the config file of every run.
-      text: the values, as ``read_rows`` and ``_numbers`` read them. The row "row" has the pairs, such as
-        "RN32x4 -> RN8x4".
       rows: instead of ``known_row``; those that are not in ``text`` come last.
       cell_notes: by the letter that the cell has.
       overrides: of every run but the teacher's.

@@ -25,8 +25,6 @@ SCALES = "the released command has scales {1,2}, the paper's text {1,2,4}"
 TABLE1 = compare(
     "table1",
     "CIFAR-100, teacher and student of different structure and different depth",
-    "arXiv 2403.13512, Table 1",
-    "cifar100",
     """
     row      | RN32x4 ->           | WRN40-2 ->                | WRN40-2 ->                | RN50 ->
              | MobileNetV2         | VGG8                      | MobileNetV2               | ShuffleNetV1
@@ -48,6 +46,7 @@ TABLE1 = compare(
     SD-NKD   | 69.59 +0.78         | 74.34 +0.54 b             | 70.04 +1.19               | 76.95 +0.73
              | (69.56 69.68)       | (74.25 74.51)             | (70.24 70.18)             | (76.77 76.91)
     """,
+    source="arXiv 2403.13512, Table 1",
     rows=SAME_NKD,
     cell_notes={"a": "the paper says that ReviewKD cannot handle such pairs", "b": SCALES},
     notes=(NKD_NOTE,),
@@ -55,8 +54,6 @@ TABLE1 = compare(
 TABLE2 = compare(
     "table2",
     "CIFAR-100, teacher and student of different structure and the same depth",
-    "arXiv 2403.13512, Table 2",
-    "cifar100",
     """
     row      | RN32x4 ->     | WRN40-2 ->                | RN50 ->       | VGG13 ->      | RN32x4 ->     | RN50 ->
              | ShuffleNetV1  | ShuffleNetV1              | MobileNetV2   | MobileNetV2   | ShuffleNetV2  | VGG8
@@ -81,6 +78,7 @@ TABLE2 = compare(
     SD-NKD   | 76.34 +1.03 b | 76.81 +0.85               | 70.25 +0.86   | 69.50 +0.82 c | 77.07 +0.81   | 74.62 +0.61 d
              | (76.79 76.19) | (76.94 76.52)             | (70.37 70.40) | (69.50 68.52) | (77.26)       | (75.20 74.58)
     """,
+    source="arXiv 2403.13512, Table 2",
     rows=SAME_NKD,
     cell_notes={
         "a": "the text puts it above every feature method; ReviewKD is higher",
@@ -103,8 +101,6 @@ LOSSES = (
 TABLE3 = compare(
     "table3",
     "ImageNet, RN34 to RN18",
-    "arXiv 2403.13512, Table 3",
-    "imagenet",
     """
     row     | RN34 -> RN18
     teacher | 73.31 91.43
@@ -116,6 +112,8 @@ TABLE3 = compare(
     NKD     | 71.96 91.10
     SD-NKD  | 72.33 91.31 +0.37 a
     """,
+    source="arXiv 2403.13512, Table 3",
+    file="imagenet",
     rows=SAME_KD | SAME_NKD,
     cell_notes={"a": NO_COMMAND},
     measures=("top1", "top5"),
@@ -124,8 +122,6 @@ TABLE3 = compare(
 TABLE4 = compare(
     "table4",
     "ImageNet, RN50 to MobileNetV1",
-    "arXiv 2403.13512, Table 4",
-    "imagenet",
     """
     row     | RN50 -> MobileNetV1
     teacher | 76.16 92.86
@@ -137,6 +133,8 @@ TABLE4 = compare(
     NKD     | 72.58 90.80
     SD-NKD  | 73.12 91.11 +0.54 (73.12)
     """,
+    source="arXiv 2403.13512, Table 4",
+    file="imagenet",
     rows=SAME_KD | SAME_NKD,
     cell_notes={"a": NO_COMMAND},
     measures=("top1", "top5"),
@@ -151,8 +149,6 @@ TABLE4 = compare(
 TABLE5 = compare(
     "table5",
     "CUB-200-2011",
-    "arXiv 2403.13512, Table 5",
-    "cub200",
     """
     row                    | RN32x4 ->   | RN32x4 ->     | VGG13 ->    | VGG13 ->      | RN50 ->
                            | MobileNetV2 | ShuffleNetV1  | MobileNetV2 | VGG8          | ShuffleNetV1
@@ -177,6 +173,8 @@ TABLE5 = compare(
     NKD with SD-NKD's loss | -           | -             | -           | -             | -
                            | (57.38)     |               | (58.90)     | (67.50)       | (60.32)
     """,
+    source="arXiv 2403.13512, Table 5",
+    file="cub200",
     rows=SAME_NKD,
     cell_notes={
         "a": "as printed; far from its neighbours, perhaps 58.23",

@@ -4,15 +4,20 @@ The study is Fashion-MNIST at a size that a CPU trains in minutes; no paper has 
 """
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
 
 from experiments.ablations import APPENDIX1, APPENDIX2, TABLE6, TABLE7, TABLE8, TABLE9
 from experiments.cells import Row, Table, compare
 from experiments.paper_tables import TABLE1, TABLE2, TABLE3, TABLE4, TABLE5
 
-SOURCE = "this project's own study"
-STUDENT_DATA = (("data.train_examples", 10_000),)
-TEACHER_DATA = (("data.train_examples", 20_000),)
+study = functools.partial(
+    compare,
+    source="this project's own study",
+    file="fashion_mnist",
+    overrides=(("data.train_examples", 10_000),),
+    teacher_overrides=(("data.train_examples", 20_000),),
+)
 COLUMN = "RN20 -> RN8"
 
 
@@ -21,11 +26,9 @@ def no_values(column: str, rows: Iterable[str]) -> str:
     return "\n".join([f"row | {column}", *(f"{row} | -" for row in rows)])
 
 
-FASHION = compare(
+FASHION = study(
     "fashion",
     "Fashion-MNIST, 10,000 training images, a teacher trained on 20,000",
-    SOURCE,
-    "fashion_mnist",
     """
     row             | RN20 -> RN8
     teacher         | -
@@ -51,18 +54,12 @@ FASHION = compare(
         "SD-DKD {1,2}": Row("sdd_dkd", ("DKD", "SD-DKD"), (("sdd.scales", (1, 2)),)),
         "SD-LS-DKD {1,2}": Row("sdd_ls_dkd", ("LS-DKD", "SD-LS-DKD"), (("sdd.scales", (1, 2)),)),
     },
-    overrides=STUDENT_DATA,
-    teacher_overrides=TEACHER_DATA,
     notes=("SD forms at scales {1,2,4} with complementary weight 2 where the row says nothing else",),
 )
-FASHION_CROSS = compare(
+FASHION_CROSS = study(
     "fashion_cross",
     "Fashion-MNIST across families, 10,000 training images, the teacher of the table fashion",
-    SOURCE,
-    "fashion_mnist",
     no_values("RN20 -> MobileNetV2", ("teacher", "student", "KD", "SD-KD", "DKD", "SD-DKD")),
-    overrides=STUDENT_DATA,
-    teacher_overrides=TEACHER_DATA,
     notes=(
         "the student's map is 2x2 on these images: at scale 4 each of its locations is compared with four cells of the "
         "teacher's 8x8 map",
@@ -79,15 +76,11 @@ WEIGHTED = {
     "LS-DKD": Row("ls_dkd", ("KD",), LS_DKD_WEIGHT),
     "SD-LS-DKD": Row("sdd_ls_dkd", ("LS-DKD", "KD"), LS_DKD_WEIGHT),
 }
-FASHION_WEIGHTS = compare(
+FASHION_WEIGHTS = study(
     "fashion_weights",
     "Fashion-MNIST, the pair of the table fashion, with a weight of distillation that suits each base loss",
-    SOURCE,
-    "fashion_mnist",
     no_values(COLUMN, WEIGHTED),
     rows=WEIGHTED,
-    overrides=STUDENT_DATA,
-    teacher_overrides=TEACHER_DATA,
     notes=(
         "weights of distillation: KD 0.9, DKD 0.125, LS-DKD 0.5625",
         "SD forms at scales {1,2,4} with complementary weight 2",

@@ -14,9 +14,9 @@ SHORT = (("data.name", "digits"), ("epochs", 2), ("batch_size", 16))
 TINY = compare(
     "tiny",
     "Digits",
-    "the tests",
-    "fashion_mnist",
     no_values("RN8 -> RN8", ("teacher", "FitNet", "SD-KD")),
+    source="the tests",
+    file="fashion_mnist",
     overrides=(*SHORT, ("data.train_examples", 64)),
     teacher_overrides=(*SHORT, ("data.train_examples", 96)),
 )
