@@ -66,15 +66,22 @@ class Row(NamedTuple):
     loss_of: str | None = None  # another method, whose loss replaces that of this one
 
 
-def known_row(name: str) -> Row | None:
-    """The row of a base loss ("DKD") or of its SDD form ("SD-DKD"); None for any other name."""
-    plain = name.removeprefix("SD-")
+def known(*names: str) -> dict[str, Row | None]:
+    """The rows of these names; None is a row that is quoted, or that of a teacher or a student."""
+    return {name: _known(name) for name in names}
+
+
+def _known(name: str) -> Row | None:
+    """The row of a base loss ("DKD") or of its SDD form ("SD-DKD"), also with the numbers of the other one's loss."""
+    own, _, other = name.removesuffix("'s loss").partition(" with ")
+    plain = own.removeprefix("SD-")
     base = plain.replace("-", "_").lower()
     if base not in methods.BASES:
         return None
-    if plain != name:
-        return Row(methods.SDD + base, (plain, f"{plain} with {name}'s loss"))
-    return Row(base, (plain.removeprefix("LS-") if plain.startswith("LS-") else STUDENT,))
+    loss_of = {plain: base, f"SD-{plain}": methods.SDD + base}[other] if other else None
+    if own == plain:
+        return Row(base, (plain.removeprefix("LS-") if plain.startswith("LS-") else STUDENT,), loss_of=loss_of)
+    return Row(methods.SDD + base, (plain,) if other else (plain, f"{plain} with {own}'s loss"), loss_of=loss_of)
 
 
 def compare(
@@ -84,7 +91,7 @@ def compare(
     *,
     source: str,
     file: str = "cifar100",
-    rows: Mapping[str, Row] | None = None,
+    rows: Mapping[str, Row | None] | None = None,
     cell_notes: Mapping[str, str] | None = None,
     overrides: Overrides = (),
     teacher_overrides: Overrides = (),
@@ -94,21 +101,16 @@ def compare(
     """A table of methods for pairs of teacher and student.
 
     Args:
-      name: as the command line has it.
-      title: what is compared.
       text: the values, as ``read_rows`` and ``_numbers`` read them; the row "row" has the pairs ("RN32x4 -> RN8x4").
-      source: where the values stand.
       file: the config file of every run.
-      rows: instead of ``known_row``; those that are not in ``text`` come last.
+      rows: instead of those of ``known``; rows that are not in ``text`` come last.
       cell_notes: by the letter that the cell has.
       overrides: of every run but the teacher's.
       teacher_overrides: of the run that trains the teacher.
-      measures: what the numbers of a value measure.
-      notes: anything else to know about the table.
     """
     texts = read_rows(text)
     columns = texts.pop("row")
-    every = {row: known_row(row) for row in texts} | dict(rows or {})
+    every = known(*texts) | dict(rows or {})
     cells = []
     for row, how in every.items():
         for column, of_cell in zip(columns, texts.get(row, [""] * len(columns)), strict=True):

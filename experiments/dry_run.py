@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from experiments import recipes
 from experiments.cells import QUOTED, Cell, Table
@@ -42,13 +41,6 @@ class Row(NamedTuple):
         changes = recipes.overrides(self.recipe, self.preset)
         text = f"{self.recipe.file}:{recipes.argument(self.recipe, self.preset)}"
         return " ".join([text, *(f"{name}={value}" for name, value in changes.items())])
-
-
-class Traced(NamedTuple):
-    """What came of a trace."""
-
-    parameters: int
-    problem: str  # empty if there is none
 
 
 def distinct(cells: Iterable[tuple[Table, Cell]], presets: Sequence[str]) -> list[Row]:
@@ -81,13 +73,13 @@ def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
     return found
 
 
-def trace(row: Row) -> Traced:
-    """Traces a row's training step; what is wrong with it is returned, not raised."""
+def trace(row: Row) -> tuple[int, str]:
+    """Traces a row's training step: the number of parameters, and what is wrong with the row, or an empty text."""
     try:
         state, _ = build.trace(row.settings.nested())
-        return Traced(sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)), "")
+        return sum(leaf.size for leaf in jax.tree.leaves(state.params)), ""
     except Exception as error:  # the other rows are traced as well
-        return Traced(0, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return 0, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def run(
@@ -105,14 +97,14 @@ def run(
     context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
     with ProcessPoolExecutor(processes, context, initializer=hold_no_device) as pool:
         results = pool.map(trace, chosen)
-        traced: dict[Row, Traced] = {}
+        traced: dict[Row, tuple[int, str]] = {}
         for row in rows:
             if row in chosen:
                 traced[row] = next(results)
-            shapes, loss = (traced[first[part]] for part in shapes_and_loss(row))
-            problem = _too_many_images(row) or shapes.problem or loss.problem
+            (parameters, of_shapes), (_, of_loss) = (traced[first[part]] for part in shapes_and_loss(row))
+            problem = _too_many_images(row) or of_shapes or of_loss
             failed += bool(problem)
-            what = problem or f"{shapes.parameters:,} parameters"
+            what = problem or f"{parameters:,} parameters"
             say(f"{'FAILED' if problem else 'ok':6} {row} | {', '.join(row.tables)} | {what}")
     say("")
     for table in tables:

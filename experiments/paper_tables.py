@@ -4,18 +4,12 @@ A signed number is the difference to the base loss as the paper prints it. In pa
 commands of the released scripts (commit e412036), a number for each repeat. Letters are those of ``cell_notes``.
 """
 
-from experiments.cells import STUDENT, Row, compare
+from experiments.cells import compare, known
 
 # Rows that the paper lacks: its released code gives NKD and SD-NKD different base losses, and on ImageNet KD and SD-KD
 # too, so that the two differ in more than SDD.
-SAME_NKD = {
-    "NKD with SD-NKD's loss": Row("nkd", (STUDENT,), loss_of="sdd_nkd"),
-    "SD-NKD with NKD's loss": Row("sdd_nkd", ("NKD",), loss_of="nkd"),
-}
-SAME_KD = {
-    "KD with SD-KD's loss": Row("kd", (STUDENT,), loss_of="sdd_kd"),
-    "SD-KD with KD's loss": Row("sdd_kd", ("KD",), loss_of="kd"),
-}
+SAME_NKD = known("NKD with SD-NKD's loss", "SD-NKD with NKD's loss")
+SAME_KD = known("KD with SD-KD's loss", "SD-KD with KD's loss")
 
 NKD_NOTE = (
     "NKD: the author could not reach the accuracies of the NKD paper on CIFAR-100 and printed what came out (official "

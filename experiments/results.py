@@ -96,13 +96,7 @@ def trained_identity(key: str, seed: int) -> str:
 
 
 def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, Any]:
-    """The line of the finished run in ``folder``.
-
-    Args:
-      folder: of the run.
-      recipe: of the run.
-      preset: under which it was run.
-      teacher: its name, as in ``RunKey``.
+    """The line of the finished run in ``folder``; ``teacher`` as in ``RunKey``.
 
     Raises:
       ValueError: if the run has not finished, or is not the recipe's.

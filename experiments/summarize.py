@@ -35,23 +35,15 @@ CELLS_HEAD = (
 DIFFERENCES_HEAD = "table,column,row,base,preset,measure,which,paper,difference,low,high,verdict,teacher"
 
 
-def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Namespace:
-    """The command line."""
+@guarded(PROGRAM)
+def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder: Path = results.RESULTS) -> int:
+    """The command on ``tables``, with result files in ``folder``; its exit code."""
     parser = Parser(
         prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", metavar="TABLE", help=f"one of: {', '.join((*tables, ALL))}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go; made if it is not there")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder: Path = results.RESULTS) -> int:
-    """The command on ``tables``, with result files in ``folder``; its exit code."""
-    options = parse(arguments, tables)
-    return guarded(PROGRAM, lambda: _command(options, tables, folder))
-
-
-def _command(options: argparse.Namespace, tables: Mapping[str, Table], folder: Path) -> int:
+    options = parser.parse_args(arguments)
     hold_no_device()
     wanted, lines, output = choose(options.table, tables), results.read(folder), options.output or folder
     output.mkdir(parents=True, exist_ok=True)
@@ -115,10 +107,7 @@ def _cells(made: Summary, column: str) -> list[str]:
 
 
 def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return NOTHING
-    text = f"{spread.mean:.2f}" if spread.sd is None else f"{spread.mean:.2f} ± {spread.sd:.2f}"
-    return f"{text} (n={spread.n})"
+    return NOTHING if spread is None else f"{spread.text()} (n={spread.n})"
 
 
 def _shared(entry: Entry, name: str) -> str:
@@ -182,11 +171,10 @@ def _teacher(entry: Entry) -> str | None:
 
 
 def _csv(head: str, rows: Iterable[Iterable[Any]]) -> str:
-    stream = io.StringIO(head + "\n")
-    stream.seek(0, io.SEEK_END)
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([round(value, 4) if isinstance(value, float) else value for value in row] for row in rows)
-    return stream.getvalue()
+    stream = io.StringIO()
+    rounded = ([round(value, 4) if isinstance(value, float) else value for value in row] for row in rows)
+    csv.writer(stream, lineterminator="\n").writerows(rounded)
+    return f"{head}\n{stream.getvalue()}"
 
 
 if __name__ == "__main__":

@@ -129,11 +129,7 @@ def presets(sources: Sources) -> str:
 def page() -> str:
     """The page's text."""
     sources: Sources = {}
-    parts = {
-        "presets": presets(sources),
-        "base_losses": base_losses(sources),
-        "feature_losses": feature_losses(sources),
-    }
+    parts = {part.__name__: part(sources) for part in (presets, base_losses, feature_losses)}
     of_data = []
     for data, title in TITLES.items():
         of_data += [f"## {title}", plain_runs(data, sources)]
