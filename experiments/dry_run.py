@@ -43,14 +43,12 @@ class Row(NamedTuple):
         return " ".join([text, *(f"{name}={value}" for name, value in changes.items())])
 
 
-def distinct(cells: Iterable[tuple[Table, Cell]], presets: Sequence[str]) -> list[Row]:
+def distinct(cells: Sequence[tuple[Table, Cell]], presets: Sequence[str]) -> list[Row]:
     """The rows of ``cells``, and the teachers that they need, each settings once."""
     found: dict[str, tuple[Recipe, str, dict[str, None]]] = {}
-    cells = list(cells)
     for preset in presets:
         for table, cell in cells:
-            teacher = [recipes.teacher_recipe(cell.recipe)] if cell.recipe.teacher != "none" else []
-            for recipe in (*teacher, cell.recipe):
+            for recipe in filter(None, (recipes.teacher_recipe(cell.recipe), cell.recipe)):
                 key = recipes.key(recipes.settings(recipe, preset))
                 found.setdefault(key, (recipe, preset, {}))[2][table.name] = None
     return [Row(recipe, preset, tuple(tables)) for recipe, preset, tables in found.values()]
@@ -102,7 +100,10 @@ def run(
             if row in chosen:
                 traced[row] = next(results)
             (parameters, of_shapes), (_, of_loss) = (traced[first[part]] for part in shapes_and_loss(row))
-            problem = _too_many_images(row) or of_shapes or of_loss
+            wanted = row.settings["data.train_examples"] or 0
+            there = data.describe(row.settings["data.name"]).train_examples
+            few = f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""
+            problem = few or of_shapes or of_loss
             failed += bool(problem)
             what = problem or f"{parameters:,} parameters"
             say(f"{'FAILED' if problem else 'ok':6} {row} | {', '.join(row.tables)} | {what}")
@@ -115,15 +116,8 @@ def run(
             counts = f"{len(of_table)} run" + (f" ({ours} of them ours)" if ours else "") + f", {quoted} quoted"
             shape = f"{len(table.rows)} rows x {len(table.columns)} columns"
             say(f"{table.name}: {shape}: {counts}, {len(distinct(of_table, presets))} distinct runs")
-    seconds = time.perf_counter() - start
     say(
         f"{len(rows)} distinct rows, {len(chosen)} traced, {failed} failed, presets {' and '.join(presets)}; "
-        f"{seconds:.0f} s"
+        f"{time.perf_counter() - start:.0f} s"
     )
     return not failed
-
-
-def _too_many_images(row: Row) -> str:
-    wanted = row.settings["data.train_examples"] or 0
-    there = data.describe(row.settings["data.name"]).train_examples
-    return f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""

@@ -64,11 +64,7 @@ def fits(cell: Cell, pattern: str) -> bool:
 def make(
     cells: Iterable[tuple[Table, Cell]], *, seeds: Sequence[int], lines: Iterable[Mapping[str, Any]], **options: Any
 ) -> "Plan":
-    """The runs of ``cells`` that have no line yet, and those of their teachers; ``options`` are fields of ``Plan``.
-
-    Raises:
-      ValueError: for a teacher in ``teachers`` that has not finished or is no run's folder.
-    """
+    """The runs of ``cells`` that have no line yet, and those of their teachers; ``options`` are fields of ``Plan``."""
     plan = Plan(results.index(lines), **options)
     for table, cell in cells:
         for seed in (TEACHER_SEED,) if cell.row == TEACHER else seeds:
@@ -101,7 +97,7 @@ class Plan:
         if cell.row == TEACHER and self._given(recipe) is not None:
             return
         preset, key, teacher, needs = RELEASED, _plain_key(recipe), None, None
-        own = recipes.teacher_recipe(recipe) if recipe.teacher != "none" else None
+        own = recipes.teacher_recipe(recipe)
         if own is not None:
             preset, teacher = self.preset, self._given(own)
             trained = results.trained_identity(_plain_key(own).config, TEACHER_SEED)

@@ -7,7 +7,6 @@ from pathlib import Path
 from experiments.cells import MEASURES
 from experiments.summary import WHICH, Summary
 
-PER_LINE = 3  # panels side by side
 STYLES = {  # colours that a colour-blind reader tells apart, and shapes that anyone does
     "paper": {"fmt": "D", "color": "0.45", "markerfacecolor": "none", "label": "paper", "markersize": 5},
     "last": {"fmt": "o", "color": "#0072b2", "label": "ours, last epoch", "markersize": 5},
@@ -29,7 +28,7 @@ def draw(summary: Summary, path: Path) -> None:
     table, measure = summary.table, summary.table.measures[0]
     shown = [one for one in summary.entries if measure in one.cell.paper or any(one.values(measure, w) for w in WHICH)]
     rows = list(dict.fromkeys(entry.label(summary.entries) for entry in shown))
-    across = 2 if len(table.columns) == 4 else min(PER_LINE, len(table.columns))
+    across = 2 if len(table.columns) == 4 else min(3, len(table.columns))  # panels side by side
     down = math.ceil(len(table.columns) / across)
     size = (2.2 + 3.2 * across, 1.3 + down * (0.7 + 0.3 * len(rows)))
     figure = Figure(figsize=size, layout="constrained")

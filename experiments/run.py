@@ -86,9 +86,8 @@ def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup has the last one ignored
             signal.signal(number, lambda number, frame: received.append(number))
-    done, failures = run_jobs(
-        list(made.jobs.values()), options.jobs or 1, folder, say=say, stopped=lambda: bool(received)
-    )
+    jobs = list(made.jobs.values())
+    done, failures = run_jobs(jobs, options.jobs or 1, folder, say=say, stopped=lambda: bool(received))
     say(f"{done} done, {len(failures)} failed, {len(made.done)} had their line before")
     for name, reason in failures.items():
         say(f"FAILED {name}: {reason}")

@@ -18,7 +18,6 @@ from experiments.command_line import Parser, guarded, hold_no_device
 from experiments.results import NO_TEACHER
 from experiments.summary import WHICH, Difference, Entry, Summary
 from experiments.tables import ALL, TABLES, choose
-from sdd_jax.reporting.measures import Spread
 
 PROGRAM = "experiments.summarize"
 NOTHING = "-"
@@ -95,32 +94,24 @@ def _cells(made: Summary, column: str) -> list[str]:
     head += [] if timed else ["ours, best", "best chosen on"]
     rows = []
     for entry in entries:
+        status = entry.cell.status if entry.cell.status != RUN or entry.lines else "no runs yet"
+        teacher = "" if entry.teacher_accuracy is None else f", teacher {entry.teacher_accuracy:.2f} %"
+        how = "; ".join(filter(None, [f"{status}{teacher}", remarks(table, entry.cell)]))
         for number, measure in enumerate(table.measures):
             paper = entry.cell.paper.get(measure)
             row = [entry.label(entries) if number == 0 else "", *([MEASURES[measure]] if several else [])]
             row.append(NOTHING if paper is None else f"{paper:.2f}")
-            row += [_spread(entry.spread(measure, which)) for which in (WHICH[:1] if timed else WHICH)]
+            ours = [entry.spread(measure, which) for which in (WHICH[:1] if timed else WHICH)]
+            row += [NOTHING if one is None else f"{one.text()} (n={one.n})" for one in ours]
             row += [] if timed else [_shared(entry, "select_on") or NOTHING]
-            row += [_shared(entry, "train_examples") or NOTHING, _how(table, entry) if number == 0 else ""]
+            row += [_shared(entry, "train_examples") or NOTHING, how if number == 0 else ""]
             rows.append(row)
     return command_line.table([*head, "training images", "how"], rows)
-
-
-def _spread(spread: Spread | None) -> str:
-    return NOTHING if spread is None else f"{spread.text()} (n={spread.n})"
 
 
 def _shared(entry: Entry, name: str) -> str:
     """The value that the lines of an entry share, or all that they have; empty without lines."""
     return ", ".join(sorted({str(line[name]) for line in entry.lines}))
-
-
-def _how(table: Table, entry: Entry) -> str:
-    """Run or quoted, the teacher's accuracy, and remarks."""
-    status = entry.cell.status if entry.cell.status != RUN or entry.lines else "no runs yet"
-    if entry.teacher_accuracy is not None:
-        status += f", teacher {entry.teacher_accuracy:.2f} %"
-    return "; ".join(filter(None, [status, remarks(table, entry.cell)]))
 
 
 def _differences(made: Summary, column: str) -> list[str]:

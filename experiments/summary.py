@@ -94,20 +94,19 @@ class Summary(NamedTuple):
     remarks: list[str]
 
 
-def summarize(table: Table, lines: Iterable[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
+def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
     """The summary of ``table`` by the ``lines`` of every table, since a run that two of them share has its line in one.
 
     ``own`` are those in the file of this table; one that belongs to no cell is named.
     """
-    lines = list(lines)
     found = results.index(lines)
     groups: dict[RunKey, list[Mapping[str, Any]]] = {}
     for key, seed in sorted(found):
         groups.setdefault(key, []).append(found[key, seed])
     entries = [entry for cell in table.cells for entry in _entries(cell, groups)]
     used = {entry.key for entry in entries}
-    recipes_of = [cell.recipe for cell in table.cells if cell.recipe is not None and cell.recipe.teacher != "none"]
-    teachers = {recipes.key(recipes.settings(recipes.teacher_recipe(recipe), RELEASED)) for recipe in recipes_of}
+    trained = {recipes.teacher_recipe(cell.recipe) for cell in table.cells if cell.recipe is not None} - {None}
+    teachers = {recipes.key(recipes.settings(recipe, RELEASED)) for recipe in trained}
     remarks = [
         f"a line belongs to no row as it is configured now, and is left out: {line['argument']} {line['overrides']}, "
         f"seed {line['seed']}, {line['train_examples']} training images"

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from configs import rows
-from configs.rows import PAIRS, PAPER, RELEASED, Setting
+from configs.rows import PAIRS, RELEASED, Setting
 from experiments.command_line import Parser, table
 from sdd_jax import methods
-from sdd_jax.fields import FIELDS
+from sdd_jax.fields import FIELDS, PRESETS
 
 PAGE = Path(__file__).with_name("VALUES.md")
 TEMPLATE = Path(__file__).with_name("values_template.txt")
-PRESETS = (RELEASED, PAPER)
 OF_PAPER = ("kd", "sdd_kd", "dkd", "sdd_dkd", "nkd", "sdd_nkd")
 TITLES = {"cifar100": "CIFAR-100", "cub200": "CUB-200-2011", "imagenet": "ImageNet"}
 EXAMPLES = {"cifar100": ("resnet32x4", "resnet8x4"), "imagenet": ("resnet34", "resnet18")}
