@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from sdd_jax import data, methods
 from sdd_jax.fields import FIELDS, RENAMED, RUNTIME_FIELDS, Field
 from sdd_jax.files import flatten
-from sdd_jax.methods import Method, Option
+from sdd_jax.methods import Method
 from sdd_jax.regions import Regions
 
 NONE = "none"  # as typed, unsets a field that may be unset
@@ -58,7 +58,7 @@ def read(config: Mapping[str, Any]) -> Settings:
     for name in sorted(FIELDS.keys() - flat.keys()):
         raise ValueError(f"config lacks the field {name!r}")
     method = parse_method(flat)
-    options = {name: option_field(name, option) for name, option in option_fields(flat, method).items()}
+    options = option_fields(flat, method)
     fields = FIELDS | options
     for name in sorted(flat.keys() - fields.keys()):
         if name in RENAMED:
@@ -122,7 +122,7 @@ def parse_method(flat: Mapping[str, Any]) -> Method:
         return methods.parse(flat["method"])
 
 
-def option_fields(flat: Mapping[str, Any], method: Method) -> dict[str, Option]:
+def option_fields(flat: Mapping[str, Any], method: Method) -> dict[str, Field]:
     """The fields of a method's losses by their full names, ``loss.options.NAME`` and ``features.options.NAME``."""
     with _named("loss.base"):
         base = methods.base_of(method, flat["loss.base"])
@@ -131,11 +131,6 @@ def option_fields(flat: Mapping[str, Any], method: Method) -> dict[str, Option]:
         options = methods.feature_options(methods.FEATURES[method.features])
         found |= {f"features.options.{name}": option for name, option in options.items()}
     return found
-
-
-def option_field(name: str, option: Option) -> Field:
-    """An option as a config field."""
-    return Field(option.kind, option.default, f"`{name.rpartition('.')[2]}` of the function.")
 
 
 def reads(settings: Mapping[str, Any]) -> frozenset[str]:

@@ -10,19 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 __all__ = [
-    "as_float",
-    "check_labels",
-    "cross_entropy",
-    "expectation",
-    "kl_divergence",
-    "log_softmax",
-    "logsumexp",
-    "nan_unless",
-    "prepare",
-    "select",
-    "target_mask",
-    "without",
-]
+    "as_float", "check_labels", "cross_entropy", "expectation", "kl_divergence", "log_softmax", "logsumexp",
+    "nan_unless", "prepare", "select", "target_mask", "without",
+]  # fmt: skip
 
 # ---------------------------------------------------------------------- input
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from sdd_jax import losses
 from sdd_jax.correlation import dist_loss
+from sdd_jax.fields import Field
 from sdd_jax.own import own_function
 from sdd_jax.standardize import standardized
 from sdd_jax.training.contrast import contrast
@@ -159,37 +160,26 @@ def base_of(method: Method, loss_base: str | None) -> Base | None:
     return BASES[loss_base]
 
 
-class Option(NamedTuple):
-    """A parameter of a loss.
-
-    Attributes:
-      kind: float, int, bool or str.
-      default: of the parameter; ``inspect.Parameter.empty`` if it has none.
-    """
-
-    kind: type
-    default: Any
-
-
-def base_options(base: Base) -> dict[str, Option]:
+def base_options(base: Base) -> dict[str, Field]:
     """The options of a base loss: what its function takes beside logits and labels."""
     found = _options(base.function, skip=3)
-    return {name: option._replace(default=base.options.get(name, option.default)) for name, option in found.items()}
+    return {name: field._replace(default=base.options.get(name, field.default)) for name, field in found.items()}
 
 
-def feature_options(features: Features) -> dict[str, Option]:
+def feature_options(features: Features) -> dict[str, Field]:
     """The options of a feature loss: what ``make`` takes beside the weight and the regions."""
     found = _options(features.make, skip=1)
-    return {name: option for name, option in found.items() if name not in ("regions", "reduction")}
+    return {name: field for name, field in found.items() if name not in ("regions", "reduction")}
 
 
-def _options(function: Callable[..., Any], skip: int) -> dict[str, Option]:
+def _options(function: Callable[..., Any], skip: int) -> dict[str, Field]:
+    """The parameters of ``function`` after the first ones; ``Parameter.empty`` is the default of one that has none."""
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = [one for one in inspect.signature(function).parameters.values() if one.kind not in variable]
     kinds = {"float": float, "int": int, "bool": bool, "str": str}
     options = {}
     for parameter in parameters[skip:]:
-        written = getattr(parameter.annotation, "__name__", parameter.annotation)  # a type, or its name
+        annotation = getattr(parameter.annotation, "__name__", parameter.annotation)  # a type, or its name
         kind = type(parameter.default) if parameter.default is not parameter.empty else float
-        options[parameter.name] = Option(kinds.get(str(written), kind), parameter.default)
+        options[parameter.name] = Field(kinds.get(str(annotation), kind), parameter.default, "of the loss")
     return options

@@ -189,6 +189,7 @@ def test_seeds_together_and_several_steps_a_call_have_each_its_own_memory(x64, t
     assert not np.allclose(*banks)
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_what_one_does(tmp_path):
     one = alone(1, tmp_path / "one", "--objective=contrast")["float64"]
     for seeds in (1, 4):  # of four, each run has two devices

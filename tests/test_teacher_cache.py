@@ -290,6 +290,7 @@ program.main()
 """
 
 
+@pytest.mark.slow
 def test_the_command_killed_and_started_again(tmp_path):
     teacher, folder = tmp_path / "teacher", tmp_path / "cache"
     train(build(digits(model__student="resnet14")), teacher)

@@ -101,18 +101,8 @@ def cached_teacher(
 ) -> Teacher:
     """The teacher of runs that differ in their seed alone, out of ``cache``.
 
-    Args:
-      cache: whose layout serves the runs'.
-      layout: the runs'.
-      dataset: the runs'.
-      seeds: the runs'.
-      epochs: the runs'.
-      batch_size: the runs'.
-      steps_per_call: the runs'.
-      on_device: whether the rows lie on the device; None: if they fill less than half of what is free there.
-
-    Raises:
-      ValueError: if the cache lacks rows that the runs need.
+    ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there.
+    ``ValueError`` if the cache lacks rows that the runs need.
     """
     end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
     kept, needed = cache.keys(), np.zeros(0, np.int64)
