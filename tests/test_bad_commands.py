@@ -14,8 +14,8 @@ from experiment_lines import line as result_line
 
 from experiments import tables
 from sdd_jax import saved
+from sdd_jax.files import write_safetensors
 from sdd_jax.models import create_model
-from sdd_jax.tensor_files import write_safetensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 
@@ -166,9 +166,9 @@ MORE = {
     ("cache", KD, "--workdir=DIR/full", "--config.teacher.run=DIR/teacher"): "DIR/full is not empty and holds no cache",
     ("cache", KD, "--workdir=DIR/cache_torn", "--config.teacher.run=DIR/teacher"): "cache.json does not read as JSON",
     ("cache", KD, "--workdir=DIR/cache_none", "--config.teacher.run=DIR/teacher"): "DIR/cache_none",
-    ("plan", PLAIN, "--topology="): "no topology is written ''",
+    ("plan", PLAIN, "--topology="): "there is no topology '': topologies are written",
     ("plan", PLAIN, "--topology=v5e"): "topologies are written GENERATION:SHAPE, such as v4:2x2x4",
-    ("plan", PLAIN, "--topology=v9:2x2"): "no chip is called 'v9'; the closest is 'v4'",
+    ("plan", PLAIN, "--topology=v9:2x2"): "no topology 'v9:2x2': .* such as v4:2x2x4, v5e:16x16",
     ("plan", PLAIN, "--topology=v5e:0x4"): "'v5e:0x4' does not exist",
     ("plan", PLAIN, "--topology=v5e:2x4", "--batch_size=0"): "at least 1, such as 1024,4096; got '0'",
     ("plan", PLAIN, "--topology=v5e:2x4", "--batch_size=many"): "got 'many'",

@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from sdd_jax.tensor_files import file_sha256, read_checkpoint, write_safetensors
+from sdd_jax.files import read_checkpoint, sha256, write_safetensors
 
 RNG = np.random.default_rng(0)
 TENSORS = {"a.weight": RNG.random((3, 2), np.float32), "a.bias": RNG.random(3), "a.num_batches_tracked": np.int64(7)}
@@ -58,13 +58,13 @@ def test_safetensors_there_and_back(tmp_path):
         assert file.metadata() == {"format": "pt", "model": "resnet8"}
     for name, tensor in safetensors.torch.load_file(path).items():  # as PyTorch's side reads it
         np.testing.assert_array_equal(tensor.numpy(), TENSORS[name])
-    before = file_sha256(path)
+    before = sha256(path)
     with pytest.raises(ValueError, match="exists: it is not overwritten"):
         write_safetensors(path, {}, {})
     for unwritable in (tmp_path / "none" / "a", path / "a"):
         with pytest.raises(ValueError, match="cannot be written"):
             write_safetensors(unwritable, {}, {})
-    assert file_sha256(path) == before and [file.name for file in tmp_path.iterdir()] == ["named.anyhow"]
+    assert sha256(path) == before and [file.name for file in tmp_path.iterdir()] == ["named.anyhow"]
     other = tmp_path / "other"
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode  # for whom any new file is
