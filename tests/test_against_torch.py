@@ -12,7 +12,6 @@ from golden import weights
 from sdd_jax.losses import kd_loss
 from sdd_jax.models import create_model
 from sdd_jax.regions import Regions
-from sdd_jax.tensor_files import read_checkpoint
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import optim
 from sdd_jax.training.objective import distill

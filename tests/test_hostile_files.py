@@ -125,7 +125,7 @@ def test_an_archive_that_unpacks_to_far_more_is_refused_in_little_memory(tmp_pat
     torch_bomb(tmp_path / "a.pth", SIZE)
     assert (tmp_path / "a.pth").stat().st_size < SIZE / 100
     assert "a.pth is refused: " in read_in_little_memory(
-        "import torch\nfrom sdd_jax.tensor_files import read_checkpoint",
+        "import torch\nfrom sdd_jax.files import read_checkpoint",
         "read_checkpoint(sys.argv[1])",
         tmp_path / "a.pth",
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from sdd_jax.tensor_files import read_checkpoint, write_safetensors
+from sdd_jax.files import read_checkpoint, write_safetensors
 
 RNG = np.random.default_rng(0)
 TENSORS = {"a.weight": RNG.random((3, 2), np.float32), "a.bias": RNG.random(3), "a.num_batches_tracked": np.int64(7)}
