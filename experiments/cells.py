@@ -151,7 +151,7 @@ def _numbers(text: str) -> tuple[list[float], float | None, tuple[float, ...], l
     stated, _, repeats = text.rstrip(")").partition("(")
     words = stated.split()
     values = [float(word) if "." in word else int(word) for word in words if word[0].isdigit()]
-    printed = next((float(word) for word in words if word[0] == "+"), None)
+    printed = next((float(word) for word in words if word[0] in "+-" and word != "-"), None)
     return values, printed, tuple(map(float, repeats.split())), [word for word in words if word.isalpha()]
 
 

@@ -49,7 +49,9 @@ def read_file(path: Path) -> list[dict[str, Any]]:
                 "line again"
             ) from error
         if not intact:
-            raise ValueError(f"{where}: its settings are not those of its config_hash, or a part of it is missing")
+            raise ValueError(
+                f"{where}: its settings are not those of its config_hash, or a part of the line is missing"
+            )
         lines.append(line)
     return lines
 
