@@ -197,10 +197,9 @@ def _decode_pickle(content: bytes, md5: str, what: str) -> tuple[np.ndarray, np.
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and plain Python values; any other name in the pickle is refused before it is imported."""
 
-    _RECONSTRUCT = np.empty(0).__reduce__()[0]
     _ADMITTED: Mapping[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
