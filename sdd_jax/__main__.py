@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sdd_jax.config import NONE
 from sdd_jax.processes import Preempted
-from sdd_jax.training.host_memory import keep_freed_memory
+from sdd_jax.training.compiling import keep_freed_memory
 
 COMMANDS = {
     "train": "train a network, plain or by distillation",

@@ -14,8 +14,9 @@ from absl import app, flags, logging
 import sdd_jax.__main__ as program
 
 ROOT = Path(__file__).parents[1]
-# Of a process whose programs are compiled as a user's are: with all optimisations.
-A_USERS = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace("--xla_backend_optimization_level=0", "").strip()}
+# Of a process whose programs are compiled as a user's are: with all optimisations (tests/conftest.py leaves them out).
+LEFT_OUT = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+A_USERS = {"XLA_FLAGS": " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in LEFT_OUT)}
 
 
 class Ended(NamedTuple):
@@ -42,6 +43,7 @@ def call(*arguments, name="sdd_jax", **given):
         stack.enter_context(_flags_kept())
         stack.enter_context(contextlib.chdir(ROOT))
         stack.enter_context(mock.patch.object(sys, "argv", [name, *map(str, arguments)]))
+        stack.enter_context(mock.patch.object(program, "keep_freed_memory"))  # which would hold for all later tests
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:

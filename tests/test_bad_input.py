@@ -11,8 +11,6 @@ from commands import ROOT, call
 from sdd_jax.commands import train
 from sdd_jax.config import FIELDS, read
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-
 ANY = "tests/any_config.py"
 TEXT, FLOAT, LIST = "no such value", 1.5, [[1, 2]]
 

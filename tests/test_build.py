@@ -209,6 +209,7 @@ def test_small_networks_learn_at_a_fifth_of_the_rate():
 KNOWN_PAIRS = [pair for pair in PAIRS["cifar100"] if set(pair) <= set(model_names())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("teacher", "student"), KNOWN_PAIRS)
 def test_each_pair_of_known_networks_traces(teacher, student):
     state, metrics = trace(cifar100.get_config(f"teacher={teacher},student={student},method=sdd_dkd"))
@@ -216,7 +217,9 @@ def test_each_pair_of_known_networks_traces(teacher, student):
     assert state.params["student"]["head"]["bias"].shape == (100,)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["sdd_kd", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "sdd_kd")]
+)
 def test_each_method_traces_on_imagenet(method):
     argument = f"teacher=resnet34,student=resnet18,method={method}"
     state, metrics = trace(imagenet.get_config(argument))

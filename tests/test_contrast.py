@@ -13,7 +13,7 @@ from test_loop import assert_same, interrupt, lines
 from test_processes import alone
 
 from sdd_jax.training import loop
-from sdd_jax.training.contrast import contrast, noise_contrast, renew
+from sdd_jax.training.features import contrast, noise_contrast, renew
 from sdd_jax.training.objective import added
 
 EXAMPLES, BATCH, NEGATIVES, DIMENSIONS = 30, 6, 20, 8
@@ -189,6 +189,7 @@ def test_seeds_together_and_several_steps_a_call_have_each_its_own_memory(x64, t
     assert not np.allclose(*banks)
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_what_one_does(tmp_path):
     one = alone(1, tmp_path / "one", "--objective=contrast")["float64"]
     for seeds in (1, 4):  # of four, each run has two devices

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from test_losses import example, softmax
+from test_losses import example, jit, softmax
 
 from sdd_jax import complementary_mask, dist_loss, sdd_loss
 
-ROWS, COLUMNS = partial(dist_loss, gamma=0.0), partial(dist_loss, beta=0.0)
+ROWS, COLUMNS = partial(jit(dist_loss), gamma=0.0), partial(jit(dist_loss), beta=0.0)
 
 
 def correlation(first, second):
@@ -34,7 +34,8 @@ def by_definition(student, teacher, temperature, beta, gamma):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_value_is_that_of_the_definition_in_every_region(temperature, x64):
     student, teacher, _ = example((8, 2, 3, 5))
-    ours = dist_loss(student, teacher, temperature=temperature, beta=0.7, gamma=1.3)
+    student, teacher = np.asarray(student), np.asarray(teacher)
+    ours = np.asarray(jit(dist_loss)(student, teacher, temperature=temperature, beta=0.7, gamma=1.3))
     assert ours.shape == (8, 2, 3)
     for place in np.ndindex(2, 3):
         region = (slice(None), *place)
@@ -45,7 +46,9 @@ def test_value_is_that_of_the_definition_in_every_region(temperature, x64):
 def test_under_sdd_each_example_has_its_regions_columns(x64):
     student, teacher, _ = example((6, 5, 4))
     labels = jnp.array([0, 1, 2, 3, 0, 1], jnp.int32)
-    value = sdd_loss(student, teacher, labels, base=partial(dist_loss, temperature=2.0), complementary_weight=3.0)
+    base = partial(dist_loss, temperature=2.0)
+    value = jax.jit(partial(sdd_loss, base=base, complementary_weight=3.0))(student, teacher, labels)
+    student, teacher = np.asarray(student), np.asarray(teacher)
     regions = [by_definition(student[:, r], teacher[:, r], 2.0, 1.0, 1.0) for r in range(5)]
     weights = np.where(complementary_mask(teacher, labels), 3.0, 1.0)
     np.testing.assert_allclose(value, np.mean(weights * np.stack(regions, axis=1), axis=1), rtol=1e-9)
@@ -53,14 +56,14 @@ def test_under_sdd_each_example_has_its_regions_columns(x64):
 
 def test_gradient_is_that_of_finite_differences(x64):
     student, teacher, _ = example((3, 2, 4))
-    check_grads(dist_loss, (student, teacher), order=1, modes=("rev", "fwd"), rtol=1e-6)
+    check_grads(jit(dist_loss), (student, teacher), order=1, modes=("rev", "fwd"), rtol=1e-6)
 
 
 def test_equal_networks_cost_next_to_nothing_and_opposite_ones_the_most(x64):
     student, _, _ = example((8, 2))
-    np.testing.assert_allclose(dist_loss(student, student), 0.0, atol=1e-4)
+    np.testing.assert_allclose(jit(dist_loss)(student, student), 0.0, atol=1e-4)
     # Of two classes the probabilities mirror each other: every correlation is minus one.
-    np.testing.assert_allclose(dist_loss(student, -student), 4.0**2 * 4.0, rtol=1e-4)
+    np.testing.assert_allclose(jit(dist_loss)(student, -student), 4.0**2 * 4.0, rtol=1e-4)
 
 
 def test_rows_are_of_each_example_and_columns_of_all(x64):
@@ -74,26 +77,26 @@ def test_rows_are_of_each_example_and_columns_of_all(x64):
 def test_a_batch_of_one_has_no_columns_to_relate(x64):
     student, teacher, _ = example((1, 2, 5))
     np.testing.assert_allclose(COLUMNS(student, teacher), 4.0**2 * np.ones((1, 2)), rtol=1e-12)
-    np.testing.assert_array_equal(jax.grad(lambda s: jnp.sum(COLUMNS(s, teacher)))(student), 0.0)
-    np.testing.assert_allclose(dist_loss(student, teacher), ROWS(student, teacher) + 16.0, rtol=1e-12)
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda s: jnp.sum(COLUMNS(s, teacher))))(student), 0.0)
+    np.testing.assert_allclose(jit(dist_loss)(student, teacher), ROWS(student, teacher) + 16.0, rtol=1e-12)
 
 
 def test_a_row_without_variation_is_uncorrelated_and_its_derivative_exact(x64):
     student, (_, teacher, _) = jnp.zeros((1, 4)), example((1, 4))
     np.testing.assert_allclose(ROWS(student, teacher, temperature=1.0), [1.0], rtol=1e-12)
-    gradient = jax.grad(lambda s: ROWS(s, teacher, temperature=1.0)[0])(student)
+    gradient = jax.jit(jax.grad(lambda s: ROWS(s, teacher, temperature=1.0)[0]))(student)
     centred = softmax(np.asarray(teacher)) - 0.25
     np.testing.assert_allclose(gradient, -1e8 * centred / 4, rtol=1e-9)  # softmax's own derivative there is 1/4
     step = 1e-14 * np.array([[1.0, -2.0, 0.5, 0.5]])
     slope = np.asarray(ROWS(step, teacher, temperature=1.0) - ROWS(-step, teacher, temperature=1.0)).item() / 2
     np.testing.assert_allclose(slope, np.sum(gradient * step), rtol=1e-2)  # eight digits are lost in the difference
-    value, gradient = jax.value_and_grad(lambda s: jnp.sum(dist_loss(s, s)))(jnp.zeros((3, 4)))
+    value, gradient = jax.jit(jax.value_and_grad(lambda s: jnp.sum(dist_loss(s, s))))(jnp.zeros((3, 4)))
     assert value == 3 * 32.0 and (gradient == 0).all()  # neither varies: nothing is asked of either
 
 
 def test_columns_without_variation_are_uncorrelated():
     student, teacher = jnp.tile(jnp.arange(4.0), (5, 1)), example((5, 4))[1].astype(jnp.float32)
-    value, gradient = jax.value_and_grad(lambda s: jnp.mean(COLUMNS(s, teacher)))(student)
+    value, gradient = jax.jit(jax.value_and_grad(lambda s: jnp.mean(COLUMNS(s, teacher))))(student)
     np.testing.assert_allclose(value, 16.0, rtol=1e-5)
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
@@ -108,17 +111,18 @@ EXTREMES = {
 @pytest.mark.parametrize("case", EXTREMES)
 def test_extreme_logits_give_finite_values_and_gradients(dtype, case):
     student, teacher = (jnp.asarray(logits, dtype) for logits in EXTREMES[case])
-    value, gradient = jax.value_and_grad(lambda s: jnp.sum(dist_loss(s, teacher)))(student)
+    value, gradient = jax.jit(jax.value_and_grad(lambda s: jnp.sum(dist_loss(s, teacher))))(student)
     assert value.dtype == jnp.float32 and np.isfinite(value)
     assert np.isfinite(np.asarray(gradient, np.float32)).all()
 
 
 def test_a_class_that_both_leave_out_is_as_if_it_did_not_exist(x64):
-    student, teacher, _ = example((6, 3, 5))
-    value, gradient = jax.value_and_grad(lambda s: jnp.sum(dist_loss(s, teacher.at[..., 4].set(-jnp.inf))))(
-        student.at[..., 4].set(-jnp.inf)
-    )
-    np.testing.assert_allclose(value, jnp.sum(dist_loss(student[..., :4], teacher[..., :4])), rtol=1e-12)
+    pair = np.stack(example((6, 3, 5))[:2])
+    total = jax.jit(jax.value_and_grad(lambda *arrays: jnp.sum(dist_loss(*arrays))))
+    fewer, _ = total(*pair[..., :4])
+    pair[..., 4] = -np.inf
+    value, gradient = total(*pair)
+    np.testing.assert_allclose(value, fewer, rtol=1e-12)
     assert np.isfinite(gradient).all()
 
 
@@ -126,7 +130,7 @@ def test_a_class_that_one_leaves_out_has_probability_zero_there(x64):
     student, teacher, _ = example((6, 5))
     left_out = student.at[:, 4].set(-jnp.inf)
     expected = by_definition(left_out, teacher, 4.0, 1.0, 1.0)
-    np.testing.assert_allclose(dist_loss(left_out, teacher), expected, rtol=1e-9)
+    np.testing.assert_allclose(jit(dist_loss)(left_out, teacher), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -134,7 +138,7 @@ def test_a_class_that_one_leaves_out_has_probability_zero_there(x64):
 def test_what_is_not_a_number_is_not_hidden(bad, which):
     pair = list(example((4, 2, 5))[:2])
     pair[which] = pair[which].at[1, 0, 2].set(bad)
-    np.testing.assert_array_equal(np.isnan(dist_loss(*pair)), np.array([[True, False]] * 4))
+    np.testing.assert_array_equal(np.isnan(jit(dist_loss)(*pair)), np.array([[True, False]] * 4))
     np.testing.assert_array_equal(np.isnan(ROWS(*pair, gamma=0.0))[:, 1], [False] * 4)
 
 
@@ -162,6 +166,7 @@ for one, eight in zip(loss(student, teacher, labels), loss(*split)):
 """
 
 
+@pytest.mark.slow
 def test_a_batch_over_eight_devices_is_one_batch():
     environment = {
         **os.environ,

@@ -61,7 +61,20 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize(("name", "stem"), MEASURED)
+QUICK = (
+    "resnet8",
+    "wrn_16_1",
+    "vgg8",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "shufflenet_v1",
+    "shufflenet_v2",
+)  # a family each
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [pytest.param(*one, marks=[pytest.mark.slow] * (one[0] not in QUICK)) for one in MEASURED]
+)
 def test_counts_are_those_of_the_official_networks(name, stem):
     counts = networks.count(name, stem)
     parameters, macs = MEASURED[name, stem]
@@ -69,6 +82,7 @@ def test_counts_are_those_of_the_official_networks(name, stem):
     assert counts.macs / 1e6 == pytest.approx(macs, rel=2e-3)  # given to three or four digits
 
 
+@pytest.mark.slow
 def test_every_network_is_on_the_page_and_the_page_is_as_generated():
     page = networks.page()
     assert page == networks.PAGE.read_text(), "run python -m docs.networks"
@@ -99,6 +113,7 @@ def test_help_fits_the_terminal_and_what_is_typed_is_whole(columns):
     assert min(columns, 100) - 20 < widest <= min(columns, 100)
 
 
+@pytest.mark.slow
 def test_the_pages_are_built_without_a_warning(tmp_path):
     pytest.importorskip("furo", reason="Furo is not installed: pip install -e '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", tmp_path]

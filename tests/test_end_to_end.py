@@ -1,4 +1,4 @@
-"""The program as a person runs it: its commands in processes of their own."""
+"""The program as a person runs it. Quick tests call its commands in this process, slow ones start processes."""
 
 import json
 import os
@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import chex
+import jax
 import pytest
 import sets
+from commands import call
 
 from sdd_jax.__main__ import COMMANDS
 from sdd_jax.training.checkpoint import Checkpoints
@@ -32,11 +34,8 @@ def run(*arguments, environment=ENVIRONMENT):
 
 
 def refused(*arguments):
-    """The one line that a refused command prints."""
-    result = run(*arguments)
-    assert result.returncode == 2, result
-    assert "Traceback" not in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
-    return result.stderr
+    """The one line that a refused command prints, in this process."""
+    return call(*arguments).refused()
 
 
 def final_variables(workdir):
@@ -44,6 +43,7 @@ def final_variables(workdir):
     return checkpoints.load_variables(checkpoints.steps()[-1])
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(tmp_path):
     arguments = ("train", *SHORT, "--config.save_every_epochs=1", "--config.eval_every_epochs=1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -74,6 +74,7 @@ def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(tmp
     assert result.returncode == 0 and "has finished" in result.stdout
 
 
+@pytest.mark.slow
 def test_several_seeds_are_each_the_single_run(tmp_path):
     short = (*SHORT, "--config.epochs=1")
     both = run("train", *short, "--config.seeds=3,5", f"--workdir={tmp_path}/both")
@@ -88,6 +89,7 @@ def test_several_seeds_are_each_the_single_run(tmp_path):
     assert (together / "config.json").read_text() == (alone / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_own_images_on_disk_are_trained_on_measured_and_named_if_broken(tmp_path):
     sets.write_folder(tmp_path / "images", classes=("a", "b"), train=20, test=5)
     common = [
@@ -113,6 +115,7 @@ def test_own_images_on_disk_are_trained_on_measured_and_named_if_broken(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_where_nothing_else_is_said(tmp_path):
     script = "import jax, sdd_jax.__main__ as m; m.keep_programs(); print(jax.config.jax_compilation_cache_dir)"
     names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
@@ -150,18 +153,20 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(tmp_path, case):
     assert not workdir.exists()
 
 
-def test_it_runs_where_the_environment_forbids_implicit_transfers(tmp_path):
-    environment = {**ENVIRONMENT, "JAX_TRANSFER_GUARD": "disallow"}
-    arguments = command("train", *SHORT, "--config.epochs=1", f"--workdir={tmp_path}/run")
-    result = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def test_it_trains_and_measures_where_implicit_transfers_are_forbidden(tmp_path):
+    with jax.transfer_guard("disallow"):
+        trained = call("train", *SHORT, "--config.epochs=1", f"--workdir={tmp_path}/run")
+        measured = call("evaluate", f"--workdir={tmp_path}/run")
+    assert trained.code == measured.code == 0 and not trained.err and not measured.err, (trained, measured)
+    done = json.loads((tmp_path / "run" / "done.json").read_text())
+    assert f"accuracy {100 * done['last']['accuracy']:.2f}%" in measured.out
 
 
 def test_missing_data_say_how_to_get_them(tmp_path):
     config = "--config=configs/cifar100.py:teacher=none,student=resnet8"
-    result = run("train", config, f"--config.data.path={tmp_path}/none", f"--workdir={tmp_path}/run")
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert f"{tmp_path}/none" in result.stderr and "cifar-100-python.tar.gz" in result.stderr
+    ended = call("train", config, f"--config.data.path={tmp_path}/none", f"--workdir={tmp_path}/run")
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert f"{tmp_path}/none" in ended.err and "cifar-100-python.tar.gz" in ended.err
     assert not (tmp_path / "run").exists()
 
 
@@ -175,9 +180,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize("arguments", [("--help",), *((name, "--help") for name in COMMANDS)])
 def test_help_shows_an_example(arguments):
-    result = run(*arguments)
-    assert (
-        result.returncode == 0
-        and "python -m sdd_jax" in result.stdout
-        and ("--workdir" in result.stdout or {"plan", "report"} & {*arguments})
-    )
+    ended = call(*arguments)
+    assert ended.code == 0 and "python -m sdd_jax" in ended.out
+    assert "--workdir" in ended.out or {"plan", "report"} & {*arguments}

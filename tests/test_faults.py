@@ -4,6 +4,8 @@ import pytest
 
 from tests.faults import kills
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_runs_that_are_killed_end_as_uninterrupted_ones():

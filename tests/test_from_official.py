@@ -184,10 +184,11 @@ def test_what_the_differences_are_shown_by_is_there():
         assert all((ROOT / name).exists() for name in files) and (files or "README" in row["shown by"]), row
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_distillation_there_is_read_as_the_page_says(tmp_path):
     """Student and teacher in one file, as its trainer saves them: with optimizer, a tensor for the best accuracy."""
-    torch = pytest.importorskip("torch")
-    from sdd_jax.tensor_files import read_checkpoint
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch-tests]'")
+    from sdd_jax.files import read_checkpoint
     from sdd_jax.torch_io import from_state_dict
 
     state = {}

@@ -43,6 +43,7 @@ def check(notebook):
     return {name: float(last) for name, _, _, last, _ in rows}
 
 
+@pytest.mark.slow
 def test_it_runs_from_the_top(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

@@ -1,38 +1,28 @@
 """What the docstrings of losses and regions promise, under drawn input: extreme, equal, infinite, NaN, of every dtype.
 
-The suite draws 50 examples a property, the same ones each time. The long form draws new ones:
-``SDD_JAX_PROPERTY_EXAMPLES=2000 python -m pytest tests/test_properties.py``.
+The suite draws a few examples a property, the same ones each time (tests/conftest.py has the profiles). The long form
+draws 2,000 new ones: ``python -m pytest --hypothesis-profile=long tests/test_properties.py``.
 """
 
-import os
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import sdd_jax
-from sdd_jax import complementary_mask, pool_regions, sdd_loss, standardize_logits, standardized
+from sdd_jax import complementary_mask, methods, pool_regions, sdd_loss, standardize_logits, standardized
 from sdd_jax.regions import Regions, average_grid
 
-EXAMPLES = os.environ.get("SDD_JAX_PROPERTY_EXAMPLES")
-drawn = settings(
-    max_examples=int(EXAMPLES or 50),
-    derandomize=EXAMPLES is None,
-    deadline=None,
-    database=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-
-# The one option that each loss is called with: a traced number, so that it costs no compilation.
-OPTION = {"ttm_loss": "gamma", "wttm_loss": "gamma"}
-NAMES = sorted(name for name in sdd_jax.__all__ if name.endswith("_loss") and name != "sdd_loss")
-PLAIN = {name.removesuffix("_loss"): (getattr(sdd_jax, name), OPTION.get(name, "temperature")) for name in NAMES}
+# Every base loss of the table, with the first of its options: a traced number, so that it costs no compilation.
+PLAIN = {
+    name: (base.function, next(iter(methods.base_options(base))))
+    for name, base in methods.BASES.items()
+    if not name.startswith("ls_")  # those are standardized below
+}
 LOSSES = PLAIN | {f"standardized_{name}": (standardized(loss), option) for name, (loss, option) in PLAIN.items()}
 SOME = (*PLAIN, "standardized_kd")  # where a dtype or a shape is what matters
 RELATED = {name for name in LOSSES if name.endswith("dist")}  # these relate the examples of a batch
@@ -115,7 +105,6 @@ def assert_alike(ours, expected, names, option):
 # ---------------------------------------------------------------------- losses: finite in, finite out
 
 
-@drawn
 @given(data=st.data(), dtype=dtypes, option=options, labels=labels_drawn)
 def test_finite_logits_give_finite_values_and_gradients(data, dtype, option, labels):
     student, teacher = data.draw(pairs(extreme(LARGEST[dtype]))).astype(jnp.dtype(dtype))
@@ -131,7 +120,6 @@ def test_finite_logits_give_finite_values_and_gradients(data, dtype, option, lab
             assert not np.isnan(gradient).any(), (name, gradient)
 
 
-@drawn
 @given(data=st.data(), option=options, labels=labels_drawn)
 def test_float32_is_float64_up_to_rounding(data, option, labels):
     student, teacher = data.draw(pairs(extreme(1e30))).astype(np.float32)
@@ -143,7 +131,6 @@ def test_float32_is_float64_up_to_rounding(data, option, labels):
             assert (np.abs(value - wide[name][0]) <= lost).all(), (name, value, wide[name][0])
 
 
-@drawn
 @given(data=st.data(), shape=st.sampled_from(OTHER_SHAPES), option=options)
 def test_so_they_do_in_other_shapes(data, shape, option):
     student, teacher = data.draw(pairs(extreme(LARGEST["float32"]), shape))
@@ -153,7 +140,6 @@ def test_so_they_do_in_other_shapes(data, shape, option):
         assert np.isfinite(gradient).all(), (name, gradient)
 
 
-@drawn
 @given(data=st.data(), option=options, labels=labels_drawn, dtype=st.sampled_from(["float32", "float64"]))
 def test_divergences_and_cross_entropies_are_not_negative(data, option, labels, dtype):
     student, teacher = data.draw(pairs(extreme(1e4)))
@@ -165,7 +151,6 @@ def test_divergences_and_cross_entropies_are_not_negative(data, option, labels, 
             assert (value <= 4 * option**2 + rounding).all(), (name, value)
 
 
-@drawn
 @given(data=st.data(), dtype=dtypes, option=options, labels=labels_drawn)
 def test_equal_logits_cost_nothing(data, dtype, option, labels):
     logits = data.draw(arrays(np.float64, SHAPE, elements=extreme(LARGEST[dtype])))
@@ -174,7 +159,6 @@ def test_equal_logits_cost_nothing(data, dtype, option, labels):
         np.testing.assert_array_equal(found[name][0], np.zeros(B), err_msg=name)
 
 
-@drawn
 @given(logits=arrays(np.float64, SHAPE, elements=extreme(1e30)))
 def test_standardised_logits_are_those_of_the_formula(logits):
     logits = logits.astype(np.float32)
@@ -191,7 +175,6 @@ standardize = jax.jit(standardize_logits)
 # ---------------------------------------------------------------------- losses: what is not finite, labels
 
 
-@drawn
 @given(
     data=st.data(),
     option=options,
@@ -208,7 +191,6 @@ def test_nan_and_inf_are_never_hidden(data, option, labels, bad, place):
         np.testing.assert_array_equal(np.isnan(value), expected, err_msg=name)
 
 
-@drawn
 @given(
     pair=pairs(tame),
     kept=arrays(bool, (2, *SHAPE)),
@@ -234,7 +216,6 @@ def test_minus_infinity_leaves_a_class_out(pair, kept, option, labels):
 LABEL_TYPES = ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64"]
 
 
-@drawn
 @given(data=st.data(), kind=st.sampled_from(LABEL_TYPES), name=st.sampled_from(["dkd", "nkd", "nkd_as_released"]))
 def test_a_label_out_of_range_is_refused_or_not_a_number(data, kind, name):
     student, teacher = data.draw(pairs(tame)).astype(np.float32)
@@ -257,7 +238,6 @@ def jitted(name):
 # ---------------------------------------------------------------------- losses: what does not matter
 
 
-@drawn
 @given(
     pair=pairs(tame),
     shifts=arrays(np.float64, (2, B, 1), elements=st.integers(-1000, 1000).map(float)),
@@ -273,7 +253,6 @@ def test_a_shift_and_the_order_of_classes_do_not_matter(pair, shifts, order, opt
     assert_alike({name: value for name, (value, _) in moved.items()}, values, LOSSES, option)
 
 
-@drawn
 @given(pair=pairs(tame, (2, 2, K)), option=options, labels=labels_of((2, 2), K))
 def test_a_batch_is_its_rows_one_by_one(pair, option, labels):
     student, teacher = pair
@@ -312,7 +291,6 @@ def sdd(*arguments, **names):
         return in_numpy(all_sdd(*arguments, **names))
 
 
-@drawn
 @given(
     pair=pairs(tame, REGIONS),
     labels=labels_of(REGIONS[:1], REGIONS[-1]),
@@ -331,7 +309,6 @@ def test_the_loss_is_linear_in_its_weights_and_the_parts_make_the_whole(pair, la
         alike(both[name][0], base[name].mean(1))
 
 
-@drawn
 @given(maps=pairs(tame, (3, 2, 3, 4)), labels=labels_of((3,), 4), option=options)
 def test_one_scale_is_the_base_loss_of_the_mean(maps, labels, option):
     with jax.enable_x64(True):
@@ -341,7 +318,6 @@ def test_one_scale_is_the_base_loss_of_the_mean(maps, labels, option):
     assert_alike(value, expected, BASES, option)
 
 
-@drawn
 @given(
     pair=pairs(tame, REGIONS),
     labels=labels_of(REGIONS[:1], REGIONS[-1]),
@@ -356,7 +332,6 @@ def test_nan_in_one_region_is_nan_in_its_example_whatever_it_weighs(pair, labels
         np.testing.assert_array_equal(np.isnan(value), expected, err_msg=name)
 
 
-@drawn
 @given(
     teacher=arrays(np.float64, REGIONS, elements=st.integers(-4, 4).map(float)),
     labels=labels_of(REGIONS[:1], REGIONS[-1]),
@@ -395,7 +370,6 @@ def maps_of(size, elements):
     return arrays(np.float64, (2, *size, 3), elements=elements)
 
 
-@drawn
 @given(data=st.data(), kind=kinds, dtype=of_dtype)
 def test_a_region_lies_within_the_map_and_a_constant_map_stays(data, kind, dtype):
     size, scales, pooling = kind
@@ -411,7 +385,6 @@ def test_a_region_lies_within_the_map_and_a_constant_map_stays(data, kind, dtype
     np.testing.assert_allclose(same, np.broadcast_to(whole[:, :1, 0], same.shape), rtol=1e-6, atol=1e-37)
 
 
-@drawn
 @given(data=st.data(), kind=kinds, order=st.permutations(range(3)), shift=st.integers(-1000, 1000).map(float))
 def test_regions_move_with_the_map(data, kind, order, shift):
     size, scales, pooling = kind
@@ -425,7 +398,6 @@ def test_regions_move_with_the_map(data, kind, order, shift):
     alike(pooled(grid[::-1, ::-1, ::-1], scales, pooling=pooling), np.concatenate(mirrored, axis=1))
 
 
-@drawn
 @given(data=st.data(), kind=kinds, bad=st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_what_is_not_finite_reaches_the_regions_that_hold_it(data, kind, bad):
     size, scales, pooling = kind
@@ -447,7 +419,6 @@ def test_what_is_not_finite_reaches_the_regions_that_hold_it(data, kind, bad):
         assert not np.isposinf(regions).any()
 
 
-@drawn
 @given(data=st.data(), size=st.sampled_from(SIZES), side=st.sampled_from([1, 2, 5]))
 def test_a_grid_lies_within_its_map_and_is_an_image_by_itself(data, size, side):
     grid = data.draw(maps_of(size, tame)).astype(np.float32)

@@ -56,7 +56,10 @@ def images(count, seed):
     return jnp.asarray(weights.images((count, 3, 32, 32), seed).transpose(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("row", sorted({key.rpartition("/losses")[0] for key in GOLDEN if key.endswith("/losses")}))
+ROWS = sorted({key.rpartition("/losses")[0] for key in GOLDEN if key.endswith("/losses")})
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, marks=[pytest.mark.slow] * (row == CHAOTIC)) for row in ROWS])
 def test_five_steps_are_those_of_the_official_code(row, x64):
     pair, method, scales = row.split("/")
     regions = Regions(tuple(int(scale) for scale in scales.split("-")), "nested")
