@@ -304,9 +304,6 @@ def test_pickles_of_today_are_read_too():
     got, labels = cifar._decode_pickle(content, hashlib.md5(content).hexdigest(), "it")
     np.testing.assert_array_equal(got, pixels)
     assert labels.tolist() == [1] * 10
-    short = pickle.dumps({"data": pixels[:, :-1], "labels": [1] * 10}, protocol=4)
-    with pytest.raises(ValueError, match=r"uint8 \[10, 3072\], got uint8 \[10, 3071\]"):
-        cifar._decode_pickle(short, hashlib.md5(short).hexdigest(), "it")
 
 
 def test_the_published_checks_describe_the_official_files():
