@@ -1,8 +1,4 @@
-"""Data sets by name, a user's own arrays, and the batches of either: ``load``, ``from_arrays``, ``train_data``.
-
-Small sets are held in memory (:class:`Dataset`); large ones and folders of images are read from disk as they are needed
-(:class:`StreamedDataset`).
-"""
+"""Data sets by name or of a user's own arrays, in memory or read from disk as they are needed, and their batches."""
 
 import difflib
 from os import PathLike
@@ -94,8 +90,8 @@ def check_name(name: str) -> None:
 
 
 def refuse_in_memory(name: str, option: str, value: Any) -> None:
-    """``ValueError`` if ``name`` is held in memory, where this option does not exist."""
-    if name in _MEMORY:
+    """``ValueError`` if ``name`` is held in memory, where this option does not exist, and it is set."""
+    if name in _MEMORY and value not in (None, "error"):
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 
 
@@ -113,10 +109,8 @@ def describe(
         info = info._replace(num_classes=len(class_names(name, path)) if num_classes is None else num_classes)
     elif num_classes not in (None, info.num_classes):
         raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
-    if image_size is None:
-        return info
     refuse_in_memory(name, "image_size", image_size)
-    return info._replace(image_shape=(image_size, image_size, 3))
+    return info if image_size is None else info._replace(image_shape=(image_size, image_size, 3))
 
 
 def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str, ...]:
@@ -162,22 +156,16 @@ def load(
       ImportError: if a package is missing; it says which.
     """
     check_name(name)
-    info, chosen = INFO.get(name, _ANY), {"image_size": image_size, "augment": augment}
-    if on_bad_image != "error":
-        chosen["on_bad_image"] = on_bad_image
-    for option, value in chosen.items():
-        if value is not None:
-            refuse_in_memory(name, option, value)
+    for option, value in (("image_size", image_size), ("augment", augment), ("on_bad_image", on_bad_image)):
+        refuse_in_memory(name, option, value)
+    info = INFO.get(name, _ANY)
     shared: dict[str, Any] = {"name": name, "mean": info.mean, "std": info.std}
     shared |= {"select_on": select_on, "train_examples": train_examples}
     if name in _MEMORY:
         read, names = _MEMORY[name]
         return from_arrays(*read(path), class_names=names, pad=info.pad, flip=info.flip, **shared)
-    listed = _read_listed(name, path)
     return from_records(
-        listed.train,
-        listed.test,
-        class_names=listed.class_names,
+        *_read_listed(name, path),
         image_size=info.image_shape[0] if image_size is None else image_size,
         augment=info.augment if augment is None else augment,
         workers=workers,
@@ -200,10 +188,7 @@ def _has_class_folders(name: str, path: str | PathLike[str] | None) -> bool:
 
 
 def train_data(dataset: AnyDataset, **arguments: Any) -> Any:
-    """The training batches of runs: ``shared``, ``own(step)``, ``batch_function(dtype)``, ``indices`` and ``close()``.
-
-    Arguments as :class:`~sdd_jax.data.memory.MemoryData` has them.
-    """
+    """The training batches of runs: a :class:`~sdd_jax.data.memory.MemoryData`, or what is called as one."""
     if isinstance(dataset, Dataset):
         return MemoryData(dataset, **arguments)
     from sdd_jax.data.grain_source import GrainData  # Grain takes a second to import

@@ -187,20 +187,15 @@ def _decode_pickle(content: bytes, md5: str, what: str) -> tuple[np.ndarray, np.
     if got != md5:
         raise ValueError(f"{what} must have the MD5 sum {md5}, got {got}: not read, since it is a pickle")
     entry = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # Python 2 wrote the official files
-    pixels = np.asarray(entry["data"])
-    labels = np.asarray(entry["fine_labels" if "fine_labels" in entry else "labels"])
-    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
-        raise ValueError(f"{what} must hold uint8 [{len(labels)}, {_PIXELS}], got {pixels.dtype} {list(pixels.shape)}")
-    return pixels, labels
+    return entry["data"], np.asarray(entry["fine_labels" if "fine_labels" in entry else "labels"])
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and plain Python values; any other name in the pickle is refused before it is imported."""
 
-    _RECONSTRUCT = np.empty(0).__reduce__()[0]
     _ADMITTED: Mapping[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }

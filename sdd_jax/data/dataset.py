@@ -102,9 +102,7 @@ def from_arrays(
     Args:
       train_images: uint8 ``[N, H, W, C]``, or ``[N, H, W]`` for grey.
       train_labels: integers ``[N]`` in ``0 .. K-1``.
-      test_images: uint8, of the same H, W and C.
-      test_labels: integers in ``0 .. K-1``.
-      name: what the set is called.
+      test_images: uint8, of the same H, W and C; ``test_labels`` as ``train_labels``.
       class_names: K names; None: K is one more than the largest training label, and the names are numbers.
       mean: per channel in units of [0, 1]; None measures it on all training images, before any split, so that a teacher
         and a student with different splits see the same numbers. So does ``std``.

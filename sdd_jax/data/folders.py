@@ -24,13 +24,9 @@ TEST_OF = {"imagenet": TEST[1:]}  # its test set is published without labels
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MOST_BYTES = 2**30  # of one file
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
-_CUB_LISTS = ("images", "classes", "image_class_labels", "train_test_split")
 
 PREFIX = "tfds:"
 IMAGENET_TFDS = "imagenet2012"
-# Which split of a TFDS set is reported: ImageNet's test set has no labels.
-_TESTS = ("test", "validation")
-_TESTS_OF = {IMAGENET_TFDS: ("validation",)}
 _INSTALL = "pip install tensorflow-datasets importlib_resources"  # it imports the latter and does not require it
 
 
@@ -95,7 +91,8 @@ def read_cub200(path: str | PathLike[str] | None) -> Listed:
     folder = next((file.parent for file in lists if file.is_file()), None)
     if folder is None:
         raise not_found("cub200", lists, [f"mkdir -p data && curl -fL {_CUB_URL} | tar -xz -C data"])
-    images, classes, class_of, trained_on = (_numbered(folder / f"{name}.txt") for name in _CUB_LISTS)
+    names = ("images", "classes", "image_class_labels", "train_test_split")
+    images, classes, class_of, trained_on = (_numbered(folder / f"{name}.txt") for name in names)
     for name, table in (("image_class_labels", class_of), ("train_test_split", trained_on)):
         if table.keys() != images.keys():
             raise ValueError(f"{folder}: {name}.txt and images.txt do not number the same images")
@@ -225,13 +222,14 @@ def read_tfds(name: str, path: str | PathLike[str] | None) -> Listed:
     class_names = getattr(info.features[label_key], "names", None)
     if not class_names:
         raise ValueError(f"{directory}: {label_key!r} is not a class label, which this package needs")
-    tests = [split for split in _TESTS_OF.get(name.partition("/")[0], _TESTS) if split in info.splits]
+    tests = [split for split in ("test", "validation") if split in info.splits]
     if "train" not in info.splits or not tests:
         raise ValueError(f"{directory} needs a split train, and test or validation; it has {', '.join(info.splits)}")
 
     def records(split):
         return TfdsRecords(directory, split, (image_key, label_key), info.splits[split].num_examples)
 
+    # ImageNet's test set has no labels, and some other set's may have none.
     labelled = [split for split in tests if 0 <= records(split).read(0)[1] < len(class_names)]
     if not labelled:
         raise ValueError(f"{directory}: the images of {' and '.join(tests)} have no labels")

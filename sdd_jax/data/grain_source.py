@@ -57,7 +57,9 @@ class GrainData:
             example = functools.partial(train_example, dataset=dataset, seed=seed)
             examples = _rows(dataset, seed).map_with_index(example)
             runs.append(examples[share::processes].batch(batch_size // processes))
-        self._batches = grain.experimental.ZipMapDataset(runs).map(_stack)
+        self._batches = grain.experimental.ZipMapDataset(runs).map(
+            lambda parts: {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        )
         self._sharding = NamedSharding(mesh, PartitionSpec(SEEDS, DATA))
         self._keys = seed_keys(seeds, mesh)
         self._next = -1
@@ -114,10 +116,6 @@ class GrainEval:
 def _rows(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
     """Infinite stream of rows of the training split, in the order of a run of ``seed``."""
     return grain.MapDataset.range(len(dataset.train.index)).seed(seed).shuffle().repeat(None)
-
-
-def _stack(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
 def _put_share(sharding: NamedSharding, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:

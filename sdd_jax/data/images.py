@@ -9,7 +9,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 AUGMENTS = ("resize_crop", "random_resized_crop")
 # Of one image: 256 MiB of RGB. Pillow warns above this number, which it has from the header, and refuses twice as many.
@@ -18,16 +18,6 @@ MOST_PIXELS = 2**28 // 3
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 NO_VIEW = -1  # of crops of random size: too many to number
 
-# What turns the pixels of an EXIF orientation upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # torchvision's RandomResizedCrop: shares of the image's area, widths over heights, and how often it tries.
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
@@ -48,7 +38,8 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"its {image.width} x {image.height} pixels exceed the limit of {MOST_PIXELS} pixels")
         image.load()
-        return _to_rgb(_upright(image))
+        _turn_upright(image)
+        return _to_rgb(image)
     except UnidentifiedImageError:
         known = ", ".join(_formats())
         raise ValueError(f"{name} cannot be read as an image: it is in none of the formats {known}") from None
@@ -65,12 +56,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     try:
-        orientation = image.getexif().get(0x0112)
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
     except Exception:  # damaged metadata do not make the pixels bad
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        pass
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -46,10 +46,9 @@ def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
     else:
         content = Path(path).read_bytes()
     magic = bytes((0, 0, 8, dimensions))
-    if content[:4] != magic:
-        raise ValueError(f"{path} must begin with {magic.hex()} (IDX, bytes), got {content[:4].hex() or 'nothing'}")
-    if len(content) < start:
-        raise ValueError(f"{path} ends within its header: {start} bytes expected, got {len(content)}")
+    if content[:4] != magic or len(content) < start:
+        expected = f"{path} must begin with {magic.hex()} and {dimensions} sizes (IDX, bytes)"
+        raise ValueError(f"{expected}, got {content[:start].hex() or 'nothing'}")
     shape = tuple(np.frombuffer(content, ">u4", dimensions, offset=4).tolist())
     expected = start + math.prod(shape)
     if len(content) != expected:

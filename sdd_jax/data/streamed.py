@@ -3,7 +3,7 @@
 import dataclasses
 import errno
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -59,14 +59,7 @@ class StreamedSplit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:
-    """A data set on disk; fields that a :class:`~sdd_jax.data.dataset.Dataset` in memory has too mean the same.
-
-    Attributes:
-      image_size: S; images are ``[S, S, 3]``.
-      augment: one of ``images.AUGMENTS``.
-      workers: processes that decode; 0: threads of this process.
-      skipped: the images that were left out of ``train`` and ``selection``; None if bad images are an error.
-    """
+    """A data set on disk; fields that a :class:`~sdd_jax.data.dataset.Dataset` in memory has too mean the same."""
 
     name: str
     class_names: tuple[str, ...]
@@ -77,9 +70,9 @@ class StreamedDataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    augment: str
-    workers: int
-    skipped: Skipped | None = None
+    augment: str  # one of images.AUGMENTS
+    workers: int  # processes that decode; 0: threads of this process
+    skipped: Skipped | None  # None if bad images are an error
 
     @property
     def num_classes(self) -> int:
@@ -101,11 +94,11 @@ class StreamedDataset:
 def from_records(
     train: Records,
     test: Records,
+    class_names: tuple[str, ...],
     *,
     name: str,
-    class_names: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     image_size: int,
     augment: str,
     select_on: str,
@@ -117,10 +110,11 @@ def from_records(
     """A :class:`StreamedDataset` of records; arguments not listed as in :func:`~sdd_jax.data.load`.
 
     Where labels are not known before reading, a tenth of all images is held out, and a subset drawn from all, without
-    regard to the classes. A test image that cannot be decoded is an error when it is read.
+    regard to the classes.
 
     Args:
       train: the images of training and validation.
+      test: those of tests, all of which must be good.
       mean: per channel, in units of [0, 1], as ``std``.
       on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
         and leaves the bad ones out, after all draws, so that these do not depend on them.
@@ -157,20 +151,11 @@ def from_records(
         rows, held = left, None if held is None else held[~np.isin(held, bad)]
         if held is not None and not len(held):
             raise ValueError(f'every held-out image of {name} is skipped: repair them, or use select_on="test"')
-    whole_test = StreamedSplit(test, np.arange(len(test), dtype=np.int32))
+    tested = StreamedSplit(test, np.arange(len(test), dtype=np.int32))
+    trained = StreamedSplit(train, rows.astype(np.int32))
+    selection = tested if held is None else StreamedSplit(train, held.astype(np.int32))
     return StreamedDataset(
-        name=name,
-        class_names=tuple(class_names),
-        train=StreamedSplit(train, rows.astype(np.int32)),
-        selection=whole_test if held is None else StreamedSplit(train, held.astype(np.int32)),
-        test=whole_test,
-        select_on=select_on,
-        mean=tuple(mean),
-        std=tuple(std),
-        image_size=image_size,
-        augment=augment,
-        workers=workers,
-        skipped=skipped,
+        name, class_names, trained, selection, tested, select_on, mean, std, image_size, augment, workers, skipped
     )
 
 
@@ -229,10 +214,9 @@ def train_example(position: int, row: int, *, dataset: StreamedDataset, seed: in
     but drawn by NumPy's Philox, as worker processes should not start JAX. NumPy promises the generator's bits for good,
     the numbers made of them for one version.
     """
-    split = dataset.train
-    number = int(split.index[row])
-    entropy = np.random.SeedSequence((seed, position // len(split.index), number))
-    image, label = _read(dataset, split, row)
+    image, label = _read(dataset, dataset.train, row)
+    number = int(dataset.train.index[row])
+    entropy = np.random.SeedSequence((seed, position // len(dataset.train.index), number))
     rng = np.random.Generator(np.random.Philox(entropy))
     pixels, view = images.train_image(image, dataset.augment, dataset.image_size, rng)
     return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
@@ -250,8 +234,7 @@ def eval_example(position: int, *, dataset: StreamedDataset, split: StreamedSpli
 def _read(dataset: StreamedDataset, split: StreamedSplit, row: int) -> tuple[Image.Image, int]:
     """The decoded image of a row, and its label."""
     number = int(split.index[row])
-    name = split.records.name(number)
-    data, label = split.records.read(number)
+    name, (data, label) = split.records.name(number), split.records.read(number)
     if not 0 <= label < dataset.num_classes:
         raise ValueError(f"{name} has the label {label}, expected 0 to {dataset.num_classes - 1}")
     return images.decode(data, name), label
