@@ -34,7 +34,6 @@ class Saved(NamedTuple):
 
     @property
     def imported(self) -> bool:
-        """Whether it was trained elsewhere."""
         return self.data is None
 
     @property
@@ -43,11 +42,7 @@ class Saved(NamedTuple):
         return jnp.promote_types(DTYPES[self.dtype], jnp.float32)
 
     def data_fields(self, name: str | None = None) -> Mapping[str, Any]:
-        """The run's fields of ``data``; for another set than the run's, its name alone.
-
-        Raises:
-          ValueError: if the network is imported and ``name`` is None.
-        """
+        """The run's fields of ``data``; of another set, its name alone; ``ValueError`` if there is none."""
         if self.data and name in (None, self.data["name"]):
             return self.data
         if name is None:

@@ -25,12 +25,12 @@ from sdd_jax.data.memory import MemoryData
 from sdd_jax.mesh import pick
 from sdd_jax.regions import Regions
 from sdd_jax.training import logbook, loop, teacher_cache
-from sdd_jax.training.cached_teacher import cached_teacher, make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.loop import train
 from sdd_jax.training.run_dir import read_done
-from sdd_jax.training.teacher_cache import Cache, added_error, make_layout, outputs_of_rows, pack, teacher_rows, unpack
+from sdd_jax.training.teacher import cached_teacher, make_compute, run_keys
+from sdd_jax.training.teacher_cache import Cache, Layout, added_error, outputs_of_rows, pack, teacher_rows, unpack
 
 FILL_BATCH = 16
 SCALES = (1, 2, 4)
@@ -43,7 +43,7 @@ class Filler:
         self.built = tiny.built(dtype=dtype)
         self.data = self.built.dataset
         self.model, self.variables = tiny.model(12, dtype), self.built.teacher.arrays
-        self.layout = make_layout((8, 8), Regions(SCALES, pooling))
+        self.layout = Layout(Regions(SCALES, pooling), Regions(SCALES, pooling).grid(8, 8))
         views = {"count": num_views(self.data.pad, self.data.flip)}
         rows = {"count": self.layout.rows, **self.layout.cache_key()}
         self.header = {"teacher": "tiny", "views": views, "rows": rows, "num_classes": tiny.CLASSES, "store": store}
@@ -108,7 +108,8 @@ def test_outputs_from_rows_are_the_live_outputs(pooling, size, x64):
     images = jax.random.normal(jax.random.key(5), (3, size, size, 3), jnp.float64)
     variables = model.init(jax.random.key(6), images, train=False)
     live = model.apply(variables, images, train=False, regions=Regions(SCALES, pooling))
-    layout = make_layout(live.logit_map.shape[1:3], Regions(SCALES, pooling))
+    regions = Regions(SCALES, pooling)
+    layout = Layout(regions, regions.grid(*live.logit_map.shape[1:3]))
     rows = teacher_rows(model, variables, images, layout)
     cached = outputs_of_rows(rows, layout)
     chex.assert_trees_all_close(cached.logits, live.logits, rtol=1e-12)

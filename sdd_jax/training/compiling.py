@@ -18,13 +18,9 @@ REDUCTIONS, ELEMENTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELT
 
 
 def jit_network(function: Callable[..., Any], model: Any, *, platform: str | None = None, **options: Any) -> Any:
-    """``jax.jit(function, **options)``, compiled with the options that are fast on its platform.
+    """``jax.jit(function, **options)`` with the compiler options that are fast for ``model`` on ``platform``.
 
-    Args:
-      function: the program.
-      model: the network that takes most of its time.
-      platform: what it is compiled for; None: the default backend.
-      options: as ``jax.jit`` has them.
+    ``model`` is the network that takes most of the time; without a platform it is the default backend.
     """
     if (platform or jax.default_backend()) != "cpu":
         return jax.jit(function, **options)
