@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.config_hash = config_hash
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: tuple[Path, Future] | None = None
+        self._writing: Future | None = None
 
     def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
         """Starts to save ``state``. Its values are copied before this returns, so it may be donated afterwards.
@@ -65,30 +65,26 @@ class Checkpoints:
                 _set_aside(path, "replaced")
             response = ocp.save_async(str(path), state)
         manifest = Manifest(step, self.config_hash, selection_accuracy, {})
-        self._writing = path, self._executor.submit(self._finish, path, response, manifest)
+        self._writing = self._executor.submit(self._finish, path, response, manifest)
 
     def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
-        response.result()
-        if processes.is_first():  # to which Orbax answers when every process has written its part
-            manifest = manifest._replace(files=_checksums(path))
-            write_json(path / MANIFEST, manifest._asdict())
-            self._prune()
+        with _reported(path):
+            response.result()
+            if processes.is_first():  # to which Orbax answers when every process has written its part
+                write_json(path / MANIFEST, manifest._replace(files=_checksums(path))._asdict())
+                self._prune()
 
     def _prune(self) -> None:
         steps = self.steps()
-        keep = set(steps[-KEEP_NEWEST:]) | {self.best_step()}
-        for step in steps:
-            if step not in keep:
-                path = self.folder / f"{step:08d}"
-                (path / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
-                shutil.rmtree(path)
+        for step in set(steps[:-KEEP_NEWEST]) - {self.best_step()}:
+            path = self.folder / f"{step:08d}"
+            (path / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
+            shutil.rmtree(path)
 
     def wait(self) -> None:
         """Returns when nothing is being written; ``SaveFailed`` says what went wrong while writing."""
-        if self._writing is None:
-            return
-        (path, writing), self._writing = self._writing, None
-        with _reported(path):
+        writing, self._writing = self._writing, None
+        if writing is not None:
             writing.result()
 
     def close(self) -> None:
@@ -124,15 +120,12 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the highest selection accuracy, the earliest of equals; None if none was measured."""
-        best, best_accuracy = None, float("-inf")
+        accuracies: dict[int, float] = {}
         for step in self.steps():
-            try:
-                accuracy = self.manifest(step).selection_accuracy
-            except Damaged:  # reported by whoever reads it
-                continue
-            if accuracy is not None and accuracy > best_accuracy:
-                best, best_accuracy = step, accuracy
-        return best
+            with suppress(Damaged):  # reported by whoever reads it
+                if (accuracy := self.manifest(step).selection_accuracy) is not None:
+                    accuracies[step] = accuracy
+        return max(accuracies, key=accuracies.__getitem__, default=None)
 
     def verify(self, step: int) -> Path:
         """The folder of ``step``, after checking all of its files; ``Damaged`` names one that is not in order."""
@@ -164,8 +157,8 @@ class Checkpoints:
           Damaged: if there are only damaged ones. To start afresh would lose the run without a word.
         """
 
-        def look() -> tuple[int | None, list[str]]:
-            problems: list[str] = []
+        def look():
+            problems = []
             for step in reversed(self.steps()):
                 if at_most is not None and step > at_most:
                     continue

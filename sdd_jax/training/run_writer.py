@@ -114,7 +114,7 @@ class RunWriter:
 
 
 class Trace:
-    """A profiler trace of the first process from one of ``steps`` to before the other, in whole chunks; none if empty."""
+    """A profiler trace of the first process, from the first to before the last of ``steps``; none if they are empty."""
 
     def __init__(self, workdir: Path, steps: tuple[int, ...], say: Callable[[str], None]):
         self._folder, self._running, self._say = workdir / "profile", False, say
