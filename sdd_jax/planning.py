@@ -144,10 +144,9 @@ def train_examples(settings: Settings) -> int:
 
 
 def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """The training loop's program for the devices of ``mesh``, one run with a live teacher.
+    """The loop's jitted chunk of steps for the devices of ``mesh``, one run with a live teacher, and its arguments.
 
-    Returns:
-      The jitted chunk of steps, and its arguments as shapes with shardings: states, shared, own, count.
+    These are shapes with shardings: states, shared, own, count.
     """
     info, num_examples, batch_size = described(settings), train_examples(settings), settings["batch_size"]
     parts, dtype = make_parts(settings, info.num_classes), image_dtype(settings)

@@ -33,8 +33,7 @@ def join(
 
     Process 0 listens at ``coordinator``, ``HOST:PORT``, and all have to come within ``wait`` seconds. One process is
     alone whatever the environment says. Without all three it is one of several if the environment says so, and JAX
-    finds the others itself. ``ValueError`` for anything that does not go together, or processes that do not find each
-    other.
+    finds the others itself. ``ValueError`` says what does not go together, or that the others were not found.
     """
     if count == 1 and coordinator is None and index in (None, 0):
         return

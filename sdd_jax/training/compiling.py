@@ -1,4 +1,4 @@
-"""``jit`` for programs that run a network, with the compiler options that were measured to be fast."""
+"""What was measured to be fast: compiler options of programs that run a network, and on CPU the C library's memory."""
 
 import ctypes
 import sys
