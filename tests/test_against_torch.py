@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from golden import weights
 
+from sdd_jax.files import read_checkpoint
 from sdd_jax.losses import kd_loss
 from sdd_jax.models import create_model
 from sdd_jax.regions import Regions
