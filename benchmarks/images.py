@@ -1,6 +1,5 @@
 """Images per second from JPEG files to a batch that training takes, beside the plain PIL pipeline of PyTorch users."""
 
-import io
 import itertools
 import statistics
 import tempfile
@@ -11,10 +10,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import timing
-from experiments.markdown import table
+from experiments.command_line import table
 from sdd_jax import data
-from sdd_jax.data import images
-from sdd_jax.data.feed import train_data
+from sdd_jax.data import images, train_data
 from sdd_jax.mesh import make_mesh
 
 COUNT, HEIGHT, WIDTH, SIZE = 128, 375, 500, 224  # files; ImageNet's photographs are about 400 x 350 in the mean
@@ -44,15 +42,9 @@ def section():
 
 def cells(name, our_seconds, plain_seconds):
     """A row of the table, from the seconds of each round."""
-    measured = timing.ratio(plain_seconds, our_seconds)
-    images_a_round = STEPS * BATCH
-    return (
-        name,
-        f"{images_a_round / statistics.median(our_seconds):.0f}",
-        f"{images_a_round / statistics.median(plain_seconds):.0f}",
-        f"{measured.median:.2f}",
-        f"{measured.low:.2f} to {measured.high:.2f}",
-    )
+    rates = (f"{STEPS * BATCH / statistics.median(seconds):.0f}" for seconds in (our_seconds, plain_seconds))
+    median, low, high = timing.ratio(plain_seconds, our_seconds)
+    return (name, *rates, f"{median:.2f}", f"{low:.2f} to {high:.2f}")
 
 
 def rounds(*pipelines):
@@ -72,20 +64,16 @@ def rounds(*pipelines):
 
 
 def write_photographs(folder):
-    """JPEG files with the detail of photographs, in one class; how many bytes they have together."""
-    rng, written = np.random.default_rng(0), 0
+    """JPEG files with the detail of photographs, in one class; how many bytes the training files have together."""
+    rng = np.random.default_rng(0)
     for part, count in (("train", COUNT), ("test", 1)):
         (folder / part / "only").mkdir(parents=True)
         for number in range(count):
             coarse = rng.integers(0, 256, (HEIGHT // 12, WIDTH // 12, 3), dtype=np.uint8)
             smooth = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
-            grain = rng.normal(scale=6, size=smooth.shape)
-            content = io.BytesIO()
-            picture = Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
-            picture.save(content, "JPEG", quality=92, subsampling="4:2:0")
-            (folder / part / "only" / f"{number}.jpg").write_bytes(content.getvalue())
-            written += len(content.getvalue()) if part == "train" else 0
-    return written
+            pixels = np.clip(smooth + rng.normal(scale=6, size=smooth.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / part / "only" / f"{number}.jpg", quality=92, subsampling="4:2:0")
+    return sum(path.stat().st_size for path in (folder / "train" / "only").iterdir())
 
 
 def ours(folder, workers):
@@ -111,38 +99,29 @@ def ours(folder, workers):
 
 
 def plain(folder, workers):
-    """`start()` returns the batches of PIL and PyTorch, with the steps that torchvision's transforms take."""
+    """`start()` returns the batches of PIL and PyTorch: normalised float32, as torchvision's reference training has."""
     import torch
 
     torch.set_num_threads(1)
-    paths = sorted((folder / "train" / "only").iterdir())
-    repeated = Plain(paths * (BATCH * (WARM_UP + STEPS) // COUNT + 1))
+    paths, info = sorted((folder / "train" / "only").iterdir()), data.INFO["imagenet"]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (info.mean, info.std))
+
+    class Photographs(torch.utils.data.Dataset):
+        def __len__(self):
+            return BATCH * (WARM_UP + STEPS)
+
+        def __getitem__(self, number):
+            rng = np.random.default_rng()
+            with open(paths[number % len(paths)], "rb") as file:
+                image = Image.open(file).convert("RGB")
+            box = images.random_box(image.width, image.height, rng)
+            image = image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            if rng.random() < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+            return (pixels - mean) / std
 
     def start():
-        yield from torch.utils.data.DataLoader(repeated, batch_size=BATCH, num_workers=workers or 0)
+        yield from torch.utils.data.DataLoader(Photographs(), batch_size=BATCH, num_workers=workers or 0)
 
     return start
-
-
-class Plain:
-    """Files as normalised float32 ``[3, H, W]``, as torchvision's reference training has them."""
-
-    def __init__(self, paths):
-        self._paths = paths
-
-    def __len__(self):
-        return len(self._paths)
-
-    def __getitem__(self, number):
-        import torch
-
-        rng = np.random.default_rng()
-        with open(self._paths[number], "rb") as file:
-            image = Image.open(file).convert("RGB")
-        box = images.random_box(image.width, image.height, rng)
-        image = image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        if rng.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-        info = data.INFO["imagenet"]
-        return (pixels - torch.tensor(info.mean).view(3, 1, 1)) / torch.tensor(info.std).view(3, 1, 1)

@@ -1,7 +1,6 @@
 """One training step of this project on random images, built from a config as `sdd_jax.build` builds a run."""
 
 import atexit
-import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,9 @@ import numpy as np
 from configs import cifar100
 from sdd_jax import data
 from sdd_jax.build import assemble, check, make_parts
-from sdd_jax.build_teacher import asked_live, cache_header, cache_layout
-from sdd_jax.training import compiling
-from sdd_jax.training.cached_teacher import CachedTeacher, run_keys
+from sdd_jax.build_teacher import ask_network, cache_header, cache_layout
 from sdd_jax.training.programs import Programs
+from sdd_jax.training.teacher import cached_teacher, run_keys
 from sdd_jax.training.teacher_cache import Cache
 
 EXAMPLES, EPOCHS = 2048, 8  # 256 steps of 64
@@ -25,10 +23,11 @@ FILL = 256  # rows of a cache that are drawn together
 
 def jax_step(spec):
     """`step()`, a whole step by `spec` as the loop takes it: order, crop, flip, teacher, student, gradient, update."""
-    if not spec["chosen_libraries"]:
-        compiling.known_options = lambda options: None
     runs = prepare(spec)
     programs = Programs(runs)
+    run_chunk = programs.run_chunk
+    if not spec["chosen_libraries"]:  # the same program, compiled with XLA's defaults
+        run_chunk = jax.jit(run_chunk.__wrapped__, donate_argnums=0)
     keys = [jax.device_put(jax.random.key(run.seed), programs.on_all) for run in runs]
     states = programs.stack([programs.begin(key) for key in keys])
     number, count = 0, jax.device_put(np.int32(1), programs.on_all)
@@ -37,7 +36,7 @@ def jax_step(spec):
         nonlocal states, number
         if (number + 1) * spec["batch"] > EPOCHS * EXAMPLES:
             raise ValueError(f"{EPOCHS} epochs of {EXAMPLES} examples have no step {number} of {spec['batch']}")
-        states, measured = programs.run_chunk(states, *programs.arrays(number), count)
+        states, measured = run_chunk(states, *programs.arrays(number), count)
         number += 1
         jax.block_until_ready((states, measured))
 
@@ -63,10 +62,11 @@ def prepare(spec):
     images = jnp.zeros((1, *dataset.image_shape))
     variables = jax.jit(partial(parts.teacher.init, train=False))(jax.random.key(1), images)
     if not spec["cached"]:
-        return assemble(all_settings, parts, dataset, asked_live(settings, parts.teacher, variables, dataset))
-    folder = tempfile.mkdtemp(prefix="benchmark_cache_")
-    atexit.register(shutil.rmtree, folder)
-    cached = random_cache(Path(folder), settings, parts, variables, dataset, range(spec["seeds"]))
+        teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
+        return assemble(all_settings, parts, dataset, teacher)
+    folder = tempfile.TemporaryDirectory(prefix="benchmark_cache_")
+    atexit.register(folder.cleanup)
+    cached = random_cache(Path(folder.name), settings, parts, variables, dataset, range(spec["seeds"]))
     return assemble(all_settings, parts, dataset, cached)
 
 
@@ -75,11 +75,8 @@ def random_images(classes):
     rng, info = np.random.default_rng(0), data.INFO["cifar100"]
     images = rng.integers(0, 256, (EXAMPLES, *info.image_shape), dtype=np.uint8)
     labels = rng.integers(0, classes, EXAMPLES)
-    names = [str(number) for number in range(classes)]
-    few = slice(0, 1)
-    return data.from_arrays(
-        images, labels, images[few], labels[few], class_names=names, mean=info.mean, std=info.std, select_on="test"
-    )
+    options = {"class_names": list(map(str, range(classes))), "mean": info.mean, "std": info.std, "select_on": "test"}
+    return data.from_arrays(images, labels, images[:1], labels[:1], **options)
 
 
 def random_cache(folder, settings, parts, variables, dataset, seeds):
@@ -95,4 +92,4 @@ def random_cache(folder, settings, parts, variables, dataset, seeds):
     for seed in seeds:
         for _ in cache.add(run_keys(dataset, seed=seed, **order), compute, FILL):
             pass
-    return CachedTeacher(cache, layout, dataset, seeds=seeds, **order, steps_per_call=1, on_device=False)
+    return cached_teacher(cache, layout, dataset, seeds=seeds, **order, steps_per_call=1, on_device=False)

@@ -1,142 +1,65 @@
 """A training step of this project beside plain PyTorch's, for pairs of teacher and student."""
 
 import statistics
-from typing import NamedTuple
 
 from benchmarks import timing
-from experiments.markdown import table
+from benchmarks.worker import BATCH, CLASSES, SCALES, jax_spec, torch_spec
+from experiments.command_line import table
 
-BATCH, CLASSES, SCALES = 64, 100, (1, 2, 4)
 ROUNDS = 7
-EXAMPLES, EPOCHS, VIEWS = 50_000, 240, 162
-RUN_STEPS = EPOCHS * EXAMPLES / BATCH
-METHODS, SEEDS = 6, 3  # of a table: KD, DKD, NKD and their SDD forms
 ONLINE_BOUND, KD_BOUND = 1.0, 1.03
 PYTORCH = ("PyTorch, contiguous", "PyTorch, channels last")
 ONLINE, CACHED, KD = "SDD-KD", "SDD-KD, cached teacher", "KD"
-HOW = ("live", "cached")
-
-
-class Pair(NamedTuple):
-    """Who teaches whom, and how long a step with a cached teacher may take beside PyTorch's."""
-
-    teacher: str
-    student: str
-    cached_bound: float
-
-
-PAIRS = (
-    Pair("resnet32x4", "resnet8x4", 0.5),
-    Pair("resnet32x4", "shufflenet_v1", 0.25),
-    Pair("resnet50", "mobilenet_v2", 0.15),
-    Pair("vgg13", "vgg8", 0.6),
+NAMES = (*PYTORCH, ONLINE, CACHED, KD)
+PAIRS = (  # teacher, student, and how long a step with a cached teacher may take beside PyTorch's
+    ("resnet32x4", "resnet8x4", 0.5),
+    ("resnet32x4", "shufflenet_v1", 0.25),
+    ("resnet50", "mobilenet_v2", 0.15),
+    ("vgg13", "vgg8", 0.6),
 )
-
-
-class Comparison(NamedTuple):
-    """A ratio of seconds and what it may be at most."""
-
-    what: str
-    ratio: timing.Ratio
-    bound: float
-
-    @property
-    def verdict(self):
-        return "met" if self.ratio.median <= self.bound else "missed"
-
-
-class Row(NamedTuple):
-    """What was measured of a pair."""
-
-    pair: Pair
-    contest: timing.Contest
-    medians: dict[str, float]  # seconds of one step
-    best: str  # the faster of PyTorch's
-    comparisons: list[Comparison]
-
-
-def jax_spec(
-    teacher,
-    student,
-    *,
-    method="sdd_kd",
-    cached=False,
-    seeds=1,
-    chosen_libraries=True,
-    keeps_memory=True,
-    batch=BATCH,
-    classes=CLASSES,
-    scales=SCALES,
-):
-    """The specification of a contestant of this project."""
-    return {
-        "kind": "jax",
-        "teacher": teacher,
-        "student": student,
-        "method": method,
-        "cached": cached,
-        "seeds": seeds,
-        "chosen_libraries": chosen_libraries,
-        "keeps_memory": keeps_memory,
-        "batch": batch,
-        "classes": classes,
-        "scales": list(scales),
-    }
-
-
-def torch_spec(teacher, student, layout, *, keeps_memory=True, batch=BATCH, classes=CLASSES, scales=SCALES):
-    """The specification of a contestant in plain PyTorch; `layout` is contiguous or channels_last."""
-    return {
-        "kind": "torch",
-        "teacher": teacher,
-        "student": student,
-        "format": layout,
-        "keeps_memory": keeps_memory,
-        "batch": batch,
-        "classes": classes,
-        "scales": list(scales),
-    }
-
-
-def contestants(pair, batch=BATCH):
-    """The specifications of a pair's contestants, by name."""
-    names = (pair.teacher, pair.student)
-    return {
-        PYTORCH[0]: torch_spec(*names, "contiguous", batch=batch),
-        PYTORCH[1]: torch_spec(*names, "channels_last", batch=batch),
-        ONLINE: jax_spec(*names, batch=batch),
-        CACHED: jax_spec(*names, cached=True, batch=batch),
-        KD: jax_spec(*names, method="kd", batch=batch),
-    }
-
-
-def measure(pair, rounds=ROUNDS, batch=BATCH):
-    """The row of a pair."""
-    return make_row(pair, timing.contest(contestants(pair, batch), rounds))
-
-
-def make_row(pair, contest):
-    """What follows from a pair's contest."""
-    seconds = contest.seconds
-    best = timing.fastest(seconds, PYTORCH)
-    comparisons = [
-        Comparison("SDD-KD / PyTorch", timing.ratio(seconds[ONLINE], seconds[best]), ONLINE_BOUND),
-        Comparison("cached / PyTorch", timing.ratio(seconds[CACHED], seconds[best]), pair.cached_bound),
-        Comparison("SDD-KD / KD", timing.ratio(seconds[ONLINE], seconds[KD]), KD_BOUND),
-    ]
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return Row(pair, contest, medians, best, comparisons)
 
 
 def section():
     """Measures every pair; lines of markdown."""
-    return lines([measure(pair) for pair in PAIRS])
+    return lines([(f"{pair[0]} -> {pair[1]}", pair[2], measure(*pair[:2])) for pair in PAIRS])
 
 
-def lines(rows):
-    """The tables of `rows`."""
-    names, rounds = (*PYTORCH, ONLINE, CACHED, KD), len(rows[0].contest.others)
-    most = ", ".join(f"{max(row.contest.others):.0%}" for row in rows)
+def measure(teacher, student):
+    """The contest of a pair."""
+    contestants = {
+        PYTORCH[0]: torch_spec(teacher, student, "contiguous"),
+        PYTORCH[1]: torch_spec(teacher, student, "channels_last"),
+        ONLINE: jax_spec(teacher, student),
+        CACHED: jax_spec(teacher, student, cached=True),
+        KD: jax_spec(teacher, student, method="kd"),
+    }
+    return timing.contest(contestants, ROUNDS)
+
+
+def lines(measured):
+    """The tables of pairs, each `(title, bound with a cached teacher, contest)`."""
+    steps, ratios, processes = [], [], []
+    for title, cached_bound, contest in measured:
+        seconds = contest.seconds
+        medians = {name: statistics.median(seconds[name]) for name in NAMES}
+        best = min(PYTORCH, key=medians.get)
+        cells = {name: f"{medians[name]:.3f}" for name in NAMES}
+        cells[best] = f"**{cells[best]}**"
+        steps.append([title, *cells.values()])
+        for what, one, other, bound in (
+            ("SDD-KD / PyTorch", ONLINE, best, ONLINE_BOUND),
+            ("cached / PyTorch", CACHED, best, cached_bound),
+            ("SDD-KD / KD", ONLINE, KD, KD_BOUND),
+        ):
+            median, low, high = timing.ratio(seconds[one], seconds[other])
+            quartiles, verdict = f"{low:.3f} to {high:.3f}", timing.verdict(median, bound)
+            ratios.append([title, what, f"{median:.3f}", quartiles, bound, verdict])
+        for name in NAMES:
+            started, peak = contest.started[name], contest.peak_bytes[name]
+            compiled = "" if started["compile"] is None else f"{started['compile']:.1f}"
+            processes.append([title, name, f"{started['start']:.1f}", compiled, f"{peak / 2**20:.0f}"])
+    rounds = len(measured[0][2].others)
+    most = ", ".join(f"{max(contest.others):.0%}" for _, _, contest in measured)
     return [
         "## A training step",
         "",
@@ -146,66 +69,14 @@ def lines(rows):
         "memory. On CPU all keep freed memory, which PyTorch does not do by itself. The faster of PyTorch's in bold. "
         f"Other programs took at most {most} of the machine in a round.",
         "",
-        *table(("teacher -> student", *names), [seconds_cells(row, names) for row in rows]),
+        *table(("teacher -> student", *NAMES), steps),
         "",
         "Ratios are medians of the rounds' own, with quartiles.",
         "",
-        *table(
-            ("teacher -> student", "ratio", "measured", "quartiles", "at most", ""),
-            [cells for row in rows for cells in ratio_cells(row)],
-        ),
+        *table(("teacher -> student", "ratio", "measured", "quartiles", "at most", ""), ratios),
         "",
         "From the start of the process to its first step, the part of it that compilation took, and the most memory "
         "held; with a cached teacher each includes filling the cache.",
         "",
-        *table(
-            ("teacher -> student", "contestant", "start s", "compile s", "memory MiB"),
-            [cells for row in rows for cells in process_cells(row, names)],
-        ),
-        "",
-        f"Projected hours, without evaluations, of a run ({EPOCHS} epochs of {EXAMPLES:,} images) and of a pair's part "
-        f"in a table ({METHODS} methods, {SEEDS} seeds). The cached ones of a table include filling the cache once, at "
-        "the seconds by which a step with the teacher is longer.",
-        "",
-        *table(
-            ("teacher -> student", *(f"{what}, {how}" for what in ("run", "table") for how in ("PyTorch", *HOW))),
-            [hours_cells(row) for row in rows],
-        ),
+        *table(("teacher -> student", "contestant", "start s", "compile s", "memory MiB"), processes),
     ]
-
-
-def title(row):
-    """The pair's name."""
-    return f"{row.pair.teacher} -> {row.pair.student}"
-
-
-def seconds_cells(row, names):
-    """A row of seconds."""
-    numbers = [f"{row.medians[name]:.3f}" for name in names]
-    return [title(row), *(f"**{n}**" if name == row.best else n for name, n in zip(names, numbers, strict=True))]
-
-
-def ratio_cells(row):
-    """A row for each comparison."""
-    return [
-        [title(row), c.what, f"{c.ratio.median:.3f}", f"{c.ratio.low:.3f} to {c.ratio.high:.3f}", c.bound, c.verdict]
-        for c in row.comparisons
-    ]
-
-
-def process_cells(row, names):
-    """A row for each process."""
-    for name in names:
-        started, peak = row.contest.started[name], row.contest.peak_bytes[name]
-        compiled = "" if started["compile"] is None else f"{started['compile']:.1f}"
-        yield [title(row), name, f"{started['start']:.1f}", compiled, f"{peak / 2**20:.0f}"]
-
-
-def hours_cells(row):
-    """A row of hours: of a run, then of a table."""
-    runs = METHODS * SEEDS
-    run = [row.medians[name] * RUN_STEPS / 3600 for name in (row.best, ONLINE, CACHED)]
-    seen = VIEWS * (1 - (1 - 1 / VIEWS) ** (EPOCHS * SEEDS))  # of an image, on average
-    filling = seen * EXAMPLES / BATCH * max(row.medians[ONLINE] - row.medians[CACHED], 0) / 3600
-    table_hours = [runs * run[0], runs * run[1], runs * run[2] + filling]
-    return [title(row), *(f"{hours:.1f}" for hours in run), *(f"{hours:.0f}" for hours in table_hours)]

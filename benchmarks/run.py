@@ -12,18 +12,18 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import allocator, cost, images, libraries, pairs, starts
+from benchmarks import cost, images, pairs
 from experiments.command_line import Parser, refuse
-from sdd_jax.training.environment import commit
+from sdd_jax.training.run_dir import commit
 
 SECTIONS = {
     "pairs": pairs.section,
     "loss": cost.loss_section,
     "memory": cost.memory_section,
-    "start": starts.section,
-    "seeds": starts.seeds_section,
-    "libraries": libraries.section,
-    "allocator": allocator.section,
+    "start": cost.start_section,
+    "seeds": cost.seeds_section,
+    "libraries": cost.libraries_section,
+    "allocator": cost.allocator_section,
     "images": images.section,
 }
 PACKAGES = ("jax", "jaxlib", "flax", "torch")
@@ -44,21 +44,16 @@ def header():
 
 def processor():
     """The processor's name."""
-    try:
-        described = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in described if line.startswith("model name")), "unknown")
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def chosen_sections(only):
     """The names in `only`."""
     chosen = only.split(",")
-    unknown = set(chosen) - set(SECTIONS)
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"no section {', '.join(map(repr, sorted(unknown)))}: there are {', '.join(SECTIONS)}"
-        )
+    if unknown := [name for name in chosen if name not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"no section {unknown[0]!r}: there are {', '.join(SECTIONS)}")
     return chosen
 
 

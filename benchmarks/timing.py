@@ -1,11 +1,11 @@
 """Contestants in turn, each in its own process, and what follows from their seconds.
 
-A shared machine is faster at one moment than at another: contestants take turns within a round, in an order that
-changes from round to round, and two of them are compared round by round. Another program that works at the same time
-does not slow all of them alike (threads that wait for each other at every layer lose most), so the rounds are kept in
-which the rest of the machine did least.
+The speed of a shared machine varies: contestants take turns within a round, in an order that changes from round to
+round, and are compared round by round. Another program does not slow all of them alike, so the rounds are kept in which
+the rest of the machine did least.
 """
 
+import contextlib
 import json
 import os
 import statistics
@@ -46,10 +46,8 @@ class Worker:
 
     def seconds(self, steps):
         """Seconds of one step, over `steps` of them, and the processor's seconds of all of them."""
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has died, and reading says so
             print(steps, file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # it has died, and reading says so
         answer = self._answer()
         return answer["seconds"], answer["cpu_seconds"]
 
@@ -57,13 +55,14 @@ class Worker:
         """Ends the process; returns the most bytes of memory that it held."""
         self._process.stdin.close()
         peak = self._answer()["peak_bytes"]
-        self._process.wait()
-        self._release()
+        self.end()
         return peak
 
     def end(self):
         """Ends the process, whatever it does; nothing if it has ended."""
-        self._release()  # it ends by itself where it waits for a line
+        for file in (self._process.stdin, self._process.stdout, self._errors):
+            with contextlib.suppress(BrokenPipeError):
+                file.close()  # it ends by itself where it waits for a line
         try:
             self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -77,15 +76,8 @@ class Worker:
         code = self._process.wait()  # its stdout is closed: it has ended, or is about to
         self._errors.seek(0)
         errors = self._errors.read().strip()
-        self._release()
+        self.end()
         raise WorkerDied(f"{self._spec} ended with {code}:\n{errors}")
-
-    def _release(self):
-        for file in (self._process.stdin, self._process.stdout, self._errors):
-            try:
-                file.close()
-            except BrokenPipeError:
-                pass
 
 
 class Contest(NamedTuple):
@@ -97,21 +89,13 @@ class Contest(NamedTuple):
     others: list[float]  # the share of the machine that other programs took, by round
 
 
-class Ratio(NamedTuple):
-    """The median over rounds, and the quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-
 def contest(specs, rounds):
     """What the contestants of `specs`, {name: specification}, take: the quietest `rounds` of at most twice as many."""
     workers = {}
     try:
         for name, spec in specs.items():  # one after another, so that no start disturbs another
             workers[name] = Worker(spec)
-        turns = {name: steps_of_turn(worker.seconds(WARM_UP)[0]) for name, worker in workers.items()}
+        turns = {name: max(1, round(TURN_SECONDS / worker.seconds(WARM_UP)[0])) for name, worker in workers.items()}
         seconds, others = {name: [] for name in specs}, []
         while sum(share <= QUIET for share in others) < rounds and len(others) < 2 * rounds:
             began, busy, own = time.perf_counter(), busy_seconds(), 0.0
@@ -144,11 +128,6 @@ def quietest(others, rounds):
     return sorted(sorted(range(len(others)), key=lambda number: others[number])[:rounds])
 
 
-def steps_of_turn(seconds):
-    """How many steps a turn has, where one takes so many seconds."""
-    return max(1, round(TURN_SECONDS / seconds))
-
-
 def order_of_round(names, number):
     """Another contestant is first in every round, and every other round runs backwards."""
     start = number % len(names)
@@ -157,14 +136,19 @@ def order_of_round(names, number):
 
 
 def ratio(seconds, others):
-    """How long a step takes beside another's: the median of the rounds' own ratios, with quartiles."""
+    """How long a step takes beside another's: `(median, low, high)`, with quartiles, of the rounds' own ratios."""
     ratios = [one / other for one, other in zip(seconds, others, strict=True)]
-    if len(ratios) == 1:
-        return Ratio(ratios[0], ratios[0], ratios[0])
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Ratio(middle, low, high)
+    return middle, low, high
 
 
-def fastest(seconds, names):
-    """Which of `names` has the lowest median."""
-    return min(names, key=lambda name: statistics.median(seconds[name]))
+def cells(seconds, others):
+    """Cells of a table: the median seconds of one and of the other, their ratio and its quartiles."""
+    medians = (f"{statistics.median(values):.3f}" for values in (seconds, others))
+    median, low, high = ratio(seconds, others)
+    return (*medians, f"{median:.3f}", f"{low:.3f} to {high:.3f}")
+
+
+def verdict(value, bound):
+    """Whether `value` is at most `bound`, in a word; none where there is no bound."""
+    return "" if bound is None else "met" if value <= bound else "missed"

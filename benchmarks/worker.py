@@ -1,6 +1,6 @@
 """A process that holds one contestant: python -m benchmarks.worker SPECIFICATION.
 
-The specification is JSON, as `benchmarks.pairs` writes it. When the first step is done a line of JSON says how many
+The specification is the JSON of `jax_spec` or `torch_spec`. When the first step is done a line of JSON says how many
 seconds passed since the process began to import (`start`), and how many of them compilation took (`compile`; null for
 PyTorch). Every line on stdin is a number of steps to take; a line on stdout answers with the seconds of one step, and
 with the processor's seconds of all of them over all threads. When stdin closes, a last line has the largest resident
@@ -14,6 +14,19 @@ import sys
 import time
 
 STARTED = time.perf_counter()
+BATCH, CLASSES, SCALES = 64, 100, (1, 2, 4)
+_OF_BOTH = {"keeps_memory": True, "batch": BATCH, "classes": CLASSES, "scales": SCALES}
+
+
+def jax_spec(teacher, student, **changes):
+    """A step of this project; `changes` are to `method` and the other fields here."""
+    own = {"method": "sdd_kd", "cached": False, "seeds": 1, "chosen_libraries": True}
+    return {"kind": "jax", "teacher": teacher, "student": student, **own, **_OF_BOTH, **changes}
+
+
+def torch_spec(teacher, student, layout, **changes):
+    """A step in plain PyTorch; `layout` is contiguous or channels_last."""
+    return {"kind": "torch", "teacher": teacher, "student": student, "format": layout, **_OF_BOTH, **changes}
 
 
 def contestant(spec):
@@ -23,7 +36,7 @@ def contestant(spec):
 
         keep_freed_memory()
     if spec["kind"] == "torch":
-        from benchmarks.torch_step import torch_step
+        from benchmarks.plain_torch import torch_step
 
         return torch_step(spec), lambda: None
 

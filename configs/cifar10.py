@@ -15,12 +15,4 @@ def get_config(argument: str | None = None):
     chosen = common.parse(argument, teacher="resnet56", student="resnet20", method="sdd_kd", preset="released")
     config = common.base()
     config.data.name = "cifar10"
-    config.optim.learning_rate = common.cifar_rate(chosen["student"])
-    return common.choose(
-        config,
-        chosen,
-        kd=common.KD,
-        dkd={"temperature": 4.0, "beta": 8.0},
-        warmup_epochs=20,
-        scales=(1, 2, 4),
-    )
+    return common.choose(config, chosen)

@@ -12,6 +12,7 @@ for 0.05). The best epoch is chosen on a tenth of the training images, held out.
 """
 
 from configs import common
+from configs.rows import LOW_RATE_STUDENTS
 
 RATE, LOW_RATE = 0.1, 0.02
 
@@ -21,14 +22,7 @@ def get_config(argument: str | None = None):
     config = common.base()
     config.data.name = "fashion_mnist"
     config.epochs = 10
-    config.optim.learning_rate = LOW_RATE if chosen["student"] in common.LOW_RATE_STUDENTS else RATE
+    config.optim.learning_rate = LOW_RATE if chosen["student"] in LOW_RATE_STUDENTS else RATE
     config.optim.schedule = "cosine"
     config.optim.milestones = ()
-    return common.choose(
-        config,
-        chosen,
-        kd=common.KD,
-        dkd={"temperature": 4.0, "beta": 8.0},
-        warmup_epochs=1,  # a twelfth of the run, as 20 of 240 epochs
-        scales=(1, 2, 4),
-    )
+    return common.choose(config, chosen)

@@ -25,11 +25,4 @@ def get_config(argument: str | None = None):
     config.epochs, config.batch_size = 60, 128
     config.optim.schedule = "cosine"
     config.optim.milestones = ()
-    return common.choose(
-        config,
-        chosen,
-        kd=common.KD,
-        dkd={"temperature": 4.0, "beta": 8.0},
-        warmup_epochs=5,  # a twelfth of the run, as 20 of 240 epochs
-        scales=(1, 2, 4),
-    )
+    return common.choose(config, chosen)

@@ -57,6 +57,4 @@ def _single(method: str, student: str, *, teaches: bool = False) -> ConfigDict:
     config.optim.update({"learning_rate": 0.1, "schedule": "cosine", "milestones": ()})
     if distills:
         config.teacher.run = "teacher"  # in a sequence: an earlier run of it
-    return common.choose(
-        config, chosen, kd=common.KD, dkd={"temperature": 4.0, "beta": 8.0}, warmup_epochs=1, scales=(1, 2, 4)
-    )
+    return common.choose(config, chosen)

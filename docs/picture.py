@@ -18,13 +18,13 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
+from scipy.special import softmax
 
-from sdd_jax import complementary_mask, pool_regions
-from sdd_jax.reporting.answers import load_test, test_pixels
-from sdd_jax.serving.network import forward, open_network
-from sdd_jax.serving.overlay import COMPLEMENTARY, CONSISTENT
-from sdd_jax.serving.regions import Place, Region, read_regions, softmax
-from sdd_jax.training import run_folder
+from sdd_jax import complementary_mask, pool_regions, saved
+from sdd_jax.regions import Regions
+from sdd_jax.reporting.study import test_pixels
+from sdd_jax.serving.network import open_network
+from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, Region, read_regions
 
 SCALES, WEIGHTS = (1, 2, 4), {False: 1, True: 2}  # by whether a region is complementary; the released code's
 BATCH, COLOURS_KEPT = 250, 128
@@ -58,7 +58,7 @@ def choose(regions: np.ndarray, labels: np.ndarray) -> int:
       regions: the teacher's region logits ``[N, R, K]`` at scales 1, 2 and so on.
       labels: ``[N]``.
     """
-    verdicts, sureness = regions.argmax(-1)[:, :5], softmax(regions[:, :5]).max(-1)
+    verdicts, sureness = regions.argmax(-1)[:, :5], softmax(regions[:, :5].astype(np.float64), axis=-1).max(-1)
     apart = np.asarray(complementary_mask(regions, labels))[:, :5]
     named = np.array([len(set(row[mask])) for row, mask in zip(verdicts, apart, strict=True)])
     able = (verdicts[:, 0] == labels) & (named >= 2)
@@ -70,13 +70,11 @@ def choose(regions: np.ndarray, labels: np.ndarray) -> int:
 def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
     """The chosen test image of the run in ``workdir``, and the classes' names."""
     served = open_network(workdir, data_path=data_path)
-    room = run_folder.read_config(workdir)["data"]
-    dataset = load_test({f"data.{field}": value for field, value in room.items()}, data_path)
-    outputs = forward(served, scales=SCALES)
+    dataset = saved.load_test_data(served.network, path=data_path)
 
     @jax.jit
     def maps(variables, images):
-        got = outputs(variables, images)
+        got = served.apply(variables, images)
         return got.logits, got.logit_map
 
     count = len(dataset.test.index)
@@ -90,7 +88,7 @@ def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
         row=row,
         label=int(labels[row]),
         pixels=test_pixels(dataset, [row])[0],
-        regions=read_regions(regions[row], logits[row], SCALES),
+        regions=read_regions(regions[row], logits[row], Regions(SCALES)),
         complementary=np.asarray(complementary_mask(regions[one], labels[one]))[0].tolist(),
         locations=logit_map[row].argmax(-1),
     )
@@ -170,8 +168,8 @@ def _regions(page, shown, names, scale, top):
     left, side = LEFT[scale], SIDE[scale]
     _image(page, shown.pixels, left, top, side, faded=True)
     for region, apart in zip(shown.regions, shown.complementary, strict=True):
-        if region.place.scale == scale:
-            box = _box(region.place, left, top, side)
+        if region.scale == scale:
+            box = _box(region, left, top, side)
             _cell(page, box, apart)
             lines = [*names[region.label].replace("/", "/ ").split(" "), f"{100 * region.probability:.0f} %"]
             size = {1: 14, 2: 12.5}.get(scale, 11)
@@ -186,8 +184,8 @@ def _student(page, shown):
     for scale in SCALES:
         left = LEFT[scale] + (SIDE[scale] - side) / 2
         for region, apart in zip(shown.regions, shown.complementary, strict=True):
-            if region.place.scale == scale:
-                box = _box(region.place, left, top, side)
+            if region.scale == scale:
+                box = _box(region, left, top, side)
                 _cell(page, box, apart)
                 size = {1: 16, 2: 14}.get(scale, 11.5)
                 _text(page, box[0] + box[2] / 2, box[1] + box[3] / 2, str(WEIGHTS[apart]), size, halo=True)
@@ -218,9 +216,9 @@ def _lines(page, x, y, lines):
         _text(page, x, y + 15 * number, line, 12, ha="left", weight="normal" if number else "bold")
 
 
-def _box(place: Place, left: float, top: float, side: float) -> tuple[float, float, float, float]:
-    step = side / place.scale
-    return left + place.column * step, top + place.row * step, step, step
+def _box(region: Region, left: float, top: float, side: float) -> tuple[float, float, float, float]:
+    step = side / region.scale
+    return left + region.column * step, top + region.row * step, step, step
 
 
 def _cell(page, box, apart, *, hatched=True):

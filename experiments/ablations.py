@@ -1,103 +1,94 @@
 """Tables 6 to 9 and the two tables of appendix 6.1 (arXiv 2403.13512): which parts of SDD matter, and what they cost.
 
 All on CIFAR-100 with KD as the base loss, top-1 in percent, except Table 9. RN32x4 -> RN8x4 runs at scales {1,2},
-RN32x4 -> ShuffleNetV1 at {1,2,4}, as the other tables' runs do.
+RN32x4 -> ShuffleNetV1 at {1,2,4}, as the other tables' runs do. Conventional KD is SDD at the scale {1}: the released
+code falls back to it there. Cells are written as in ``experiments.paper_tables``.
 """
 
-from experiments.cells import Cell, Table
-from experiments.recipes import Recipe
+from experiments.cells import Row, compare
 
-RN8X4, SHUFFLE1, SHUFFLE2 = "RN32x4 -> RN8x4", "RN32x4 -> ShuffleNetV1", "RN32x4 -> ShuffleNetV2"
-PAIRS = {
-    RN8X4: ("resnet32x4", "resnet8x4"),
-    SHUFFLE1: ("resnet32x4", "shufflenet_v1"),
-    SHUFFLE2: ("resnet32x4", "shufflenet_v2"),
-    "WRN40-2 -> VGG8": ("wrn_40_2", "vgg8"),
-}
-RECORDED = {RN8X4: (75.59, 75.31), SHUFFLE1: (76.44, 75.98), "WRN40-2 -> VGG8": (74.55, 74.65, 74.51, 74.51)}
 HEADLINE = (
     "three versions of SD-KD on RN32x4 -> RN8x4: 76.63 in Tables 6 and 7, 75.63 in appendix 6.1, 75.59 and 75.31 in "
     "the released script"
 )
-
-
-def run(row, column, value, method="sdd_kd", measure="top1", **more) -> Cell:
-    """A cell that is run; keywords that are no fields of a cell are overrides of ``sdd``."""
-    fields = {name: more.pop(name) for name in list(more) if name in Cell._fields}
-    teacher, student = PAIRS[column]
-    recipe = Recipe("cifar100", student, teacher, method, tuple((f"sdd.{name}", v) for name, v in more.items()))
-    return Cell(row, column, {measure: value}, recipe, **fields)
-
-
-def plain(row, column, value, **more) -> Cell:
-    """Conventional KD, which is SDD at the scale {1}: the released code falls back to it there."""
-    return run(row, column, value, "kd", **more)
-
-
-GLOBAL_TERM = (
-    "equation 10 without D_con, so without the global term as well; the paper does not say whether that stayed, and "
-    "the released code has no such run"
-)
-TABLE6 = Table(
+TABLE6 = compare(
     "table6",
     "Which terms are used",
-    "arXiv 2403.13512, Table 6",
-    (
-        plain("N/A (KD)", RN8X4, 73.33),
-        plain("N/A (KD)", SHUFFLE1, 74.07),
-        run("consistent only", RN8X4, 75.14, complementary_weight=0.0, bases=("N/A (KD)",)),
-        run("consistent only", SHUFFLE1, 75.88, complementary_weight=0.0, bases=("N/A (KD)",)),
-        run("complementary only", RN8X4, 74.79, consistent_weight=0.0, bases=("N/A (KD)",), note=GLOBAL_TERM),
-        run("complementary only", SHUFFLE1, 75.10, consistent_weight=0.0, bases=("N/A (KD)",), note=GLOBAL_TERM),
-        run("fusion", RN8X4, 76.63, bases=("N/A (KD)",), recorded=RECORDED[RN8X4], note=HEADLINE),
-        run("fusion", SHUFFLE1, 76.30, bases=("N/A (KD)",), recorded=RECORDED[SHUFFLE1]),
-    ),
+    """
+    row                | RN32x4 -> RN8x4       | RN32x4 -> ShuffleNetV1
+    N/A (KD)           | 73.33                 | 74.07
+    consistent only    | 75.14                 | 75.88
+    complementary only | 74.79 a               | 75.10 a
+    fusion             | 76.63 b (75.59 75.31) | 76.30 (76.44 75.98)
+    """,
+    source="arXiv 2403.13512, Table 6",
+    rows={
+        "N/A (KD)": Row("kd"),
+        "consistent only": Row("sdd_kd", ("N/A (KD)",), (("sdd.complementary_weight", 0.0),)),
+        "complementary only": Row("sdd_kd", ("N/A (KD)",), (("sdd.consistent_weight", 0.0),)),
+        "fusion": Row("sdd_kd", ("N/A (KD)",)),
+    },
+    cell_notes={
+        "a": "equation 10 without D_con, so without the global term as well; the paper does not say whether that "
+        "stayed, and the released code has no such run",
+        "b": HEADLINE,
+    },
 )
-TABLE7 = Table(
+TABLE7 = compare(
     "table7",
     "Which scales are used",
-    "arXiv 2403.13512, Table 7",
-    (
-        plain("{1}", RN8X4, 73.33),
-        plain("{1}", SHUFFLE1, 74.07),
-        run("{1,2}", RN8X4, 76.63, scales=(1, 2), bases=("{1}",), recorded=RECORDED[RN8X4], note=HEADLINE),
-        run("{1,2}", SHUFFLE1, 75.10, scales=(1, 2), bases=("{1}",)),
-        run("{1,4}", RN8X4, 76.13, scales=(1, 4), bases=("{1}",), note="the released code cannot run it"),
-        run("{1,4}", SHUFFLE1, 75.84, scales=(1, 4), bases=("{1}",), note="the released code cannot run it"),
-        run("{1,2,4}", RN8X4, 75.74, scales=(1, 2, 4), bases=("{1}",)),
-        run("{1,2,4}", SHUFFLE1, 76.30, scales=(1, 2, 4), bases=("{1}",), recorded=RECORDED[SHUFFLE1]),
-    ),
+    """
+    row     | RN32x4 -> RN8x4       | RN32x4 -> ShuffleNetV1
+    {1}     | 73.33                 | 74.07
+    {1,2}   | 76.63 a (75.59 75.31) | 75.10
+    {1,4}   | 76.13 b               | 75.84 b
+    {1,2,4} | 75.74                 | 76.30 (76.44 75.98)
+    """,
+    source="arXiv 2403.13512, Table 7",
+    rows={
+        "{1}": Row("kd"),
+        "{1,2}": Row("sdd_kd", ("{1}",), (("sdd.scales", (1, 2)),)),
+        "{1,4}": Row("sdd_kd", ("{1}",), (("sdd.scales", (1, 4)),)),
+        "{1,2,4}": Row("sdd_kd", ("{1}",), (("sdd.scales", (1, 2, 4)),)),
+    },
+    cell_notes={"a": HEADLINE, "b": "the released code cannot run it"},
     notes=(
         "with 75.63 for 76.63, {1,2} would rank below {1,4} and {1,2,4} on RN32x4 -> RN8x4",
         "the paper's text calls the second student ShuffleNetV2, the table ShuffleNetV1",
     ),
 )
-TABLE8 = Table(
+TABLE8 = compare(
     "table8",
     "The weight of complementary terms",
-    "arXiv 2403.13512, Table 8",
-    tuple(
-        run(f"beta = {weight}", SHUFFLE1, value, complementary_weight=float(weight), bases=bases, recorded=recorded)
-        for weight, value, bases, recorded in (
-            (1, 75.62, (), ()),
-            (2, 76.30, ("beta = 1",), RECORDED[SHUFFLE1]),
-            (4, 75.99, ("beta = 1",), ()),
-            (6, 76.15, ("beta = 1",), ()),
-            (8, 75.78, ("beta = 1",), ()),
+    """
+    row      | RN32x4 -> ShuffleNetV1
+    beta = 1 | 75.62
+    beta = 2 | 76.30 (76.44 75.98)
+    beta = 4 | 75.99
+    beta = 6 | 76.15
+    beta = 8 | 75.78
+    """,
+    source="arXiv 2403.13512, Table 8",
+    rows={
+        f"beta = {weight:.0f}": Row(
+            "sdd_kd", () if weight == 1 else ("beta = 1",), (("sdd.complementary_weight", weight),)
         )
-    ),
+        for weight in (1.0, 2.0, 4.0, 6.0, 8.0)
+    },
     notes=("the paper's beta is complementary_weight here; the released code has 2 hard-coded",),
 )
-TABLE9 = Table(
+TABLE9 = compare(
     "table9",
     "Training time of a batch",
-    "arXiv 2403.13512, Table 9",
-    (
-        run("CRD", RN8X4, 41, "crd", measure="ms"),
-        Cell("ReviewKD", RN8X4, {"ms": 26}),
-        plain("KD", RN8X4, 11, measure="ms"),
-        run("SD-KD", RN8X4, 11, measure="ms", bases=("KD",)),
-    ),
+    """
+    row      | RN32x4 -> RN8x4
+    CRD      | 41
+    ReviewKD | 26
+    KD       | 11
+    SD-KD    | 11
+    """,
+    source="arXiv 2403.13512, Table 9",
+    rows={"CRD": Row("crd"), "KD": Row("kd")},
     measures=("ms",),
     notes=(
         "the paper names no hardware, and its caption speaks of accuracies that the table does not have",
@@ -106,45 +97,45 @@ TABLE9 = Table(
     ),
 )
 
-
-FEATURE_WEIGHTS = "weights not stated: those of SD-KD, and RepDistiller's 3000 for SP and 0.8 for CRD"
-
-
-def appendix_pair(column: str, sp: float, crd: float, sdd: float, with_sp: float, with_crd: float) -> tuple[Cell, ...]:
-    """A column of appendix 6.1's first table."""
-    return (
-        run("SP", column, sp, "sp"),
-        run("CRD", column, crd, "crd"),
-        run("SDD-KD", column, sdd, recorded=RECORDED[column], note=HEADLINE if column == RN8X4 else ""),
-        run("SDD-KD + SP", column, with_sp, "sdd_kd_sp", bases=("SP", "SDD-KD"), note=FEATURE_WEIGHTS),
-        run("SDD-KD + CRD", column, with_crd, "sdd_kd_crd", bases=("CRD", "SDD-KD"), note=FEATURE_WEIGHTS),
-    )
-
-
-APPENDIX1 = Table(
+APPENDIX1 = compare(
     "appendix1",
     "Together with feature distillation",
-    "arXiv 2403.13512, appendix 6.1, first table",
-    (
-        *appendix_pair("WRN40-2 -> VGG8", 73.18, 73.88, 74.44, 74.02, 74.82),
-        *appendix_pair(SHUFFLE1, 73.48, 75.11, 76.30, 75.87, 76.89),
-        *appendix_pair(RN8X4, 72.94, 75.51, 75.63, 76.33, 76.94),
-    ),
+    """
+    row          | WRN40-2 -> VGG8                 | RN32x4 -> ShuffleNetV1 | RN32x4 -> RN8x4
+    SP           | 73.18                           | 73.48                  | 72.94
+    CRD          | 73.88                           | 75.11                  | 75.51
+    SDD-KD       | 74.44 (74.55 74.65 74.51 74.51) | 76.30 (76.44 75.98)    | 75.63 a (75.59 75.31)
+    SDD-KD + SP  | 74.02 b                         | 75.87 b                | 76.33 b
+    SDD-KD + CRD | 74.82 b                         | 76.89 b                | 76.94 b
+    """,
+    source="arXiv 2403.13512, appendix 6.1, first table",
+    rows={
+        "SP": Row("sp"),
+        "CRD": Row("crd"),
+        "SDD-KD": Row("sdd_kd"),
+        "SDD-KD + SP": Row("sdd_kd+sp", ("SP", "SDD-KD")),
+        "SDD-KD + CRD": Row("sdd_kd+crd", ("CRD", "SDD-KD")),
+    },
+    cell_notes={
+        "a": HEADLINE,
+        "b": "weights not stated: those of SD-KD, and RepDistiller's 3000 for SP and 0.8 for CRD",
+    },
 )
-SDD_SP = (
-    "no formula, weight or scales in the paper: here SP of each region's mean feature, averaged over the regions of "
-    "the pair's scales, with SP's weight"
-)
-APPENDIX2 = Table(
+APPENDIX2 = compare(
     "appendix2",
     "Regions of features, aligned by SP without the classifier",
-    "arXiv 2403.13512, appendix 6.1, second table",
-    (
-        run("SP", RN8X4, 72.94, "sp"),
-        run("SP", SHUFFLE2, 74.45, "sp", note="74.56 in Table 2"),
-        run("SDD-SP", RN8X4, 74.37, "sdd_sp", bases=("SP",), note=SDD_SP),
-        run("SDD-SP", SHUFFLE2, 75.65, "sdd_sp", bases=("SP",), note=SDD_SP),
-        run("SDD-DKD", RN8X4, 76.63, "sdd_dkd", note="the accuracy that Tables 6 and 7 give SD-KD"),
-        run("SDD-DKD", SHUFFLE2, 78.05, "sdd_dkd", recorded=(78.15, 78.01)),
-    ),
+    """
+    row     | RN32x4 -> RN8x4 | RN32x4 -> ShuffleNetV2
+    SP      | 72.94           | 74.45 a
+    SDD-SP  | 74.37 b         | 75.65 b
+    SDD-DKD | 76.63 c         | 78.05 (78.15 78.01)
+    """,
+    source="arXiv 2403.13512, appendix 6.1, second table",
+    rows={"SP": Row("sp"), "SDD-SP": Row("sdd_sp", ("SP",)), "SDD-DKD": Row("sdd_dkd")},
+    cell_notes={
+        "a": "74.56 in Table 2",
+        "b": "no formula, weight or scales in the paper: here SP of each region's mean feature, averaged over the "
+        "regions of the pair's scales, with SP's weight",
+        "c": "the accuracy that Tables 6 and 7 give SD-KD",
+    },
 )

@@ -1,10 +1,10 @@
-"""What the commands here share: a user's mistake is one line and exit code 2, as in ``python -m sdd_jax``."""
+"""What the commands here share: a user's mistake is one line and exit code 2, and tables in Markdown."""
 
 import argparse
-import os
+import contextlib
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import jax
 
@@ -23,10 +23,11 @@ def refuse(program: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def guarded(program: str, command: Callable[[], int]) -> int:
-    """The exit code of ``command``; what the user named wrongly is one line and 2."""
+@contextlib.contextmanager
+def guarded(program: str) -> Iterator[None]:
+    """For the body of a command: what the user named wrongly ends it with one line and 2."""
     try:
-        return command()
+        yield
     except (ValueError, ImportError) as error:
         refuse(program, str(error))
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -36,11 +37,6 @@ def guarded(program: str, command: Callable[[], int]) -> int:
 def hold_no_device() -> None:
     """Keeps JAX of this process, which only checks configs, off the accelerators; processes started later have them."""
     jax.config.update("jax_platforms", "cpu")
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def integers(text: str) -> tuple[int, ...]:
@@ -61,3 +57,9 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table in Markdown; cells are put as they print."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]

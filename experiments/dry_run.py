@@ -1,146 +1,123 @@
-"""Goes through every row without data: its config is checked, its training step traced for abstract inputs.
+"""Checks the config of every row without data, and traces training steps until each shape and each loss is tried.
 
-Rows of the same settings are traced once. ``trace`` compiles nothing, so this is Python's work: processes share it,
-each with the rows of one pair of networks at a time, which it traces once for all of them.
+A check makes a row's networks and its objective. What can still fail in its step are shapes. They follow from networks,
+images, regions of the maps and features that are read: not from numbers such as temperatures and rates, and not from
+which base loss takes the logits. So a row is traced if no row before it has its shapes, or none has its loss: each pair
+of networks is traced with each way to divide their maps, and each loss with one pair. The others rely on these.
 """
 
-import gc
-import itertools
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from experiments import recipes
-from experiments.cells import QUOTED, RUN, UNAVAILABLE, Table
+from experiments.cells import QUOTED, Cell, Table
 from experiments.command_line import hold_no_device
 from experiments.recipes import Recipe
-from experiments.shared_traces import share_networks
-from sdd_jax import build, data
+from sdd_jax import build, data, methods
+from sdd_jax.config import Settings
+
+SHAPES = ("model.", "data.", "batch_size", "sdd.scales", "sdd.pooling")  # how the names of these fields begin
+LOSS = ("method", "loss.", "sdd.")
 
 
 class Row(NamedTuple):
-    """Settings that are traced once, and the tables that have them."""
+    """Settings, and the tables that have them."""
 
     recipe: Recipe
     preset: str
     tables: tuple[str, ...]
 
+    @property
+    def settings(self) -> Settings:
+        """The checked config."""
+        return recipes.settings(self.recipe, self.preset)
 
-class Traced(NamedTuple):
-    """What came of it."""
-
-    row: Row
-    seconds: float
-    parameters: int
-    problem: str  # empty if there is none
+    def __str__(self) -> str:
+        changes = recipes.overrides(self.recipe, self.preset)
+        text = f"{self.recipe.file}:{recipes.argument(self.recipe, self.preset)}"
+        return " ".join([text, *(f"{name}={value}" for name, value in changes.items())])
 
 
-def distinct(tables: Iterable[Table], presets: Sequence[str]) -> list[Row]:
-    """Every row of ``tables``, and the teachers that they need, each settings once."""
-    rows: dict[str, Row] = {}
+def distinct(cells: Sequence[tuple[Table, Cell]], presets: Sequence[str]) -> list[Row]:
+    """The rows of ``cells``, and the teachers that they need, each settings once."""
+    found: dict[str, tuple[Recipe, str, dict[str, None]]] = {}
     for preset in presets:
-        for table in tables:
-            for cell in table.cells:
-                if cell.recipe is None:
-                    continue
-                teacher = [recipes.teacher_recipe(cell.recipe)] if cell.recipe.teacher != "none" else []
-                for recipe in (*teacher, cell.recipe):
-                    key = recipes.key(recipes.settings(recipe, preset))
-                    row = rows.setdefault(key, Row(recipe, preset, ()))
-                    if table.name not in row.tables:
-                        rows[key] = row._replace(tables=(*row.tables, table.name))
-    return list(rows.values())
+        for table, cell in cells:
+            for recipe in filter(None, (recipes.teacher_recipe(cell.recipe), cell.recipe)):
+                key = recipes.key(recipes.settings(recipe, preset))
+                found.setdefault(key, (recipe, preset, {}))[2][table.name] = None
+    return [Row(recipe, preset, tuple(tables)) for recipe, preset, tables in found.values()]
 
 
-def describe(row: Row) -> str:
-    """A row in a few words."""
-    text = f"{row.recipe.file}:{recipes.argument(row.recipe, row.preset)}"
-    changes = recipes.overrides(row.recipe, row.preset)
-    return text + "".join(f" {name}={value}" for name, value in changes.items())
+def shapes_and_loss(row: Row) -> tuple[Hashable, Hashable]:
+    """What decides the shapes in a row's step, and what its loss is without its numbers."""
+    read = recipes.identity(row.settings)
+    shapes = tuple(f"{name}={value}" for name, value in read.items() if name.startswith(SHAPES))
+    loss = tuple(f"{name}={value}" for name, value in read.items() if name.startswith(LOSS) and isinstance(value, str))
+    return (*shapes, methods.parse(read["method"]).features), loss
 
 
-def trace_row(row: Row) -> Traced:
-    """Traces one row; what is wrong with it is said, not raised."""
-    start, parameters, problem = time.perf_counter(), 0, ""
-    try:
-        settings = recipes.settings(row.recipe, row.preset)
-        info = data.describe(settings["data.name"])
-        state, metrics = build.trace(settings.nested())
-        parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
-        classes = state.params["student"]["head"]["bias"].shape
-        if classes != (info.num_classes,):
-            raise ValueError(
-                f"the student tells {classes} classes apart, {settings['data.name']} has {info.num_classes}"
-            )
-        if metrics["loss"].shape != ():
-            raise ValueError(f"the loss has shape {metrics['loss'].shape}, expected a number")
-        if (settings["data.train_examples"] or 0) > info.train_examples:
-            raise ValueError(
-                f"data.train_examples is {settings['data.train_examples']}, there are {info.train_examples}"
-            )
-    except Exception as error:  # whatever is wrong with one row, the others are traced as well
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Traced(row, time.perf_counter() - start, parameters, problem)
-
-
-def by_pair(rows: Iterable[Row]) -> list[list[Row]]:
-    """``rows`` by config file, teacher and student."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
+    """The first row of each shapes and of each loss: these are traced, the others rely on them."""
+    found: dict[Hashable, Row] = {}
     for row in rows:
-        groups.setdefault((row.recipe.file, row.recipe.teacher, row.recipe.student), []).append(row)
-    return list(groups.values())
+        for part in shapes_and_loss(row):
+            found.setdefault(part, row)
+    return found
 
 
-def trace_pair(rows: Sequence[Row]) -> list[Traced]:
-    """Traces ``rows`` one after the other, and forgets what they shared."""
-    traced = [trace_row(row) for row in rows]
-    jax.clear_caches()
-    gc.collect()
-    return traced
+def trace(row: Row) -> tuple[int, str]:
+    """Traces a row's training step: the number of parameters, and what is wrong with the row, or an empty text."""
+    try:
+        state, _ = build.trace(row.settings.nested())
+        return sum(leaf.size for leaf in jax.tree.leaves(state.params)), ""
+    except Exception as error:  # the other rows are traced as well
+        return 0, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def run(tables: Sequence[Table], presets: Sequence[str], processes: int, say: Callable[[str], None]) -> bool:
-    """Traces the rows of ``tables`` and says what came of each; whether all went well."""
+def run(
+    tables: Sequence[Table],
+    cells: Sequence[tuple[Table, Cell]],
+    presets: Sequence[str],
+    processes: int,
+    say: Callable[[str], None],
+) -> bool:
+    """Checks the rows of ``cells``, which are of ``tables``, and says what came of each; whether all went well."""
     start = time.perf_counter()
-    rows, failed = distinct(tables, presets), 0
+    rows, failed = distinct(cells, presets), 0
+    first = firsts(rows)
+    chosen = [row for row in rows if row in first.values()]
     context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-    with ProcessPoolExecutor(processes, context, initializer=_prepare) as pool:
-        for traced in itertools.chain.from_iterable(pool.map(trace_pair, by_pair(rows))):
-            failed += bool(traced.problem)
-            what = traced.problem or f"{traced.parameters:,} parameters"
-            where = ", ".join(traced.row.tables)
-            say(f"{'FAILED' if traced.problem else 'ok':6} {describe(traced.row)} | {where} | {what}")
+    with ProcessPoolExecutor(processes, context, initializer=hold_no_device) as pool:
+        results = pool.map(trace, chosen)
+        traced: dict[Row, tuple[int, str]] = {}
+        for row in rows:
+            if row in chosen:
+                traced[row] = next(results)
+            (parameters, of_shapes), (_, of_loss) = (traced[first[part]] for part in shapes_and_loss(row))
+            wanted = row.settings["data.train_examples"] or 0
+            there = data.describe(row.settings["data.name"]).train_examples
+            few = f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""
+            problem = few or of_shapes or of_loss
+            failed += bool(problem)
+            what = problem or f"{parameters:,} parameters"
+            say(f"{'FAILED' if problem else 'ok':6} {row} | {', '.join(row.tables)} | {what}")
     say("")
-    for line in counts(tables, presets):
-        say(line)
-    seconds = time.perf_counter() - start
-    say(f"{len(rows)} distinct rows, {failed} failed, presets {' and '.join(presets)}; {seconds:.0f} s")
-    return not failed
-
-
-def _prepare() -> None:
-    """Of a process that traces: a trace leaves its garbage in one heap, so it is collected once for each pair."""
-    hold_no_device()
-    share_networks()
-    gc.freeze()
-    gc.disable()
-
-
-def counts(tables: Iterable[Table], presets: Sequence[str]) -> list[str]:
-    """A line for each table: how many of its cells are run, quoted, and not available yet."""
-    lines = []
     for table in tables:
-        number = {status: sum(cell.status == status for cell in table.cells) for status in (RUN, QUOTED, UNAVAILABLE)}
-        own = sum(cell.ours for cell in table.cells)
-        shape = f"{len(table.rows)} rows x {len(table.columns)} columns"
-        ours = f" ({own} of them ours)" if own else ""
-        line = f"{table.name}: {shape}: {number[RUN]} run{ours}, {number[QUOTED]} quoted, "
-        lines.append(line + f"{number[UNAVAILABLE]} not available yet, {len(distinct([table], presets))} distinct runs")
-        reasons = dict.fromkeys(f"{cell.row}: {cell.missing}" for cell in table.cells if cell.status == UNAVAILABLE)
-        lines += [f"    not available yet: {reason}" for reason in reasons]
-    return lines
+        of_table = [(table, cell) for other, cell in cells if other is table]
+        if of_table:
+            ours = sum(cell.ours for _, cell in of_table)
+            quoted = sum(cell.status == QUOTED for cell in table.cells)
+            counts = f"{len(of_table)} run" + (f" ({ours} of them ours)" if ours else "") + f", {quoted} quoted"
+            shape = f"{len(table.rows)} rows x {len(table.columns)} columns"
+            say(f"{table.name}: {shape}: {counts}, {len(distinct(of_table, presets))} distinct runs")
+    say(
+        f"{len(rows)} distinct rows, {len(chosen)} traced, {failed} failed, presets {' and '.join(presets)}; "
+        f"{time.perf_counter() - start:.0f} s"
+    )
+    return not failed

@@ -1,4 +1,4 @@
-"""How a cell of a table is run: a config file, its argument and overrides; and what of a config makes it that run."""
+"""How a cell is run: config file, argument and overrides; and the fields that tell one experiment from another."""
 
 import functools
 import hashlib
@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from configs import common
-from sdd_jax.build import check, reads
-from sdd_jax.config import Settings
-from sdd_jax.training import run_folder
+from sdd_jax import methods
+from sdd_jax.build import check
+from sdd_jax.config import Settings, reads
+from sdd_jax.fields import PRESETS, RUNTIME_FIELDS
+from sdd_jax.files import flatten
 
-RELEASED, PAPER = PRESETS = tuple(common.PRESETS)
-# Where a run stands, what it is called, and how it is carried out: two runs that differ in these alone are one. The
-# teacher is compared by what it is, not by its folder, and the preset by the fields that follow from it.
-ELSEWHERE = run_folder.CARRIED_OUT | {
+RELEASED, PAPER = PRESETS
+# Fields that do not tell experiments apart: paths, seeds and how a run is executed. A teacher is compared by how it was
+# trained, not by its folder, and a preset by the fields that follow from it.
+NO_IDENTITY = RUNTIME_FIELDS | {
     "seed",
     "seeds",
     "preset",
@@ -27,39 +29,32 @@ ELSEWHERE = run_folder.CARRIED_OUT | {
     "steps_per_call",
     "save_every_epochs",
 }
-# Fields that came after the first results, and the value at which a run is what it was without them: keys stay.
+# Fields that came after the first results. At these values a run is what it was before, and keeps its key.
 LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error"}
+# What fields of earlier versions are called now.
+NAMES = {f"loss.{name}": f"loss.options.{name}" for name in ("temperature", "alpha", "beta", "gamma")}
+Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
 
 class Recipe(NamedTuple):
-    """A run, up to its preset and seed.
+    """A run, up to its preset and seed."""
 
-    Attributes:
-      file: of ``configs/``, without its ending.
-      student: the network that is trained.
-      teacher: the network that it learns from, or "none".
-      method: as ``config.method``; "plain" without a teacher.
-      overrides: dotted fields and their values.
-      loss_of: another method, whose ``loss`` room replaces that of ``method``.
-      teacher_overrides: those of the run that trains the teacher.
-    """
-
-    file: str
+    file: str  # of ``configs/``, without its ending
     student: str
     teacher: str = "none"
     method: str = "plain"
-    overrides: tuple[tuple[str, Any], ...] = ()
-    loss_of: str | None = None
-    teacher_overrides: tuple[tuple[str, Any], ...] = ()
+    overrides: Overrides = ()
+    loss_of: str | None = None  # another method, whose fields of ``loss`` replace those of this one
+    teacher_overrides: Overrides = ()  # of the run that trains the teacher
 
 
-def teacher_recipe(recipe: Recipe) -> Recipe:
-    """The run that trains the teacher of ``recipe``."""
-    return Recipe(recipe.file, recipe.teacher, overrides=recipe.teacher_overrides)
+def teacher_recipe(recipe: Recipe) -> Recipe | None:
+    """The run that trains the teacher of ``recipe``; None for a plain run."""
+    return None if recipe.teacher == "none" else Recipe(recipe.file, recipe.teacher, overrides=recipe.teacher_overrides)
 
 
 def argument(recipe: Recipe, preset: str) -> str:
-    """What stands after the colon of ``--config=FILE.py:``."""
+    """The argument after the colon of ``--config=FILE.py:``."""
     if recipe.teacher == "none":
         return f"teacher=none,student={recipe.student}"  # no preset: it changes nothing of a plain run
     return f"teacher={recipe.teacher},student={recipe.student},method={recipe.method},preset={preset}"
@@ -69,45 +64,41 @@ def overrides(recipe: Recipe, preset: str) -> dict[str, Any]:
     """The fields that the recipe changes, those of ``loss_of`` among them, in a fixed order."""
     changed = {}
     if recipe.loss_of is not None:
-        own, other = (_config(recipe._replace(method=method), preset) for method in (recipe.method, recipe.loss_of))
-        changed = {f"loss.{name}": value for name, value in other.loss.items() if own.loss[name] != value}
+        own, other = (
+            flatten(_config(recipe._replace(method=method), preset).loss.to_dict(), "loss.")
+            for method in (recipe.method, recipe.loss_of)
+        )
+        changed = {name: value for name, value in other.items() if own[name] != value}
     return changed | dict(recipe.overrides)
 
 
 @functools.cache
 def settings(recipe: Recipe, preset: str) -> Settings:
-    """The checked config of the recipe, of seed 0 and without paths; ``ValueError`` says what is wrong."""
-    tree = _config(recipe, preset).to_dict()
+    """The checked config of a recipe, with seed 0 and without paths; ``ValueError`` says what is wrong."""
+    config = _config(recipe, preset)
     for name, value in overrides(recipe, preset).items():
-        *rooms, leaf = name.split(".")
-        room = tree
-        for part in rooms:
-            room = room[part]
-        if leaf not in room:
-            raise ValueError(f"{recipe}: config has no field {name!r}")
-        room[leaf] = value
-    return check(tree)
+        common.put(config, name, value)
+    return check(config)
 
 
 def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config that make a run what it is, ready for JSON.
+    """The fields that tell an experiment from others, ready for JSON.
 
-    Those left out do not change what is computed (``ELSEWHERE``), are not read by the method (a plain run reads nothing
-    of ``loss`` and ``sdd``, only SDD reads ``sdd``, and a base loss reads its own numbers), or stand at the value that
-    they had before they were fields (``LATER``).
+    Left out are those of ``NO_IDENTITY``, those that the method does not read, and those of ``LATER`` at their value
+    there.
     """
-    unread = {name for name in flat if name.startswith(("loss.", "sdd."))} - reads(flat)
+    unread = {name for name in flat if name.startswith(("loss.", "sdd.", "features."))} - reads(flat)
     if flat["method"] == "plain":
         unread |= {name for name in flat if name.startswith("teacher.")}
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in sorted(flat.items())
-        if name not in ELSEWHERE and name not in unread and not (name in LATER and value == LATER[name])
+        if name not in NO_IDENTITY and name not in unread and not (name in LATER and value == LATER[name])
     }
 
 
 def key(flat: Mapping[str, Any]) -> str:
-    """A name for what ``flat`` runs."""
+    """A name for the experiment of a config."""
     return digest(identity(flat))
 
 
@@ -116,17 +107,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted fields."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``flat`` from a file of an earlier version: a field that came later has its default, which is what was run."""
-    return flatten(common.base().to_dict()) | dict(flat)
+    """A config of an earlier version with today's names; fields that came later have their default."""
+    renamed = {NAMES.get(name, name): value for name, value in flat.items()}
+    renamed["method"] = methods.RENAMED.get(flat["method"], flat["method"])
+    return flatten(common.base().to_dict()) | renamed
 
 
 def command_line(recipe: Recipe, preset: str) -> list[str]:

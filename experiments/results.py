@@ -3,34 +3,30 @@
 import json
 import os
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import recipes
 from experiments.recipes import Recipe
-from sdd_jax.training import run_folder
+from sdd_jax.files import flatten, read_json
+from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import METRICS, read_metrics
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "experiments" / "results"
+RESULTS = Path(__file__).with_name("results")
 NO_TEACHER = "none"
+PARTS = ("seed", "last", "best", "select_on", "teacher")  # without these a line is not whole
 
 
-class Did(NamedTuple):
-    """What was run: the same for two runs that may be averaged over, but for their seeds."""
+class RunKey(NamedTuple):
+    """Which experiment a result line belongs to. Lines of one key differ in their seeds and are averaged."""
 
-    key: str  # of ``recipes.key``
+    config: str  # of ``recipes.key``
     teacher: str  # of ``teacher_identity``
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of every table in ``folder``.
-
-    Raises:
-      ValueError: names file and line of one that is torn, was changed by hand, or lacks what a line has.
-    """
+    """The lines of every table in ``folder``; ``ValueError`` names file and line of one that is torn or was changed."""
     return [line for path in sorted(folder.glob("*.jsonl")) for line in read_file(path)]
 
 
@@ -46,100 +42,67 @@ def read_file(path: Path) -> list[dict[str, Any]]:
             if number == len(texts):
                 raise ValueError("no line break at its end")
             line = json.loads(text)
-            settings, digest = line["settings"], line["config_hash"]
-            complete = all(name in line for name in ("seed", "last", "best", "select_on", "teacher"))
+            intact = recipes.digest(line["settings"]) == line["config_hash"] and all(part in line for part in PARTS)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{where} is torn or no result line ({error!r}): delete it; the run that it tells of still has its "
-                "folder, and writes it again"
+                f"{where} is torn or no result line ({error!r}): delete it; its run still has a folder, and writes the "
+                "line again"
             ) from error
-        if not complete or recipes.digest(settings) != digest:
-            raise ValueError(
-                f"{where}: its settings are not those of its config_hash, or a part of the line is missing"
-            )
+        if not intact:
+            raise ValueError(f"{where}: its settings are not those of its config_hash, or a part of it is missing")
         lines.append(line)
     return lines
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Adds a line in one write, and has it on the disk before it returns."""
+    """Adds a line, and has it on the disk before it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        data = json.dumps(line).encode() + b"\n"
-        written = os.write(file, data)
-        if written != len(data):
-            raise OSError(f"{path}: only {written} of {len(data)} bytes of a line were written")
-        os.fsync(file)
-    finally:
-        os.close(file)
+    with open(path, "ab") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def did(line: Mapping[str, Any]) -> Did:
-    """What the run of a line did."""
-    return Did(recipes.key(recipes.completed(line["settings"])), line["teacher"]["id"])
+def run_key(line: Mapping[str, Any]) -> RunKey:
+    """The key of a line; a field that came after it was written has its default."""
+    return RunKey(recipes.key(recipes.completed(line["settings"])), line["teacher"]["id"])
 
 
-def index(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[Did, int], Mapping[str, Any]]:
-    """Lines by what was run and its seed; of two for one run, which a merge may bring together, the first."""
-    found: dict[tuple[Did, int], Mapping[str, Any]] = {}
+def index(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[RunKey, int], Mapping[str, Any]]:
+    """Lines by key and seed. Of two lines for one run, which a merge of branches may bring together, the first."""
+    found: dict[tuple[RunKey, int], Mapping[str, Any]] = {}
     for line in lines:
-        found.setdefault((did(line), line["seed"]), line)
+        found.setdefault((run_key(line), line["seed"]), line)
     return found
 
 
 def teacher_identity(folder: Path) -> str:
-    """What the teacher in ``folder`` is: its file's digest if it was imported, else what was trained, with its seed."""
-    config = run_folder.read_config(folder)
+    """Names the teacher in ``folder``: by the digest of its file if it was imported, else by its config and seed."""
+    config = run_dir.read_config(folder)
     if "imported" in config:
         return f"imported {config['imported'].get('sha256') or recipes.digest(config['imported'])}"[:21]
-    return trained_identity(recipes.key(recipes.completed(recipes.flatten(config))), config["seed"])
+    return trained_identity(recipes.key(recipes.completed(flatten(config))), config["seed"])
 
 
 def trained_identity(key: str, seed: int) -> str:
-    """The identity of a teacher trained here."""
+    """Names a teacher that is trained here, by the key of its config and its seed."""
     return f"trained {key} seed {seed}"
 
 
-def unchanged_revision(root: Path = ROOT) -> str | None:
-    """The commit of the checkout if no tracked file differs but result files; else None.
-
-    Each line that a run adds changes a tracked file, which says nothing about the code of the next run.
-    """
-    others = ["--", ".", ":(exclude)experiments/results"]
-    try:
-        revision, changes = (
-            subprocess.run(
-                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", *others))
-        )
-    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
-        return None
-    return None if changes else revision
-
-
-def make(folder: Path, recipe: Recipe, preset: str, teacher: str, unchanged: str | None) -> dict[str, Any]:
-    """The line of the finished run in ``folder``.
-
-    Args:
-      folder: of the run.
-      recipe: of the run.
-      preset: under which it was run.
-      teacher: its identity.
-      unchanged: the ``unchanged_revision`` when the run was started.
+def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, Any]:
+    """The line of the finished run in ``folder``; ``teacher`` as in ``RunKey``.
 
     Raises:
       ValueError: if the run has not finished, or is not the recipe's.
     """
-    config, done = run_folder.read_config(folder), run_folder.read_done(folder)
+    config, done = run_dir.read_config(folder), run_dir.read_done(folder)
     if done is None:
-        raise ValueError(f"{folder} has not finished: it has no {run_folder.DONE}")
-    settings = recipes.identity(recipes.flatten(config))
+        raise ValueError(f"{folder} has not finished: it has no {run_dir.DONE}")
+    settings = recipes.identity(flatten(config))
     wanted = recipes.identity(recipes.settings(recipe, preset))
     if settings != wanted:
-        raise ValueError(f"{folder} holds another run: {run_folder.differing(settings, wanted)}")
-    starts = run_folder.read_json(folder / run_folder.ENVIRONMENT)
+        raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")
+    starts = read_json(folder / run_dir.ENVIRONMENT)
     devices = starts[-1]["devices"]
     rates = [line["images_per_second"] for line in read_metrics(folder / METRICS) if line["kind"] == "train"]
     accuracy = done["teacher_accuracy"]
@@ -157,7 +120,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str, unchanged: str
         "seconds": done["seconds"],
         "images_per_second": round(statistics.median(rates), 1) if rates else None,
         "device": f"{devices['count']} x {devices['kind']}",
-        "commit": unchanged if starts[-1]["commit"] == f"{unchanged}+changes" else starts[-1]["commit"],
+        "commit": starts[-1]["commit"],
         "starts": len(starts),
         "started": starts[-1]["started"],
         "python": starts[-1]["python"],

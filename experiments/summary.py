@@ -1,32 +1,51 @@
 """A table's cells with our runs beside the paper's values: numbers, no layout."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+import statistics
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import cells as of_paper
-from experiments import recipes, results, spread
+from experiments import cells, recipes, results
 from experiments.cells import Cell, Table
 from experiments.recipes import PRESETS, RELEASED
-from experiments.results import NO_TEACHER, Did
-from experiments.spread import Difference, Sample
+from experiments.results import NO_TEACHER, RunKey
+from sdd_jax.reporting.measures import Spread, spread
 
 WHICH = ("last", "best")
+LARGER, WITHIN, TOO_FEW = "larger than its noise", "within noise", "n too small"
+CONFIDENCE = 0.95
+
+
+class Difference(NamedTuple):
+    """One mean less another, with its 95 % confidence interval if both sides have several runs."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    verdict: str  # ``LARGER`` if the interval leaves out zero, ``WITHIN`` if not, ``TOO_FEW`` without one
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """The mean of ``first`` less that of ``second``, with the interval of Welch's t."""
+    mean = statistics.fmean(first) - statistics.fmean(second)
+    if min(len(first), len(second)) < 2:
+        return Difference(mean, None, None, TOO_FEW)
+    from scipy.stats import ttest_ind
+
+    with warnings.catch_warnings():  # SciPy warns of values that are all equal; its interval is right for them too
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
+    return Difference(mean, float(low), float(high), WITHIN if low <= 0 <= high else LARGER)
 
 
 class Entry(NamedTuple):
-    """Runs of a cell that may be averaged over: one config, one teacher, different seeds.
-
-    Attributes:
-      cell: of the table.
-      preset: under which it was run.
-      did: what was run; None for a cell without runs.
-      lines: the result lines, by seed.
-    """
+    """Runs of a cell that are averaged: one config, one teacher, different seeds."""
 
     cell: Cell
     preset: str
-    did: Did | None
-    lines: tuple[Mapping[str, Any], ...]
+    key: RunKey | None  # None without runs
+    lines: tuple[Mapping[str, Any], ...]  # by seed
 
     def values(self, measure: str, which: str) -> list[float]:
         """The runs' values in the table's units: percent, or milliseconds."""
@@ -38,10 +57,10 @@ class Entry(NamedTuple):
         name = {"top1": "accuracy", "top5": "top5"}[measure]
         return [100 * line[which][name] for line in self.lines if name in line[which]]
 
-    def sample(self, measure: str, which: str) -> Sample | None:
-        """Mean, spread and number of the runs, or None."""
+    def spread(self, measure: str, which: str) -> Spread | None:
+        """Mean, standard deviation and number of the runs, or None."""
         values = self.values(measure, which)
-        return spread.sample(values) if values else None
+        return spread(values) if values else None
 
     @property
     def teacher_accuracy(self) -> float | None:
@@ -49,23 +68,21 @@ class Entry(NamedTuple):
         measured = [line["teacher"]["accuracy"] for line in self.lines if line["teacher"]["accuracy"] is not None]
         return 100 * measured[0] if measured else None
 
+    def label(self, entries: Iterable["Entry"]) -> str:
+        """The row's name, with the preset and the teacher where ``entries`` differ in them."""
+        text = self.cell.row if self.preset == RELEASED else f"{self.cell.row} (preset {self.preset})"
+        same = [other for other in entries if other.cell == self.cell and other.preset == self.preset]
+        return f"{text} (teacher: {self.key.teacher})" if len(same) > 1 and self.key else text
+
 
 class Comparison(NamedTuple):
-    """A row held against another of its column.
-
-    Attributes:
-      entry: the row.
-      base: the other one.
-      measure: of ``cells.MEASURES``.
-      paper: the paper's difference, or None.
-      ours: by "last" and "best", where both sides have runs.
-    """
+    """A row less another of its column."""
 
     entry: Entry
     base: Entry
-    measure: str
-    paper: float | None
-    ours: Mapping[str, Difference]
+    measure: str  # of ``cells.MEASURES``
+    paper: float | None  # the paper's difference
+    ours: Mapping[str, Difference]  # by "last" and "best", where both sides have runs
 
 
 class Summary(NamedTuple):
@@ -77,65 +94,59 @@ class Summary(NamedTuple):
     remarks: list[str]
 
 
-def summarize(table: Table, lines: Iterable[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
-    """The summary of ``table``.
+def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
+    """The summary of ``table`` by the ``lines`` of every table, since a run that two of them share has its line in one.
 
-    Args:
-      table: whose cells they are.
-      lines: of every table, since a run that two of them share has its line in one.
-      own: those in the file of this table; one that belongs to no cell is named.
+    ``own`` are those in the file of this table; one that belongs to no cell is named.
     """
-    lines = list(lines)
-    groups: dict[Did, dict[int, Mapping[str, Any]]] = {}
-    for (did, seed), line in results.index(lines).items():
-        groups.setdefault(did, {})[seed] = line
-    entries = [entry for cell in table.cells for entry in _entries(table, cell, groups)]
-    used = {entry.did for entry in entries}
-    stray = [line for line in own if results.did(line) not in used]
-    needed = _teacher_keys(table)
+    found = results.index(lines)
+    groups: dict[RunKey, list[Mapping[str, Any]]] = {}
+    for key, seed in sorted(found):
+        groups.setdefault(key, []).append(found[key, seed])
+    entries = [entry for cell in table.cells for entry in _entries(cell, groups)]
+    used = {entry.key for entry in entries}
+    trained = {recipes.teacher_recipe(cell.recipe) for cell in table.cells if cell.recipe is not None} - {None}
+    teachers = {recipes.key(recipes.settings(recipe, RELEASED)) for recipe in trained}
     remarks = [
         f"a line belongs to no row as it is configured now, and is left out: {line['argument']} {line['overrides']}, "
         f"seed {line['seed']}, {line['train_examples']} training images"
-        for line in stray
-        if results.did(line).key not in needed
+        for line in own
+        if (key := results.run_key(line)) not in used and key.config not in teachers
     ]
-    twice = len(lines) - len(results.index(lines))
+    twice = len(lines) - len(found)
     if twice:
         remarks.append(f"{twice} lines tell of a run that another line tells of, and are left out")
     return Summary(table, entries, _comparisons(table, entries), remarks)
 
 
-def _entries(table: Table, cell: Cell, groups: Mapping[Did, Mapping[int, Mapping[str, Any]]]) -> list[Entry]:
+def _entries(cell: Cell, groups: Mapping[RunKey, Sequence[Mapping[str, Any]]]) -> list[Entry]:
     """The entries of a cell: one for each preset and teacher with runs; an empty one if there are none."""
-    found: dict[Did, Entry] = {}
+    found: dict[RunKey, Entry] = {}
     for preset in PRESETS if cell.recipe is not None else ():
-        key = recipes.key(recipes.settings(cell.recipe, preset))
-        for did in sorted(did for did in groups if did.key == key):
-            runs = tuple(groups[did][seed] for seed in sorted(groups[did]))
-            found.setdefault(did, Entry(cell, preset, did, runs))
-    released = [entry for entry in found.values() if entry.preset == RELEASED]
-    return [*([] if released else [Entry(cell, RELEASED, None, ())]), *found.values()]
-
-
-def _teacher_keys(table: Table) -> set[str]:
-    """Keys of the runs that train the teachers of a table, which need not be rows of it."""
-    taught = (cell.recipe for cell in table.cells if cell.recipe is not None and cell.recipe.teacher != "none")
-    return {recipes.key(recipes.settings(recipes.teacher_recipe(recipe), RELEASED)) for recipe in taught}
+        config = recipes.key(recipes.settings(cell.recipe, preset))
+        for key, lines in groups.items():
+            if key.config == config:
+                found.setdefault(key, Entry(cell, preset, key, tuple(lines)))
+    if not any(entry.preset == RELEASED for entry in found.values()):
+        return [Entry(cell, RELEASED, None, ()), *found.values()]
+    return list(found.values())
 
 
 def _comparisons(table: Table, entries: list[Entry]) -> list[Comparison]:
-    """Every entry against its bases: of the same column, preset and teacher."""
+    """Every entry less each of its bases, where both have runs or the paper has both values."""
     found = []
     for entry in entries:
-        for name in entry.cell.bases:
-            bases = [e for e in entries if (e.cell.row, e.cell.column) == (name, entry.cell.column)]
-            for base in bases:
-                for measure in table.measures:
-                    paper = of_paper.difference(table, entry.cell, name, measure)
-                    ours = _differences(entry, base, measure) if _comparable(entry, base) else {}
-                    empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
-                    if ours or (empty and paper is not None):
-                        found.append(Comparison(entry, base, measure, paper, ours))
+        of_column = [base for base in entries if base.cell.column == entry.cell.column]
+        bases = [base for name in entry.cell.bases for base in of_column if base.cell.row == name]
+        for base, measure in itertools.product(bases, table.measures):
+            paper = cells.difference(table, entry.cell, base.cell.row, measure)
+            values = {which: (entry.values(measure, which), base.values(measure, which)) for which in WHICH}
+            ours = {which: difference(*both) for which, both in values.items() if all(both)}
+            if not _comparable(entry, base):
+                ours = {}
+            empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
+            if ours or (empty and paper is not None):
+                found.append(Comparison(entry, base, measure, paper, ours))
     return found
 
 
@@ -144,17 +155,8 @@ def _comparable(entry: Entry, base: Entry) -> bool:
 
     A plain run has no teacher, and is of every preset.
     """
-    if entry.did is None or base.did is None:
+    if entry.key is None or base.key is None:
         return False
     protocols = {(line["train_examples"], line["select_on"]) for line in (*entry.lines, *base.lines)}
-    same = base.did.teacher == NO_TEACHER or (base.preset, base.did.teacher) == (entry.preset, entry.did.teacher)
+    same = base.key.teacher == NO_TEACHER or (base.preset, base.key.teacher) == (entry.preset, entry.key.teacher)
     return same and len(protocols) == 1
-
-
-def _differences(entry: Entry, base: Entry, measure: str) -> dict[str, Difference]:
-    found = {}
-    for which in WHICH:
-        first, second = entry.sample(measure, which), base.sample(measure, which)
-        if first is not None and second is not None:
-            found[which] = spread.difference(first, second)
-    return found

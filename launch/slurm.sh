@@ -14,7 +14,6 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 export JAX_COMPILATION_CACHE_DIR="$SHARED/programs"
-rm -f "$SHARED/runs/resnet18/lock" # of a node that was lost: SLURM ends a job before it starts it again
 
 srun --kill-on-bad-exit=1 python -m sdd_jax train \
   --config=configs/imagenet.py:teacher=resnet34,student=resnet18,method=sdd_dkd \

@@ -6,23 +6,24 @@ Exit codes: 0 done, 1 failed, 2 the user's input or a refusal, 130 interrupted, 
 import difflib
 import importlib
 import os
-import re
+import runpy
 import shutil
 import sys
 import textwrap
 import traceback
 import warnings
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from sdd_jax.config import NONE
+from sdd_jax.processes import Preempted
 from sdd_jax.training.host_memory import keep_freed_memory
-from sdd_jax.training.notice import Left
 
 COMMANDS = {
     "train": "train a network, plain or by distillation",
@@ -34,15 +35,16 @@ COMMANDS = {
     "export": "write a run's network to a file for use elsewhere",
     "plan": "say what a run takes on TPUs, before any is rented",
 }
-# Errors of what the user named, which say it themselves.
+MODULES = {"import": "import_"}  # of a command whose name is a keyword of Python
+# Errors of what the user named, with messages that need no other words.
 OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)
 PROGRAM_BYTES = 2**32  # of compiled programs are kept at most, those used last
 HELP_COLUMNS = 100  # lines of help are no longer, however wide the terminal is
-MODULES = {"import": "import_"}  # a command that Python keeps as a word of its own
+REQUIRED = "must have a value"  # in the message of absl's check of a flag that has to be given
 
 
 class _OrNone(flags.ArgumentParser):
-    """Of a config's number: ``none`` unsets it. `sdd_jax.config` says which may be, and reads the word in text."""
+    """Parses a config's number, and ``none``, which unsets it; `sdd_jax.config` checks which fields may be unset."""
 
     def __init__(self, number: flags.ArgumentParser):
         super().__init__()
@@ -69,7 +71,7 @@ def _usage() -> str:
 
 
 def _help(module) -> str:
-    """The module's words and its flags, no wider than the terminal; what is typed stays as it is."""
+    """The module's docstring and its flags, no wider than the terminal; commands in it are not wrapped."""
     width = min(shutil.get_terminal_size().columns, HELP_COLUMNS)
     paragraphs = module.__doc__.strip().split("\n\n")
     words = [text if text.startswith("python -m") else textwrap.fill(text, width) for text in paragraphs]
@@ -79,9 +81,9 @@ def _help(module) -> str:
 
 
 def _flag(flag: flags.Flag) -> str:
-    needed = any("must have a value" in check.message for check in flag.validators)
+    needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
     default = "" if flag.default in (None, False, "", []) else f" Default: {str(flag.default_as_str).strip(chr(39))}."
-    return f"--{flag.name}: {flag.help}{' Needed.' if needed else ''}{default}"
+    return f"--{flag.name}: {flag.help}{needed}{default}"
 
 
 def _refuse(message: str) -> NoReturn:
@@ -89,58 +91,48 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _message(error: BaseException, argv: list[str]) -> str:
-    """What went wrong on the command line or in the config file, from a chain of exceptions: mostly the cause."""
-    config = next((given.removeprefix("--config=") for given in argv if given.startswith("--config=")), None)
-    if missing := re.findall(r"Flag --(\w+) must have a value other than None", str(error)):
-        if "config" in missing and config is not None:
-            return f"{config}: get_config must return a ConfigDict, got None"
-        return f"{' and '.join(f'--{name}' for name in missing)} must be given: {argv[0]} --help shows an example"
-    if field := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error)):
-        return f"config has no field {field[2]!r} there; the closest is {field[1]!r}"
-    if isinstance(error, flags.UnrecognizedFlagError):
-        return f"{error}: {argv[0]} --help shows those that there are"
-    if isinstance(error, flags.IllegalFlagValueError) and "Traceback" not in str(error):
+def _config_problem(given: str) -> str | None:
+    """What is wrong with the config file, ``FILE.py`` or ``FILE.py:ARGUMENT``, and where; None if it loads.
+
+    absl and ml_collections wrap its errors in others, so it is loaded once more, alone.
+    """
+    path, colon, argument = given.partition(":")
+    if not Path(path).is_file():
+        return f"there is no config file {path}" if path else "--config must name a file, got an empty name"
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is None:
+            return f"{path} defines no function get_config: it is not a config file"
+        config = get_config(argument) if colon else get_config()
+    except ValueError as error:  # raised by the file, of its argument
         return str(error)
-    while (cause := error.__cause__ or error.__context__) is not None and (str(cause) or isinstance(cause, OSError)):
-        error = cause
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    file, loader = frame.f_code.co_filename, "ml_collections" in frame.f_globals["__name__"]
-    if isinstance(error, KeyError) and loader:
-        return f"config has no field {error}: docs/fields.md has all of them"
-    if isinstance(error, AttributeError) and "'get_config'" in str(error):
-        return f"{config} defines no function get_config: it is not a config file"
-    if isinstance(error, OSError) and loader and "Path to config file" in str(error):
-        return "--config must name a file, got an empty name"
-    if isinstance(error, OSError) and loader and not Path(path := str(config).partition(":")[0]).exists():
-        return f"there is no config file {path}"
-    if isinstance(error, OSError) and loader:  # of a file that the config opens itself
-        return f"{config}: {str(error).rpartition('] ')[2]}"
-    if isinstance(error, OSError) and error.filename:
-        return f"config file {error.filename}: {error.strerror}"
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}: {error.msg}"
-    if isinstance(error, ValueError | flags.Error | SyntaxError) or loader:
-        return f"{config}: {error}" if isinstance(error, TypeError | UnicodeError | SyntaxError) else str(error)
-    return f"{config} failed with {type(error).__name__}: {error} ({file}:{line})"
-
-
-def _first(error: BaseException) -> BaseException:
-    """The error that ended the run, where closing its files failed as well: a full disk fails more than once."""
-    while isinstance(error.__context__, OSError | FloatingPointError) and error.__cause__ is None:
-        error = error.__context__
-    return error
+    except SyntaxError as error:
+        return f"{error.filename or path}:{error.lineno or 1}: {error.msg}"
+    except Exception as error:  # whatever a file does when it is run
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        return f"{given} failed with {type(error).__name__}: {error}{place}"
+    return None if isinstance(config, ConfigDict) else f"{path}: get_config must return a ConfigDict, got {config!r}"
 
 
 def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
     """The command and its arguments without flags: as many as are ``wanted``, or more where those end with "..."."""
     try:
         rest = flags.FLAGS(argv)
-        # A file that does not load says so when it is read, not before.
-        if "config" in flags.FLAGS and getattr(flags.FLAGS.config, "to_dict", None) is None:
-            raise ValueError(f"get_config must return a ConfigDict, got {flags.FLAGS.config!r}")
-    except Exception as error:  # whatever a config file does when it is read
-        _refuse(_message(error, argv))
+        if "config" in flags.FLAGS and not isinstance(flags.FLAGS.config, ConfigDict):
+            raise ValueError("--config must name a config file")
+    except Exception as error:  # of absl, ml_collections or the config file
+        configs = [text.removeprefix("--config=") for text in argv if text.startswith("--config=")]
+        configs += [value for flag, value in pairwise(argv) if flag == "--config"]
+        problem = _config_problem(configs[0]) if configs else None
+        missing = [f"--{name}" for name in flags.FLAGS if f"--{name} {REQUIRED}" in str(error)]
+        if problem is None and missing:
+            problem = f"{' and '.join(missing)} must be given: {argv[0]} --help shows an example"
+        if problem is None and isinstance(error, KeyError | AttributeError):  # of ml_collections
+            problem = f"config has no such field: {error.args[0]}. docs/fields.md has all of them"
+        if problem is None and isinstance(error, flags.UnrecognizedFlagError):
+            problem = f"{error}: {argv[0]} --help shows those that there are"
+        _refuse(problem or str(error))
     for name in ("workdir", "output"):  # an empty one would be the folder that this is started in
         if name in flags.FLAGS and flags.FLAGS[name].value == "":
             _refuse(f"--{name} must name a place, got an empty name")
@@ -154,7 +146,7 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
 
 
 def keep_programs() -> None:
-    """Compiled programs are kept between starts, unless the environment says where or that they are not to be.
+    """Keeps compiled programs between starts, unless the environment says where or that they are not to be kept.
 
     XLA itself refuses a program that was compiled for another machine, and compiles it again.
     """
@@ -163,6 +155,35 @@ def keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(home / "sdd_jax" / "programs"))
         jax.config.update("jax_compilation_cache_max_size", PROGRAM_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _run(module, argv: list[str]) -> None:
+    """Runs the command, and turns the errors that a user can meet into one line and an exit code."""
+    keep_programs()
+    keep_freed_memory()
+    try:
+        with jax.transfer_guard("allow"):  # of setting up, whatever the environment says; the loop forbids its own
+            module.main(*argv[1:])
+    except ValueError as error:
+        _refuse(str(error))
+    except OWN_LINES as error:  # of data or a package: how to get it stands on its own lines
+        message = str(error)
+        if isinstance(error, OSError) and error.filename:
+            message = f"{error.filename}: {error.strerror}"
+        print(f"sdd_jax: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("sdd_jax: interrupted; the same command goes on from what was saved last", file=sys.stderr)
+        sys.exit(130)
+    except Preempted as preempted:
+        print(f"sdd_jax: {preempted}", file=sys.stderr)
+        sys.exit(preempted.code)
+    except (FloatingPointError, OSError) as error:  # such as a disk that is full or read-only
+        first = error  # where closing the files failed as well: a full disk fails more than once
+        while isinstance(first.__context__, OSError | FloatingPointError) and first.__cause__ is None:
+            first = first.__context__
+        print(f"sdd_jax: {first}", file=sys.stderr)
+        sys.exit(1)
 
 
 def main() -> None:
@@ -183,39 +204,14 @@ def main() -> None:
         print(_help(module))
         sys.exit(0)
 
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it writes; --verbosity=0 shows it
-    # An error of one of Orbax's threads comes out of its save as well, and is told there, once.
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes; --verbosity=0 shows it
+    # An error in one of Orbax's threads is raised by its save as well, and reported there, once.
     logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
-
     # A picture of so many pixels is refused, which says more than Pillow's warning that it might be.
     warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
-    def run(argv):
-        keep_programs()
-        keep_freed_memory()
-        try:
-            with jax.transfer_guard("allow"):  # of setting up, whatever the environment says; the loop forbids its own
-                module.main(*argv[1:])
-        except ValueError as error:
-            _refuse(str(error))
-        except OWN_LINES as error:  # of data or a package: how to get it stands on its own lines
-            told = str(error)
-            if isinstance(error, OSError) and error.filename:
-                told = f"{error.filename}: {error.strerror}"
-            print(f"sdd_jax: {told}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("sdd_jax: interrupted; the same command goes on from what was saved last", file=sys.stderr)
-            sys.exit(130)
-        except Left as left:
-            print(f"sdd_jax: {left}", file=sys.stderr)
-            sys.exit(left.code)
-        except (FloatingPointError, OSError) as error:  # of a disk that is full or read-only, for one
-            print(f"sdd_jax: {_first(error)}", file=sys.stderr)
-            sys.exit(1)
-
     parse = partial(_parse, wanted=getattr(module, "ARGUMENTS", ()))
-    app.run(run, argv=[f"sdd_jax {command}", *arguments[1:]], flags_parser=parse)
+    app.run(partial(_run, module), argv=[f"sdd_jax {command}", *arguments[1:]], flags_parser=parse)
 
 
 if __name__ == "__main__":

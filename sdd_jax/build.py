@@ -1,11 +1,7 @@
-"""From a config to what a run is made of: networks, objective, optimizer, data, teacher.
+"""From a config to what a run is made of: networks, objective, optimizer, data, teacher."""
 
-``check`` says what is wrong with a config before anything compiles or is written; ``build`` also loads data and
-teacher.
-"""
-
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,37 +9,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sdd_jax import data, losses
-from sdd_jax.build_data import described, from_disk, load_data, refuse_cache, steps_per_call
-from sdd_jax.build_teacher import NOBODY, asked_by_cache, asked_live, measure_teacher, read_teacher
-from sdd_jax.config import DTYPES, METHODS, Settings, image_dtype, read, teacher_dtype
-from sdd_jax.correlation import dist_loss
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset
+from sdd_jax import data, methods, processes
+from sdd_jax.build_teacher import ask_cache, ask_network, measure_teacher, read_teacher
+from sdd_jax.config import (
+    DTYPES,
+    Settings,
+    image_dtype,
+    named_field,
+    option_fields,
+    parse_method,
+    read,
+    regions,
+    teacher_dtype,
+)
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
-from sdd_jax.own import own_function
-from sdd_jax.standardize import standardized
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
-from sdd_jax.training.contrast import contrast
 from sdd_jax.training.programs import Built
-from sdd_jax.training.similarity import similarity
-from sdd_jax.training.step import init_state, live_teacher, make_train_step
+from sdd_jax.training.step import init_state, make_train_step
+from sdd_jax.training.teacher import Teacher, live_teacher
 
-NUMBERS = ("temperature", "alpha", "beta", "gamma")  # the fields of config.loss that a base loss may read
-OF_FEATURES = ("scales", "pooling", "reduction")  # the fields of config.sdd that regions of feature maps have
-BASES = {  # base losses by name, and the fields of config.loss that each reads
-    "kd": (losses.kd_loss, ("temperature",)),
-    "dkd": (losses.dkd_loss, ("temperature", "alpha", "beta")),
-    "nkd": (losses.nkd_loss, ("temperature", "gamma")),
-    "nkd_as_released": (losses.nkd_as_released_loss, ("temperature", "gamma")),
-    "ls_kd": (standardized(losses.kd_loss), ("temperature",)),
-    "ls_dkd": (standardized(losses.dkd_loss), ("temperature", "alpha", "beta")),
-    "dist": (dist_loss, ("temperature", "beta", "gamma")),
-    "ttm": (losses.ttm_loss, ("gamma",)),
-    "wttm": (losses.wttm_loss, ("gamma",)),
-}
+STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
 
 def check(config: Mapping[str, Any]) -> Settings:
@@ -54,25 +42,55 @@ def check(config: Mapping[str, Any]) -> Settings:
     for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error")):
         if settings[f"data.{option}"] != unset:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
-    if from_disk(settings) and settings["steps_per_call"] > 1:
-        name, steps = settings["data.name"], settings["steps_per_call"]
-        raise ValueError(f"steps_per_call must be 1 for images that are read from disk, as {name}'s are; got {steps}")
+    if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
+        raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
     return settings
 
 
-def base_loss(name: str) -> tuple[Callable[..., jax.Array], tuple[str, ...]]:
-    """The base loss called ``name``, or a user's own by "MODULE:FUNCTION", and the numbers that it reads."""
-    if ":" not in name:
-        return BASES[name]
-    function = own_function(name, "loss", ("student_logits", "teacher_logits", "labels"))
-    taken = inspect.signature(function).parameters
-    return function, tuple(number for number in NUMBERS if number in taken)
+def described(settings: Settings) -> data.Info:
+    """What is known of the config's data set without reading it."""
+    options = {name: settings[f"data.{name}"] for name in ("path", "image_size", "num_classes")}
+    return data.describe(settings["data.name"], **options)
+
+
+def from_disk(settings: Settings) -> bool:
+    """Whether the config's images are read from disk as they are needed."""
+    return described(settings).augment != "pad_crop"
+
+
+def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDataset:
+    """The data set of the config; which images it lacks is said on stderr, and taken from ``skipped`` if given."""
+    if settings["data.on_bad_image"] == "skip" and skipped is None and processes.is_first():
+        print("every training image is decoded once (data.on_bad_image is 'skip')", file=sys.stderr, flush=True)
+    names = ("path", "select_on", "train_examples", "image_size", "augment", "workers", "on_bad_image")
+    options = {name: settings[f"data.{name}"] for name in names}
+    dataset = data.load(settings["data.name"], **options, skipped=skipped)
+    if isinstance(dataset, data.StreamedDataset) and dataset.skipped is not None and processes.is_first():
+        print(dataset.skipped.report(), file=sys.stderr, flush=True)
+    if dataset.num_classes != (got := settings["data.num_classes"]):
+        raise ValueError(f"data.num_classes: {dataset.name} has {dataset.num_classes} on disk, the config says {got}")
+    return dataset
+
+
+def refuse_cache(settings: Settings) -> None:
+    """``ValueError`` if the config's images have no views that a cache could be made of."""
+    name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
+    if rule == "random_resized_crop":
+        raise ValueError(f"{name}'s training crops are random in size and place: they have no finite number of views")
+    if rule != "pad_crop":
+        raise ValueError(f"{name} is read from disk, and a cache needs its images in memory: no cache holds its views")
+
+
+def steps_per_call(settings: Settings, platform: str | None = None) -> int:
+    """How many steps one call of the program takes on ``platform`` (None: the default backend); one for disk."""
+    single = (platform or jax.default_backend()) == "cpu" or from_disk(settings)
+    return settings["steps_per_call"] or (1 if single else STEPS_PER_CALL)
 
 
 class Parts(NamedTuple):
-    """What follows from the settings alone."""
+    """Networks and objective; needs neither data nor weights."""
 
     model: Any
     teacher: Any  # the teacher's network, or None
@@ -83,65 +101,47 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
     """Networks and objective; ``ValueError`` names the field of a name that is not known."""
 
     def network(field, dtype):
-        try:
+        with named_field(field):
             return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[dtype])
-        except ValueError as error:
-            raise ValueError(f"{field}: {error}") from error
 
     student = network("model.student", settings["model.dtype"])
-    objective = make_objective(settings)
-    if settings["method"] == "plain":
-        return Parts(student, None, objective)
-    return Parts(student, network("model.teacher", teacher_dtype(settings)), objective)
+    has_teacher = settings["model.teacher"] != "none"
+    teacher = network("model.teacher", teacher_dtype(settings)) if has_teacher else None
+    return Parts(student, teacher, make_objective(settings, num_classes))
 
 
-def make_objective(settings: Settings) -> objectives.Objective:
-    """What a step of the method minimises; ``loss.beta`` weighs its features, as RepDistiller's -b does."""
-    method = METHODS[settings["method"]]
-    if settings["method"] == "plain":
-        return objectives.plain()
-    if not method.bases:
-        logits = objectives.plain(settings["loss.task_weight"])
+def make_objective(settings: Settings, num_classes: int) -> objectives.Objective:
+    """What a step of the method minimises."""
+    method = parse_method(settings)
+    options: dict[str, dict[str, Any]] = {"loss": {}, "features": {}}
+    for name in option_fields(settings, method):
+        room, _, option = name.split(".")
+        options[room][option] = settings[name]
+    base = methods.base_of(method, settings["loss.base"])
+    if base is None:
+        logits = objectives.plain(1.0 if method == methods.Method() else settings["loss.task_weight"])
     else:
-        try:
-            function, numbers = base_loss(settings["loss.base"])
-        except ValueError as error:
-            raise ValueError(f"loss.base: {error}") from error
-        options = ("complementary_weight", "consistent_weight", "consistency", "reduction")
+        function = partial(base.function, **options["loss"])
+        example, labels = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+        with named_field(f"loss.base {settings['loss.base']}"):  # the function itself says what is wrong with options
+            jax.eval_shape(function, example, example, labels)
+        weighting = ("complementary_weight", "consistent_weight", "consistency", "reduction")
         logits = objectives.distill(
-            partial(function, **{name: settings[f"loss.{name}"] for name in numbers}),
-            sdd={name: settings[f"sdd.{name}"] for name in options} if method.regions else None,
-            scales=settings["sdd.scales"],
+            function,
+            regions=regions(settings) if method.regions else None,
+            sdd={name: settings[f"sdd.{name}"] for name in weighting},
             task_weight=settings["loss.task_weight"],
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"],
         )
     if method.features is None:
         return logits
-    if method.features == "crd":
-        features = contrast(settings["loss.beta"])
-    else:
-        of_regions = {name: settings[f"sdd.{name}"] for name in OF_FEATURES}
-        features = similarity(settings["loss.beta"], regions=of_regions if method.features == "sdd_sp" else None)
-    return objectives.added(logits=logits, features=features)
-
-
-def reads(settings: Mapping[str, Any]) -> frozenset[str]:
-    """The fields of ``loss`` and ``sdd`` that the method reads; every other may hold anything."""
-    method = METHODS[settings["method"]]
-    if settings["method"] == "plain":
-        return frozenset()
-    names = {"loss.task_weight"}
-    if method.bases:
-        names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs"}
-        names |= {f"loss.{name}" for name in base_loss(settings["loss.base"])[1]}
-    if method.regions:
-        names |= {name for name in settings if name.startswith("sdd.")}
-    if method.features is not None:
-        names |= {"loss.beta"}
-    if method.features == "sdd_sp":
-        names |= {f"sdd.{name}" for name in OF_FEATURES}
-    return frozenset(names)
+    features = methods.FEATURES[method.features]
+    if features.by_region:
+        options["features"] |= {"regions": regions(settings), "reduction": settings["sdd.reduction"]}
+    with named_field(f"features.options of {method.features}"):
+        loss = features.make(settings["features.weight"], **options["features"])
+    return objectives.added(logits=logits, features=loss)
 
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
@@ -152,19 +152,14 @@ def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTrans
     else:
         milestones = settings["optim.milestones"]
         schedule = optim.step_schedule(rate, milestones, num_examples=num_examples, batch_size=batch_size)
-    return optim.sgd(
-        schedule,
-        momentum=settings["optim.momentum"],
-        weight_decay=settings["optim.weight_decay"],
-        clip_norm=settings["optim.clip_norm"],
-    )
+    options = ("momentum", "weight_decay", "clip_norm")
+    return optim.sgd(schedule, **{name: settings[f"optim.{name}"] for name in options})
 
 
 def build(config: Mapping[str, Any], skipped: data.Skipped | None = None) -> Built:
     """Checks ``config``, loads its data and its teacher, and returns what ``train`` takes.
 
-    ``skipped`` are the images that an earlier start of the run left out; without it they are looked for, if the config
-    says so.
+    ``skipped`` are the images that an earlier start left out; without it they are looked for, if the config says so.
 
     Raises:
       ValueError: for a config that ``check`` refuses, data that are wrong, or a teacher that is missing, does not fit,
@@ -182,39 +177,35 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     settings = all_settings[0]
     if settings["model.teacher"] == "none":
         dataset = load_data(settings, skipped)
-        return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, NOBODY)
-    teacher, variables, stated = read_teacher(settings)
+        return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, Teacher())
+    saved, variables, stated = read_teacher(settings)
     dataset = load_data(settings, skipped)
     parts = make_parts(settings, dataset.num_classes)
-    network, mesh = parts.teacher, make_mesh()
-    accuracy = measure_teacher(settings, network, teacher, variables, stated, dataset, mesh)
+    accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
     if settings["teacher.cache"] is None:
-        asked = asked_live(settings, network, variables, dataset)
+        teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
     else:
         assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
-        seeds = [one["seed"] for one in all_settings]
-        asked = asked_by_cache(settings, network, parts.objective, variables, dataset, seeds)
-    return assemble(all_settings, parts, dataset, asked, teacher_accuracy=accuracy, teacher_stated=stated)
+        seeds, steps = [one["seed"] for one in all_settings], steps_per_call(settings)
+        teacher = ask_cache(settings, parts.teacher, variables, dataset, parts.objective, seeds, steps)
+    return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
 
 
 def assemble(
     all_settings: Sequence[Settings],
     parts: Parts,
     dataset: AnyDataset,
-    asked: Any,
-    *,
+    teacher: Teacher,
     teacher_accuracy: float | None = None,
     teacher_stated: float | None = None,
 ) -> list[Built]:
-    """The runs of settings that differ in ``seed`` alone; ``asked`` is an :class:`Asked` or a ``CachedTeacher``."""
+    """The runs of settings that differ in ``seed`` alone."""
     settings = all_settings[0]
     built = Built(
         config={},
         config_hash="",
         model=parts.model,
-        teacher=asked.teacher,
-        teacher_arrays=asked.arrays,
-        teacher_chunk=asked.chunk,
+        teacher=teacher,
         teacher_accuracy=teacher_accuracy,
         teacher_stated=teacher_stated,
         objective=parts.objective,
@@ -227,8 +218,6 @@ def assemble(
         steps_per_call=steps_per_call(settings),
         eval_every_epochs=settings["eval_every_epochs"],
         save_every_epochs=settings["save_every_epochs"],
-        scales=settings["sdd.scales"],
-        pooling=settings["sdd.pooling"],
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
         profile_steps=settings["profile_steps"],
@@ -238,23 +227,18 @@ def assemble(
 
 def state_shapes(
     parts: Parts,
-    teacher: Any,
-    teacher_arrays: Any,
+    teacher: Teacher,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, ...],
     num_examples: int,
 ) -> Any:
     """The shapes of a run's state before its first step."""
-    begin = partial(
-        init_state,
-        model=parts.model,
-        teacher=teacher,
-        objective=parts.objective,
-        optimizer=optimizer,
-        image_shape=image_shape,
-        num_examples=num_examples,
-    )
-    return jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher_arrays)
+    shape = {"image_shape": image_shape, "num_examples": num_examples}
+
+    def begin(key, arrays):
+        return init_state(key, parts.model, teacher.apply, arrays, parts.objective, optimizer, **shape)
+
+    return jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
 
 
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -266,23 +250,13 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
         raise ValueError(f"to trace {settings['data.name']} without its data, state data.train_examples")
     parts = make_parts(settings, info.num_classes)
     optimizer = make_optimizer(settings, num_examples)
-    teacher, teacher_arrays = None, {}
-    dtype, batch_size = image_dtype(settings), settings["batch_size"]
-    images = jax.ShapeDtypeStruct((batch_size, *info.image_shape), dtype)
+    batch_size, teacher = settings["batch_size"], Teacher()
+    images = jax.ShapeDtypeStruct((batch_size, *info.image_shape), image_dtype(settings))
     if parts.teacher is not None:
-        teacher = live_teacher(parts.teacher, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"])
-        teacher_arrays = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
-    state = state_shapes(parts, teacher, teacher_arrays, optimizer, info.image_shape, num_examples)
-    step = make_train_step(
-        parts.model,
-        teacher,
-        parts.objective,
-        optimizer,
-        scales=settings["sdd.scales"],
-        pooling=settings["sdd.pooling"],
-        num_examples=num_examples,
-        accumulate=settings["optim.accumulate_steps"],
-    )
+        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
+        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
+    state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
+    options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
+    step = make_train_step(parts.model, teacher.apply, parts.objective, optimizer, **options)
     numbers = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
-    batch = {"image": images, **numbers}
-    return jax.eval_shape(step, state, teacher_arrays, batch, jax.random.key(0))
+    return jax.eval_shape(step, state, teacher.arrays, {"image": images, **numbers}, jax.random.key(0))

@@ -1,46 +1,45 @@
 """From a config to the teacher of its runs: out of its run's folder, held against its accuracy, live or in a cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from sdd_jax import data, saved
-from sdd_jax.build_data import steps_per_call
-from sdd_jax.config import Settings, image_dtype, teacher_dtype
+from sdd_jax import data, processes, saved
+from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.data.feed import AnyDataset
-from sdd_jax.models.folding import Folded, fold
+from sdd_jax.files import read_json, write_json
+from sdd_jax.mesh import make_mesh
+from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
-from sdd_jax.training import run_folder
-from sdd_jax.training.cached_teacher import CachedTeacher
+from sdd_jax.training import run_dir
 from sdd_jax.training.loop import make_evaluator
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.step import live_teacher
-from sdd_jax.training.teacher import check_accuracy, measured_accuracy, variables_hash
-from sdd_jax.training.teacher_cache import Cache, Layout, make_layout, stored_as
+from sdd_jax.training.teacher import Teacher, cached_teacher, live_teacher, variables_hash
+from sdd_jax.training.teacher_cache import Cache, Layout, stored_as
+
+MEASURED = "measured.json"
+TOLERANCE = 0.1  # percentage points
 
 
 def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
-    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them.
+    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them, if any.
 
     That is, in percent, ``teacher.accuracy``; else, of a run on the same data, what it ended with; else, of an imported
-    network, ``teacher.published``. None if there is nothing to hold it against.
+    network, ``teacher.published``.
     """
     name = settings["model.teacher"]
     if settings["teacher.run"] is None:
         raise ValueError(
-            f"teacher.run must name the folder of a trained {name}: train one with teacher=none,student={name} in the "
-            "config's argument, or import one (python -m sdd_jax import --help), and give its --workdir as "
-            "--config.teacher.run"
+            f"teacher.run must name the folder of a trained {name}: train one (teacher=none,student={name} in the "
+            "config's argument) or import one (python -m sdd_jax import --help), and give its --workdir"
         )
     folder = Path(settings["teacher.run"])
     teacher = saved.read(folder)
-    done = run_folder.read_done(folder)
+    done = run_dir.read_done(folder)
     if done is None:
         raise ValueError(f"teacher.run {folder} has not finished: start its command again to go on with it")
     if teacher.name != name or teacher.stem != settings["model.stem"]:
@@ -49,15 +48,13 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     stated = settings["teacher.accuracy"]
     if stated is None and teacher.data is None:
         stated = settings["teacher.published"]
-    elif stated is None and teacher.data and same_data(teacher.data, settings):
-        stated = 100 * done["last"]["accuracy"]
+    elif stated is None and teacher.data:
+        names = ["name", "image_size", "augment"]
+        if settings["data.name"] not in data.INFO:  # sets of one's own go by their path
+            names.append("path")
+        if all(teacher.data.get(name) == settings[f"data.{name}"] for name in names):
+            stated = 100 * done["last"]["accuracy"]
     return teacher, saved.load_variables(folder, done["last"]["step"]), stated
-
-
-def same_data(room: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether a run whose config had this room ``data`` saw the set that this one sees; own sets go by their path."""
-    names = ("name", "image_size", "augment") + (() if settings["data.name"] in data.INFO else ("path",))
-    return all(room.get(name) == settings[f"data.{name}"] for name in names)
 
 
 def measure_teacher(
@@ -67,79 +64,76 @@ def measure_teacher(
     variables: dict[str, Any],
     stated: float | None,
     dataset: AnyDataset,
-    mesh: Mesh,
 ) -> float:
     """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
 
-    Raises:
-      ValueError: if it does not fit the data, or is off what is stated.
+    It is measured once, and kept in the teacher's folder by the variables, the test images and the dtype.
+    ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
-
-    def measure():
-        return make_evaluator(network, dataset.test, dataset, mesh, image_dtype(settings))(variables)
-
+    path = teacher.folder / MEASURED
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
-    if ":" in teacher.name:  # of a user's own network the code may change under the same weights
-        measured = measure()["accuracy"]
-    else:
-        measured = measured_accuracy(teacher.folder, key, measure)["accuracy"]
-    check_accuracy(100 * measured, stated)
-    return measured
+
+    def kept():
+        return read_json(path) if path.exists() else {}
+
+    # The code of a user's own network may change under the same weights.
+    results = None if ":" in teacher.name else processes.from_first(lambda: kept().get(key))
+    if results is None:  # measured by all processes together
+        evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
+        results = {"accuracy": evaluator(variables)["accuracy"]}
+        processes.from_first(lambda: write_json(path, kept() | {key: results}))
+    measured = 100 * results["accuracy"]
+    if stated is not None and abs(measured - stated) > TOLERANCE + 1e-9:
+        raise ValueError(
+            f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "
+            "normalisation? If this very teacher is meant, state its accuracy: "
+            f"--config.teacher.accuracy={measured:.2f}"
+        )
+    return results["accuracy"]
 
 
-class Asked(NamedTuple):
-    """A teacher as a step asks it: ``teacher({**arrays, **chunk(seed, step)}, batch) -> Outputs``."""
-
-    teacher: Any
-    arrays: Mapping[str, Any]
-    chunk: Any
-
-
-NOBODY = Asked(None, {}, None)
-
-
-def folded_teacher(
-    settings: Settings, network: Any, variables: Any, dataset: AnyDataset
-) -> tuple[Folded, dict[str, Any]]:
-    """The teacher as it is asked, live and for a cache alike: batch normalisations folded into its convolutions."""
+def folded_variables(settings: Settings, network: Any, variables: Any, dataset: AnyDataset) -> dict[str, Any]:
+    """What the teacher is asked with, live and for a cache: batch normalisations folded into its convolutions."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     return fold(network, variables, images)
 
 
-def asked_live(settings: Settings, network: Any, variables: Any, dataset: AnyDataset) -> Asked:
+def ask_network(settings: Settings, network: Any, variables: Any, dataset: AnyDataset, objective: Objective) -> Teacher:
     """The teacher's network itself."""
-    folded, arrays = folded_teacher(settings, network, variables, dataset)
-    return Asked(live_teacher(folded, scales=settings["sdd.scales"], pooling=settings["sdd.pooling"]), arrays, None)
+    return live_teacher(network, folded_variables(settings, network, variables, dataset), objective.regions)
 
 
 def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:
     """Which rows of the teacher ``network`` this config's runs read."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
-    return make_layout(outputs.logit_map.shape[1:3], settings["sdd.scales"], settings["sdd.pooling"])
+    asked = regions(settings)
+    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]))
 
 
 def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
     """What a cache is of: it serves a run whose header is the same."""
     return {
         "teacher": {"variables": variables_hash(variables), "dtype": teacher_dtype(settings)},
-        "data": {
-            "train": dataset.fingerprint("train"),
-            "mean": list(dataset.mean),
-            "std": list(dataset.std),
-        },
+        "data": {"train": dataset.fingerprint("train"), "mean": list(dataset.mean), "std": list(dataset.std)},
         "views": {"pad": dataset.pad, "flip": dataset.flip, "count": num_views(dataset.pad, dataset.flip)},
-        "rows": {"count": layout.rows, **layout.named()},
+        "rows": {"count": layout.rows, **layout.cache_key()},
         "num_classes": dataset.num_classes,
         "store": store,
     }
 
 
-def asked_by_cache(
-    settings: Settings, network: Any, objective: Objective, variables: Any, dataset: Dataset, seeds: Sequence[int]
-) -> CachedTeacher:
+def ask_cache(
+    settings: Settings,
+    network: Any,
+    variables: Any,
+    dataset: Dataset,
+    objective: Objective,
+    seeds: Sequence[int],
+    steps_per_call: int,
+) -> Teacher:
     """The teacher of ``teacher.cache`` for these seeds; ``ValueError`` if it is another's, or lacks what they need."""
     lacking = objective.needs - {"logits", "region_logits"}
     if lacking:
@@ -148,12 +142,5 @@ def asked_by_cache(
     layout = cache_layout(settings, network, dataset)
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
     cache.check_files()
-    return CachedTeacher(
-        cache,
-        layout,
-        dataset,
-        seeds=seeds,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        steps_per_call=steps_per_call(settings),
-    )
+    length = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "steps_per_call": steps_per_call}
+    return cached_teacher(cache, layout, dataset, seeds=seeds, **length)

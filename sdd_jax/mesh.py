@@ -1,8 +1,6 @@
-"""Devices in two axes: "seeds", runs side by side, and "data", over which a run's batch is shared out.
+"""Devices in two axes: "seeds", for runs that train together, and "data", over which a run's batch is divided.
 
-A single run has all devices along "data": its state is replicated, its batches are split, and ``jit`` derives the rest.
-Several runs share one program: the states are stacked, their leading axis lies along "seeds", and each group of devices
-trains its own.
+Several runs share one program: their states are stacked along "seeds", and each group of devices trains its own runs.
 """
 
 import math
@@ -18,7 +16,7 @@ SEEDS, DATA = "seeds", "data"
 
 
 def make_mesh(devices: list[jax.Device] | None = None, *, seeds: int = 1) -> Mesh:
-    """A mesh of all devices (or of ``devices``) for so many runs: as many groups as divide both numbers."""
+    """A mesh of all devices (or of ``devices``); the number of groups is the largest that divides devices and seeds."""
     devices = devices or jax.devices()
     groups = math.gcd(seeds, len(devices))
     return Mesh(np.asarray(devices).reshape(groups, -1), (SEEDS, DATA), axis_types=(AxisType.Auto,) * 2)
@@ -30,24 +28,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_seed(mesh: Mesh) -> NamedSharding:
-    """The leading axis, one entry a run, along "seeds"."""
+    """A leading axis with one entry for each run, along "seeds"."""
     return NamedSharding(mesh, PartitionSpec(SEEDS))
 
 
 def seed_keys(seeds: Sequence[int], mesh: Mesh) -> jax.Array:
-    """Each run's key, along "seeds"; made on the devices, since no process may hand a key to another's."""
+    """Each run's key, along "seeds"; made on the devices, as no process can put a key on those of another."""
     return jax.jit(lambda: jnp.stack([jax.random.key(seed) for seed in seeds]), out_shardings=by_seed(mesh))()
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays, the same in every process, on the devices.
-
-    ``jax.device_put`` would gather every process's copy to compare them.
-    """
+    """Host arrays, the same in every process, on the devices."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
-    def whole(leaf):
+    def whole(leaf):  # jax.device_put would gather every process's copy to compare them
         array = np.asarray(leaf)
         places = sharding.addressable_devices_indices_map(array.shape).items()
         parts = [jax.device_put(array[index], device) for device, index in places]
@@ -57,15 +52,12 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def split_batch(batch: Any, mesh: Mesh, axes: tuple[str, ...] = (SEEDS, DATA)) -> Any:
-    """Inside ``jit``: the leading axis of every leaf is shared out over the devices."""
+    """Inside ``jit``: divides the leading axis of every leaf over the devices."""
     return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(axes)))
 
 
 def over_seeds(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """``function(states, shared, own, count)`` in every group of devices, on its runs' part of ``states`` and ``own``.
-
-    What it returns has a leading axis of runs as well.
-    """
+    """``function(states, shared, own, count)`` in every group of devices, on its part of ``states`` and ``own``."""
     if mesh.shape[SEEDS] == 1:
         return function
     whole, part = PartitionSpec(), PartitionSpec(SEEDS)

@@ -1,15 +1,20 @@
-"""Several processes as one run: how they find each other, and how they agree on what only one of them can know.
+"""The processes of a run: how they find each other, agree on what one of them finds, and are asked to stop.
 
-Every process runs the same program over the devices of all. One of them, the first, writes files and speaks; what it
-finds on disk it tells the others, since two processes that look for themselves may see different moments.
+Every process runs the same program over the devices of all. The first one writes files and prints. What it finds on
+disk it sends to the others: if each looked for itself, they might see different moments.
 """
 
 import json
+import os
+import signal
 import socket
 import sys
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import jax
@@ -17,8 +22,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
-HEARTBEAT_SECONDS = 30  # after so long without a sign of it a process counts as lost, and the others end
-PAUSE = 0.5  # seconds between two tries
+HEARTBEAT_SECONDS = 30  # a process that was silent for so long counts as lost, and the others end
+PAUSE = 0.5  # seconds between two attempts to reach the coordinator
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def join(
@@ -26,25 +32,25 @@ def join(
 ) -> None:
     """Makes this process one of several; to be called before anything else of JAX.
 
+    Without the first three arguments it is one of several if :func:`named_by_environment` says so, and JAX finds the
+    others itself.
+
     Args:
       coordinator: ``HOST:PORT``, where process 0 listens and every other one can reach it.
       count: how many processes there are; 1 is this one alone, whatever the environment says.
       index: which one this is, from 0.
       wait: seconds in which all of them have to come.
 
-    Without the first three it is one of several where the environment says so, as JAX reads it: SLURM, Open MPI, a
-    slice of Cloud TPUs, Kubernetes (with the package ``kubernetes``). Elsewhere it stays alone.
-
     Raises:
       ValueError: if only some of the three are given, they are out of range, the coordinator cannot be reached, its
-        port is taken, or not all processes come in time.
+        port is taken, or the processes cannot find each other.
     """
     given = {"coordinator": coordinator, "processes": count, "process": index}
     if count == 1 and coordinator is None and index in (None, 0):
         return
     if coordinator is None and count is None and index is None:
-        if _processes_of_environment() > 1:
-            _initialize(None, wait)
+        if named_by_environment():
+            _initialize(wait)
         return
     if coordinator is None or count is None or index is None:
         missing = ", ".join(name for name, value in given.items() if value is None)
@@ -56,30 +62,43 @@ def join(
         raise ValueError(f"coordinator must be HOST:PORT, got {coordinator!r}")
     if index == 0:
         _check_free(int(port))
-        # If they do not come, the runtime ends this process with lines of its own.
+        # If the others do not come, the runtime ends this process with messages of its own.
         print(f"process 0 of {count}: waiting up to {wait:.0f} s at {coordinator} for the others", file=sys.stderr)
     else:
         wait -= _reach(host.strip("[]"), int(port), wait)
-    _initialize({"coordinator_address": coordinator, "num_processes": count, "process_id": index}, max(wait, 1.0))
+    _initialize(max(wait, 1.0), coordinator_address=coordinator, num_processes=count, process_id=index)
+
+
+def named_by_environment() -> bool:
+    """Whether this is one of several processes by the variables that the launchers known to JAX set.
+
+    These are SLURM's ``srun``, Open MPI, an indexed Job of Kubernetes (with the package ``kubernetes``), and slices of
+    Cloud TPUs. A TPU host outside of GKE has no such variables: True, and JAX asks the metadata server, which may say
+    that it is alone.
+    """
+    values = os.environ
+    hosts = values.get("TPU_PROCESS_ADDRESSES") or values.get("TPU_WORKER_HOSTNAMES")
+    chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    asks = hosts is None and "TPU_SKIP_MDS_QUERY" not in values  # which JAX sets where it finds no TPU
+    slices = "," in (hosts or "") or int(values.get("MEGASCALE_NUM_SLICES", 1)) > 1
+    return (
+        ("SLURM_STEP_NODELIST" in values and int(values.get("SLURM_NTASKS", 1)) > 1)
+        or int(values.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+        or ("JOB_COMPLETION_INDEX" in values and find_spec("kubernetes") is not None)
+        or (find_spec("libtpu") is not None and (slices or (chips and asks)))
+    )
 
 
 def is_first() -> bool:
-    """Whether this process writes the files and speaks."""
+    """Whether this process writes the files and prints."""
     return jax.process_index() == 0
 
 
-def coordinator() -> str | None:
-    """Where the processes came together, ``HOST:PORT``; None for one alone."""
-    from jax._src import distributed  # the public functions do not say
-
-    return distributed.global_state.coordinator_address
-
-
 def from_first(make: Callable[[], T]) -> T:
-    """What ``make``, called in the first process alone, returns there (JSON-ready); every process gets it.
+    """What ``make()`` returns in the first process, for every process; it must be ready for JSON.
 
-    All processes have to call this. An error of ``make`` is raised in all of them, a ``ValueError`` as one, so that no
-    process waits for one that has ended.
+    All processes have to call this. An error of ``make`` is raised in all of them, so that none waits for one that has
+    ended; a ``ValueError`` stays one.
     """
     if jax.process_count() == 1:
         return make()
@@ -101,10 +120,57 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def check_all(fine: bool, message: str) -> None:
-    """``ValueError`` in every process if it is not ``fine`` in one; the message ends with which ones."""
+    """``ValueError`` in every process if one of them is not ``fine``; the message ends with the numbers of those."""
     everyone = multihost_utils.process_allgather(np.array(fine)).reshape(-1)
     if not everyone.all():
         raise ValueError(f"{message} (processes {', '.join(str(number) for number in np.flatnonzero(~everyone))})")
+
+
+class Preempted(Exception):
+    """The run was asked to stop and has saved; the same command goes on with it.
+
+    Attributes:
+      code: the process's exit code: 143 after SIGTERM, 130 after SIGINT.
+    """
+
+    def __init__(self, number: int, step: int):
+        where = f"after step {step}, which is saved" if step else "before its first step"
+        super().__init__(f"{signal.Signals(number).name}: ended {where}; the same command goes on")
+        self.code = 128 + number
+
+
+def preemption_requested(step: int) -> int | None:
+    """SIGTERM if one of several processes was sent it and all of them are to stop at ``step``; else None."""
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+        return signal.SIGTERM
+    return None
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[int], int | None]]:
+    """Gives ``should_stop(step)``, which returns a signal that was sent or None, and catches SIGTERM and SIGINT inside.
+
+    A second signal ends the process at once. With several processes it is JAX that catches SIGTERM and tells the
+    others, so that all of them stop after the same step.
+    """
+    if jax.process_count() > 1:
+        yield preemption_requested
+        return
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        name = signal.Signals(number).name
+        print(f"{name}: saving after these steps; the same signal again ends it now", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, receive) for number in SIGNALS}
+    try:
+        yield lambda step: received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: one that was not set from Python
 
 
 def _broadcast(message: bytes) -> bytes:
@@ -115,26 +181,19 @@ def _broadcast(message: bytes) -> bytes:
     return bytes(multihost_utils.broadcast_one_to_all(text))
 
 
-def _initialize(arguments: dict[str, Any] | None, wait: float) -> None:
+def _initialize(wait: float, **where: Any) -> None:
     try:
         jax.distributed.initialize(
-            **(arguments or {}),
+            **where,
             initialization_timeout=int(wait),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except RuntimeError as error:  # of the detection: a cluster that does not say who the others are
-        raise ValueError(f"the processes could not come together: {error}") from error
-
-
-def _processes_of_environment() -> int:
-    """How many processes JAX's own detection finds; its public functions tell only by joining them."""
-    from jax._src.clusters import ClusterEnv
-
-    with warnings.catch_warnings():  # that a pod without the package `kubernetes` is not looked into
-        warnings.simplefilter("ignore")
-        found = [kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method and kind.is_env_present()]
-    return found[0].get_process_count() if found else 1
+    except (RuntimeError, ValueError) as error:  # JAX cannot tell from the environment who the others are
+        raise ValueError(
+            f"the processes could not find each other: {error} (--processes=1 runs this one alone; "
+            "--coordinator, --processes and --process say who the others are)"
+        ) from error
 
 
 def _check_free(port: int) -> None:
@@ -145,7 +204,7 @@ def _check_free(port: int) -> None:
 
 
 def _reach(host: str, port: int, wait: float) -> float:
-    """Tries until somebody answers; the seconds that took."""
+    """Tries until the coordinator answers; the seconds that took."""
     start = time.monotonic()
     while True:
         try:
@@ -158,3 +217,8 @@ def _reach(host: str, port: int, wait: float) -> float:
                     "0 has to run there, and every process needs its address and a way to its port"
                 ) from error
         time.sleep(PAUSE)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Networks out of run folders, trained there or imported: which one it is, and its variables."""
+"""Networks in run folders, trained there or imported, with their variables and the data they are tested on."""
 
 import json
 from collections.abc import Mapping
@@ -12,52 +12,79 @@ import jax.numpy as jnp
 
 from sdd_jax import data
 from sdd_jax.config import DTYPES
+from sdd_jax.data import AnyDataset
 from sdd_jax.models import create_model
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 
 WHICH = ("last", "best")
 
 
 class Saved(NamedTuple):
-    """The network that a run's folder holds."""
+    """The network in a run's folder."""
 
     folder: Path
     name: str
     stem: str
     num_classes: int
     dtype: str
-    data: Mapping[str, Any] | None  # the config's room of that name; None for an imported network
+    data: Mapping[str, Any] | None  # the config's fields of ``data``; None for an imported network
     model: Any
 
     @property
     def imported(self) -> bool:
-        """Whether it was trained elsewhere."""
         return self.data is None
+
+    @property
+    def image_dtype(self) -> Any:
+        """What images are normalised in: at least float32."""
+        return jnp.promote_types(DTYPES[self.dtype], jnp.float32)
+
+    def data_fields(self, name: str | None = None) -> Mapping[str, Any]:
+        """The run's fields of ``data``; of another set, its name alone; ``ValueError`` if there is none."""
+        if self.data and name in (None, self.data["name"]):
+            return self.data
+        if name is None:
+            known = f"{', '.join((*data.INFO, data.FOLDER))} and {data.PREFIX}NAME"
+            raise ValueError(
+                f"{self.folder} holds an imported network, which names no data: add --data, one of {known}"
+            )
+        return {"name": name}
+
+
+def find_folders(path: Path) -> list[Path]:
+    """``path`` if it is a run's folder, else the folders of the runs below it."""
+    if (path / run_dir.CONFIG).is_file():
+        return [path]
+    return sorted(config.parent for config in path.rglob(run_dir.CONFIG))
 
 
 def read(folder: Path) -> Saved:
     """The network of the run in ``folder``; ``ValueError`` if there is none or its name is not known."""
-    config = run_folder.read_config(folder)
+    config = run_dir.read_config(folder)
     try:
-        trained, network = "imported" not in config, config["model"]
+        network, fields = config["model"], None if "imported" in config else config["data"]
         name, stem, dtype = network["student"], network["stem"], network["dtype"]
-        room = config["data"] if trained else None
-        num_classes = int(config["num_classes"] if room is None else _num_classes(room))
         compute = DTYPES[dtype]
+        if fields is None:
+            num_classes = int(config["num_classes"])
+        else:  # Older runs lack num_classes: use the registered data set's.
+            num_classes = int(fields.get("num_classes") or data.describe(fields["name"]).num_classes)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / run_folder.CONFIG} is not the config of a run: {error!r}") from error
-    return Saved(folder, name, stem, num_classes, dtype, room, create_model(name, num_classes, stem, compute))
+        raise ValueError(f"{folder / run_dir.CONFIG} is not the config of a run: {error!r}") from error
+    return Saved(folder, name, stem, num_classes, dtype, fields, create_model(name, num_classes, stem, compute))
 
 
-def _num_classes(room: Mapping[str, Any]) -> int:
-    """Of the config's room data; runs of before it noted them name a set that is known."""
-    return room.get("num_classes") or data.describe(room["name"]).num_classes
+def load_test_data(network: Saved, name: str | None = None, path: str | None = None) -> AnyDataset:
+    """The data set to test a network on: the run's own, in its place, unless ``name`` or ``path`` says otherwise."""
+    fields = network.data_fields(name)
+    options = {field: fields[field] for field in ("image_size", "augment", "workers") if field in fields}
+    return data.load(fields["name"], path=path or fields.get("path"), select_on="test", **options)
 
 
 def steps(folder: Path) -> dict[str, int]:
-    """``{"last": step, "best": step}`` of a run's checkpoints; the same step if none was called best."""
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
+    """``{"last": step, "best": step}`` of a run's checkpoints; the last is the best if none was called best."""
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
     found = checkpoints.steps()
     if not found:
         raise ValueError(f"{folder} has no checkpoint yet")
@@ -67,11 +94,11 @@ def steps(folder: Path) -> dict[str, int]:
 
 def load_variables(folder: Path, step: int) -> dict[str, Any]:
     """The student's variables of a run's checkpoint."""
-    return Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="").load_variables(step)
+    return Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="").load_variables(step)
 
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
-    """``ValueError`` if ``variables`` are not those of the network for the images and classes of ``dataset``.
+    """``ValueError`` unless ``variables`` are those of the network for the images and classes of ``dataset``.
 
     Of ``dataset`` only ``name``, ``image_shape`` and ``num_classes`` are read.
     """
@@ -91,15 +118,11 @@ def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
 def write_imported(
     folder: str | PathLike[str], *, name: str, stem: str, num_classes: int, variables: Any, source: Mapping[str, Any]
 ) -> None:
-    """Makes ``folder`` a run's folder that holds ``variables`` of the network ``name``.
-
-    As if it had been trained there, it serves as ``teacher.run``, for ``evaluate`` and for ``export``.
+    """Makes ``folder`` a run's folder with ``variables``, for ``teacher.run``, ``evaluate`` and ``export``.
 
     Args:
       folder: made if it is not there; the same import again is fine.
-      name: as ``create_model`` takes it.
-      stem: as ``create_model`` takes it.
-      num_classes: as ``create_model`` takes it.
+      name, stem, num_classes: as ``create_model`` takes them.
       variables: ``{"params": ..., "batch_stats": ...}``; the latter may be absent.
       source: where they come from, JSON-ready, such as file name and SHA-256.
 
@@ -120,10 +143,10 @@ def write_imported(
         "model": {"student": name, "stem": stem, "dtype": "float32"},
         "num_classes": num_classes,
     }
-    run_folder.open_folder(folder, config)
-    if run_folder.read_done(folder) is not None:
+    run_dir.open_folder(folder, config)
+    if run_dir.read_done(folder) is not None:
         return
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, config_hash="")
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
     checkpoints.save({"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}, 0)
     checkpoints.close()
-    run_folder.write_done(folder, {"last": {"step": 0}})
+    run_dir.write_done(folder, {"last": {"step": 0}})

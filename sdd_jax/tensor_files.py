@@ -4,7 +4,6 @@ PyTorch's format is a pickle, and a pickle can run any code when it is opened. I
 `torch.load(weights_only=True)`, which builds tensors and plain containers and refuses everything else.
 """
 
-import hashlib
 import os
 import pickle
 import re
@@ -80,12 +79,6 @@ def write_new(path: str | os.PathLike[str], content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_packed(path: Path) -> None:

@@ -6,8 +6,8 @@ as [out,in]; Flax as [height,width,in,out] and [in,out].
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import flax.linen as nn
 import jax
@@ -15,17 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdd_jax.models.mobilenet_v1 import MobileNetV1
-from sdd_jax.models.mobilenet_v2 import MobileNetV2
-from sdd_jax.models.resnet import ResNet
-from sdd_jax.models.resnet_cifar import ResNetCifar
+from sdd_jax.models.mobilenet import MobileNetV1, MobileNetV2
+from sdd_jax.models.resnet import ResNet, WideResNet
 from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
-from sdd_jax.models.vgg import VGG, TorchvisionVGG
-from sdd_jax.models.wrn import WideResNet
+from sdd_jax.models.vgg import VGG
 
 # A table has a row for each kind of layer: its Flax path and its PyTorch name. `#` stands for a
 # number, the same ones in the same order on both sides. The first row is the layer that sees the image.
 Table = Sequence[tuple[str, str]]
+Path = tuple[str, ...]  # of an array in the Flax variables
 
 _RESNET: Table = (  # three stages; also torchvision's four
     ("trunk/stem_conv", "conv1"),
@@ -49,17 +47,6 @@ _WRN: Table = (
     ("trunk/stage#_block#/shortcut_conv", "block#.layer.#.convShortcut"),
     ("trunk/final_bn", "bn1"),
     ("head", "fc"),
-)
-_VGG: Table = (  # convolution, normalisation and ReLU take a number each
-    ("trunk/block#_conv0", "block#.0"),
-    ("trunk/block#_bn0", "block#.1"),
-    ("trunk/block#_conv1", "block#.3"),
-    ("trunk/block#_bn1", "block#.4"),
-    ("trunk/block#_conv2", "block#.6"),
-    ("trunk/block#_bn2", "block#.7"),
-    ("trunk/block#_conv3", "block#.9"),
-    ("trunk/block#_bn3", "block#.10"),
-    ("head", "classifier"),
 )
 _MOBILENET_V1: Table = (
     ("trunk/stem_conv", "model.0.0"),
@@ -91,28 +78,34 @@ _SHUFFLENET: Table = (
 )
 
 
-def _torchvision_vgg(trunk: TorchvisionVGG) -> Table:
-    """torchvision numbers the layers of all blocks in one sequence, ReLUs and poolings included."""
-    rows, number = [], 0
+def _resnet_tables(trunk: ResNet) -> tuple[Table, ...]:
+    """The names on export, and others that are taken on import: torchvision's ResNets are often given a CIFAR stem."""
+    if len(trunk.stage_sizes) == 3:
+        return (_RESNET,)
+    return (_RESNET, _RESNET_CIFAR_STEM) if trunk.stem == "imagenet" else (_RESNET_CIFAR_STEM, _RESNET)
+
+
+def _vgg_table(trunk: VGG) -> Table:
+    """Layers are numbered, ReLUs and poolings too: from 0 in each block, in torchvision's through all blocks."""
+    torchvision, number = trunk.stem == "imagenet", 0
+    rows: list[tuple[str, str]] = []
     for block, size in enumerate(trunk.block_sizes):
+        sequence, number = ("features", number) if torchvision else (f"block{block}", 0)
         for layer in range(size):
-            rows.append((f"trunk/block{block}_conv{layer}", f"features.{number}"))
-            if trunk.batch_norm:
-                rows.append((f"trunk/block{block}_bn{layer}", f"features.{number + 1}"))
+            rows.append((f"trunk/block{block}_conv{layer}", f"{sequence}.{number}"))
+            rows.append((f"trunk/block{block}_bn{layer}", f"{sequence}.{number + 1}"))
             number += 3 if trunk.batch_norm else 2
         number += 1
-    dense = (("trunk/dense0", "classifier.0"), ("trunk/dense1", "classifier.3"), ("head", "classifier.6"))
-    return (*rows, *dense)
+    if not torchvision:
+        return (*rows, ("head", "classifier"))
+    return (*rows, ("trunk/dense0", "classifier.0"), ("trunk/dense1", "classifier.3"), ("head", "classifier.6"))
 
 
-# Every trunk's tables, the one that export writes first. The others are taken on import as well:
-# torchvision's ResNets are often given a stem for CIFAR.
+# Every trunk's tables. Export uses the first, import takes any.
 _TABLES: dict[type[nn.Module], Callable[[Any], tuple[Table, ...]]] = {
-    ResNetCifar: lambda trunk: (_RESNET,),
-    ResNet: lambda trunk: (_RESNET, _RESNET_CIFAR_STEM) if trunk.stem == "imagenet" else (_RESNET_CIFAR_STEM, _RESNET),
+    ResNet: _resnet_tables,
     WideResNet: lambda trunk: (_WRN,),
-    VGG: lambda trunk: (_VGG,),
-    TorchvisionVGG: lambda trunk: (_torchvision_vgg(trunk),),
+    VGG: lambda trunk: (_vgg_table(trunk),),
     MobileNetV1: lambda trunk: (_MOBILENET_V1,),
     MobileNetV2: lambda trunk: (_MOBILENET_V2,),
     ShuffleNetV1: lambda trunk: (_SHUFFLENET,),
@@ -130,19 +123,6 @@ _LEAVES = {
 # Axes by rank: how a Flax array is transposed into PyTorch's layout, and back.
 _TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 _TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
-
-
-class _Entry(NamedTuple):
-    """One array: its path in the Flax variables, its PyTorch name, and the Flax shape and dtype."""
-
-    path: tuple[str, ...]
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def torch_shape(self) -> tuple[int, ...]:
-        return tuple(self.shape[axis] for axis in _TO_TORCH[len(self.shape)])
 
 
 def from_state_dict(
@@ -175,16 +155,17 @@ def from_state_dict(
     state_dict = find_state_dict(checkpoint, entry)
     problems: list[list[str]] = []
     for rows in _tables(model, table):
-        found = _strip(state_dict, prefix, f"{rows[0][1]}.weight".replace("#", "0"))
-        weight: Any = found.get(f"{rows[0][1]}.weight".replace("#", "0"))
+        first = f"{rows[0][1]}.weight".replace("#", "0")
+        found = _strip(state_dict, prefix, first)
+        weight: Any = found.get(first)
         entries = _entries(model, rows, channels=_channels(np.shape(weight), axis=1))
-        found = {name: array for name, array in found.items() if name not in set(_counters(entries))}
-        wrong = _problems(found, {entry.name: entry.torch_shape for entry in entries})
+        counters = set(_counters(entries))
+        found = {name: array for name, array in found.items() if name not in counters}
+        wrong = _problems(found, {name: _torch_shape(leaf) for name, (_, leaf) in entries.items()})
         if not wrong:
             flat = {}
-            for item in entries:
-                array = np.transpose(np.asarray(found[item.name]), _TO_FLAX[len(item.shape)])
-                flat[item.path] = jnp.array(array, item.dtype)
+            for name, (path, leaf) in entries.items():
+                flat[path] = jnp.array(np.transpose(np.asarray(found[name]), _TO_FLAX[leaf.ndim]), leaf.dtype)
             return unflatten_dict(flat)
         problems.append(wrong)
     _refuse("state dict", min(problems, key=len))
@@ -199,17 +180,17 @@ def to_state_dict(
       ValueError: names everything that is missing, left over, or of the wrong shape or kind.
     """
     rows = _tables(model, table)[0]
-    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    flat: dict[Path, Any] = flatten_dict(variables)
     kernel: Any = flat.get(("params", *rows[0][0].replace("#", "0").split("/"), "kernel"))
     entries = _entries(model, rows, channels=_channels(np.shape(kernel), axis=2))
 
     found = {"/".join(path): array for path, array in flat.items()}
-    wrong = _problems(found, {"/".join(entry.path): entry.shape for entry in entries})
+    wrong = _problems(found, {"/".join(path): leaf.shape for path, leaf in entries.values()})
     if wrong:
         _refuse("tree of variables", wrong)
     state_dict = {
-        entry.name: np.ascontiguousarray(np.transpose(flat[entry.path], _TO_TORCH[len(entry.shape)]))
-        for entry in entries
+        name: np.ascontiguousarray(np.transpose(flat[path], _TO_TORCH[leaf.ndim]))
+        for name, (path, leaf) in entries.items()
     }
     return state_dict | {name: np.zeros((), np.int64) for name in _counters(entries)}
 
@@ -275,7 +256,7 @@ def _tables(model: nn.Module, table: Table | None) -> tuple[Table, ...]:
     return _TABLES[type(trunk)](trunk)
 
 
-def _torch_name(table: Table, path: tuple[str, ...]) -> str:
+def _torch_name(table: Table, path: Path) -> str:
     collection, *layer, leaf = path
     for pattern, replacement in table:
         numbers = re.fullmatch(pattern.replace("#", r"(\d+)"), "/".join(layer))
@@ -286,22 +267,25 @@ def _torch_name(table: Table, path: tuple[str, ...]) -> str:
     raise ValueError(f"no PyTorch name is known for {'/'.join(path)}")
 
 
-def _entries(model: nn.Module, table: Table, channels: int) -> list[_Entry]:
-    """Every array of `model`'s variables on images of `channels` channels."""
+def _entries(model: nn.Module, table: Table, channels: int) -> dict[str, tuple[Path, jax.ShapeDtypeStruct]]:
+    """The PyTorch name, Flax path and shape of every array of `model`'s variables on images of `channels` channels."""
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
     wanted = jax.eval_shape(lambda key, images: model.init(key, images, train=False), jax.random.key(0), images)
-    leaves: dict[tuple[str, ...], Any] = flatten_dict(wanted)
+    leaves: dict[Path, Any] = flatten_dict(wanted)
+    entries: dict[str, tuple[Path, jax.ShapeDtypeStruct]] = {}
     for path, leaf in leaves.items():
         if leaf.ndim not in _TO_TORCH:
             raise ValueError(f"{'/'.join(path)} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
-    entries = [_Entry(path, _torch_name(table, path), leaf.shape, leaf.dtype) for path, leaf in leaves.items()]
-    names: dict[str, tuple[str, ...]] = {}
-    for entry in entries:
-        other = names.setdefault(entry.name, entry.path)
-        if other != entry.path:
-            paths = f"{'/'.join(other)} and {'/'.join(entry.path)}"
-            raise ValueError(f"the table gives {paths} one PyTorch name, {entry.name}")
+        name = _torch_name(table, path)
+        if name in entries:
+            paths = f"{'/'.join(entries[name][0])} and {'/'.join(path)}"
+            raise ValueError(f"the table gives {paths} one PyTorch name, {name}")
+        entries[name] = path, leaf
     return entries
+
+
+def _torch_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    return tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim])
 
 
 def _channels(shape: tuple[int, ...], axis: int) -> int:
@@ -309,12 +293,10 @@ def _channels(shape: tuple[int, ...], axis: int) -> int:
     return shape[axis] if len(shape) == 4 and shape[axis] > 0 else 3
 
 
-def _counters(entries: list[_Entry]) -> list[str]:
+def _counters(entries: Iterable[str]) -> list[str]:
     """The names of PyTorch's batch counters: it keeps one per normalisation, nothing reads it."""
-    suffix = ".running_mean"
-    return [
-        entry.name.removesuffix(suffix) + ".num_batches_tracked" for entry in entries if entry.name.endswith(suffix)
-    ]
+    mean = "running_mean"
+    return [name.removesuffix(mean) + "num_batches_tracked" for name in entries if name.endswith(f".{mean}")]
 
 
 def _problems(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]) -> list[str]:

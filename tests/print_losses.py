@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import tiny
 
 from sdd_jax import processes
-from sdd_jax.training import loop, run_files
-from sdd_jax.training.contrast import contrast
-from sdd_jax.training.logbook import Logbook, Silence, read_metrics
+from sdd_jax.training import logbook, loop
+from sdd_jax.training.features import contrast
+from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.objective import added
 
 parser = argparse.ArgumentParser()
 parser.add_argument("workdir", type=Path)
 parser.add_argument("--dtypes", default="float64", help="one run in each")
 parser.add_argument("--seeds", type=int, default=1, help="runs to train together; the one of seed 0 is printed")
-parser.add_argument("--stop_at", type=int, help="end in the evaluation after so many steps, as a killed run would")
+parser.add_argument("--stop_at", type=int, help="end before the evaluation after so many steps, as a killed run would")
 parser.add_argument("--joins", choices=("flags", "environment"), help="be one of several processes, told by either")
 parser.add_argument("--objective", choices=("distill", "contrast"), default="distill", help="the second adds CRD to it")
 parser.add_argument("--process", help="INDEX,COUNT,PORT of the flags")
@@ -35,27 +35,31 @@ def main(given):
         processes.join(f"127.0.0.1:{port}", count, index, wait=60)
     elif given.joins == "environment":
         processes.join(wait=60)
-    run_files.LOG_EVERY = 1
-    if given.stop_at:
-        stop_at(given.stop_at)
+    logbook.LOG_EVERY = 1
     printed = {"devices": jax.device_count(), "processes": jax.process_count()}
     try:
         for dtype in given.dtypes.split(","):
-            printed[dtype] = train(dtype, given.workdir / dtype, range(given.seeds), given.objective)
+            printed[dtype] = train(dtype, given.workdir / dtype, given)
     except Stopped:
         printed["stopped"] = True
     if processes.is_first():
         print(json.dumps(printed))
 
 
-def train(dtype, folder, seeds, objective):
+def train(dtype, folder, given):
     """The losses of every step and what evaluations found."""
+
+    def should_stop(step):
+        if step == given.stop_at:
+            raise Stopped
+        return processes.preemption_requested(step)
+
     jax.config.update("jax_enable_x64", dtype == "float64")  # of every thread, those that restore among them
-    runs = [tiny.built(epochs=4, dtype=jnp.dtype(dtype), seed=seed) for seed in seeds]
-    if objective == "contrast":
+    runs = [tiny.built(epochs=4, dtype=jnp.dtype(dtype), seed=seed) for seed in range(given.seeds)]
+    if given.objective == "contrast":
         small = contrast(0.1, dimensions=8, negatives=20)
         runs = [run._replace(objective=added(logits=run.objective, features=small)) for run in runs]
-    loop.train_together(runs, [folder / str(seed) for seed in seeds])
+    loop.train_together(runs, [folder / str(run.seed) for run in runs], should_stop=should_stop)
     rows = read_metrics(folder / "0" / "metrics.jsonl")
     return {
         "losses": [row["loss"] for row in rows if row["kind"] == "train"],
@@ -63,18 +67,6 @@ def train(dtype, folder, seeds, objective):
             [row["step"], row["split"], row["examples"], row["accuracy"]] for row in rows if row["kind"] == "evaluation"
         ],
     }
-
-
-def stop_at(step):
-    """Makes the loop end there, in every process."""
-    for kind in (Logbook, Silence):
-
-        def stopping(self, at, *rest, evaluation=kind.evaluation):
-            if at == step:
-                raise Stopped
-            evaluation(self, at, *rest)
-
-        kind.evaluation = stopping
 
 
 if __name__ == "__main__":

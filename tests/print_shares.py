@@ -8,7 +8,7 @@ import numpy as np
 import run_streamed
 import tiny
 
-from sdd_jax.data.feed import eval_data, train_data
+from sdd_jax.data import eval_data, train_data
 from sdd_jax.mesh import make_mesh, pick, split_batch
 
 STEPS, BATCH = 5, 8

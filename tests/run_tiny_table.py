@@ -6,17 +6,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from experiments import run, scheduler  # noqa: E402
-from experiments.comparing import compare  # noqa: E402
+from experiments import run  # noqa: E402
+from experiments.cells import compare, known  # noqa: E402
 
 SHORT = (("data.name", "digits"), ("epochs", 2), ("batch_size", 16))
 TINY = compare(
     "tiny",
     "Digits",
-    "the tests",
-    "fashion_mnist",
-    {"RN8 -> RN8": ("resnet8", "resnet8")},
-    {row: (None,) for row in ("teacher", "FitNet", "SD-KD")},
+    "row | RN8 -> RN8",
+    source="the tests",
+    file="fashion_mnist",
+    rows=known("teacher", "FitNet", "SD-KD"),
     overrides=(*SHORT, ("data.train_examples", 64)),
     teacher_overrides=(*SHORT, ("data.train_examples", 96)),
 )
@@ -25,6 +25,6 @@ SLEEP = "import os, pathlib, sys, time; pathlib.Path('started').write_text(str(o
 if __name__ == "__main__":
     folder, *arguments = sys.argv[1:]
     if arguments[0] == "--sleep":
-        scheduler.COMMAND = (sys.executable, "-c", SLEEP)
+        run.COMMAND = (sys.executable, "-c", SLEEP)
         arguments = arguments[1:]
     sys.exit(run.main(arguments, {"tiny": TINY}, Path(folder)))

@@ -11,6 +11,7 @@ from flax import linen as nn
 from sdd_jax import saved
 from sdd_jax.models import Classifier, create_model
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
+from sdd_jax.regions import Regions
 from sdd_jax.serving.network import Served
 
 
@@ -65,8 +66,7 @@ def served(name, *, stem="cifar", size=32, channels=3, classes=7, dtype="float32
         std=STD[:channels],
         augment="pad_crop",
         class_names=tuple(f"class {label}" for label in range(classes)),
-        scales=(1, 2, 4),
-        pooling="nested",
+        regions=Regions((1, 2, 4), "nested"),
     )
 
 

@@ -15,12 +15,12 @@ from sdd_jax.models import Classifier
 from sdd_jax.models.layers import conv, torch_affine_init
 from sdd_jax.training import optim
 from sdd_jax.training.objective import Objective, distill
-from sdd_jax.training.step import init_state, live_teacher, make_train_step
+from sdd_jax.training.step import init_state, make_train_step
+from sdd_jax.training.teacher import live_teacher
 
 BATCH, PARTS, EXAMPLES = 16, 4, 48
-REGIONS = {"scales": (1, 2, 4), "pooling": "nested"}
-OBJECTIVE = distill(kd_loss, sdd=tiny.SDD, task_weight=0.1, distill_weight=0.9, warmup_epochs=2)
-TEACHER = live_teacher(tiny.model(12, jnp.float64), **REGIONS)
+OBJECTIVE = distill(kd_loss, regions=tiny.REGIONS, sdd=tiny.SDD, task_weight=0.1, distill_weight=0.9, warmup_epochs=2)
+TEACHER = live_teacher(tiny.model(12, jnp.float64), {}, tiny.REGIONS).apply
 
 
 class Convolutions(nn.Module):
@@ -50,7 +50,7 @@ def begin(model, objective=OBJECTIVE):
     state = init_state(
         jax.random.key(0), model, TEACHER, arrays, objective, optimizer, image_shape=(16, 16, 3), num_examples=EXAMPLES
     )
-    make = partial(make_train_step, model, TEACHER, objective, optimizer, **REGIONS, num_examples=EXAMPLES)
+    make = partial(make_train_step, model, TEACHER, objective, optimizer, num_examples=EXAMPLES)
     return state, arrays, make
 
 
@@ -104,7 +104,7 @@ def test_an_objective_sees_one_part_after_the_other_each_with_a_key_of_its_own(x
         }
         return loss, terms, state
 
-    state, arrays, make = begin(without_batch_norm(), Objective(init, apply, OBJECTIVE.needs))
+    state, arrays, make = begin(without_batch_norm(), Objective(init, apply, OBJECTIVE.needs, OBJECTIVE.regions))
     state, _ = jax.jit(make(accumulate=PARTS, rolled=True))(state, arrays, batch(), jax.random.key(0))
     memory = jax.device_get(state.objective_state)
     assert memory["calls"] == PARTS and len(set(memory["drawn"].tolist())) == PARTS

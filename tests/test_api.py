@@ -1,6 +1,7 @@
 """Conventions as tests: signatures, docstrings, who imports whom, and what importing the losses loads."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import subprocess
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     path for folder in ("sdd_jax", "configs", "benchmarks", "experiments") for path in (ROOT / folder).rglob("*.py")
 )
-OF_ARRAYS = ("correlation", "logits", "losses", "metrics", "sdd", "standardize")
+OF_ARRAYS = ("logits", "losses", "metrics", "regions", "sdd", "standardize")
 LOSSES = [name for name in sdd_jax.__all__ if name.endswith("_loss")]
 
 
@@ -31,11 +32,11 @@ def level_of(module):
         return 0
     if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.tensor_files", "sdd_jax.own"):
         return 1
-    if module in ("sdd_jax.training.optim", "sdd_jax.mesh", "sdd_jax.processes"):
+    if module in ("sdd_jax.training.optim", "sdd_jax.files", "sdd_jax.mesh", "sdd_jax.processes"):
         return 1
-    if module.startswith(("sdd_jax.data", "sdd_jax.training")):
+    if module.startswith(("sdd_jax.data", "sdd_jax.training", "sdd_jax.fields")):
         return 2
-    if module in ("sdd_jax.build", "sdd_jax.build_data", "sdd_jax.build_teacher", "sdd_jax.config", "sdd_jax.saved"):
+    if module.startswith(("sdd_jax.build", "sdd_jax.config", "sdd_jax.methods", "sdd_jax.saved")):
         return 3
     if module.startswith(("sdd_jax.planning", "sdd_jax.reporting", "sdd_jax.serving")):
         return 3
@@ -68,6 +69,51 @@ def test_imports_go_downwards(path):
             assert root not in ("flax", "orbax", "absl", "ml_collections", "sklearn"), f"{module} imports {imported}"
         if level_of(module) < 3 and module != "sdd_jax.data.grain_source":  # Grain reads flags of its own
             assert root not in ("absl", "ml_collections"), f"{module} imports {imported}"
+
+
+def room_of(module):
+    """The folder that a module is in, or the module itself at the top of the package."""
+    root, *inner = module.split(".")
+    if root != "sdd_jax" or not inner:
+        return root
+    return f"sdd_jax.{inner[0]}"
+
+
+def test_no_two_rooms_import_each_other():
+    """No circle among folders and the package's own modules, of any length."""
+    imports = {}
+    for path in MODULES:
+        for imported in imports_of(path):
+            here, there = room_of(name_of(path)), room_of(imported)
+            if here != there and there.partition(".")[0] in ("sdd_jax", "configs", "benchmarks", "experiments"):
+                imports.setdefault(here, set()).add(there)
+    order = list(graphlib.TopologicalSorter(imports).static_order())  # CycleError names the circle
+    assert order.index("sdd_jax.mesh") < order.index("sdd_jax.data") < order.index("sdd_jax.training")
+    assert order.index("experiments") < order.index("benchmarks")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_private_interface_is_used_and_nothing_is_patched_from_outside(path):
+    tree = ast.parse(path.read_text())
+    imported = {alias.asname or alias.name.partition(".")[0] for alias in imports_in(tree)}
+    for imported_module in imports_of(path):
+        assert not any(
+            part.startswith("_") for part in imported_module.split(".") if part not in ("__main__", "_version")
+        )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported:
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            public = ("_fields", "_replace", "_asdict", "_exit")  # of named tuples, and os._exit
+            assert not private or node.attr in public, f"{node.value.id}.{node.attr}"
+            assert isinstance(node.ctx, ast.Load), f"{node.value.id}.{node.attr} is set from outside"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
+            target = node.args[0]
+            assert not isinstance(target, ast.Name) or target.id not in imported, f"setattr({target.id}, ...)"
+
+
+def imports_in(tree):
+    """The names that a file imports."""
+    return [alias for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -106,7 +152,7 @@ def test_losses_are_called_alike(name):
 def test_public_functions_say_shapes_errors_and_source(name):
     function = getattr(sdd_jax, name)
     text = inspect.getdoc(function)
-    for section in ("Args:", "Returns:", "Raises:"):
+    for section in ("Attributes:", "Raises:") if inspect.isclass(function) else ("Args:", "Returns:", "Raises:"):
         assert section in text, f"{name} has no {section}"
     for parameter in inspect.signature(function).parameters:
         assert f"{parameter}:" in text, f"{name} does not describe {parameter}"

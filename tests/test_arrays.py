@@ -6,18 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdd_jax.data import augment
-from sdd_jax.data.arrays import (
+from sdd_jax.data import INFO, augment
+from sdd_jax.data.memory import (
     check_positions,
     epoch_order,
     epochs_per_chunk,
     eval_batch,
-    eval_batches,
     locate,
     train_batch,
 )
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+def source(pad=4, flip=True):
+    return INFO["cifar10"]._replace(mean=MEAN, std=STD, pad=pad, flip=flip)
 
 
 def example_arrays(count, seed=0):
@@ -31,10 +34,10 @@ def example_arrays(count, seed=0):
 
 def with_order(arrays, key, first_epoch, epochs):
     order = epoch_order(key, first_epoch + np.arange(epochs), len(arrays["labels"]))
-    return {**arrays, "order": order, "first_epoch": np.int32(first_epoch)}
+    return {**arrays, "key": key, "order": order, "first_epoch": np.int32(first_epoch)}
 
 
-SIZES = [(10, 4), (12, 4), (7, 7), (5, 12), (3, 10), (9, 1), (13, 6)]
+SIZES = [(10, 4), (12, 4), (7, 7), (5, 12), (9, 1)]  # examples, batch
 
 
 @pytest.mark.parametrize(("examples", "batch"), SIZES)
@@ -42,12 +45,13 @@ def test_every_example_once_an_epoch_across_batch_ends(examples, batch):
     key, epochs = jax.random.key(1), 5
     steps = math.ceil(epochs * examples / batch)
     touched = epochs_per_chunk(1, batch, examples)
-    compiled = jax.jit(locate, static_argnames=("batch_size", "num_examples"))
+    compiled = jax.jit(locate, static_argnames="num_examples")
     seen = []
     for step in range(steps):
         first = step * batch // examples
         order = epoch_order(key, first + np.arange(touched), examples)
-        step_epochs, rows = compiled(step, batch_size=batch, num_examples=examples, first_epoch=first, order=order)
+        positions = step * batch + np.arange(batch, dtype=np.int32)
+        step_epochs, rows = compiled(positions, num_examples=examples, first_epoch=first, order=order)
         seen += list(zip(np.asarray(step_epochs).tolist(), np.asarray(rows).tolist(), strict=True))
     assert len(seen) == steps * batch
     assert [epoch for epoch, _ in seen] == [position // examples for position in range(len(seen))]
@@ -95,13 +99,12 @@ def test_order_and_views_are_the_same_in_float64_runs():
 @pytest.mark.parametrize(("examples", "batch"), [(10, 4), (5, 12)])
 def test_a_training_batch_holds_the_examples_their_views_and_their_pixels(examples, batch):
     arrays, key = example_arrays(examples), jax.random.key(2)
-    options = {"batch_size": batch, "mean": MEAN, "std": STD, "pad": 2, "flip": True}
-    compiled = jax.jit(functools.partial(train_batch, **options))
+    compiled = jax.jit(functools.partial(train_batch, source=source(pad=2), batch_size=batch))
     touched = epochs_per_chunk(1, batch, examples)
     row_of = {number: row for row, number in enumerate(arrays["index"].tolist())}
     for step in (0, 2, 3):
         first = step * batch // examples
-        got = jax.device_get(compiled(with_order(arrays, key, first, touched), step, key))
+        got = jax.device_get(compiled(with_order(arrays, key, first, touched), step))
         assert set(got) == {"image", "label", "index", "row", "view", "position", "valid"} and got["valid"].all()
         np.testing.assert_array_equal(got["position"], step * batch + np.arange(batch))
         order = np.asarray(epoch_order(key, np.arange(first + touched), examples))
@@ -122,27 +125,27 @@ def test_a_training_batch_holds_the_examples_their_views_and_their_pixels(exampl
 
 def test_a_longer_chunk_gives_the_same_batches():
     arrays, key = example_arrays(10), jax.random.key(2)
-    batch = jax.jit(functools.partial(train_batch, batch_size=4, mean=MEAN, std=STD, pad=4, flip=False))
+    batch = jax.jit(functools.partial(train_batch, source=source(flip=False), batch_size=4))
     ahead = with_order(arrays, key, 0, epochs_per_chunk(7, 4, 10))
     for step in range(7):
         one = with_order(arrays, key, step * 4 // 10, epochs_per_chunk(1, 4, 10))
-        jax.tree.map(np.testing.assert_array_equal, batch(one, step, key), batch(ahead, step, key))
+        jax.tree.map(np.testing.assert_array_equal, batch(one, step), batch(ahead, step))
 
 
 @pytest.mark.parametrize("first_epoch", [0, 3])
 def test_a_stale_order_cannot_train_on_the_wrong_examples(first_epoch):
     arrays, key = jax.device_put(example_arrays(10)), jax.random.key(0)
     stale = with_order(arrays, key, first_epoch, 2)
-    got = train_batch(stale, 5, key, batch_size=4, mean=MEAN, std=STD, pad=4, flip=True)  # epoch 2
+    got = jax.jit(functools.partial(train_batch, source=source(), batch_size=4))(stale, 5)  # epoch 2
     assert (np.asarray(got["label"]) == -1).all()
 
 
 @pytest.mark.parametrize(("examples", "batch"), [(10, 4), (12, 4), (3, 8), (1, 1)])
 def test_evaluation_covers_every_example_once(examples, batch):
     arrays = example_arrays(examples)
-    options = {"batch_size": batch, "mean": MEAN, "std": STD, "pad": 4}
-    compiled = jax.jit(functools.partial(eval_batch, **options))
-    batches = [jax.device_get(compiled(arrays, number)) for number in range(eval_batches(examples, batch))]
+    compiled = jax.jit(functools.partial(eval_batch, source=source(), batch_size=batch))
+    numbers = range(math.ceil(examples / batch))
+    batches = [jax.device_get(compiled({**arrays, "number": number})) for number in numbers]
     together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
     valid = together["valid"]
     assert valid.sum() == examples
@@ -157,9 +160,11 @@ def test_evaluation_covers_every_example_once(examples, batch):
 
 def test_batches_come_in_the_dtype_asked_for():
     arrays, key = example_arrays(6), jax.random.key(0)
-    options = {"batch_size": 2, "mean": MEAN, "std": STD, "pad": 4, "dtype": jnp.bfloat16}
-    assert train_batch(with_order(arrays, key, 0, 1), 0, key, flip=True, **options)["image"].dtype == jnp.bfloat16
-    assert eval_batch(arrays, 0, **options)["image"].dtype == jnp.bfloat16
+    options = {"source": source(), "batch_size": 2, "dtype": jnp.bfloat16}
+    made = jax.eval_shape(functools.partial(train_batch, **options), with_order(arrays, key, 0, 1), 0)
+    assert made["image"].dtype == jnp.bfloat16
+    made = jax.eval_shape(functools.partial(eval_batch, **options), {**arrays, "number": 0})
+    assert made["image"].dtype == jnp.bfloat16
 
 
 def test_positions_stay_within_int32():

@@ -1,4 +1,4 @@
-"""Every kind of bad image under both policies, and runs that leave them out: one order, resumed exactly, or refused."""
+"""Every kind of bad image under both policies, and runs that skip them: their order, exact resumption, refusals."""
 
 import errno
 import json
@@ -15,6 +15,7 @@ import zlib
 import chex
 import jax
 import numpy as np
+import own_networks
 import pytest
 import sets
 import tiny
@@ -24,11 +25,13 @@ from test_grain_source import batches, by_position
 
 from configs.image_folder import get_config
 from sdd_jax import data
-from sdd_jax.build import build
-from sdd_jax.data import bad_images, images
-from sdd_jax.data.feed import eval_data
+from sdd_jax.build import build, load_data
+from sdd_jax.config import read
+from sdd_jax.data import eval_data, images, streamed, train_data
 from sdd_jax.mesh import make_mesh
-from sdd_jax.training import loop, run_folder
+from sdd_jax.training import loop, run_dir
+from sdd_jax.training.objective import plain
+from sdd_jax.training.teacher import Teacher
 
 CLASSES = ("n01", "n02", "n03")
 LINEAR = "own_networks:plain_function"  # compiled at once
@@ -136,7 +139,7 @@ def test_a_header_is_refused_before_memory_is_taken_for_its_pixels(monkeypatch):
     assert asked[0] == (side, side)
 
 
-@pytest.mark.parametrize("policy", bad_images.POLICIES)
+@pytest.mark.parametrize("policy", streamed.ON_BAD_IMAGE)
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_class_folder_without_images_is_named_under_either_policy(root, policy, part):
     for path in (root / part / "n02").iterdir():
@@ -145,7 +148,7 @@ def test_a_class_folder_without_images_is_named_under_either_policy(root, policy
         load(root, policy)
 
 
-@pytest.mark.parametrize("policy", bad_images.POLICIES)
+@pytest.mark.parametrize("policy", streamed.ON_BAD_IMAGE)
 def test_a_bad_test_image_is_an_error_under_either_policy(root, policy):
     (root / "test" / "n02" / "1.png").write_bytes(b"")
     dataset = load(root, policy)
@@ -181,8 +184,6 @@ def test_what_is_wrong_with_the_machine_is_never_an_images_fault(root, monkeypat
 
 def test_a_worker_that_is_killed_ends_the_run(root):
     """As the kernel does when memory runs out; nobody waits for what it would have handed over."""
-    from sdd_jax.data.feed import train_data
-
     mesh = make_mesh(jax.devices()[:1])
     dataset = load(root, "error", workers=1)
     source = train_data(dataset, seeds=(0,), epochs=50, batch_size=8, steps_per_call=1, mesh=mesh)
@@ -236,16 +237,16 @@ def test_processes_look_at_a_share_each_and_agree(root, monkeypatch):
     spoil_some(root)
     records = load(root, "error").train.records
     numbers = np.delete(np.arange(30), 5)  # shares of unequal size
-    alone = bad_images.find(records, numbers)
+    alone = streamed.find_bad_images(records, numbers)
     assert list(alone.images) == [0, 13, 14, 29]
     shares: list = []
-    monkeypatch.setattr(bad_images.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(streamed.jax, "process_count", lambda: 3)
     for first in (True, False):  # what each finds, then what it hears of the others
         for process in range(3):
-            monkeypatch.setattr(bad_images.jax, "process_index", lambda process=process: process)
+            monkeypatch.setattr(streamed.jax, "process_index", lambda process=process: process)
             gather = (lambda mine: shares.append(mine) or mine[None]) if first else (lambda mine: np.stack(shares))
-            monkeypatch.setattr(bad_images.multihost_utils, "process_allgather", gather)
-            found = bad_images.find(records, numbers)
+            monkeypatch.setattr(streamed.multihost_utils, "process_allgather", gather)
+            found = streamed.find_bad_images(records, numbers)
             assert first or found.same(alone)
     assert sum(share.sum() for share in shares) == 4
 
@@ -267,7 +268,7 @@ def test_every_held_out_image_bad_is_refused(root):
 
 
 def test_a_report_names_twenty_and_counts_the_rest():
-    lines = bad_images.Skipped("", {number: f"file {number} is empty" for number in range(23)}).report().splitlines()
+    lines = data.Skipped("", {number: f"file {number} is empty" for number in range(23)}).report().splitlines()
     assert lines[0] == "23 training images skipped" and lines[1] == "  file 0 is empty"
     assert len(lines) == 22 and lines[-1] == "  and 3 more"
 
@@ -290,7 +291,9 @@ def test_records_of_tfds_are_looked_at_too(tmp_path):
 
 
 def built(root, skipped=None):
-    return tiny.built(epochs=1)._replace(dataset=load(root, "skip", skipped=skipped))
+    network = own_networks.plain_function(num_classes=3, stem="cifar", dtype=np.float32)
+    alone = {"model": network, "teacher": Teacher(), "objective": plain()}
+    return tiny.built(epochs=1)._replace(**alone, dataset=load(root, "skip", skipped=skipped))
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with_or_not_at_all(root, tmp_path):
@@ -299,7 +302,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with_or_not_at_all(root, tm
     first = built(root)
     loop.train(first, workdir := tmp_path / "run")
     assert json.loads((workdir / "done.json").read_text())["skipped_images"] == 4
-    kept = run_folder.read_skipped(workdir)
+    kept = run_dir.read_skipped(workdir)
     assert kept is not None and kept == first.dataset.skipped == pickle.loads(pickle.dumps(kept))
 
     sets_picture = sets.jpeg(sets.picture(1, 3))
@@ -319,12 +322,34 @@ def test_a_run_goes_on_with_the_images_that_it_began_with_or_not_at_all(root, tm
         built(root, kept)
 
 
-def test_the_command_skips_names_counts_and_goes_on_after_a_kill(root, tmp_path):
-    spoil_some(root)
+def config_of(root):
     config = get_config(f"teacher=none,student={LINEAR}")
     changed = {"model.stem": "cifar", "data.path": str(root), "data.image_size": 16, "data.select_on": "test"}
-    changed |= {"data.on_bad_image": "skip", "epochs": 10, "batch_size": 8}
+    changed |= {"data.on_bad_image": "skip", "data.num_classes": 3, "epochs": 10, "batch_size": 8}
     config.update_from_flattened_dict(changed)
+    return config, changed
+
+
+def named(root):
+    return [f"  {root}/train/{name}" for name in ("n01/0.png", "n02/3.png", "n02/4.png", "n03/9.png")]
+
+
+def test_skipped_images_are_named_on_stderr_and_looked_for_once(root, capsys):
+    spoil_some(root)
+    settings = read(config_of(root)[0])
+    skipped = load_data(settings).skipped
+    said = capsys.readouterr().err.splitlines()
+    assert "every training image is decoded once" in said[0] and said[1] == "4 training images skipped"
+    assert [line.split(" cannot be read")[0] for line in said[2:]] == named(root)
+    shutil.copy(root / "train" / "n01" / "1.png", root / "train" / "n02" / "3.png")  # repaired too late
+    assert load_data(settings, skipped).skipped == skipped
+    assert capsys.readouterr().err.splitlines() == said[1:]
+
+
+@pytest.mark.slow
+def test_the_command_skips_names_counts_and_goes_on_after_a_kill(root, tmp_path):
+    spoil_some(root)
+    config, changed = config_of(root)
     loop.train(build(config), whole := tmp_path / "whole")
 
     environment, killed = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "tests")}, tmp_path / "killed"
@@ -341,9 +366,7 @@ def test_the_command_skips_names_counts_and_goes_on_after_a_kill(root, tmp_path)
     assert process.returncode == -signal.SIGKILL and "26 training images" in printed, said
     said = said.splitlines()
     assert "every training image is decoded once" in said[0] and said[1] == "4 training images skipped"
-    assert [line.split(" cannot be read")[0] for line in said[2:6]] == [
-        f"  {root}/train/{name}" for name in ("n01/0.png", "n02/3.png", "n02/4.png", "n03/9.png")
-    ]
+    assert [line.split(" cannot be read")[0] for line in said[2:6]] == named(root)
 
     shutil.copy(root / "train" / "n01" / "1.png", root / "train" / "n02" / "3.png")  # repaired too late
     result = run(*arguments, environment=environment)

@@ -13,12 +13,14 @@ import sets
 from ml_collections import ConfigDict
 
 from configs import cifar100, common, fashion_mnist, imagenet, quickstart
+from configs.rows import PAIRS
 from experiments.recipes import identity
 from sdd_jax import data
 from sdd_jax.build import build, check, trace
-from sdd_jax.config import FIELDS
+from sdd_jax.fields import FIELDS, PRESETS
 from sdd_jax.models import create_model, model_names
-from sdd_jax.training import run_folder
+from sdd_jax.regions import Regions
+from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.loop import train
 
@@ -41,7 +43,7 @@ def config(text="teacher=resnet20,student=resnet8", file="cifar10", **overrides)
 
 def test_every_field_has_a_default_and_no_other_is_there():
     settings = check(config())
-    assert settings.keys() == FIELDS.keys()
+    assert settings.keys() == FIELDS.keys() | {"loss.options.temperature"}
     assert json.loads(json.dumps(settings.nested()))["sdd"]["scales"] == [1, 2, 4]
 
 
@@ -59,9 +61,12 @@ WRONG = {
     "scales that do not start with 1": ({"sdd__scales": (2, 4)}, r"sdd.scales: .* start with 1.*\(2, 4\)"),
     "scales that are no numbers": ({"sdd__scales": ("1,2",)}, "sdd.scales must be integers"),
     "a scale above the nested grid": ({"sdd__scales": (1, 8)}, "scale above 4 needs pooling='direct'"),
-    "text for a number": ({"loss__temperature": "hot"}, "loss.temperature must be a finite number, got 'hot'"),
-    "a temperature of zero": ({"loss__temperature": 0.0}, "loss.temperature must be greater than 0"),
-    "an infinite weight": ({"loss__beta": float("inf")}, "loss.beta must be a finite number"),
+    "text for a number": (
+        {"loss__options__temperature": "hot"},
+        "loss.options.temperature must be a finite number, got 'hot'",
+    ),
+    "a temperature of zero": ({"loss__options__temperature": 0.0}, "loss.base kd: temperature must be greater than 0"),
+    "an infinite weight": ({"loss__distill_weight": float("inf")}, "loss.distill_weight must be a finite number"),
     "half an epoch": ({"epochs": 1.5}, "epochs must be an integer, got 1.5"),
     "True for a number": ({"batch_size": True}, "batch_size must be an integer, got True"),
     "no epochs": ({"epochs": 0}, "epochs must be at least 1"),
@@ -74,7 +79,7 @@ WRONG = {
     "float64 without its switch": ({"model__dtype": "float64"}, "JAX_ENABLE_X64"),
     "a teacher's float64 without it": ({"teacher__dtype": "float64"}, "teacher.dtype 'float64' needs JAX_ENABLE_X64"),
     "an unknown dtype": ({"teacher__dtype": "bfloat"}, "teacher.dtype: unknown 'bfloat'; the closest is 'bfloat16'"),
-    "a base loss of another method": ({"loss__base": "dkd"}, "'sdd_kd' has loss.base kd, got 'dkd'"),
+    "a base loss of another method": ({"loss__base": "dkd"}, "loss.base: the method 'kd' has kd, got 'dkd'"),
     "a method that the argument did not choose": ({"method": "dkd"}, "choose it in the config's argument.*method=dkd"),
     "a student that the argument did not choose": ({"model__student": "resnet14"}, "argument.*student=resnet14"),
     "plain with a teacher": ({"argument": {}, "method": "plain"}, "'plain' goes with teacher 'none'"),
@@ -129,27 +134,27 @@ OTHER_SETTINGS = {
 @pytest.mark.parametrize(("method", "preset"), list(itertools.product(METHODS, ("released", "paper"))))
 def test_presets_are_those_of_the_sources(method, preset):
     settings = check(cifar100.get_config(f"teacher=wrn_40_2,student=wrn_16_2,method={method},preset={preset}"))
-    names = ("base", "temperature", "task_weight", "distill_weight", "warmup_epochs")
+    names = ("base", "options.temperature", "task_weight", "distill_weight", "warmup_epochs")
     expected = SETTINGS[method][preset == "paper"]
     assert tuple(settings[f"loss.{name}"] for name in names) == expected
     pooling = ("direct", "class", "sum") if preset == "paper" else ("nested", "label", "mean")
     assert tuple(settings[f"sdd.{name}"] for name in ("pooling", "consistency", "reduction")) == pooling
     if "dkd" in method:
-        assert settings["loss.alpha"] == 1.0 and settings["loss.beta"] == 6.0  # the pair's own
+        assert settings["loss.options.alpha"] == 1.0 and settings["loss.options.beta"] == 6.0  # the pair's own
     if method == "sdd_nkd":
-        assert settings["loss.gamma"] == (1.5 if preset == "paper" else 6.0)
+        assert settings["loss.options.gamma"] == (1.5 if preset == "paper" else 6.0)
 
 
 @pytest.mark.parametrize("method", OTHERS)
 @pytest.mark.parametrize("prefix", ["", "sdd_"])
 def test_other_base_losses_have_the_numbers_of_their_own_code(method, prefix):
     argument = f"teacher=wrn_40_2,student=wrn_16_2,method={prefix}{method}"
-    released, paper = (check(cifar100.get_config(f"{argument},preset={preset}")) for preset in common.PRESETS)
+    released, paper = (check(cifar100.get_config(f"{argument},preset={preset}")) for preset in PRESETS)
     names = ("base", "task_weight", "distill_weight", "warmup_epochs")
     *expected, numbers = OTHER_SETTINGS[method]
     assert [released[f"loss.{name}"] for name in names] == expected
-    read = identity(released).keys() & {f"loss.{name}" for name in ("temperature", "alpha", "beta", "gamma")}
-    assert {name.removeprefix("loss."): released[name] for name in read} == numbers
+    read = {name for name in identity(released) if name.startswith("loss.options.")}
+    assert {name.removeprefix("loss.options."): released[name] for name in read} == numbers
     changed = {name for name in released if released[name] != paper[name]}
     assert changed == {"preset", "loss.warmup_epochs", "sdd.pooling", "sdd.consistency", "sdd.reduction"}
     assert paper["loss.warmup_epochs"] == 30
@@ -157,11 +162,10 @@ def test_other_base_losses_have_the_numbers_of_their_own_code(method, prefix):
 
 def test_standardised_kd_has_the_numbers_of_its_released_logs_and_dist_a_temperature_for_imagenet():
     loss = cifar100.get_config("teacher=resnet50,student=mobilenet_v2,method=ls_kd").loss
-    assert (loss.temperature, loss.distill_weight, loss.task_weight) == (3.0, 1.0, 0.1)
-    assert cifar100.LS_KD.keys() <= cifar100.PAIRS.keys()
-    assert imagenet.get_config("method=sdd_dist").loss.temperature == 1.0
+    assert (loss.options.temperature, loss.distill_weight, loss.task_weight) == (3.0, 1.0, 0.1)
+    assert imagenet.get_config("method=sdd_dist").loss.options.temperature == 1.0
     loss = imagenet.get_config("method=ls_kd").loss
-    assert (loss.temperature, loss.distill_weight, loss.task_weight) == (2.0, 9.0, 0.1)
+    assert (loss.options.temperature, loss.distill_weight, loss.task_weight) == (2.0, 9.0, 0.1)
 
 
 @pytest.mark.parametrize("method", OTHERS)
@@ -171,12 +175,12 @@ def test_other_base_losses_trace_with_and_without_regions(method):
         assert metrics["loss"].shape == () and ("complementary_share" in metrics) == bool(prefix)
 
 
-@pytest.mark.parametrize("method", ["sp", "sdd_sp", "crd", "sdd_kd_sp", "sdd_kd_crd"])
+@pytest.mark.parametrize("method", ["sp", "sdd_sp", "crd", "sdd_kd+sp", "sdd_kd+crd", "wttm+crd", "sdd_dkd+sp"])
 def test_methods_of_features_trace(method):
     settings = check(config(f"teacher=resnet14,student=resnet8,method={method}", data__train_examples=200))
     state, metrics = trace(settings.nested())
     assert ("contrast_loss" in metrics) == ("crd" in method) and ("similarity_loss" in metrics) == ("sp" in method)
-    assert ("distill_loss" in metrics) == ("kd" in method) and "task_loss" in metrics
+    assert ("distill_loss" in metrics) == ("+" in method) and "task_loss" in metrics
     learned = {str(leaf.shape) for leaf in jax.tree.leaves(state.params["objective"])}
     assert learned == ({"(64, 128)", "(128,)"} if "crd" in method else set())
     banks = {leaf.shape for leaf in jax.tree.leaves(state.objective_state) if leaf.ndim}
@@ -184,7 +188,7 @@ def test_methods_of_features_trace(method):
 
 
 def test_the_pairs_of_cifar100():
-    assert len(cifar100.PAIRS) == 17
+    assert len(PAIRS["cifar100"]) == 17
     settings = check(cifar100.get_config("teacher=resnet32x4,student=mobilenet_v2,method=sdd_dkd"))
     assert settings["optim.learning_rate"] == 0.01 and settings["sdd.scales"] == (1, 2, 4)
     settings = check(cifar100.get_config("teacher=resnet32x4,student=resnet8x4,method=sdd_dkd"))
@@ -202,7 +206,7 @@ def test_small_networks_learn_at_a_fifth_of_the_rate():
             assert learning_rate == pytest.approx(factor * rate)
 
 
-KNOWN_PAIRS = [pair for pair in cifar100.PAIRS if set(pair) <= set(model_names())]
+KNOWN_PAIRS = [pair for pair in PAIRS["cifar100"] if set(pair) <= set(model_names())]
 
 
 @pytest.mark.slow
@@ -274,10 +278,10 @@ def test_several_steps_a_call_need_images_in_memory():
 def test_the_number_of_worker_processes_makes_no_other_run(tmp_path):
     few, many = (check(config("teacher=none", "imagenet", data__workers=workers)) for workers in (0, 8))
     assert few.hash() == many.hash() != check(config("teacher=none", "imagenet", data__path="elsewhere")).hash()
-    run_folder.open_folder(tmp_path, few.nested())
-    run_folder.check_same_config(tmp_path, many.nested())
+    run_dir.open_folder(tmp_path, few.nested())
+    run_dir.check_same_config(tmp_path, many.nested())
     with pytest.raises(ValueError, match="seed was 0, now 1"):
-        run_folder.check_same_config(tmp_path, many.nested() | {"seed": 1})
+        run_dir.check_same_config(tmp_path, many.nested() | {"seed": 1})
 
 
 @pytest.mark.parametrize(("file", "reason"), [("imagenet", "random in size and place"), ("cub200", "read from disk")])
@@ -319,8 +323,8 @@ def test_a_trained_teacher_is_taken_as_it_was_and_measured_once(teacher_run, mon
     assert built.teacher_accuracy == pytest.approx(done["last"]["accuracy"])
     expected = Checkpoints(teacher_run / "checkpoints", "").load_variables(done["steps"])
     images = jax.random.normal(jax.random.key(0), (8, 32, 32, 1))
-    said = jax.jit(built.teacher)(built.teacher_arrays, {"image": images})
-    straight = create_model("resnet8", 10).apply(expected, images, train=False, scales=(1, 2, 4), pooling="nested")
+    said = jax.jit(built.teacher.apply)(built.teacher.arrays, {"image": images})
+    straight = create_model("resnet8", 10).apply(expected, images, train=False, regions=Regions((1, 2, 4), "nested"))
     chex.assert_trees_all_close(said, straight, rtol=1e-5, atol=1e-5)
 
     def measured_again(*args):
@@ -336,7 +340,7 @@ def test_a_teacher_computes_in_its_own_dtype(teacher_run):
     for dtype in ("float32", "bfloat16"):
         built = build(student(teacher_run, teacher__dtype=dtype))
         assert built.model.dtype == "float32"
-        said[dtype] = np.asarray(jax.jit(built.teacher)(built.teacher_arrays, {"image": images}).region_logits)
+        said[dtype] = np.asarray(jax.jit(built.teacher.apply)(built.teacher.arrays, {"image": images}).region_logits)
     difference = np.abs(said["bfloat16"] - said["float32"]).max() / np.abs(said["float32"]).max()
     assert said["bfloat16"].dtype == np.float32 and 1e-5 < difference < 0.03
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdd_jax.files import write_json
 from sdd_jax.mesh import make_mesh, replicated
-from sdd_jax.training.checkpoint import Checkpoints, Damaged, abstract, write_json
+from sdd_jax.training.checkpoint import Checkpoints, Damaged
 
 SHARDING = replicated(make_mesh())
 
@@ -37,7 +38,7 @@ def a_data_file(checkpoints, step):
 
 def restore_latest(checkpoints):
     step, problems = checkpoints.newest_whole()
-    return checkpoints.load(step, abstract(state(0), SHARDING)), problems
+    return checkpoints.load(step, state(0), SHARDING), problems
 
 
 def test_what_is_saved_comes_back_bit_for_bit(checkpoints):

@@ -13,7 +13,7 @@ from test_loop import assert_same, interrupt, lines
 from test_processes import alone
 
 from sdd_jax.training import loop
-from sdd_jax.training.contrast import contrast, noise_contrast, renew
+from sdd_jax.training.features import contrast, noise_contrast, renew
 from sdd_jax.training.objective import added
 
 EXAMPLES, BATCH, NEGATIVES, DIMENSIONS = 30, 6, 20, 8

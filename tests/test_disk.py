@@ -3,10 +3,15 @@
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
-from test_notice import final
+import tiny
+from test_preemption import final
 from test_processes import ROOT
+
+from sdd_jax.training.checkpoint import Checkpoints, SaveFailed
+from sdd_jax.training.run_writer import RunWriter
 
 CONFIG = [
     "--config=configs/quickstart.py:run=plain",
@@ -21,7 +26,23 @@ def may_mount():
     )
 
 
-pytestmark = pytest.mark.skipif(not may_mount(), reason="needs unshare -rm, to mount a small file system")
+needs_mount = pytest.mark.skipif(not may_mount(), reason="needs unshare -rm, to mount a small file system")
+
+
+def test_what_ended_the_run_is_known_if_closing_fails_as_well(tmp_path, monkeypatch):
+    """A full disk fails more than once, and the program names the first failure."""
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "close", full)
+    writer = RunWriter(tiny.built(), tmp_path)
+    with pytest.raises(OSError, match="No space left") as ended, ExitStack() as closing:
+        closing.push(writer.close)
+        writer.open()
+        raise SaveFailed("the checkpoint could not be written")
+    assert isinstance(ended.value.__context__, SaveFailed)
+    assert not (tmp_path / "lock.json").exists()
 
 
 def in_a_file_system(folder, size, script):
@@ -32,6 +53,8 @@ def in_a_file_system(folder, size, script):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
+@needs_mount
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
     disk, kept, whole = tmp_path / "disk", tmp_path / "kept", tmp_path / "whole"
     subprocess.run(f"{TRAIN}{whole}", shell=True, cwd=ROOT, check=True, capture_output=True)
@@ -51,6 +74,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     assert final(kept) == final(whole)
 
 
+@pytest.mark.slow
+@needs_mount
 def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
     script = f"mount -o remount,ro {tmp_path} && {TRAIN}{tmp_path}/run"
     result = in_a_file_system(tmp_path, "1m", script)

@@ -1,4 +1,4 @@
-"""The runner as processes: kills, failures, devices, what a line holds, and mistakes on the command line."""
+"""The runner as processes: kills, failures, what a line holds, and mistakes on the command line."""
 
 import fcntl
 import json
@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from run_tiny_table import TINY
+from run_tiny_table import SLEEP
 from test_experiments_plan import planned
 
-from experiments import command_line, devices, recipes, results, run, scheduler, tables
+from experiments import recipes, results, run, tables
 from experiments.cells import Cell, Table
 from experiments.recipes import RELEASED
+from sdd_jax.training import run_dir
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("run_tiny_table.py")
@@ -58,6 +59,7 @@ def comparable(one):
     return {name: value for name, value in one.items() if name not in timed}
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_has_the_lines_of_an_uninterrupted_one(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted, process = started(tiny(whole)), started(tiny(killed))
@@ -76,10 +78,10 @@ def test_killed_and_started_again_it_has_the_lines_of_an_uninterrupted_one(tmp_p
 
     first, second = lines_of(whole), lines_of(killed)
     assert len(first) == 2 and [comparable(one) for one in first] == [comparable(one) for one in second]
-    keys = [(results.did(one), one["seed"]) for one in second]
+    keys = [(results.run_key(one), one["seed"]) for one in second]
     assert len(set(keys)) == 2
     student = first[1]
-    assert student["teacher"]["id"] == f"trained {results.did(first[0]).key} seed 0" and first[0]["seed"] == 0
+    assert student["teacher"]["id"] == f"trained {results.run_key(first[0]).config} seed 0" and first[0]["seed"] == 0
     assert student["teacher"]["accuracy"] == first[0]["last"]["accuracy"]
     assert (student["train_examples"], student["select_on"], first[0]["train_examples"]) == (64, "validation", 96)
     assert student["seconds"] > 0 and student["images_per_second"] > 0 and student["versions"]["jax"]
@@ -96,6 +98,7 @@ def test_killed_and_started_again_it_has_the_lines_of_an_uninterrupted_one(tmp_p
     assert [comparable(one) for one in lines_of(killed)] == [comparable(one) for one in first]
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_runs_as_well(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(tmp_path / "results"), "--sleep", "tiny", f"--workdir={tmp_path}/runs"],
@@ -117,38 +120,88 @@ def test_a_signal_ends_the_runs_as_well(tmp_path):
 # ---------------------------------------------------------------------- processes
 
 
-def scheduled(tmp_path, jobs, shares=({},)):
+def scheduled(tmp_path, jobs, at_a_time=1):
+    """How many are done, the reasons of those that failed, and what was said."""
     said = []
-    outcome = scheduler.run(jobs, shares, tmp_path / "results", say=said.append, stopped=lambda: False)
-    return outcome, "\n".join(said)
+    done, failures = run.run_jobs(jobs, at_a_time, tmp_path / "results", say=said.append, stopped=lambda: False)
+    return done, failures, "\n".join(said)
 
 
 def test_a_failing_job_stops_its_students_alone(tmp_path, monkeypatch):
     code = "import sys; print('step 7 is not finite'); sys.exit('resnet20' in sys.argv[1] and 3 or 5)"
-    monkeypatch.setattr(scheduler, "COMMAND", (sys.executable, "-c", code))
-    made = planned(tmp_path, FASHION, rows=["student", "KD"], seeds=(0, 1))
-    outcome, said = scheduled(tmp_path, made.jobs, ({"A": "0"}, {"A": "1"}))
-    reasons = {failure.job.name.partition(": ")[2] or "teacher": failure.reason for failure in outcome.failures}
-    assert outcome.done == 0 and len(reasons) == 5
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", code))
+    jobs = planned(tmp_path, FASHION, rows=["student", "KD"], seeds=(0, 1))[1]
+    done, failures, said = scheduled(tmp_path, jobs, 2)
+    reasons = {name.partition(": ")[2] or "teacher": reason for name, reason in failures.items()}
+    assert done == 0 and len(reasons) == 5
     assert reasons["teacher"].startswith("exit code 3") and "step 7 is not finite" in reasons["teacher"]
     assert reasons["student, seed 1"].startswith("exit code 5")
     assert reasons["KD, seed 0"] == "not run: its teacher failed"
-    assert "(A=0)" in said and "(A=1)" in said and said.count("FAILED after") == 3
+    assert said.count("start ") == said.count("FAILED after") == 3
     assert not (tmp_path / "results").exists()
 
 
+def test_jobs_run_side_by_side(tmp_path, monkeypatch):
+    """Each waits until the other has begun: one at a time they would wait for ever."""
+    code = (
+        "import pathlib, sys, time; begun = pathlib.Path(sys.argv[-1].partition('=')[2]); begun.touch()\n"
+        "while len(list(begun.parent.glob('seed_[01]'))) < 2: time.sleep(0.01)\n"
+        "sys.exit(5)"
+    )
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", code))
+    _, failures, said = scheduled(tmp_path, planned(tmp_path, FASHION, rows=["student"], seeds=(0, 1))[1], 2)
+    assert len(failures) == 2 and [text.split()[0] for text in said.splitlines()[:2]] == ["start", "start"]
+
+
+def test_who_stops_the_runner_stops_its_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", SLEEP))
+    monkeypatch.chdir(tmp_path)
+    started = tmp_path / "started"
+    jobs = planned(tmp_path, FASHION, rows=["student"])[1]
+    assert run.run_jobs(jobs, 1, tmp_path, say=print, stopped=lambda: started.exists() and started.read_text()) == (
+        0,
+        {},
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def test_a_process_that_outlives_its_runner_keeps_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", SLEEP))
+    monkeypatch.chdir(tmp_path)
+    (job,) = planned(tmp_path, FASHION, rows=["student"])[1]
+    lock = run._lock(job)
+    process = run._start(job, lock)
+    os.close(lock)  # as when the runner is killed
+    assert run._lock(job) is None
+    process.kill()
+    process.wait()
+    os.close(run._lock(job))
+
+
+def test_a_job_that_is_done_gets_its_line_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", "pass"))
+    jobs = planned(tmp_path, FASHION, rows=["student"])[1]
+    finished(jobs[0].folder, jobs[0].recipe)
+    for _ in range(2):  # the second time as a runner beside the first one, which had planned the same job
+        assert scheduled(tmp_path, jobs)[:2] == (1, {})
+    (one,) = results.read(tmp_path / "results")
+    assert (results.run_key(one), one["seed"]) == (jobs[0].key, 0)
+    assert planned(tmp_path, FASHION, rows=["student"], lines=[one])[1] == []
+
+
 def test_a_job_that_leaves_no_results_has_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "COMMAND", (sys.executable, "-c", "pass"))
-    outcome, _ = scheduled(tmp_path, planned(tmp_path, FASHION, rows=["student"]).jobs)
-    (failure,) = outcome.failures
-    assert failure.reason.startswith("no result line: ") and "not a run's folder" in failure.reason
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", "pass"))
+    _, failures, _ = scheduled(tmp_path, planned(tmp_path, FASHION, rows=["student"])[1])
+    (reason,) = failures.values()
+    assert reason.startswith("no result line: ") and "not a run's folder" in reason
 
 
 def test_a_folder_that_another_process_holds_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "COMMAND", (sys.executable, "-c", "pass"))
-    jobs = planned(tmp_path, FASHION, rows=["student"], seeds=(0, 1)).jobs
-    held = scheduler._lock(jobs[0])
-    assert scheduler._lock(jobs[0]) is None
+    monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", "pass"))
+    jobs = planned(tmp_path, FASHION, rows=["student"], seeds=(0, 1))[1]
+    held = run._lock(jobs[0])
+    assert run._lock(jobs[0]) is None
     looks = []
 
     def stopped():
@@ -158,7 +211,7 @@ def test_a_folder_that_another_process_holds_is_waited_for(tmp_path, monkeypatch
         return False
 
     said = []
-    scheduler.run(jobs, [{}], tmp_path / "results", say=said.append, stopped=stopped)
+    run.run_jobs(jobs, 1, tmp_path / "results", say=said.append, stopped=stopped)
     order = [text for text in said if "held" in text or text.startswith("start")]
     assert "is held by a process of another start" in order[0]
     assert ["seed 1" in order[1], "seed 0" in order[2]] == [True, True] and len(order) == 3
@@ -171,7 +224,7 @@ def test_the_run_of_another_config_gets_no_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(other.nested()))
     (tmp_path / "done.json").write_text("{}")
     with pytest.raises(ValueError, match="holds another run: epochs was 3, now 10"):
-        results.make(tmp_path, recipe, RELEASED, "none", None)
+        results.make(tmp_path, recipe, RELEASED, "none")
 
 
 def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
@@ -179,7 +232,7 @@ def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
 
-    assert results.unchanged_revision(tmp_path) is None  # no checkout
+    assert run_dir.commit(tmp_path) is None  # no checkout
     line_file, code = tmp_path / "experiments" / "results" / "a.jsonl", tmp_path / "code.py"
     line_file.parent.mkdir(parents=True)
     for path in (line_file, code):
@@ -187,21 +240,26 @@ def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
     git("init")
     git("add", ".")
     git("commit", "-m", "one")
-    revision = results.unchanged_revision(tmp_path)
+    revision = run_dir.commit(line_file.parents[1])
     assert revision is not None and len(revision) == 40
     line_file.write_text("2\n")
-    assert results.unchanged_revision(tmp_path) == revision
+    assert run_dir.commit(line_file.parents[1]) == revision
     code.write_text("2\n")
-    assert results.unchanged_revision(tmp_path) is None
+    assert run_dir.commit(line_file.parents[1]) == f"{revision}+changes"
 
 
-def finished(folder, recipe, commit):
+def finished(folder, recipe):
     """A folder as a finished run leaves it, as far as a line is made of it."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     score = {"step": 5, "epoch": 10.0, "accuracy": 0.5}
     done = {"select_on": "validation", "last": score, "best": score, "seed": 0, "train_examples": 10_000}
     done |= {"teacher_accuracy": None, "seconds": 9.5}
-    start = {"commit": commit, "started": "2026-01-01T00:00:00Z", "python": "3.11.7", "versions": {"jax": "0.10.2"}}
+    start = {
+        "commit": "abc+changes",
+        "started": "2026-01-01T00:00:00Z",
+        "python": "3.11.7",
+        "versions": {"jax": "0.10.2"},
+    }
     start["devices"] = {"platform": "gpu", "kind": "A100", "count": 2}
     rates = [{"kind": "train", "step": n, "images_per_second": n} for n in (1.0, 9.0, 5.0)]
     settings = recipes.Settings(recipes.settings(recipe, RELEASED))
@@ -214,93 +272,21 @@ def finished(folder, recipe, commit):
 
 def test_what_a_line_holds(tmp_path):
     recipe = FASHION.find("student", COLUMN).recipe
-    one = results.make(finished(tmp_path / "a", recipe, "abc+changes"), recipe, RELEASED, "none", "abc")
+    one = results.make(finished(tmp_path / "a", recipe), recipe, RELEASED, "none")
     assert (one["config"], one["argument"]) == ("configs/fashion_mnist.py", "teacher=none,student=resnet8")
     assert one["overrides"] == {"data.train_examples": 10_000} and one["train_examples"] == 10_000
-    assert (one["device"], one["commit"], one["starts"], one["seconds"]) == ("2 x A100", "abc", 2, 9.5)
+    assert (one["device"], one["commit"], one["starts"], one["seconds"]) == ("2 x A100", "abc+changes", 2, 9.5)
     assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None, "cached": False}
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
-    for recorded, unchanged, expected in (("abc+changes", None, "abc+changes"), ("abc", "abd", "abc")):
-        folder = finished(tmp_path / f"{recorded}{unchanged}", recipe, recorded)
-        assert results.make(folder, recipe, RELEASED, "none", unchanged)["commit"] == expected
 
 
-# ---------------------------------------------------------------------- devices
+# ---------------------------------------------------------------------- the command line
 
 
-def test_shares_of_the_devices():
-    cpu, gpu, tpu = (devices.Found(name, name.upper(), count) for name, count in (("cpu", 1), ("gpu", 4), ("tpu", 4)))
-    assert devices.shares(cpu, None, {}) == [{}] and devices.shares(cpu, 3, {}) == [{}, {}, {}]
-    assert devices.shares(devices.Found("cpu", "CPU", 8), None, {}) == [{}]
-    assert devices.shares(gpu, None, {}) == [{"CUDA_VISIBLE_DEVICES": str(n)} for n in range(4)]
-    assert devices.shares(gpu, 2, {}) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
-    given = devices.shares(gpu, None, {"CUDA_VISIBLE_DEVICES": "2,3,6,GPU-7"})
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in given] == ["2", "3", "6", "GPU-7"]
-    assert devices.shares(gpu, 1, {}) == devices.shares(tpu, 1, {}) == [{}]
-    assert [one["TPU_VISIBLE_CHIPS"] for one in devices.shares(tpu, None, {})] == ["0", "1", "2", "3"]
-    assert devices.shares(tpu, None, {})[0]["TPU_PROCESS_BOUNDS"] == "1,1,1"
-    for found, jobs in ((gpu, 3), (gpu, 8), (tpu, 2)):
-        with pytest.raises(ValueError, match=f"--jobs={jobs} on 4 x"):
-            devices.shares(found, jobs, {})
-
-
-def test_another_process_looks_at_the_devices():
-    found = devices.look()
-    assert found.platform == "cpu" and found.count >= 1
-
-
-# ---------------------------------------------------------------------- mistakes
-
-MISTAKES = {
-    "no table": ([], "the following arguments are required: TABLE"),
-    "an unknown table": (
-        ["table10"],
-        "no table is called 'table10'; the closest is 'table1', known are table1, table2",
-    ),
-    "an unknown preset": (["table1", "--preset=papr"], "invalid choice: 'papr' (choose from"),
-    "an unknown row": (
-        ["table6", "--rows=SP"],
-        "--rows=SP: no row that is run fits; rows are N/A (KD), consistent only",
-    ),
-    "a seed twice": (
-        ["table1", "--seeds=1,1"],
-        "expected integers that differ, are not negative and below 2^32, got '1,1'",
-    ),
-    "a seed of text": (["table1", "--seeds=one"], "expected integers such as 0,1,2, got 'one'"),
-    "no jobs": (["table1", "--jobs=0"], "expected an integer of at least 1, got '0'"),
-    "no teachers": (["table1", "--teachers=/nowhere"], "--teachers=/nowhere is no folder"),
-    "no data": (["table1", "--data_path=/nowhere"], "--data_path=/nowhere is not there"),
-    "an unknown flag": (["table1", "--sed=1"], "unrecognized arguments: --sed=1"),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(case, capsys):
-    arguments, message = MISTAKES[case]
-    with pytest.raises(SystemExit) as end:
-        run.main(arguments)
-    assert end.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("experiments.run: ") and message in error
-
-
-def test_a_torn_line_stops_the_runner_before_it_starts(tmp_path, capsys):
-    (tmp_path / "tiny.jsonl").write_text('{"seed": 0')
-    with pytest.raises(SystemExit) as end:
-        run.main(["tiny", f"--workdir={tmp_path}/runs"], {"tiny": TINY}, tmp_path)
-    assert end.value.code == 2 and "tiny.jsonl:1 is torn" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
-
-
-def test_tables_without_a_run_say_why(tmp_path, capsys):
-    cells = (
-        Cell("SP", "a -> b", {"top1": 1.0}, missing="no SP objective here yet"),
-        Cell("CRD", "a -> b", {"top1": 2.0}),
-    )
-    table = Table("none", "Nothing", "nowhere", cells)
+def test_a_table_without_a_run_says_so(tmp_path, capsys):
+    table = Table("none", "Nothing", "nowhere", (Cell("CRD", "a -> b", {"top1": 2.0}),))
     assert run.main(["none", f"--workdir={tmp_path}"], {"none": table}, tmp_path) == 0
     printed = capsys.readouterr().out
-    assert "none a -> b: SP: not available yet: no SP objective here yet" in printed
     assert "none: quoted, not run: CRD" in printed and "0 to run, 0 have their line" in printed
 
 
@@ -308,7 +294,3 @@ def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as end:
         run.main(["--help"])
     assert end.value.code == 0 and "python -m experiments.run table2" in capsys.readouterr().out
-
-
-def test_the_processors_are_counted():
-    assert command_line.processors() >= 1

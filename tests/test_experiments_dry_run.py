@@ -1,79 +1,81 @@
-"""Every row traced without data: each settings once, in processes that share what a pair's networks trace to."""
+"""The dry run: each settings checked once, and traces until every shape and every loss was in one."""
 
-import jax
 import pytest
 from run_tiny_table import TINY
 
-from experiments import dry_run, recipes, shared_traces, tables
+from experiments import dry_run, plan, recipes, tables
 from experiments.cells import Cell
-from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
-from sdd_jax import build
-from sdd_jax.models import Classifier
+from experiments.recipes import PRESETS, RELEASED, Recipe
+
+ALL = plan.chosen(tables.TABLES.values(), [])
 
 
-def test_a_dry_run_traces_each_settings_once_and_counts(tmp_path):
-    said = []
-    bad = Cell(
-        "wrong", "RN8 -> RN8", recipe=Recipe("fashion_mnist", "resnet8", overrides=(("data.train_examples", 10**6),))
+def test_a_dry_run_has_each_settings_once_and_counts(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(
+        "def loss(student_logits, teacher_logits, labels):\n"
+        "    if len(student_logits) > 2:  # not in the check, which tries it with two examples\n"
+        "        raise TypeError('broken on purpose')\n"
+        "    return (student_logits - teacher_logits).sum(-1)\n"
     )
-    missing = Cell("SP", "RN8 -> RN8", {"top1": 1.0}, missing="no SP here")
-    table = TINY._replace(cells=(*TINY.cells, bad, missing))
-    assert not dry_run.run([table, TINY._replace(name="again")], PRESETS, 1, said.append)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = TINY.find("SD-KD", "RN8 -> RN8").recipe
+    own = recipe._replace(method="sdd_own", overrides=(*recipe.overrides, ("loss.base", "broken:loss")))
+    cells = {
+        "many": Recipe("fashion_mnist", "resnet8", overrides=(("data.train_examples", 10**6),)),
+        "broken": own,
+        "relies on it": own._replace(overrides=(*own.overrides, ("loss.distill_weight", 2.0))),
+    }
+    table = TINY._replace(cells=(*TINY.cells, *(Cell(name, "RN8 -> RN8", recipe=made) for name, made in cells.items())))
+    wanted, said = [table, TINY._replace(name="again")], []
+    assert not dry_run.run(wanted, plan.chosen(wanted, []), [RELEASED], 1, said.append)
     results = [text for text in said if text.startswith(("ok", "FAILED"))]
-    assert len(results) == 4 and sum("tiny, again" in text for text in results) == 3
-    (failed,) = [text for text in results if text.startswith("FAILED")]
-    assert "data.train_examples is 1000000, there are 60000" in failed
-    assert sum("method=sdd_kd,preset=paper" in text for text in results) == 1
-    assert "tiny: 5 rows x 1 columns: 3 run, 1 quoted, 1 not available yet, 4 distinct runs" in said
-    assert "    not available yet: SP: no SP here" in said
-    assert said[-1].startswith("4 distinct rows, 1 failed, presets released and paper; ")
+    assert len(results) == 5 and sum("tiny, again | 77,754 parameters" in text for text in results) == 2
+    many, broken, relies = (text for text in results if text.startswith("FAILED"))
+    assert "data.train_examples is 1000000, there are 60000" in many
+    assert all("TypeError: broken on purpose" in text for text in (broken, relies)) and "distill_weight=2.0" in relies
+    assert "tiny: 6 rows x 1 columns: 5 run, 1 quoted, 5 distinct runs" in said
+    assert said[-1].startswith("5 distinct rows, 4 traced, 3 failed, presets released; ")
 
 
-SAMPLES = [
-    ("table2", "SD-NKD with NKD's loss", "RN50 -> VGG8", PAPER, 3_965_028),
-    ("table7", "{1,4}", "RN32x4 -> RN8x4", RELEASED, 1_233_540),
-]
+def row_of(table, row, column, preset):
+    return dry_run.Row(tables.TABLES[table].find(row, column).recipe, preset, (table,))
 
 
-@pytest.mark.parametrize(("table", "row", "column", "preset", "parameters"), SAMPLES)
-def test_rows_trace(table, row, column, preset, parameters):
-    recipe = tables.TABLES[table].find(row, column).recipe
-    traced = dry_run.trace_row(dry_run.Row(recipe, preset, (table,)))
-    assert (traced.problem, traced.parameters) == ("", parameters)
+def test_a_row_traces():
+    traced = dry_run.trace(row_of("table7", "{1,4}", "RN32x4 -> RN8x4", RELEASED))
+    assert traced == (1_233_540, "")
 
 
-def test_shared_networks_trace_to_the_same_shapes(monkeypatch):
-    recipe = tables.TABLES["table7"].find("{1,4}", "RN32x4 -> RN8x4").recipe
-    made = [build.trace(recipes.settings(recipe, preset).nested()) for preset in PRESETS]
-    calls = []
-
-    def counted(method):
-        def call(network, *arguments, **keywords):
-            calls.append(network)
-            return method(network, *arguments, **keywords)
-
-        return call
-
-    for name in shared_traces.METHODS:
-        shared = shared_traces._shared(counted(getattr(Classifier, name)))
-        monkeypatch.setattr(Classifier, name, shared)
-    for preset, expected in zip(PRESETS, made, strict=True):
-        shared = build.trace(recipes.settings(recipe, preset).nested())
-        assert jax.tree.structure(shared) == jax.tree.structure(expected)
-        shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (shared, expected)]
-        assert shapes[0] == shapes[1]
-    seen = len(calls)
-    build.trace(recipes.settings(recipe, preset).nested())
-    assert len(calls) == seen > 0  # all of it was traced before
+@pytest.mark.slow
+def test_every_table_passes_its_dry_run():
+    said = []
+    assert dry_run.run(list(tables.TABLES.values()), ALL, PRESETS, 2, said.append), "\n".join(said)
 
 
-def test_a_dry_run_of_all_tables_has_every_run_once():
-    rows = dry_run.distinct(tables.TABLES.values(), PRESETS)
-    keys = {recipes.key(recipes.settings(row.recipe, row.preset)) for row in rows}
+def test_rows_of_one_shape_are_traced_for_their_losses_alone():
+    def parts(*rows, table="table1", column="WRN40-2 -> VGG8", preset=RELEASED):
+        return zip(*(dry_run.shapes_and_loss(row_of(table, row, column, preset)) for row in rows), strict=True)
+
+    shapes, losses = parts("KD", "DKD", "NKD", "NKD with SD-NKD's loss")  # the last differs in numbers
+    assert len(set(shapes)) == 1 and len(set(losses)) == 3
+    shapes, losses = parts("{1,2}", "{1,4}", "{1,2,4}", table="table7", column="RN32x4 -> RN8x4")
+    assert len(set(shapes)) == 3 and len(set(losses)) == 1
+    shapes, losses = parts("SP", "CRD", "SDD-KD", "SDD-KD + SP", table="appendix1")
+    assert len(set(shapes)) == len(set(losses)) == 4
+    shapes, losses = parts("teacher", "student", "KD", "SD-KD")
+    assert len(set(shapes)) == 4
+    presets = [parts("SD-KD", preset=preset) for preset in PRESETS]
+    assert len({(*shapes, *losses) for shapes, losses in presets}) == 2
+
+
+def test_a_dry_run_of_all_tables_has_every_run_once_and_traces_every_pair():
+    rows = dry_run.distinct(ALL, PRESETS)
+    keys = {recipes.key(row.settings) for row in rows}
     assert len(keys) == len(rows)
-    for table in tables.TABLES.values():
-        for cell in table.cells:
-            if cell.recipe is not None:
-                assert {recipes.key(recipes.settings(cell.recipe, preset)) for preset in PRESETS} <= keys
-    files = {row.recipe.file for row in rows}
-    assert files == {"cifar100", "cub200", "imagenet", "fashion_mnist"}
+    for _, cell in ALL:
+        assert {recipes.key(recipes.settings(cell.recipe, preset)) for preset in PRESETS} <= keys
+    assert {row.recipe.file for row in rows} == {"cifar100", "cub200", "imagenet", "fashion_mnist"}
+    traced = set(dry_run.firsts(rows).values())
+    networks = [{(row.recipe.file, row.recipe.teacher, row.recipe.student) for row in some} for some in (rows, traced)]
+    assert networks[0] == networks[1] and len(traced) < len(rows) / 2
+    assert {row.settings["method"] for row in traced} == {row.settings["method"] for row in rows}

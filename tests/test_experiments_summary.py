@@ -1,4 +1,4 @@
-"""Statistics against SciPy and by hand, and summaries of lines that the tests write."""
+"""Statistics by hand, and summaries of lines that the tests write."""
 
 import csv
 import io
@@ -7,15 +7,13 @@ import math
 import statistics
 import sys
 
-import numpy as np
 import pytest
 from experiment_lines import line
 from scipy import stats
 
-from experiments import plot, recipes, report, results, spread, summarize, summary, tables
-from experiments.cells import Cell
+from experiments import plot, recipes, results, summarize, summary, tables
 from experiments.recipes import PAPER, RELEASED
-from experiments.spread import LARGER, TOO_FEW, WITHIN
+from experiments.summary import LARGER, TOO_FEW, WITHIN, difference
 
 FASHION = tables.TABLES["fashion"]
 COLUMN = "RN20 -> RN8"
@@ -33,39 +31,25 @@ def rows_of(text):
 # ---------------------------------------------------------------------- statistics
 
 
-def test_mean_and_sample_deviation():
-    assert spread.sample([89.0, 90.0, 92.0]) == (pytest.approx(271 / 3), pytest.approx(math.sqrt(7 / 3)), 3)
-    assert spread.sample([88.5]) == (88.5, None, 1)
-    assert spread.sample([70.0, 70.0]) == (70.0, 0.0, 2)
-
-
-@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (5, 2)])
-def test_the_interval_is_welchs(sizes):
-    rng = np.random.default_rng(sum(sizes))
-    first, second = rng.normal(76.3, 0.4, sizes[0]), rng.normal(75.9, 0.1, sizes[1])
-    ours = spread.difference(spread.sample(list(first)), spread.sample(list(second)))
-    welch = stats.ttest_ind(first, second, equal_var=False)
-    interval = welch.confidence_interval(0.95)
-    assert ours.mean == pytest.approx(first.mean() - second.mean())
-    assert (ours.low, ours.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
-    assert ours.verdict == (LARGER if welch.pvalue < 0.05 else WITHIN)
-
-
 def test_the_interval_by_hand():
     # Means 3 and 1, variances 1 and 1, three runs each: se = sqrt(2/3), four degrees of freedom, t = 2.7764.
-    ours = spread.difference(spread.sample([2.0, 3.0, 4.0]), spread.sample([0.0, 1.0, 2.0]))
+    ours = difference([2.0, 3.0, 4.0], [0.0, 1.0, 2.0])
     assert ours.mean == 2.0 and ours.verdict == WITHIN
     assert ours.high - ours.mean == pytest.approx(2.7764451 * math.sqrt(2 / 3), rel=1e-6)
-    assert spread.difference(spread.sample([2.0, 3.0, 4.0]), spread.sample([-1.0, 0.0, 1.0])).verdict == LARGER
+    assert difference([2.0, 3.0, 4.0], [-1.0, 0.0, 1.0]).verdict == LARGER
+    # Welch's: means 4 and 1, variances 4 and 1, sizes 3 and 2: se^2 = 11/6, (11/6)^2 / (8/9 + 1/4) = 2.9512 degrees.
+    ours = difference([2.0, 4.0, 6.0], [1 - math.sqrt(0.5), 1 + math.sqrt(0.5)])
+    assert (ours.mean, ours.verdict) == (pytest.approx(3.0), WITHIN)
+    assert ours.high - ours.mean == pytest.approx(stats.t.ppf(0.975, 2.951219512) * math.sqrt(11 / 6), rel=1e-6)
 
 
 def test_one_run_has_no_interval_and_equal_runs_no_noise():
-    one, two = spread.sample([90.0]), spread.sample([89.0, 89.5])
-    assert spread.difference(one, two) == (0.75, None, None, TOO_FEW)
-    assert spread.difference(two, one).verdict == TOO_FEW
-    same, other = spread.sample([90.0, 90.0]), spread.sample([89.0, 89.0])
-    assert spread.difference(same, other) == (1.0, 1.0, 1.0, LARGER)
-    assert spread.difference(same, same) == (0.0, 0.0, 0.0, WITHIN)
+    assert difference([90.0], [89.0, 89.5]) == (0.75, None, None, TOO_FEW)
+    assert difference([89.0, 89.5], [90.0]).verdict == TOO_FEW
+    assert difference([90.0, 90.0], [89.0, 89.0]) == (1.0, 1.0, 1.0, LARGER)
+    assert difference([90.0, 90.0], [90.0, 90.0]) == (0.0, 0.0, 0.0, WITHIN)
+    one_side = difference([90.0, 90.0], [88.9, 89.1])  # se = 0.1, one degree of freedom, t = 12.706
+    assert (one_side.low, one_side.verdict) == (pytest.approx(1 - 1.27062, rel=1e-4), WITHIN)
 
 
 # ---------------------------------------------------------------------- which lines belong together
@@ -81,7 +65,7 @@ def sdd_lines():
 
 def test_numbers_are_exact_in_markdown_and_csv():
     made = summarized(FASHION, *kd_lines(), *sdd_lines(), line(FASHION.find("student", COLUMN).recipe, 0, 88.0))
-    text = report.markdown(made)
+    text = summarize.markdown(made)
     # 89.0, 88.6, 89.1: mean 88.9, sd 0.2646; 89.2, 88.9, 89.1: mean 89.0667, sd 0.1528
     assert "| KD | - | 88.90 ± 0.26 (n=3) | 89.07 ± 0.15 (n=3) | validation | 10000 | run, teacher 90.00 % |" in text
     assert "| student | - | 88.00 (n=1) | 88.00 (n=1) | validation | 10000 | run |" in text
@@ -89,14 +73,14 @@ def test_numbers_are_exact_in_markdown_and_csv():
     welch = stats.ttest_ind([89.9, 89.6, 89.8], [89.0, 88.6, 89.1], equal_var=False).confidence_interval(0.95)
     assert f"| SD-KD | KD | - | +0.87 [{welch.low:+.2f}, {welch.high:+.2f}], larger than its noise |" in text
     assert "| KD | student | - | +0.90, n too small | +1.07, n too small |" in text
-    cells = {(row["row"], row["which"]): row for row in rows_of(report.cells_csv(made))}
+    cells = {(row["row"], row["which"]): row for row in rows_of(summarize.cells_csv(made))}
     assert len(cells) == 2 * len(FASHION.rows)
     kd = cells["KD", "best"]
     assert (kd["mean"], kd["sd"], kd["n"], kd["seeds"]) == ("89.0667", "0.1528", "3", "0 1 2")
     assert (kd["chosen_on"], kd["train_examples"], kd["paper"], kd["status"]) == ("validation", "10000", "", "run")
     assert cells["DKD", "last"]["mean"] == "" and cells["DKD", "last"]["n"] == "0"
     assert (cells["student", "last"]["sd"], cells["student", "last"]["n"]) == ("", "1")
-    differences = {(row["row"], row["base"], row["which"]): row for row in rows_of(report.differences_csv(made))}
+    differences = {(row["row"], row["base"], row["which"]): row for row in rows_of(summarize.differences_csv(made))}
     one = differences["SD-KD", "KD", "last"]
     assert one["difference"] == "0.8667" and one["verdict"] == LARGER
     assert float(one["low"]) == pytest.approx(welch.low, abs=1e-4)
@@ -121,7 +105,7 @@ def test_runs_of_another_config_teacher_or_preset_never_mix():
     ]
     compared = [(one.entry.cell.row, one.base.values("top1", "last")) for one in made.comparisons if one.ours]
     assert compared == [("SD-KD", pytest.approx([89.0, 88.6, 89.1]))]
-    text = report.markdown(made)
+    text = summarize.markdown(made)
     assert "| KD (teacher: imported 0123456789ab) | - | 20.50 ± 0.71 (n=2) |" in text
     assert "| KD (preset paper) | - | 30.00 (n=1) |" in text
     for stray in ("500 training images", "seed 4", "seed 5"):
@@ -131,7 +115,7 @@ def test_runs_of_another_config_teacher_or_preset_never_mix():
 
 def test_two_lines_of_one_run_count_once_and_are_named():
     made = summarized(FASHION, *kd_lines(), kd_lines()[0])
-    assert [entry.sample("top1", "last").n for entry in made.entries if entry.cell.row == "KD"] == [3]
+    assert [entry.spread("top1", "last").n for entry in made.entries if entry.cell.row == "KD"] == [3]
     assert made.remarks == ["1 lines tell of a run that another line tells of, and are left out"]
 
 
@@ -142,7 +126,7 @@ def test_a_run_counts_in_every_table_that_has_it():
         made = summary.summarize(tables.TABLES[name], lines, [])
         found = [e for e in made.entries if e.cell.row == row and e.cell.column == "RN32x4 -> ShuffleNetV1"]
         assert [entry.values("top1", "last") for entry in found] == [[74.0, 75.0]] and not made.remarks
-        assert "74.50 ± 0.71 (n=2) | 74.50 ± 0.71 (n=2) | test | 50000 |" in report.markdown(made)
+        assert "74.50 ± 0.71 (n=2) | 74.50 ± 0.71 (n=2) | test | 50000 |" in summarize.markdown(made)
 
 
 def test_the_papers_difference_stands_beside_ours():
@@ -151,7 +135,7 @@ def test_the_papers_difference_stands_beside_ours():
     for row, values in (("KD", (74.0, 74.2)), ("SD-KD", (76.0, 76.4))):
         recipe = table.find(row, "RN32x4 -> ShuffleNetV1").recipe
         lines += [line(recipe, seed, value) for seed, value in enumerate(values)]
-    text = report.markdown(summarized(table, *lines))
+    text = summarize.markdown(summarized(table, *lines))
     welch = stats.ttest_ind([76.0, 76.4], [74.0, 74.2], equal_var=False).confidence_interval(0.95)
     assert f"| SD-KD | KD | +2.23 | +2.10 [{welch.low:+.2f}, {welch.high:+.2f}]," in text
     assert "| SD-KD | KD | +1.82 | - | - |" in text  # another column, without runs
@@ -161,7 +145,7 @@ def test_the_papers_difference_stands_beside_ours():
 def test_top5_and_times():
     table = tables.TABLES["table3"]
     recipe = table.find("DKD", "RN34 -> RN18").recipe
-    text = report.markdown(summarized(table, *(line(recipe, seed, 71.0 + seed, top5=90.0) for seed in (0, 1))))
+    text = summarize.markdown(summarized(table, *(line(recipe, seed, 71.0 + seed, top5=90.0) for seed in (0, 1))))
     assert "| DKD | top-1 % | 71.70 | 71.50 ± 0.71 (n=2) |" in text
     assert "|  | top-5 % | 90.41 | 90.00 ± 0.00 (n=2) |" in text
     table = tables.TABLES["table9"]
@@ -169,21 +153,17 @@ def test_top5_and_times():
         line(table.find("KD", "RN32x4 -> RN8x4").recipe, seed, 73.0, rate=rate) for seed, rate in ((0, 6400), (1, 3200))
     ]
     lines.append(lines[0] | {"seed": 2, "teacher": lines[0]["teacher"] | {"cached": True}})  # no batch of KD's
-    text = report.markdown(summarized(table, *lines))
+    text = summarize.markdown(summarized(table, *lines))
     assert "| KD | 11.00 | 15.00 ± 7.07 (n=2) | 50000 |" in text and "best" not in text.split("## ")[1]
 
 
 def test_without_results_it_says_so_and_has_the_papers_values():
     for table in tables.OF_PAPER:
-        text = report.markdown(summarized(table))
+        text = summarize.markdown(summarized(table))
         assert "**No results of ours yet**" in text and f"experiments.run {table.name}" in text
         for one in table.cells:
             assert all(f"| {value:.2f} |" in text for value in one.paper.values()), one
-            assert not one.missing or one.missing in text
-    absent = Cell("SP", "RN32x4 -> RN8x4", {"top1": 72.94}, missing="no SP objective here yet")
-    text = report.markdown(summarized(tables.TABLES["appendix1"]._replace(cells=(absent,))))
-    assert "| SP | 72.94 | - | - | - | - | not available yet; no SP objective here yet |" in text
-    text = report.markdown(summarized(tables.TABLES["table1"]))
+    text = summarize.markdown(summarized(tables.TABLES["table1"]))
     assert "| FitNet | 65.61 | - | - | - | - | quoted |" in text and "| SD-KD | KD | +1.12 | - | - |" in text
 
 
@@ -206,6 +186,16 @@ def test_the_command_prints_and_writes_everything(tmp_path, capsys):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
+@pytest.mark.parametrize("name", ["fashion", "fashion_cross", "fashion_weights"])
+def test_the_committed_pages_are_what_the_committed_lines_say(name):
+    """Also that each committed line still belongs to a row."""
+    lines, own = results.read(results.RESULTS), results.read_file(results.RESULTS / f"{name}.jsonl")
+    made = summary.summarize(tables.TABLES[name], lines, own)
+    assert (results.RESULTS / f"{name}.md").read_text() == summarize.markdown(made) and not made.remarks
+    for ending, text in ((".csv", summarize.cells_csv(made)), ("_differences.csv", summarize.differences_csv(made))):
+        assert (results.RESULTS / f"{name}{ending}").read_text() == text
+
+
 def test_a_plot_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install -e "\.\[experiments\]"'):
@@ -215,49 +205,9 @@ def test_a_plot_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch, cap
     assert ended.value.code == 2 and "needs matplotlib" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"seed": 0, "set', r"fashion.jsonl:2 is torn or no result line"),
-        ("[]\n", r"fashion.jsonl:2 is torn or no result line"),
-        ("{}\n", r"fashion.jsonl:2 is torn or no result line"),
-    ],
-)
-def test_a_torn_line_is_named_by_its_number(tmp_path, text, message, capsys):
-    write(tmp_path, "fashion", kd_lines()[:1])
-    with open(tmp_path / "fashion.jsonl", "a") as file:
-        file.write(text)
-    with pytest.raises(ValueError, match=message):
-        results.read(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        summarize.main(["table1", f"--output={tmp_path}/out"], folder=tmp_path)
-    assert ended.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("experiments.summarize: ") and "fashion.jsonl:2" in error
-
-
-def test_a_line_cut_at_its_end_or_changed_by_hand_is_refused(tmp_path):
-    whole = json.dumps(kd_lines()[0])
-    path = tmp_path / "fashion.jsonl"
-    path.write_text(whole + "\n" + whole)
-    with pytest.raises(ValueError, match="fashion.jsonl:2 is torn .*no line break"):
-        results.read(tmp_path)
-    path.write_text(whole.replace('"epochs": 10', '"epochs": 11') + "\n")
-    with pytest.raises(ValueError, match="fashion.jsonl:1: its settings are not those of its config_hash"):
-        results.read(tmp_path)
-
-
-def test_an_unknown_table_is_one_line_and_exit_code_2(capsys):
-    with pytest.raises(SystemExit) as ended:
-        summarize.main(["fasion"])
-    assert ended.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("experiments.summarize: no table is called 'fasion'; the closest is 'fashion', known are")
-
-
 def test_lines_are_found_again_by_what_was_run():
     one = kd_lines()[0]
-    did = results.did(json.loads(json.dumps(one)))
-    assert did == (recipes.key(recipes.settings(KD, RELEASED)), one["teacher"]["id"])
-    assert results.index([one, *sdd_lines()])[did, 0] == one
+    key = results.run_key(json.loads(json.dumps(one)))
+    assert key == (recipes.key(recipes.settings(KD, RELEASED)), one["teacher"]["id"])
+    assert results.index([one, *sdd_lines()])[key, 0] == one
     assert statistics.fmean(line["last"]["accuracy"] for line in kd_lines()) == pytest.approx(0.889)

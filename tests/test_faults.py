@@ -7,6 +7,7 @@ from tests.faults import kills
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.slow
 def test_runs_that_are_killed_end_as_uninterrupted_ones():
     counted = kills.main(kills=3, seed=1, epochs=6, names=["student"])
     assert sum(counted.values()) == 3

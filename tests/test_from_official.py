@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from configs import cifar100, common
+from sdd_jax import methods
 from sdd_jax.build import check
 from sdd_jax.commands import train
-from sdd_jax.config import FIELDS, METHODS
+from sdd_jax.config import option_fields, parse_method
+from sdd_jax.fields import FIELDS
 from sdd_jax.models import create_model, model_stems
 from sdd_jax.torch_io import to_state_dict
-from sdd_jax.training.contrast import contrast
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "from_official.md").read_text()
@@ -94,6 +95,12 @@ def value_of(field, method=""):
     return config
 
 
+def option_fields_of(method):
+    """The fields of a method's options."""
+    flat = {"method": method, "loss.base": value_of("loss.base", method)} if method else {}
+    return option_fields(flat, parse_method(flat)) if method else {}
+
+
 # Two forms: a column for the default, or `name`: `default`, and `name`: `default` with `method`.
 DEFAULTS = [row for row in rows(PAGE) if "default here" in row or "here, and its default" in row]
 
@@ -113,10 +120,8 @@ def test_what_a_row_names_here_exists_with_that_default(row):
     names, default, method = stated_in(row)
     assert len(names) == (row.get("here", row.get("here, and its default")) != "-"), row
     for name in names:
-        if name in FIELDS:
+        if name in FIELDS or name in option_fields_of(method):
             assert default in (as_written(value_of(name, method)), "set by the config file"), row
-        elif argument := re.fullmatch(r"contrast\((\w+)\)", name):
-            assert default == str(inspect.signature(contrast).parameters[argument[1]].default), row
         else:  # a flag of the command, without a default
             assert name == "--config.FIELD=VALUE" or f'"{name.removeprefix("--")}", None' in inspect.getsource(train)
             assert default in ("none", ""), row
@@ -137,11 +142,11 @@ def test_every_option_there_is_in_its_table():
 
 def test_methods_are_here_under_their_names():
     for row in rows(section("Distillers")):
-        assert row["here"] == "-" or set(quoted(row["here"])) <= METHODS.keys(), row
+        assert row["here"] == "-" or all(methods.parse(name) for name in quoted(row["here"])), row
     missing = {name for row in rows(section("Distillers")) if row["here"] == "-" for name in quoted(row["there"])}
-    assert not {name.lower() for name in missing} & METHODS.keys()
-    named = set(re.findall(r"`((?:sdd_)?(?:ls_|kd_)?(?:kd|dkd|nkd|sp|crd))`", PAGE))
-    assert named <= METHODS.keys() and {"sdd_sp", "sdd_kd_sp", "sdd_kd_crd"} <= named
+    assert not {name.lower() for name in missing} & set(methods.names())
+    named = set(re.findall(r"`((?:sdd_)?(?:ls_|kd\+)?(?:kd|dkd|nkd|sp|crd))`", PAGE))
+    assert all(methods.parse(name) for name in named) and {"sdd_sp", "sdd_kd+sp", "sdd_kd+crd"} <= named
 
 
 def test_networks_are_here_under_their_names():
@@ -168,7 +173,8 @@ def test_the_two_command_lines_run_with_what_the_table_says():
         (field,), (stated,) = quoted(row["field here"]), quoted(row["value here"])
         assert as_written(settings[field]) == stated, row
     said = {quoted(row["field here"])[0] for row in effective}
-    read = {f"loss.{name}" for name in ("temperature", "alpha", "beta", "task_weight", "distill_weight")}
+    read = {"loss.options.temperature", "loss.options.alpha", "loss.options.beta"}
+    read |= {"loss.task_weight", "loss.distill_weight"}
     assert read | {"loss.warmup_epochs", "sdd.scales", "sdd.complementary_weight", "optim.clip_norm"} <= said
 
 

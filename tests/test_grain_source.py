@@ -1,6 +1,7 @@
-"""Images on disk as the loop sees them: order, chance, worker processes, and runs that are killed and go on."""
+"""Images on disk as the loop sees them: order, augmentation, worker processes, and killed runs that go on."""
 
 import json
+import multiprocessing
 import signal
 import socket
 import subprocess
@@ -19,8 +20,7 @@ import tiny
 from test_loop import lines
 
 from sdd_jax import data
-from sdd_jax.data import grain_source
-from sdd_jax.data.feed import eval_data, train_data
+from sdd_jax.data import eval_data, grain_source, train_data
 from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop
 
@@ -36,6 +36,14 @@ def roots(tmp_path_factory):
     sets.write_folder(roots["folder"], classes=("n01", "n02", "n03"), train=10, test=4, test_name="val", suffix="JPEG")
     sets.write_tfds(roots["tfds"], "birds", train=10, test=4)
     return roots
+
+
+def workers_end():
+    """Whether no worker process is left after some seconds."""
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not multiprocessing.active_children()
 
 
 @pytest.fixture
@@ -113,7 +121,7 @@ def test_each_process_reads_its_share(folder, monkeypatch):
     for process in range(2):
         monkeypatch.setattr(grain_source.jax, "process_index", lambda process=process: process)
         monkeypatch.setattr(grain_source.jax, "process_count", lambda: 2)
-        monkeypatch.setattr(grain_source, "_put_share", lambda arrays, sharding, axis: jax.device_put(arrays))
+        monkeypatch.setattr(grain_source, "_put_share", lambda sharding, arrays: jax.device_put(arrays))
         found = batches(folder, 4)
         assert found[0]["label"].shape == (1, BATCH // 2)
         share = by_position(found)
@@ -122,6 +130,7 @@ def test_each_process_reads_its_share(folder, monkeypatch):
     assert shares == whole
 
 
+@pytest.mark.slow
 def test_two_real_processes_share_every_batch(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -170,6 +179,7 @@ def test_evaluation_covers_a_split_once_and_pads_the_rest(folder, monkeypatch, w
     numbers = np.concatenate([batch["index"] for batch in found])
     np.testing.assert_array_equal(numbers, [*range(12), 11, 11, 11])
     np.testing.assert_array_equal(np.concatenate([batch["label"] for batch in found])[:12], np.repeat([0, 1, 2], 4))
+    assert workers_end()
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +195,7 @@ def uninterrupted(roots, tmp_path_factory):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "then"), [(2, 0), (0, 2)])
 @pytest.mark.parametrize("kind", run_streamed.NAMES)
 def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
@@ -206,14 +217,10 @@ def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
     assert "going on from step 4 of 7" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_worker_processes_end_with_the_run(roots, tmp_path):
-    import multiprocessing
-
     loop.train(run_streamed.built("folder", roots["folder"], workers=2), tmp_path)
-    deadline = time.monotonic() + 10
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    assert workers_end()
 
 
 def test_the_examples_of_a_step_are_told_without_reading_them(folder):
@@ -223,13 +230,13 @@ def test_the_examples_of_a_step_are_told_without_reading_them(folder):
         assert source.indices(3, step).tolist() == batch["index"][0].tolist()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_named(tmp_path, workers):
+def test_an_image_that_a_worker_process_cannot_read_is_named(tmp_path):
     sets.write_folder(tmp_path, classes=("n01", "n02", "n03"), train=4, test=1)
     (tmp_path / "train" / "n02" / "3.png").write_bytes(b"no image")
-    dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", workers=workers)
-    with pytest.raises(Exception, match="train/n02/3.png cannot be read as an image"):
+    dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", workers=1)
+    with pytest.raises(ValueError, match="train/n02/3.png cannot be read as an image"):
         batches(dataset, 2)
+    assert workers_end()
 
 
 def test_several_steps_a_call_are_refused(folder):

@@ -33,6 +33,7 @@ def pages(how, monkeypatch):
     return json.loads(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
 def test_steps_need_few_new_pages(monkeypatch):
     """An array of the twenty steps has 16,384 pages of 4 KiB."""

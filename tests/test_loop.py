@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from sdd_jax.data import feed, memory
-from sdd_jax.training import loop, programs, run_files, run_folder
+from sdd_jax.data import memory, train_data
+from sdd_jax.training import logbook, loop, programs, run_dir
 from sdd_jax.training.checkpoint import Checkpoints, Damaged
 from sdd_jax.training.logbook import Logbook, read_metrics
 
@@ -48,7 +48,7 @@ def interrupt(monkeypatch, name, at):
 
 
 @pytest.mark.parametrize(
-    ("method", "at"), [pytest.param("evaluation", 1, marks=pytest.mark.slow), ("evaluation", 4), ("train", 2)]
+    ("method", "at"), [pytest.param("evaluation", 1, marks=pytest.mark.slow), ("evaluation", 4), ("write_means", 2)]
 )
 def test_interrupted_run_ends_as_the_uninterrupted(uninterrupted, tmp_path, monkeypatch, method, at):
     state, workdir = uninterrupted
@@ -59,7 +59,7 @@ def test_interrupted_run_ends_as_the_uninterrupted(uninterrupted, tmp_path, monk
     assert not (tmp_path / "done.json").exists()
     assert_same(loop.train(tiny.built(), tmp_path), state)
     assert lines(tmp_path) == lines(workdir)
-    done, expected = (run_folder.read_done(folder) for folder in (tmp_path, workdir))
+    done, expected = (run_dir.read_done(folder) for folder in (tmp_path, workdir))
     assert {**done, "seconds": 0} == {**expected, "seconds": 0}
 
 
@@ -123,7 +123,8 @@ def test_evaluation_sees_every_example_once_and_says_how_many(uninterrupted):
 
 
 def test_an_evaluation_that_misses_an_example_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "eval_batches", lambda examples, batch: -(-examples // batch) - 1 or 1)
+    batches = memory.MemoryEval.batches
+    monkeypatch.setattr(memory.MemoryEval, "batches", lambda self: list(batches(self))[:-1])
     monkeypatch.setattr(loop, "EVAL_BATCH", 4)
     with pytest.raises(AssertionError, match="saw 4 of 6"):
         loop.train(tiny.built(epochs=1), tmp_path)
@@ -134,15 +135,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     built = tiny.built(learning_rate=1e30)
     with pytest.raises(loop.NonFinite, match=r"step 1 is not finite: .*(task_loss|distill_loss)") as stopped:
         loop.train(built, tmp_path / "bad")
-    source = feed.train_data(
-        built.dataset, seeds=[0], epochs=3, batch_size=tiny.BATCH, steps_per_call=1, mesh=built.mesh
-    )
+    source = train_data(built.dataset, seeds=[0], epochs=3, batch_size=tiny.BATCH, steps_per_call=1, mesh=built.mesh)
     arrays = {**source.shared, **jax.tree.map(lambda leaf: leaf[0], source.own(1))}
     examples = source.batch_function(jnp.float32)(arrays, 1)["index"].tolist()
     assert f"its examples: {', '.join(map(str, examples))} (all 8 in " in str(stopped.value)
     assert json.loads((tmp_path / "bad" / "not_finite.json").read_text())["examples"] == examples
     assert "NaN" not in (tmp_path / "bad" / "metrics.jsonl").read_text()
     assert not Checkpoints(tmp_path / "bad" / "checkpoints", "").steps()
+    assert not (tmp_path / "bad" / "lock.json").exists()  # a run that fails unlocks its folder
 
 
 def test_an_evaluation_that_is_not_finite_stops(tmp_path):
@@ -208,7 +208,7 @@ def losses(state_and_workdir):
 
 
 def test_chunks_of_any_length_take_the_same_steps(x64, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_files, "LOG_EVERY", 1)
+    monkeypatch.setattr(logbook, "LOG_EVERY", 1)
     runs = {}
     for length in (1, 4):
         built = tiny.built(dtype=jnp.float64, steps_per_call=length)
@@ -238,13 +238,13 @@ def test_seeds_together_are_each_the_single_run(x64, tmp_path, length):
                 name: value if isinstance(value, str) else pytest.approx(value, rel=1e-9)
                 for name, value in wanted.items()
             }
-        done, expected = (run_folder.read_done(tmp_path / name) for name in (f"seed_{seed}", f"alone/{seed}"))
+        done, expected = (run_dir.read_done(tmp_path / name) for name in (f"seed_{seed}", f"alone/{seed}"))
         assert (done["seed"], done["trained_together"], expected["trained_together"]) == (seed, 2, 1)
         chex.assert_trees_all_close((done["last"], done["best"]), (expected["last"], expected["best"]), rtol=1e-9)
 
 
 def test_in_float32_the_first_loss_of_seeds_together_agrees(uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_files, "LOG_EVERY", 1)
+    monkeypatch.setattr(logbook, "LOG_EVERY", 1)
     train_seeds(tmp_path, (0, 3), epochs=1)
     loop.train(tiny.built(epochs=1), tmp_path / "alone")
     together, alone = (lines(tmp_path / name)[0]["loss"] for name in ("seed_0", "alone"))
@@ -275,7 +275,7 @@ def test_a_seed_that_is_far_ahead_does_not_go_back(tmp_path, monkeypatch, capsys
             train_seeds(tmp_path, (0,))
     train_seeds(tmp_path, (0, 3))
     assert "going on from step 11 of 17" in capsys.readouterr().out
-    assert run_folder.read_done(tmp_path / "seed_3")["trained_together"] == 1
+    assert run_dir.read_done(tmp_path / "seed_3")["trained_together"] == 1
 
 
 def test_a_seed_that_is_not_finite_is_named(tmp_path):

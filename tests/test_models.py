@@ -13,7 +13,7 @@ from golden import weights
 
 from sdd_jax.models import Classifier, create_model, model_names, model_stems
 from sdd_jax.models.layers import BatchNorm, torch_affine_init
-from sdd_jax.sdd import pool_regions
+from sdd_jax.regions import Regions
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,6 +54,12 @@ FAMILIES = [
     "imagenet/MobileNetV2",
 ]
 CLASSES = {"cifar": 100, "imagenet": 1000, "cub200": 200}
+LARGE = ("imagenet/ResNet50", "cub200/MobileNetV2", "cub200/ShuffleV1")  # seconds each, for layers that others have
+
+
+def quick_first(cases, quick):
+    """The cases, with a mark on those that are not in `quick`."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def relative_error(got, expected):
@@ -73,8 +79,8 @@ def test_every_golden_network_is_here():
     assert NETWORKS.keys() == SHAPES.keys()
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("dtype", quick_first(["float64", "float32"], ["float64"]))
+@pytest.mark.parametrize("network", quick_first(NETWORKS, NETWORKS.keys() - set(LARGE)))
 def test_outputs_are_those_of_the_official_code(network, dtype):
     stem = network.split("/")[0]
     with np.load(GOLDEN / "models.npz") as golden:
@@ -83,7 +89,9 @@ def test_outputs_are_those_of_the_official_code(network, dtype):
         model = create_model(NETWORKS[network], logits.shape[1], stem, dtype)
         variables = filled(network, model)
         images = golden_images(network, dtype)
-        outputs = jax.jit(lambda v, x: model.apply(v, x, train=False, pooling="nested"))(variables, images)
+        outputs = jax.jit(lambda v, x: model.apply(v, x, train=False, regions=Regions(pooling="nested")))(
+            variables, images
+        )
         got_logits, got_cells = jax.device_get((outputs.logits, outputs.region_logits))
     assert got_logits.dtype == got_cells.dtype == dtype
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -94,7 +102,7 @@ def test_outputs_are_those_of_the_official_code(network, dtype):
     assert relative_error(got_cells, cells.transpose(0, 2, 1)) < tolerance
 
 
-@pytest.mark.parametrize("network", FAMILIES)
+@pytest.mark.parametrize("network", quick_first(FAMILIES, ["cifar/vgg8"]))
 def test_bfloat16_is_near_float32_and_trains(network):
     stem = network.split("/")[0]
     images = golden_images(network, "float32")
@@ -123,6 +131,7 @@ def test_bfloat16_is_near_float32_and_trains(network):
     assert all(np.any(gradient) for gradient in jax.tree.leaves(gradients["head"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", model_names())
 def test_every_stem_traces_at_any_size(name):
     for stem in model_stems(name):
@@ -135,6 +144,7 @@ def test_every_stem_traces_at_any_size(name):
             assert outputs.logit_map.shape == (2, height, width, 7) and outputs.region_logits.shape == (2, 21, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 224])
 @pytest.mark.parametrize(
     "name, stem",
@@ -175,7 +185,7 @@ def test_vgg_pools_once_more_at_64_rows_alone():
 
 def test_images_too_small_for_a_vgg_are_refused():
     with pytest.raises(ValueError, match="at least 8 pixels"):
-        create_model("vgg8").init(jax.random.key(0), jnp.zeros((1, 7, 32, 3)), train=False)
+        jax.eval_shape(lambda: create_model("vgg8").init(jax.random.key(0), jnp.zeros((1, 7, 32, 3)), train=False))
 
 
 @pytest.mark.parametrize(
@@ -237,18 +247,18 @@ class Identity(nn.Module):
 
 @pytest.mark.parametrize("pooling", ["direct", "nested"])
 @pytest.mark.parametrize("size", [(2, 2), (4, 4), (8, 8), (7, 7), (3, 9)])
-@pytest.mark.parametrize("scales", [(1,), (1, 2), (1, 2, 4), (1, 3, 4)])
-def test_head_and_pooling_commute(size, scales, pooling):
-    with jax.enable_x64(True):
-        model = Classifier(Identity(), 5, torch_affine_init, jnp.float64)
-        images = jax.random.normal(jax.random.key(0), (2, *size, 6))
-        variables = model.init(jax.random.key(1), images, train=False)
-        outputs = model.apply(variables, images, train=False, scales=scales, pooling=pooling)
-        head = variables["params"]["head"]
-        logit_map = np.asarray(images) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-        regions = pool_regions(logit_map, scales, pooling=pooling)
+def test_head_and_pooling_commute(size, pooling, x64):
+    model = Classifier(Identity(), 5, torch_affine_init, jnp.float64)
+    images = jax.random.normal(jax.random.key(0), (2, *size, 6))
+    variables = model.init(jax.random.key(1), images, train=False, regions=None)
+    head = variables["params"]["head"]
+    logit_map = np.asarray(images) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    for scales in ((1,), (1, 2, 4), (1, 3, 4)):
+        regions = Regions(scales, pooling)
+        outputs = jax.jit(partial(model.apply, train=False, regions=regions))(variables, images)
+        expected = regions.pool(logit_map)
         np.testing.assert_allclose(outputs.logit_map, logit_map, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(outputs.region_logits, regions, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(outputs.region_logits, expected, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(outputs.logits, logit_map.mean((1, 2)), rtol=1e-12, atol=1e-12)
 
 
@@ -269,7 +279,7 @@ def test_head_runs_on_the_fewer_places(size, scales, pooling, places):
     variables = model.init(jax.random.key(0), images, train=False)
 
     def regions(images):
-        return model.apply(variables, images, train=False, scales=scales, pooling=pooling).region_logits
+        return model.apply(variables, images, train=False, regions=Regions(scales, pooling)).region_logits
 
     flops = jax.jit(regions).lower(images).compile().cost_analysis()["flops"]
     assert places <= flops / (2 * channels * classes) < places + 2  # the rest is pooling
@@ -323,8 +333,8 @@ def test_batch_norm_refuses_one_value_per_channel():
 
 
 def test_training_updates_statistics_and_gradients_reach_every_parameter():
-    model = create_model("wrn_16_2")
-    variables = filled("cifar/wrn_16_2", model)
+    model = create_model("resnet8")
+    variables = filled("cifar/resnet8", model)
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
 
     def loss(params, batch_stats):
@@ -340,18 +350,31 @@ def test_training_updates_statistics_and_gradients_reach_every_parameter():
         assert np.all(new != old)
 
 
-def test_nan_is_not_hidden():
-    model = create_model("resnet18", 1000, "imagenet")
+@pytest.mark.parametrize("network", quick_first(["cifar/resnet8", "imagenet/ResNet18"], ["cifar/resnet8"]))
+def test_nan_is_not_hidden(network):
+    stem = network.split("/")[0]
+    model = create_model(NETWORKS[network], CLASSES[stem], stem)
     images = jnp.zeros((2, 32, 32, 3)).at[0, 0, 0, 0].set(jnp.nan)
-    outputs = jax.jit(lambda v, x: model.apply(v, x, train=False))(filled("imagenet/ResNet18", model), images)
+    outputs = jax.jit(lambda v, x: model.apply(v, x, train=False))(filled(network, model), images)
     assert np.isnan(outputs.logits[0]).all() and np.isfinite(outputs.logits[1]).all()
 
 
-def initial_params(name, stem="cifar"):
+def initial_params(name, stem, conv):
+    """Initial values of the network's convolution `conv`, its first (or only) normalisation and its head."""
     model = create_model(name, 200, stem)
     images = jnp.zeros((1, 16, 16, 3))
-    # Compiled: eager initialisation runs the network once, operation by operation. The key's kind compiles fast.
-    return jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(1, impl="rbg"))["params"]
+
+    def draw(key):
+        params = model.init(key, images, train=False, regions=None)["params"]
+        layer = trunk = params["trunk"]
+        for part in conv.split("/"):
+            layer = layer[part]
+        norm = trunk.get("stem_bn") or trunk.get("final_bn") or trunk["block0_bn0"]
+        return layer, norm, params["head"]
+
+    # Compiled, what is not asked for is neither drawn nor computed. Keys of this kind compile fast.
+    drawn = jax.jit(draw)(jax.random.key(1, impl="rbg"))
+    return jax.tree.map(np.asarray, drawn)
 
 
 def assert_uniform(array, bound):
@@ -376,11 +399,8 @@ def assert_uniform(array, bound):
     ],
 )
 def test_initialisers(name, stem, conv, deviation):
-    params = initial_params(name, stem)
-    layer = params["trunk"]
-    for part in conv.split("/"):
-        layer = layer[part]
-    kernel = np.asarray(layer["kernel"])
+    layer, norm, head = initial_params(name, stem, conv)
+    kernel = layer["kernel"]
     uniform = name.startswith("shufflenet") or name == "mobilenet_v1" or stem == "cub200"
     if uniform:
         assert_uniform(kernel, np.sqrt(3) * deviation)
@@ -388,10 +408,9 @@ def test_initialisers(name, stem, conv, deviation):
         assert abs(kernel.std() / deviation - 1) < 4 / np.sqrt(kernel.size)
         assert np.abs(kernel).max() > 2.5 * kernel.std()  # normal, not truncated at two deviations
     assert np.all(layer.get("bias", 0) == 0)
-    norm = params["trunk"].get("stem_bn") or params["trunk"].get("final_bn") or params["trunk"]["block0_bn0"]
     assert np.all(norm["scale"] == 1) and np.all(norm["bias"] == 0)
 
-    kernel, bias = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
+    kernel, bias = head["kernel"], head["bias"]
     bound = kernel.shape[0] ** -0.5
     if name in ("mobilenet_v2", "vgg8"):
         assert abs(kernel.std() / 0.01 - 1) < 0.02
@@ -405,6 +424,6 @@ def test_initialisers(name, stem, conv, deviation):
 
 def test_the_head_for_cub200_is_pytorchs_own():
     """The official code replaces it after the network is initialised."""
-    head = initial_params("vgg8", "cub200")["head"]
-    assert_uniform(np.asarray(head["kernel"]), 512**-0.5)
+    _, _, head = initial_params("vgg8", "cub200", "block0_conv0")
+    assert_uniform(head["kernel"], 512**-0.5)
     assert np.any(head["bias"])

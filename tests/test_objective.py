@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from sdd_jax.losses import kd_loss
-from sdd_jax.sdd import pool_regions, sdd_loss
+from sdd_jax.regions import Regions, pool_regions
+from sdd_jax.sdd import sdd_loss
 from sdd_jax.training.objective import Objective, added, distill, plain
 
+REGIONS = Regions((1, 2))
 SDD = {"complementary_weight": 3.0, "consistent_weight": 0.5, "consistency": "class", "reduction": "sum"}
 
 
@@ -60,7 +62,7 @@ def test_without_warmup_the_first_epoch_has_full_weight(networks):
 
 def test_sdd_reads_regions_with_its_options_and_reports_the_share(networks):
     student, teacher, batch = networks
-    objective = distill(kd_loss, sdd=SDD, task_weight=0.0)
+    objective = distill(kd_loss, regions=REGIONS, sdd=SDD, task_weight=0.0)
     loss, metrics, _ = apply(objective, networks, 0)
     expected = sdd_loss(student.region_logits, teacher.region_logits, batch["label"], base=kd_loss, **SDD)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -102,7 +104,7 @@ def test_each_scale_says_its_share_and_its_part_of_the_loss(networks, reduction)
     teacher = Out(None, 5.0 * jax.nn.one_hot(verdicts, 5))
     student, batch = Out(student.logits[:2], student.region_logits[:2]), {"label": jnp.array([0, 1], jnp.int32)}
     options = SDD | {"consistency": "label", "reduction": reduction}
-    objective = distill(kd_loss, sdd=options, scales=(1, 2), task_weight=0.0)
+    objective = distill(kd_loss, regions=REGIONS, sdd=options, task_weight=0.0)
     _, metrics, _ = apply(objective, (student, teacher, batch), 0)
     complementary = np.array([[False, False, True, False, False], [False, False, True, True, False]])
     losses = np.asarray(kd_loss(student.region_logits, teacher.region_logits), np.float64) / (

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from docs import picture
-from sdd_jax.serving.regions import Place, Region, places
+from sdd_jax.regions import Regions
+from sdd_jax.serving.regions import Region
 
 CLASSES, RIGHT = 4, 0
 
@@ -39,14 +40,15 @@ def test_abbreviations_tell_names_apart():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_it_is_drawn_with_the_weights_of_the_mask(tmp_path, channels):
-    regions = [Region(place, int(place.column > 0), 0.5, place.column == 0) for place in places((1, 2, 4))]
-    apart = [region.place.column > 0 for region in regions]
+    places = Regions((1, 2, 4)).places()
+    regions = [Region(*place, label=int(place[2] > 0), probability=0.5, consistent=place[2] == 0) for place in places]
+    apart = [region.column > 0 for region in regions]
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
     shown = picture.Shown(7, RIGHT, pixels, regions, apart, np.arange(64).reshape(8, 8) % CLASSES)
     figure = picture.draw(shown, ["Ankle boot", "Bag", "Coat", "Dress"])
     words = [text.get_text() for text in figure.axes[0].texts]
     assert words.count("2") == sum(apart) == 14 and words.count("1") == 7
-    assert 'label "Ankle boot"' in words and regions[0].place == Place(1, 0, 0)
+    assert 'label "Ankle boot"' in words and regions[0][:3] == (1, 0, 0)
     picture.save(figure, tmp_path / "sdd.png")
     with Image.open(tmp_path / "sdd.png") as image:
         assert image.size == (2 * picture.WIDTH, 2 * picture.HEIGHT)

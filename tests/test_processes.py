@@ -48,6 +48,13 @@ def finish(started):
     return json.loads(outputs[0][0].splitlines()[-1])
 
 
+def test_eight_devices_learn_what_one_does(tmp_path):
+    started = [start(["tests/print_losses.py", tmp_path / str(devices)], devices) for devices in (8, 1)]
+    printed, expected = (finish([process]) for process in started)
+    assert (printed["devices"], printed["processes"]) == (8, 1)
+    assert_same(printed, expected, ["float64"])
+
+
 def alone(devices, workdir, *options):
     return finish([start(["tests/print_losses.py", workdir, *options], devices)])
 
@@ -87,22 +94,24 @@ def assert_same(printed, expected, dtypes=("float64", "float32")):
             assert dtype == "float32" or got[3] == wanted[3]
 
 
-def test_eight_devices_learn_what_one_does(one_device, tmp_path):
-    printed = alone(8, tmp_path, "--dtypes=float64,float32")
-    assert (printed["devices"], printed["processes"]) == (8, 1)
-    assert_same(printed, one_device)
+@pytest.mark.slow
+def test_in_float32_the_first_loss_on_eight_devices_agrees(one_device, tmp_path):
+    assert_same(alone(8, tmp_path, "--dtypes=float32"), one_device, ["float32"])
 
 
+@pytest.mark.slow
 def test_four_seeds_on_eight_devices_are_each_the_single_run(one_device, tmp_path):
     assert_same(alone(8, tmp_path, "--seeds=4"), one_device, ["float64"])  # each has two devices
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_learn_what_one_device_does(one_device, tmp_path):
     printed = by_flags(tmp_path, "--dtypes=float64,float32")
     assert (printed["devices"], printed["processes"]) == (8, 2)
     assert_same(printed, one_device)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices_and_other_processes(one_device, tmp_path):
     """Begun on one device, resumed on eight, finished by two processes."""
     assert alone(1, tmp_path, "--stop_at=11")["stopped"]
@@ -142,12 +151,48 @@ def test_a_port_that_is_taken_is_named():
             processes.join(f"127.0.0.1:{port}", 2, 0)
 
 
+LAUNCHERS = {
+    "nothing": ({}, False),
+    "a task of srun": ({"SLURM_STEP_NODELIST": "a[1-2]", "SLURM_NTASKS": "2"}, True),
+    "the only task of srun": ({"SLURM_STEP_NODELIST": "a1", "SLURM_NTASKS": "1"}, False),
+    "a batch script of several tasks": ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, False),
+    "one of Open MPI": ({"OMPI_COMM_WORLD_SIZE": "4"}, True),
+    "a pod without the package kubernetes": ({"JOB_COMPLETION_INDEX": "0"}, False),
+    "a pod of a slice": ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    "the only pod of a slice": ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    "the pod of one of two slices": ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, True),
+    "libtpu on a machine without TPUs": ({"TPU_SKIP_MDS_QUERY": "1"}, False),
+}
+
+
+@pytest.mark.parametrize("case", LAUNCHERS)
+def test_launchers_are_known_by_their_variables(monkeypatch, case):
+    environment, several = LAUNCHERS[case]
+    joined = []
+    monkeypatch.setattr(processes, "find_spec", lambda name: name == "libtpu" and "TPU" in str(environment) or None)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda **given: joined.append(given))
+    processes.join()
+    assert bool(joined) == several and not any("coordinator_address" in given for given in joined)
+
+
+def test_a_cluster_that_jax_does_not_find_is_one_line(monkeypatch):
+    def initialize(**given):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(os, "environ", {"OMPI_COMM_WORLD_SIZE": "4"})
+    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    with pytest.raises(ValueError, match="could not find each other: .*--processes=1 runs this one alone"):
+        processes.join()
+
+
 @pytest.mark.parametrize("given", [{}, {"count": 1}, {"count": 1, "index": 0}])
 def test_one_process_stays_alone(given):
     processes.join(**given)
     assert processes.from_first(lambda: [1, "two"]) == [1, "two"]
 
 
+@pytest.mark.slow
 def test_no_coordinator_is_one_line_and_exit_code_2(tmp_path):
     command = ["-m", "sdd_jax", "train", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"]
     where = ["--coordinator=127.0.0.1:1", "--processes=2", "--process=1", "--coordinator_wait=1"]
@@ -158,6 +203,7 @@ def test_no_coordinator_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_refusal_of_the_first_process_ends_all(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     command = ["-m", "sdd_jax", "train", "--config=configs/cifar100.py:teacher=none", f"--workdir={tmp_path}"]

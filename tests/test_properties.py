@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import sdd_jax
-from sdd_jax import complementary_mask, pool_regions, sdd_loss, standardize_logits, standardized
-from sdd_jax.sdd import average_grid, num_regions
+from sdd_jax import complementary_mask, methods, pool_regions, sdd_loss, standardize_logits, standardized
+from sdd_jax.regions import Regions, average_grid
 
-# The one option that each loss is called with: a traced number, so that it costs no compilation.
-OPTION = {"ttm_loss": "gamma", "wttm_loss": "gamma"}
-NAMES = sorted(name for name in sdd_jax.__all__ if name.endswith("_loss") and name != "sdd_loss")
-PLAIN = {name.removesuffix("_loss"): (getattr(sdd_jax, name), OPTION.get(name, "temperature")) for name in NAMES}
+# Every base loss of the table, with the first of its options: a traced number, so that it costs no compilation.
+PLAIN = {
+    name: (base.function, next(iter(methods.base_options(base))))
+    for name, base in methods.BASES.items()
+    if not name.startswith("ls_")  # those are standardized below
+}
 LOSSES = PLAIN | {f"standardized_{name}": (standardized(loss), option) for name, (loss, option) in PLAIN.items()}
 SOME = (*PLAIN, "standardized_kd")  # where a dtype or a shape is what matters
 RELATED = {name for name in LOSSES if name.endswith("dist")}  # these relate the examples of a batch
@@ -377,7 +378,7 @@ def test_a_region_lies_within_the_map_and_a_constant_map_stays(data, kind, dtype
     whole = grid.astype(np.float64)
     rounding = 1e-6 * np.abs(whole).max((1, 2))[:, None] + 1e-37
     regions = np.asarray(pooled(grid, scales, pooling=pooling))
-    assert regions.dtype == np.float32 and regions.shape == (2, num_regions(scales), 3)
+    assert regions.dtype == np.float32 and regions.shape == (2, Regions(scales).count, 3)
     assert (regions >= whole.min((1, 2))[:, None] - rounding).all()
     assert (regions <= whole.max((1, 2))[:, None] + rounding).all()
     same = np.asarray(pooled(constant, scales, pooling=pooling), np.float64)

@@ -8,16 +8,16 @@ import sys
 import jax
 import numpy as np
 import pytest
+from commands import call
 from served import variables
-from test_end_to_end import refused
 
 from configs import quickstart
 from sdd_jax import data
 from sdd_jax.build import check
 from sdd_jax.models import create_model
-from sdd_jax.reporting import write_report
-from sdd_jax.reporting.gather import find_runs, group_runs
-from sdd_jax.training import run_folder
+from sdd_jax.reporting import study, write_report
+from sdd_jax.reporting.runs import find_runs, group_runs
+from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 
 for package in ("jinja2", "matplotlib"):
@@ -98,8 +98,8 @@ def write_run(root, name, networks, accuracies):
     if distills:
         config.teacher.run, config.model.teacher, config.argument.teacher = "runs/teacher", NAME, NAME
     folder = root / name
-    run_folder.open_folder(folder, check(config.to_dict()).nested())
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, "")
+    run_dir.open_folder(folder, check(config.to_dict()).nested())
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, "")
     state = {"params": {"student": networks[name]["params"]}, "batch_stats": networks[name]["batch_stats"]}
     checkpoints.save(state, STEP, 0.5)
     checkpoints.close()
@@ -111,9 +111,17 @@ def write_run(root, name, networks, accuracies):
         result = {"accuracy": accuracies[name] * epoch / EPOCHS, "loss": 2 / epoch, "examples": 359}
         lines += [{"kind": "evaluation", **shared, "split": split, **result} for split in ("validation", "test")]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run_folder.summarize(lines, select_on="validation")
+    done = run_dir.summarize(lines, select_on="validation")
     teacher = accuracies["teacher"] if distills else None
-    run_folder.write_done(folder, {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0})
+    run_dir.write_done(folder, {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_points():
+    """Most of a page's time goes into its t-SNE."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "POINTS", 60)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -224,12 +232,12 @@ def test_a_mistake_is_one_line(case, runs, tmp_path):
     make, message = REFUSALS[case]
     if "place" in case:
         (tmp_path / "page.html").write_text("<p>mine</p>")
-    assert message in refused("report", *make(runs, tmp_path), f"--output={tmp_path / 'page.html'}")
+    assert message in call("report", *make(runs, tmp_path), f"--output={tmp_path / 'page.html'}").refused()
     assert not list(tmp_path.glob("*.png"))
 
 
 def test_without_a_run_it_says_what_is_missing():
-    assert "RUN is missing: python -m sdd_jax report RUN ... --flag=value" in refused("report")
+    assert "RUN is missing: python -m sdd_jax report RUN ... --flag=value" in call("report").refused()
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
@@ -250,6 +258,7 @@ def browser():
         running.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
 def test_a_browser_shows_it_without_an_error_or_a_request(scheme, width, browser, page, tmp_path):
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
@@ -278,6 +287,7 @@ def test_a_browser_shows_it_without_an_error_or_a_request(scheme, width, browser
     context.close()
 
 
+@pytest.mark.slow
 def test_it_prints_light_even_from_a_dark_screen(browser, page, tmp_path):
     context = browser.new_context(color_scheme="dark", offline=True)
     tab = context.new_page()

@@ -4,73 +4,96 @@ import hashlib
 import json
 import re
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-import torch
+from commands import call
 from safetensors.numpy import load_file, save_file
-from test_build import digits
-from test_end_to_end import refused, run
+from served import variables
 
-from configs import cifar100
-from sdd_jax import saved
+from configs import cifar100, quickstart, rows
+from sdd_jax import data, saved
 from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import from_state_dict, to_state_dict
-from sdd_jax.training.loop import train
+from sdd_jax.training import run_dir
+from sdd_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run on digits and its weights as another program would have left them: {name: array}."""
+    """A finished run on digits and its weights as another program would have left them: {name: array}."""
     folder = tmp_path_factory.mktemp("saved") / "run"
-    train(build(digits(model__student="resnet8")), folder)
-    network = saved.read(folder)
-    variables = saved.load_variables(folder, saved.steps(folder)["last"])
-    return folder, to_state_dict(network.model, variables)
+    model, dataset = create_model("resnet8", 10), data.load("digits")
+    values = variables(model, dataset.image_shape)
+    config = quickstart.get_config("run=teacher")
+    config.model.student, config.argument = "resnet8", {}
+    run_dir.open_folder(folder, check(config).nested())
+    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, "")
+    checkpoints.save({"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}, 3)
+    checkpoints.close()
+    images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
+    logits = jax.jit(partial(model.apply, train=False, regions=None))(values, images).logits
+    right = float((np.argmax(logits, -1) == dataset.test.labels).mean())
+    run_dir.write_done(folder, {"last": {"step": 3, "accuracy": right}})
+    return folder, to_state_dict(model, values)
 
 
-def student(folder, **overrides):
-    overrides = {"model__teacher": "resnet8", "model__student": "resnet8", "teacher__run": str(folder)} | overrides
-    return digits(method="sdd_kd", **overrides)
+def student(folder, **teacher):
+    config = quickstart.get_config("run=sdd_kd")
+    config.model.student, config.model.teacher, config.argument = "resnet8", "resnet8", {}
+    config.teacher.update({"run": str(folder), **teacher})
+    return config
 
 
 def accuracy(folder):
     return json.loads((folder / "done.json").read_text())["last"]["accuracy"]
 
 
-def test_import_export_and_use_as_a_teacher(trained, tmp_path):
-    """The commands: a .pth of another program in, held against its accuracy, the same bytes out."""
-    run_folder, state_dict = trained
-    file, folder, output = tmp_path / "best.pth", tmp_path / "imported", tmp_path / "out.safetensors"
+def write_safetensors_file(file, state_dict):
+    save_file({f"module.{name}": array for name, array in state_dict.items()}, file)
+
+
+def write_torch_file(file, state_dict):
+    import torch
+
     tensors = {f"module.{name}": torch.from_numpy(array) for name, array in state_dict.items()}
     torch.save({"state_dict": tensors, "epoch": 1}, file)
+
+
+@pytest.mark.parametrize("write", [write_safetensors_file, pytest.param(write_torch_file, marks=pytest.mark.slow)])
+def test_import_export_and_use_as_a_teacher(write, trained, tmp_path):
+    """The commands: a file of another program in, held against its accuracy, the same bytes out."""
+    original, state_dict = trained
+    file, folder, output = tmp_path / "best.pth", tmp_path / "imported", tmp_path / "out.safetensors"
+    write(file, state_dict)
     arguments = ("import", file, "--model=resnet8", "--num_classes=10", f"--workdir={folder}")
-    result = run(*arguments)
-    assert result.returncode == 0, result.stderr
+    result = call(*arguments)
+    assert result.code == 0, result
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert "resnet8, 77,754 parameters, 10 classes" in result.stdout and digest in result.stdout
+    assert "resnet8, 77,754 parameters, 10 classes" in result.out and digest in result.out
     source = json.loads((folder / "config.json").read_text())["imported"]
     assert source == {"file": "best.pth", "sha256": digest, "entry": None, "prefix": None}
-    assert run(*arguments).returncode == 0  # again: the same import is no other run
+    assert call(*arguments).code == 0  # again: the same import is no other run
 
-    result = run("export", f"--workdir={folder}", "--format=safetensors", f"--output={output}")
-    assert result.returncode == 0, result.stderr
+    result = call("export", f"--workdir={folder}", "--format=safetensors", f"--output={output}")
+    assert result.code == 0, result
     exported = load_file(output)
     assert exported.keys() == state_dict.keys()
     for name, array in state_dict.items():
         assert exported[name].dtype == array.dtype and exported[name].tobytes() == array.tobytes()
-    assert "is not overwritten" in refused("export", f"--workdir={folder}", f"--output={output}")
+    assert "is not overwritten" in call("export", f"--workdir={folder}", f"--output={output}").refused()
 
-    result = run("evaluate", f"--workdir={folder}", "--data=digits")
-    assert f"accuracy {100 * accuracy(run_folder):.2f}%" in result.stdout and result.stdout.count("\n") == 1
-    assert "add --data, one of digits" in refused("evaluate", f"--workdir={folder}")
+    result = call("evaluate", f"--workdir={folder}", "--data=digits")
+    assert f"accuracy {100 * accuracy(original):.2f}%" in result.out and result.out.count("\n") == 1
+    assert "add --data, one of digits" in call("evaluate", f"--workdir={folder}").refused()
 
     built = build(student(folder))
-    assert built.teacher_accuracy == pytest.approx(accuracy(run_folder))
-    imported, expected = (saved.load_variables(path, saved.steps(path)["last"]) for path in (folder, run_folder))
+    assert built.teacher_accuracy == pytest.approx(accuracy(original))
+    imported, expected = (saved.load_variables(path, saved.steps(path)["last"]) for path in (folder, original))
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
 
 
@@ -81,19 +104,19 @@ def import_directly(folder, state_dict, name="resnet8"):
 
 
 def test_an_imported_teacher_is_held_against_its_published_accuracy(trained, tmp_path):
-    run_folder, state_dict = trained
+    original, state_dict = trained
     import_directly(tmp_path / "run", state_dict)
-    right = 100 * accuracy(run_folder)
-    build(student(tmp_path / "run", teacher__published=right + 0.09))
+    right = 100 * accuracy(original)
+    build(student(tmp_path / "run", published=right + 0.09))
     with pytest.raises(ValueError, match=f"is {right:.2f} %, stated is {right + 0.2:.2f} %"):
-        build(student(tmp_path / "run", teacher__published=right + 0.2))
+        build(student(tmp_path / "run", published=right + 0.2))
     # What the user states goes before what is published, and a run of one's own has an accuracy of its own.
-    build(student(tmp_path / "run", teacher__published=right + 0.2, teacher__accuracy=right))
-    build(student(run_folder, teacher__published=right + 0.2))
+    build(student(tmp_path / "run", published=right + 0.2, accuracy=right))
+    build(student(original, published=right + 0.2))
 
 
 def test_the_published_teachers_stand_in_the_pair_table(trained, tmp_path):
-    teachers = {teacher for teacher, _ in cifar100.PAIRS}
+    teachers = {teacher for teacher, _ in rows.PAIRS["cifar100"]}
     assert cifar100.PUBLISHED.keys() == teachers
     for teacher in teachers:
         settings = check(cifar100.get_config(f"teacher={teacher},student=resnet8"))
@@ -121,7 +144,9 @@ def test_a_network_without_normalisation_is_imported_too(tmp_path):
     assert network.imported and saved.steps(tmp_path / "run") == {"last": 0, "best": 0}
     loaded = saved.load_variables(tmp_path / "run", 0)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
-    built = build(student(tmp_path / "run", model__teacher="own_networks:plain_function"))
+    config = student(tmp_path / "run")
+    config.model.teacher = "own_networks:plain_function"
+    built = build(config)
     assert 0 <= built.teacher_accuracy <= 1
 
 
@@ -130,17 +155,19 @@ def test_an_import_that_does_not_fit_names_everything_and_leaves_no_folder(train
     file, folder = tmp_path / "a.safetensors", tmp_path / "run"
     save_file(state_dict, file)
     common = ("import", file, f"--workdir={folder}")
-    message = refused(*common, "--model=resnet8", "--num_classes=100")
+    message = call(*common, "--model=resnet8", "--num_classes=100").refused()
     assert "wrong shape: fc.weight (10, 64), expected (100, 64)" in message and str(file) in message
-    message = refused(*common, "--model=resnet14", "--num_classes=10")
+    message = call(*common, "--model=resnet14", "--num_classes=10").refused()
     assert "missing: layer1.1.bn1.bias (16,)" in message
     assert re.search("missing: .*; and [0-9]+ more", message) and len(message) < 1000
-    assert "did you mean 'resnet8'" in refused(*common, "--model=resnet9", "--num_classes=10")
-    assert "has no stem 'imagenet'" in refused(*common, "--model=resnet8", "--num_classes=10", "--stem=imagenet")
-    assert "FILE is missing" in refused("import", "--model=resnet8", "--num_classes=10", f"--workdir={folder}")
-    assert "'b.pth'" in refused(*common, "b.pth", "--model=resnet8", "--num_classes=10")
-    assert "there is no file" in refused("import", "none.pth", "--model=resnet8", "--num_classes=10", "--workdir=x")
-    assert "from Python" in refused(*common, "--model=own_networks:vit", "--num_classes=10")
+    assert "did you mean 'resnet8'" in call(*common, "--model=resnet9", "--num_classes=10").refused()
+    assert "has no stem 'imagenet'" in call(*common, "--model=resnet8", "--num_classes=10", "--stem=imagenet").refused()
+    assert "FILE is missing" in call("import", "--model=resnet8", "--num_classes=10", f"--workdir={folder}").refused()
+    assert "'b.pth'" in call(*common, "b.pth", "--model=resnet8", "--num_classes=10").refused()
+    assert (
+        "there is no file" in call("import", "none.pth", "--model=resnet8", "--num_classes=10", "--workdir=x").refused()
+    )
+    assert "from Python" in call(*common, "--model=own_networks:vit", "--num_classes=10").refused()
     assert not folder.exists()
 
 
@@ -170,21 +197,21 @@ def test_what_cannot_be_written_leaves_no_folder(tmp_path, changes, message):
 
 
 def test_evaluating_on_other_data_does_not_look_for_them_where_the_run_found_its_own(trained, tmp_path):
-    run_folder, _ = trained
-    config = json.loads((run_folder / "config.json").read_text())
+    original, _ = trained
+    config = json.loads((original / "config.json").read_text())
     config["data"] |= {"name": "fashion_mnist", "path": str(tmp_path)}
-    shutil.copytree(run_folder, tmp_path / "run")
+    shutil.copytree(original, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    result = run("evaluate", f"--workdir={tmp_path}/run", "--data=digits")  # which has no path at all
-    assert result.returncode == 0 and "359 test images of digits" in result.stdout, result.stderr
+    result = call("evaluate", f"--workdir={tmp_path}/run", "--data=digits")  # which has no path at all
+    assert result.code == 0 and "359 test images of digits" in result.out, result
 
 
 def test_a_folder_of_runs_leaves_imported_ones_out_and_says_so(trained, tmp_path):
-    run_folder, state_dict = trained
-    shutil.copytree(run_folder, tmp_path / "b")
+    original, state_dict = trained
+    shutil.copytree(original, tmp_path / "b")
     import_directly(tmp_path / "a", state_dict)
-    result = run("evaluate", f"--workdir={tmp_path}")
-    assert result.returncode == 0 and "a holds an imported network" in result.stdout and "b last" in result.stdout
+    result = call("evaluate", f"--workdir={tmp_path}")
+    assert result.code == 0 and "a holds an imported network" in result.out and "b last" in result.out
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

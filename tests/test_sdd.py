@@ -12,7 +12,7 @@ from test_losses import GOLDEN as LOSSES
 from test_losses import golden_bases
 
 from sdd_jax import complementary_mask, dkd_loss, kd_loss, pool_regions, sdd_loss
-from sdd_jax.sdd import _averaging_matrix, average_grid, num_regions, shared_grid
+from sdd_jax.regions import Regions, _averaging_matrix, average_grid
 
 POOLING = np.load(Path(__file__).parent / "golden" / "pooling.npz")
 MAPS = [(1, 1), (2, 2), (3, 5), (4, 4), (7, 7), (8, 8), (14, 14), (16, 8), (5, 4), (1, 9)]
@@ -56,7 +56,7 @@ def slow_regions(grid, scales):
 def test_direct_pooling_is_that_of_its_definition(size, scales, x64):
     grid = a_map(*size)
     regions = pooled(grid, scales)
-    assert regions.shape[1] == num_regions(scales)
+    assert regions.shape[1] == Regions(scales).count
     np.testing.assert_allclose(regions, slow_regions(grid, scales), atol=1e-12)
     np.testing.assert_allclose(regions[:, 0], np.mean(grid, (1, 2)), atol=1e-12)
 
@@ -94,13 +94,23 @@ def test_pooling_commutes_with_an_affine_head(size, pooling, x64):
     np.testing.assert_allclose(before, after, atol=1e-12)
 
 
-def test_shared_grid():
-    assert shared_grid(7, 7, (1, 2, 4), "nested") == 4
-    assert shared_grid(8, 8, (1, 2, 4), "direct") == 4
-    assert shared_grid(8, 16, (1, 2), "direct") == 2
-    assert shared_grid(7, 7, (1, 2), "direct") is None
-    assert shared_grid(6, 6, (1, 2, 3), "direct") is None  # 2 does not divide 3
-    assert shared_grid(3, 5, (1,), "direct") == 1
+def test_places_are_numbered_scale_by_scale_and_row_by_row():
+    assert Regions((1, 2)).places() == [(1, 0, 0), (2, 0, 0), (2, 0, 1), (2, 1, 0), (2, 1, 1)]
+    marks = np.arange(16.0).reshape(1, 4, 4, 1)
+    regions = Regions((1, 4), "nested")
+    pooled = np.asarray(regions.pool(marks))[0, :, 0]
+    assert len(regions.places()) == regions.count == 17
+    for value, (scale, row, column) in zip(pooled, regions.places(), strict=True):
+        assert value == (7.5 if scale == 1 else 4 * row + column)
+
+
+def test_the_grid_that_every_region_is_an_average_of():
+    assert Regions((1, 2, 4), "nested").grid(7, 7) == 4
+    assert Regions((1, 2, 4), "direct").grid(8, 8) == 4
+    assert Regions((1, 2), "direct").grid(8, 16) == 2
+    assert Regions((1, 2), "direct").grid(7, 7) is None
+    assert Regions((1, 2, 3), "direct").grid(6, 6) is None  # 2 does not divide 3
+    assert Regions((1,), "direct").grid(3, 5) == 1
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -12,13 +12,14 @@ from flax import linen as nn
 from served import images, live, served
 
 from sdd_jax.models import Classifier
-from sdd_jax.models.layers import torch_affine_init
-from sdd_jax.serving.onnx_file import write_onnx
+from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
+from sdd_jax.serving.onnx_graph import write_onnx
 from sdd_jax.serving.stablehlo import write_stablehlo
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
+SLOW = pytest.mark.slow
 FAMILIES = {  # one of each, at the smallest size that its poolings leave something of
     "resnet8": {},
     "resnet8 for CUB-200": {"stem": "cub200", "size": 40},
@@ -40,7 +41,36 @@ def run_onnx(path, pixels):
     return logits
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+class Mixed(nn.Module):
+    """A trunk that has the operations of every family."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        for number, stride in enumerate((2, 1)):
+            x = conv(8, 3, stride, dtype=jnp.float32, name=f"conv{number}")(x)
+            x = nn.relu(BatchNorm(name=f"bn{number}")(x, train=train))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        left, right = jnp.split(x, 2, axis=-1)
+        left = nn.avg_pool(left, (3, 3), (1, 1), padding=((1, 1), (1, 1)))
+        right = jnp.pad(jax.lax.slice_in_dim(right, 1, None, axis=1), ((0, 0), (0, 1), (0, 0), (0, 0)))
+        right = nn.Conv(4, (3, 3), feature_group_count=2, name="grouped")(right)
+        x = jnp.concatenate([left, jnp.clip(right, 0, 6)], axis=-1)
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height, width, 2, channels // 2).swapaxes(-1, -2).reshape(x.shape)  # shuffled
+        tokens = nn.LayerNorm(name="norm")(x.reshape(batch, height * width, channels))
+        tokens += nn.MultiHeadDotProductAttention(num_heads=2, name="attention")(tokens)
+        return nn.gelu(tokens).reshape(x.shape)
+
+
+def mixed(*, num_classes, stem, dtype):
+    return Classifier(Mixed(), num_classes, torch_affine_init)
+
+
+FAMILIES["test_serving_export:mixed"] = {}
+QUICK = ("test_serving_export:mixed", "own_networks:nnx_convnet")
+
+
+@pytest.mark.parametrize("case", [pytest.param(name, marks=() if name in QUICK else SLOW) for name in FAMILIES])
 def test_an_onnx_file_answers_as_the_live_model(case, tmp_path):
     one = served(case.split(" ")[0], **FAMILIES[case])
     path = tmp_path / "network.onnx"
@@ -53,9 +83,11 @@ def test_an_onnx_file_answers_as_the_live_model(case, tmp_path):
     np.testing.assert_allclose(one_alone, expected[1:2], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["resnet8", "shufflenet_v1", "own_networks:vit"])
+@pytest.mark.parametrize(
+    "case", ["served:small", *(pytest.param(name, marks=SLOW) for name in ("shufflenet_v1", "own_networks:vit"))]
+)
 def test_a_stablehlo_file_answers_as_the_live_model(case, tmp_path):
-    one = served(case, **FAMILIES[case])
+    one = served(case, **FAMILIES.get(case, {}))
     path = tmp_path / "network.stablehlo"
     write_stablehlo(one, path)
     pixels = images(one)
@@ -67,8 +99,9 @@ def test_a_stablehlo_file_answers_as_the_live_model(case, tmp_path):
     assert json.loads((tmp_path / "network.stablehlo.json").read_text()) == one.metadata()
 
 
+@SLOW
 def test_a_stablehlo_file_needs_no_package_of_ours(tmp_path):
-    one = served("resnet8", channels=1)
+    one = served("served:small", channels=1)
     path, pixels = tmp_path / "a.stablehlo", images(one, 2)
     write_stablehlo(one, path)
     np.save(tmp_path / "images.npy", pixels)
@@ -81,7 +114,7 @@ def test_a_stablehlo_file_needs_no_package_of_ours(tmp_path):
 
 
 def test_an_onnx_file_says_what_it_takes_and_gives(tmp_path):
-    one = served("resnet8", channels=1)
+    one = served("served:small", channels=1)
     write_onnx(one, tmp_path / "a.onnx")
     model = onnx.load(tmp_path / "a.onnx")
     said = {entry.key: entry.value for entry in model.metadata_props}
@@ -93,7 +126,7 @@ def test_an_onnx_file_says_what_it_takes_and_gives(tmp_path):
     shape = taken.type.tensor_type.shape.dim
     assert shape[0].dim_param == "batch" and [size.dim_value for size in shape[1:]] == [32, 32, 1]
     names = {tensor.name for tensor in model.graph.initializer}
-    assert "params/trunk/stem_conv/kernel" in names  # weights keep their names, normalisations are folded into them
+    assert "params/trunk/conv0/kernel" in names  # weights keep their names, normalisations are folded into them
     assert not {node.op_type for node in model.graph.node} & {"BatchNormalization", "Sqrt"}
 
 
@@ -105,7 +138,7 @@ def test_a_bfloat16_run_becomes_a_float32_file(tmp_path):
 
 
 def test_what_exists_is_not_overwritten(tmp_path):
-    one = served("resnet8")
+    one = served("served:small")
     for name, write in (("a.onnx", write_onnx), ("a.stablehlo", write_stablehlo)):
         (tmp_path / name).write_text("mine")
         with pytest.raises(ValueError, match="not overwritten"):

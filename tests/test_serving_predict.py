@@ -2,28 +2,25 @@
 
 import csv
 import json
-import os
-import sys
 
 import jax
 import numpy as np
 import pytest
 import sets
+from commands import call
 from PIL import Image
 from served import live, served
-from test_end_to_end import ENVIRONMENT, run
 from test_report import write_run
 
 from sdd_jax import data
 from sdd_jax.data import images
-from sdd_jax.serving.overlay import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL, draw_overlay
-from sdd_jax.serving.pictures import find_pictures, prepare
-from sdd_jax.serving.predict import Writer, predict
-from sdd_jax.serving.regions import Place, Region, read_regions
+from sdd_jax.regions import Regions
+from sdd_jax.serving.predict import find_pictures, predict, prepare, write
+from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL, Region, draw_overlay, read_regions
 
 
 def of_set(name, channels=1, size=32, augment="pad_crop"):
-    return served("resnet8", channels=channels, size=size)._replace(data_name=name, augment=augment)
+    return served("served:small", channels=channels, size=size)._replace(data_name=name, augment=augment)
 
 
 def saved(path, pixels, **options):
@@ -80,7 +77,7 @@ def test_pictures_are_found_in_the_order_of_their_names(tmp_path):
 
 
 def test_predictions_are_the_live_models(tmp_path):
-    one = served("resnet8")
+    one = served("served:small")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     pictures = [saved(tmp_path / f"{number}.png", image) for number, image in enumerate(pixels)]
@@ -91,24 +88,26 @@ def test_predictions_are_the_live_models(tmp_path):
         np.testing.assert_allclose(prediction.probabilities, shares / shares.sum(), rtol=1e-4, atol=1e-6)
         assert prediction.label == logits.argmax() and len(prediction.regions) == 21
     x = (pixels[:1] / np.float32(255) - np.float32(one.mean)) / np.float32(one.std)
-    regions = one.network.model.apply(one.variables, x, train=False, pooling="nested").region_logits[0]
+    regions = one.network.model.apply(one.variables, x, train=False, regions=one.regions).region_logits[0]
     assert [region.label for region in got[0].regions] == jax.numpy.argmax(regions, -1).tolist()
 
 
 def test_regions_by_hand():
     logits = np.log(np.array([[6, 4], [9, 1], [3, 7], [2, 8], [5, 4]], np.float64))
-    assert read_regions(logits, logits[0], (1, 2)) == [
-        Region(Place(1, 0, 0), 0, pytest.approx(0.6), True),
-        Region(Place(2, 0, 0), 0, pytest.approx(0.9), True),
-        Region(Place(2, 0, 1), 1, pytest.approx(0.7), False),
-        Region(Place(2, 1, 0), 1, pytest.approx(0.8), False),
-        Region(Place(2, 1, 1), 0, pytest.approx(5 / 9), True),
+    assert read_regions(logits, logits[0], Regions((1, 2))) == [
+        Region(1, 0, 0, 0, pytest.approx(0.6), True),
+        Region(2, 0, 0, 0, pytest.approx(0.9), True),
+        Region(2, 0, 1, 1, pytest.approx(0.7), False),
+        Region(2, 1, 0, 1, pytest.approx(0.8), False),
+        Region(2, 1, 1, 0, pytest.approx(5 / 9), True),
     ]
 
 
 def test_the_overlay_colours_each_region_by_its_word():
     logits = np.log(np.array([[6, 4], [9, 1], [3, 7], [2, 8], [5, 4]], np.float64))
-    sheet = draw_overlay(np.zeros((8, 8, 1), np.uint8), read_regions(logits, logits[0], (1, 2)), ("a", "b"), "title")
+    sheet = draw_overlay(
+        np.zeros((8, 8, 1), np.uint8), read_regions(logits, logits[0], Regions((1, 2))), ("a", "b"), "title"
+    )
     pixels, left, top, half = np.asarray(sheet, float), 2 * GAP + PANEL, 2 * HEAD, PANEL // 2
     blue, orange = (np.array(colour) / np.linalg.norm(colour) for colour in (CONSISTENT, COMPLEMENTARY))
     for row, column, nearer, other in (
@@ -132,15 +131,14 @@ def test_a_broken_picture_is_named_after_those_before_it_are_done(tmp_path, grey
 
 
 def test_what_is_written(tmp_path):
-    one = served("resnet8", classes=3)
+    one = served("served:small", classes=3)
     (tmp_path / "in" / "sub").mkdir(parents=True)
     rng = np.random.default_rng(1)
     for name in ("a.png", "sub/a.png"):
         saved(tmp_path / "in" / name, rng.integers(0, 256, (40, 32, 3), dtype=np.uint8))
     pictures = find_pictures(tmp_path / "in")
-    with Writer(tmp_path / "out", tmp_path / "in", one.names) as writer:
-        for prediction in predict(one, pictures):
-            writer.add(prediction)
+    passed_on = list(write(predict(one, pictures), tmp_path / "out", tmp_path / "in", one.names))
+    assert [prediction.picture for prediction in passed_on] == pictures
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
     assert written == ["a.png.regions.png", "predictions.csv", "predictions.jsonl", "sub/a.png.regions.png"]
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
@@ -151,7 +149,7 @@ def test_what_is_written(tmp_path):
         assert float(row["probability"]) == pytest.approx(line["probability"], abs=1e-6)
         assert len(line["top"]) == 3 and len(line["regions"]) == 21
     with pytest.raises(ValueError, match="holds predictions already"):
-        Writer(tmp_path / "out", tmp_path / "in", one.names)
+        list(write([], tmp_path / "out", tmp_path / "in", one.names))
 
 
 def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
@@ -164,19 +162,14 @@ def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
     digit = data.load("digits", select_on="test").test.images[0][..., 0]
     saved(tmp_path / "digit.png", digit)
     folder = tmp_path / "plain" / "seed_0"
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)}  # the network is in these tests
-    arguments = (tmp_path / "digit.png", f"--workdir={folder}")
-    result = run("predict", *arguments, f"--output={tmp_path / 'out'}", environment=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(f"{tmp_path / 'digit.png'}: ") and "of 21 regions say otherwise" in result.stdout
+    arguments = ("predict", tmp_path / "digit.png", f"--workdir={folder}")
+    result = call(*arguments, f"--output={tmp_path / 'out'}")
+    assert result.code == 0, result
+    assert result.out.startswith(f"{tmp_path / 'digit.png'}: ") and "of 21 regions say otherwise" in result.out
     assert (tmp_path / "out" / "digit.png.regions.png").exists()
     for kind in ("onnx", "stablehlo"):
-        result = run(
-            "export", f"--workdir={folder}", f"--format={kind}", f"--output={tmp_path / kind}", environment=environment
-        )
-        assert result.returncode == 0, result.stderr
-        assert "uint8 [batch, 32, 32, 1] in, normalised inside, 10 logits out" in result.stdout
+        result = call("export", f"--workdir={folder}", f"--format={kind}", f"--output={tmp_path / kind}")
+        assert result.code == 0, result
+        assert "uint8 [batch, 32, 32, 1] in, normalised inside, 10 logits out" in result.out
     (tmp_path / "digit.png").write_text("torn")
-    result = run("predict", *arguments, environment=environment)
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert f"{tmp_path / 'digit.png'} cannot be read as an image" in result.stderr
+    assert f"{tmp_path / 'digit.png'} cannot be read as an image" in call(*arguments).refused()

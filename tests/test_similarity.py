@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from sdd_jax.training.similarity import similarity, similarity_loss
+from sdd_jax.regions import Regions
+from sdd_jax.training.features import similarity, similarity_loss
 
 
 def maps(student=(6, 4, 4, 5), teacher=(6, 8, 8, 7), seed=0):
@@ -55,8 +56,8 @@ def test_value_is_that_of_the_formula_for_maps_of_any_size(x64):
 @pytest.mark.parametrize(("reduction", "reduce"), [("mean", np.mean), ("sum", np.sum)])
 def test_regions_are_compared_each_by_itself(reduction, reduce, x64):
     student, teacher = maps()
-    regions = {"scales": (1, 2, 4), "pooling": "nested", "reduction": reduction}
-    loss, _, _ = applied(similarity(2.0, regions=regions), student, teacher)
+    regions = Regions((1, 2, 4), "nested")
+    loss, _, _ = applied(similarity(2.0, regions=regions, reduction=reduction), student, teacher)
     cells = [np.concatenate([cell_means(one, side) for side in (1, 2, 4)], axis=1) for one in (student, teacher)]
     each = [by_formula(cells[0][:, r], cells[1][:, r]) for r in range(21)]
     np.testing.assert_allclose(loss, 2.0 * reduce(each, axis=0), rtol=1e-9)

@@ -2,9 +2,10 @@
 
 import pytest
 
-from configs import cub200, imagenet
-from experiments import cells, recipes, tables
-from experiments.cells import QUOTED, RUN, UNAVAILABLE, difference, remarks
+from configs import imagenet
+from configs.rows import PAIRS
+from experiments import cells, recipes, results, tables
+from experiments.cells import QUOTED, RUN, difference, remarks
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
 from sdd_jax import build
 from sdd_jax.models import model_names, model_stems
@@ -23,19 +24,19 @@ SHAPES = {
     "appendix1": (5, 3),
     "appendix2": (3, 2),
 }
-# Cells that are run of the paper's own, not available yet, and ours; all others are quoted.
+# Cells that are run of the paper's own, and ours; all others are quoted.
 STATUSES = {
-    "table1": (8 * 4, 0, 2 * 4),
-    "table2": (8 * 6, 0, 2 * 6),
-    "table3": (8, 0, 4),
-    "table4": (8, 0, 4),
-    "table5": (8 * 5, 0, 2 * 5),
-    "table6": (8, 0, 0),
-    "table7": (8, 0, 0),
-    "table8": (5, 0, 0),
-    "table9": (3, 0, 0),
-    "appendix1": (15, 0, 0),
-    "appendix2": (6, 0, 0),
+    "table1": (8 * 4, 2 * 4),
+    "table2": (8 * 6, 2 * 6),
+    "table3": (8, 4),
+    "table4": (8, 4),
+    "table5": (8 * 5, 2 * 5),
+    "table6": (8, 0),
+    "table7": (8, 0),
+    "table8": (5, 0),
+    "table9": (3, 0),
+    "appendix1": (15, 0),
+    "appendix2": (6, 0),
 }
 
 
@@ -60,15 +61,13 @@ def test_every_table_has_the_papers_rows_and_columns():
 
 
 @pytest.mark.parametrize("name", STATUSES)
-def test_what_is_run_quoted_or_not_available(name):
+def test_what_is_run_or_quoted(name):
     of_paper = [one for one in tables.TABLES[name].cells if not one.ours]
-    run, unavailable, own = STATUSES[name]
+    run, own = STATUSES[name]
     assert sum(one.status == RUN for one in of_paper) == run
-    assert sum(one.status == UNAVAILABLE for one in of_paper) == unavailable
-    assert sum(one.status == QUOTED for one in of_paper) == len(of_paper) - run - unavailable
+    assert sum(one.status == QUOTED for one in of_paper) == len(of_paper) - run
     assert len(tables.TABLES[name].cells) - len(of_paper) == own
     for one in tables.TABLES[name].cells:
-        assert bool(one.missing) == (one.status == UNAVAILABLE)
         assert not one.ours or (one.status == RUN and not one.paper)
 
 
@@ -226,11 +225,13 @@ def test_the_rows_of_the_ablations():
 def test_the_rows_with_features():
     """SDD-KD's loss with another term; of SDD-SP scales, pooling and reduction alone, since it has no classifier."""
     column = "RN32x4 -> RN8x4"
-    sp, crd, sdd, with_sp, with_crd = (identity(one.recipe) for one in tables.TABLES["appendix1"].cells[-5:])
-    assert (sp["loss.beta"], crd["loss.beta"], sp["loss.task_weight"]) == (3000.0, 0.8, 1.0)
+    appendix = tables.TABLES["appendix1"]
+    sp, crd, sdd, with_sp, with_crd = (identity(appendix.find(row, column).recipe) for row in appendix.rows)
+    assert (sp["features.weight"], crd["features.weight"], sp["loss.task_weight"]) == (3000.0, 0.8, 1.0)
     for term, both in ((sp, with_sp), (crd, with_crd)):
-        assert both == sdd | {"method": both["method"], "loss.beta": term["loss.beta"]}
-        assert not any(name.startswith("sdd.") or name == "loss.temperature" for name in term)
+        of_features = {name: value for name, value in term.items() if name.startswith("features.")}
+        assert both == sdd | of_features | {"method": both["method"]}
+        assert not any(name.startswith(("sdd.", "loss.options.")) for name in term)
     regions = {
         name: value for name, value in identity(cell("appendix2", "SDD-SP", column).recipe).items() if "sdd." in name
     }
@@ -254,21 +255,12 @@ def test_the_rows_of_our_own_study():
     assert len({recipes.digest(one) for one in rows.values()}) == len(rows) == 14
 
 
-# As they were when their first results were written: a result is found again by this name.
-KEYS = {
-    "teacher": "21efd70345eb",
-    "student": "07a1e0ee3b15",
-    "KD": "8338d8b48d44",
-    "SD-KD": "ffbd64ee28b4",
-    "DKD": "831b675bb6bb",
-    "SD-DKD": "e684fdbd6652",
-}
-
-
-@pytest.mark.parametrize("row", KEYS)
-def test_results_are_found_again(row):
-    recipe = cell("fashion", row, "RN20 -> RN8").recipe
-    assert recipes.key(recipes.settings(recipe, RELEASED)) == KEYS[row]
+@pytest.mark.parametrize("row", ["teacher", "student", "KD", "SD-KD", "DKD", "SD-DKD", "LS-DKD", "SD-LS-DKD"])
+def test_committed_results_are_found_again(row):
+    """Their lines have the field names of an earlier version."""
+    key = recipes.key(recipes.settings(cell("fashion", row, "RN20 -> RN8").recipe, RELEASED))
+    found = results.index(results.read_file(results.RESULTS / "fashion.jsonl"))
+    assert {seed for run, seed in found if run.config == key} == ({0} if row == "teacher" else {0, 1, 2, 3, 4})
 
 
 def test_the_pair_across_families_has_the_same_teacher_and_a_fifth_of_the_rate():
@@ -304,7 +296,7 @@ def test_ours_differ_from_their_base_by_sdd_alone(table):
             differ = {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
             assert differ == {"method", *(name for name in first if name.startswith("sdd."))}
         released = [identity(cell(table, name, column).recipe) for name in ("NKD", "NKD with SD-NKD's loss")]
-        assert released[0]["loss.gamma"] == 1.5 != released[1]["loss.gamma"]
+        assert released[0]["loss.options.gamma"] == 1.5 != released[1]["loss.options.gamma"]
         # The paper's preset has one base loss for both already.
         paper = [identity(cell(table, name, column).recipe, PAPER) for name in ("NKD", "NKD with SD-NKD's loss")]
         assert paper[0] == paper[1]
@@ -319,16 +311,15 @@ def test_a_runs_key_is_of_what_is_computed_and_of_nothing_else():
         "teacher.run": "runs/a",
         "steps_per_call": 50,
         "sdd.scales": (1, 2),  # KD reads none
-        "loss.beta": 3.0,
-        "loss.gamma": 3.0,
+        "features.weight": 3.0,
     }
     assert recipes.key({**settings, **same}) == recipes.key(settings)
     for other in ({"epochs": 200}, {"data.train_examples": 100}, {"data.select_on": "validation"}, {"batch_size": 32}):
         assert recipes.key({**settings, **other}) != recipes.key(settings)
-    for other in ({"loss.temperature": 2.0}, {"loss.warmup_epochs": 1}, {"model.dtype": "bfloat16"}):
+    for other in ({"loss.options.temperature": 2.0}, {"loss.warmup_epochs": 1}, {"model.dtype": "bfloat16"}):
         assert recipes.key({**settings, **other}) != recipes.key(settings)
     student = recipes.settings(cell("table2", "student", "RN32x4 -> ShuffleNetV1").recipe, RELEASED)
-    assert recipes.key({**student, "loss.temperature": 2.0, "preset": "paper"}) == recipes.key(student)
+    assert recipes.key({**student, "loss.task_weight": 2.0, "preset": "paper"}) == recipes.key(student)
 
 
 def test_a_field_that_came_later_is_taken_for_its_default():
@@ -346,8 +337,8 @@ def test_the_command_line_of_a_row():
     ]
     same = cell("table1", "SD-NKD with NKD's loss", "WRN40-2 -> MobileNetV2").recipe
     assert recipes.command_line(same, RELEASED)[1:] == [
-        "--config.loss.gamma=1.5",
-        "--config.loss.temperature=1.0",
+        "--config.loss.options.gamma=1.5",
+        "--config.loss.options.temperature=1.0",
         "--config.loss.warmup_epochs=0",
     ]
     assert recipes.command_line(same, PAPER)[1:] == []
@@ -378,10 +369,10 @@ def test_cub200_is_run_as_its_scripts_and_yaml_files_say():
         ("vgg13", "vgg8"): (0.05, 6.0),
         ("resnet50", "shufflenet_v1"): (0.01, 8.0),
     }
-    assert set(cub200.PAIRS) == set(expected)
+    assert set(PAIRS["cub200"]) == set(expected)
     for (teacher, student), (rate, beta) in expected.items():
         settings = recipes.settings(Recipe("cub200", student, teacher, "sdd_dkd"), RELEASED)
-        assert (settings["optim.learning_rate"], settings["loss.beta"]) == (rate, beta)
+        assert (settings["optim.learning_rate"], settings["loss.options.beta"]) == (rate, beta)
         assert (settings["epochs"], settings["batch_size"]) == (240, 64)
         assert settings["optim.milestones"] == (150, 180, 210) and settings["optim.weight_decay"] == 5e-4
         assert settings["sdd.scales"] == (1, 2, 4) and settings["loss.warmup_epochs"] == 20
@@ -389,18 +380,13 @@ def test_cub200_is_run_as_its_scripts_and_yaml_files_say():
         paper = recipes.settings(Recipe("cub200", student, teacher, "sdd_dkd"), PAPER)
         assert paper["sdd.scales"] == ((1, 2) if student == "vgg8" else (1, 2, 4))
         nkd = recipes.settings(Recipe("cub200", student, teacher, "sdd_nkd"), RELEASED)
-        assert (nkd["loss.temperature"], nkd["loss.gamma"]) == (4.0, beta)
-
-
-def test_cub200_traces():
-    state, metrics = build.trace(cub200.get_config("teacher=vgg13,student=vgg8,method=sdd_nkd"))
-    assert state.params["student"]["head"]["bias"].shape == (200,) and "complementary_share" in metrics
+        assert (nkd["loss.options.temperature"], nkd["loss.options.gamma"]) == (4.0, beta)
 
 
 def test_imagenet_gives_sd_kd_what_kd_has_under_the_papers_preset_alone():
     def weights(method, preset):
         loss = imagenet.get_config(f"method={method},preset={preset}").loss
-        return loss.temperature, loss.task_weight, loss.distill_weight
+        return loss.options.temperature, loss.task_weight, loss.distill_weight
 
     assert weights("kd", RELEASED) == weights("kd", PAPER) == weights("sdd_kd", PAPER) == (1.0, 0.5, 0.5)
     assert weights("sdd_kd", RELEASED) == (4.0, 0.1, 0.9)

@@ -24,13 +24,14 @@ from sdd_jax.commands import cache as cache_command
 from sdd_jax.data.augment import num_views
 from sdd_jax.data.memory import MemoryData
 from sdd_jax.mesh import pick
-from sdd_jax.training import loop, run_files, teacher_cache
-from sdd_jax.training.cached_teacher import CachedTeacher, make_compute, run_keys
+from sdd_jax.regions import Regions
+from sdd_jax.training import logbook, loop, teacher_cache
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.loop import train
-from sdd_jax.training.run_folder import read_done
-from sdd_jax.training.teacher_cache import Cache, added_error, make_layout, outputs_of_rows, pack, teacher_rows, unpack
+from sdd_jax.training.run_dir import read_done
+from sdd_jax.training.teacher import cached_teacher, make_compute, run_keys
+from sdd_jax.training.teacher_cache import Cache, Layout, added_error, outputs_of_rows, pack, teacher_rows, unpack
 
 FILL_BATCH = 16
 SCALES = (1, 2, 4)
@@ -42,10 +43,10 @@ class Filler:
     def __init__(self, folder, *, store="float32", dtype=jnp.float32, pooling="nested", change=lambda rows: rows):
         self.built = tiny.built(dtype=dtype)
         self.data = self.built.dataset
-        self.model, self.variables = tiny.model(12, dtype), self.built.teacher_arrays
-        self.layout = make_layout((8, 8), SCALES, pooling)
+        self.model, self.variables = tiny.model(12, dtype), self.built.teacher.arrays
+        self.layout = Layout(Regions(SCALES, pooling), Regions(SCALES, pooling).grid(8, 8))
         views = {"count": num_views(self.data.pad, self.data.flip)}
-        rows = {"count": self.layout.rows, **self.layout.named()}
+        rows = {"count": self.layout.rows, **self.layout.cache_key()}
         self.header = {"teacher": "tiny", "views": views, "rows": rows, "num_classes": tiny.CLASSES, "store": store}
         self.cache = Cache(folder, self.header)
         self.asked = 0
@@ -67,7 +68,7 @@ class Filler:
 
     def run(self, *, steps_per_call=1, on_device=None, seed=0, epochs=3, **changes):
         """``tiny.built`` with this cache as its teacher."""
-        source = CachedTeacher(
+        changes["teacher"] = cached_teacher(
             self.cache,
             self.layout,
             self.data,
@@ -77,7 +78,6 @@ class Filler:
             steps_per_call=steps_per_call,
             on_device=on_device,
         )
-        changes |= {"teacher": source.teacher, "teacher_arrays": source.arrays, "teacher_chunk": source.chunk}
         changes["steps_per_call"] = steps_per_call
         dtype = self.built.dtype
         return tiny.built(seed=seed, epochs=epochs, dtype=dtype, **changes)
@@ -108,8 +108,9 @@ def test_outputs_from_rows_are_the_live_outputs(pooling, size, x64):
     model = tiny.model(12, jnp.float64)
     images = jax.random.normal(jax.random.key(5), (3, size, size, 3), jnp.float64)
     variables = model.init(jax.random.key(6), images, train=False)
-    live = model.apply(variables, images, train=False, scales=SCALES, pooling=pooling)
-    layout = make_layout(live.logit_map.shape[1:3], SCALES, pooling)
+    live = model.apply(variables, images, train=False, regions=Regions(SCALES, pooling))
+    regions = Regions(SCALES, pooling)
+    layout = Layout(regions, regions.grid(*live.logit_map.shape[1:3]))
     rows = teacher_rows(model, variables, images, layout)
     cached = outputs_of_rows(rows, layout)
     chex.assert_trees_all_close(cached.logits, live.logits, rtol=1e-12)
@@ -144,7 +145,7 @@ def test_a_cached_teacher_teaches_as_the_live_one(tmp_path, x64, on_device):
 
 
 def test_in_float32_the_first_loss_agrees_and_both_places_give_the_same_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_files, "LOG_EVERY", 1)
+    monkeypatch.setattr(logbook, "LOG_EVERY", 1)
     filler = Filler(tmp_path / "cache").fill()
     states = [loop.train(filler.run(on_device=place), tmp_path / str(place)) for place in (True, False)]
     chex.assert_trees_all_close(*map(jax.device_get, states), rtol=1e-6, atol=1e-7)  # two programs
@@ -156,10 +157,10 @@ def test_in_float32_the_first_loss_agrees_and_both_places_give_the_same_run(tmp_
 def test_a_view_that_is_not_there_stops_the_run(tmp_path):
     filler = Filler(tmp_path / "cache").fill()
     built = filler.run(on_device=True)
-    arrays = built.teacher_arrays
+    arrays = built.teacher.arrays
     gone = {**arrays, "table": np.full_like(arrays["table"], -1)}
     with pytest.raises(loop.NonFinite, match="step 0"):
-        loop.train(built._replace(teacher_arrays=gone), tmp_path / "run")
+        loop.train(built._replace(teacher=built.teacher._replace(arrays=gone)), tmp_path / "run")
 
 
 # ---------------------------------------------------------------------- filling
@@ -351,7 +352,7 @@ def test_a_config_names_its_cache_and_no_other_is_taken(tmp_path, filled):
         build(digits(method="kd", teacher__cache=str(folder), data__train_examples=63, **common))
     with pytest.raises(ValueError, match="holds no cache"):
         build(digits(method="kd", teacher__cache=str(tmp_path), **common))
-    for method in ("sp", "crd", "sdd_sp", "sdd_kd_sp", "sdd_kd_crd"):
+    for method in ("sp", "crd", "sdd_sp", "sdd_kd+sp", "sdd_kd+crd"):
         with pytest.raises(ValueError, match=f"method '{method}' reads the teacher's feature_map: no cache holds that"):
             build(digits(method=method, teacher__cache=str(folder), **common))
 

@@ -9,7 +9,7 @@ from sets import jpeg, picture, write_tfds
 
 from sdd_jax import data
 from sdd_jax.data import images
-from sdd_jax.data.tfds_directory import find_tfds, read_tfds_set
+from sdd_jax.data.folders import find_tfds, read_tfds
 
 pytest.importorskip("tensorflow_datasets")
 
@@ -17,7 +17,7 @@ pytest.importorskip("tensorflow_datasets")
 @pytest.mark.parametrize("encoded", [True, False])
 def test_records_are_what_was_written(tmp_path, encoded):
     write_tfds(tmp_path, "birds", train=2, test=1, encoded=encoded)
-    listed = read_tfds_set("birds", tmp_path)
+    listed = read_tfds("birds", tmp_path)
     assert listed.class_names == ("class_0", "class_1", "class_2")
     assert (len(listed.train), len(listed.test)) == (6, 3)
     again = pickle.loads(pickle.dumps(listed.train))

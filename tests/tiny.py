@@ -10,12 +10,14 @@ from sdd_jax.losses import kd_loss
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import Classifier
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
+from sdd_jax.regions import Regions
 from sdd_jax.training import optim
 from sdd_jax.training.objective import distill
 from sdd_jax.training.programs import Built
-from sdd_jax.training.step import live_teacher
+from sdd_jax.training.teacher import live_teacher
 
 SDD = {"complementary_weight": 2.0, "consistent_weight": 1.0, "consistency": "label", "reduction": "mean"}
+REGIONS = Regions((1, 2, 4), "nested")
 CLASSES, TRAIN, TEST, BATCH = 3, 50, 23, 8
 
 
@@ -49,20 +51,18 @@ def dataset(select_on="validation"):
 def built(*, epochs=3, seed=0, dtype=jnp.float32, learning_rate=0.05, **changes):
     """A distillation by SDD-KD with everything in it: warm-up, validation split, batches across epoch ends."""
     teacher = model(12, dtype)
+    variables = teacher.init(jax.random.key(99), jnp.zeros((1, 16, 16, 3)), train=False)
     data = dataset()
     examples = len(data.train.labels)
     schedule = optim.cosine_schedule(learning_rate, optim.total_steps(epochs, examples, BATCH))
-    scales, pooling = (1, 2, 4), "nested"
     run = Built(
         config={"seed": seed, "epochs": epochs, "learning_rate": learning_rate},
         config_hash="tiny",
         model=model(8, dtype),
-        teacher=live_teacher(teacher, scales=scales, pooling=pooling),
-        teacher_arrays=teacher.init(jax.random.key(99), jnp.zeros((1, 16, 16, 3)), train=False),
-        teacher_chunk=None,
+        teacher=live_teacher(teacher, variables, REGIONS),
         teacher_accuracy=None,
         teacher_stated=None,
-        objective=distill(kd_loss, sdd=SDD, task_weight=0.1, distill_weight=0.9, warmup_epochs=2),
+        objective=distill(kd_loss, regions=REGIONS, sdd=SDD, task_weight=0.1, distill_weight=0.9, warmup_epochs=2),
         optimizer=optim.sgd(schedule, momentum=0.9, weight_decay=5e-4, clip_norm=40.0),
         dataset=data,
         mesh=make_mesh(),
@@ -72,8 +72,6 @@ def built(*, epochs=3, seed=0, dtype=jnp.float32, learning_rate=0.05, **changes)
         steps_per_call=1,
         eval_every_epochs=1,
         save_every_epochs=1,
-        scales=scales,
-        pooling=pooling,
         dtype=dtype,
     )
     return run._replace(**changes)

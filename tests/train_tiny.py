@@ -9,7 +9,6 @@ import tiny
 
 from sdd_jax import processes
 from sdd_jax.training import loop
-from sdd_jax.training.notice import Left, Notice
 
 parser = argparse.ArgumentParser()
 parser.add_argument("workdir", type=Path)
@@ -24,17 +23,17 @@ def main(given):
         index, count, port = map(int, given.process.split(","))
         processes.join(f"127.0.0.1:{port}", count, index, wait=60)
     try:
-        with Notice() as notice:
+        with processes.stop_signals() as requested:
 
-            def leaves(step):
+            def should_stop(step):
                 print(f"at {step}", flush=True)
                 time.sleep(given.seconds)
-                return notice.at(step)
+                return requested(step)
 
-            loop.train(tiny.built(epochs=given.epochs), given.workdir, leaves=leaves)
-    except Left as left:
-        print(left, file=sys.stderr)
-        sys.exit(left.code)
+            loop.train(tiny.built(epochs=given.epochs), given.workdir, should_stop=should_stop)
+    except processes.Preempted as preempted:
+        print(preempted, file=sys.stderr)
+        sys.exit(preempted.code)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from sdd_jax.build import check, make_parts
-from sdd_jax.build_data import load_data, refuse_cache
-from sdd_jax.build_teacher import cache_header, cache_layout, folded_teacher, measure_teacher, read_teacher
+from sdd_jax.build import check, load_data, make_parts, refuse_cache
+from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import image_dtype
-from sdd_jax.data.dataset import Dataset
-from sdd_jax.mesh import make_mesh
-from sdd_jax.training.cached_teacher import make_compute, run_keys
+from sdd_jax.data import Dataset
 from sdd_jax.training.checkpoint import Damaged
+from sdd_jax.training.teacher import make_compute, run_keys
 from sdd_jax.training.teacher_cache import STORES, Cache, stored_as, unpack
 
 BATCH = 256
@@ -35,7 +33,9 @@ SAMPLE = 1024
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "The config of the runs that are to read it.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "The config of the runs that are to read it.", lock_config=False, accept_new_attributes=True
+    )
     flags.DEFINE_string("workdir", None, "The cache's folder; made if it is not there.")
     flags.DEFINE_enum("store", "float32", STORES, "How a logit is kept; int8 has a scale for each region.")
     flags.DEFINE_bool("verify", False, "Check every file and a sample of the values; fill nothing.")
@@ -52,19 +52,18 @@ def main() -> None:
     dataset = load_data(settings)
     assert isinstance(dataset, Dataset)  # others were refused
     network = make_parts(settings, dataset.num_classes).teacher
-    measure_teacher(settings, network, teacher, variables, stated, dataset, make_mesh())
+    measure_teacher(settings, network, teacher, variables, stated, dataset)
     layout = cache_layout(settings, network, dataset)
     store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))
-    folded, folded_variables = folded_teacher(settings, network, variables, dataset)
-    compute = make_compute(folded, folded_variables, dataset, layout, image_dtype(settings), BATCH)
+    folded = folded_variables(settings, network, variables, dataset)
+    compute = make_compute(network, folded, dataset, layout, image_dtype(settings), BATCH)
     if flags.FLAGS.verify:
         print(verify(cache, compute), flush=True)
         return
-    wanted = np.zeros(0, np.int64)
-    for seed in settings["seeds"] or (settings["seed"],):
-        keys = run_keys(dataset, seed=seed, epochs=settings["epochs"], batch_size=settings["batch_size"])
-        wanted = np.union1d(wanted, keys)
+    options = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
+    seeds = settings["seeds"] or (settings["seed"],)
+    wanted = np.unique(np.concatenate([run_keys(dataset, seed=seed, **options) for seed in seeds]))
     for done, of in cache.add(wanted, compute, BATCH):
         print(f"{done} of {of} views", flush=True)
     print(describe(cache, len(wanted)), flush=True)
@@ -72,11 +71,10 @@ def main() -> None:
 
 def describe(cache: Cache, needed: int) -> str:
     """What is in the cache, in two lines."""
-    slots = len(cache.keys())
     size = sum(path.stat().st_size for path in cache.folder.iterdir()) / 2**20
     error = cache.error()
     return (
-        f"{cache.folder}: {slots} views, {cache.rows} x {cache.classes} logits of each in {cache.store}, "
+        f"{cache.folder}: {len(cache.keys())} views, {cache.rows} x {cache.classes} logits of each in {cache.store}, "
         f"{size:.1f} MiB; all {needed} that these runs need\n"
         f"error added by {cache.store}: at most {error['max_logit']:.2g} to a logit, "
         f"{error['mean_kl']:.2g} nats of KL divergence on average"

@@ -9,13 +9,10 @@ python -m sdd_jax evaluate --workdir=runs/resnet32x4 --data=cifar100 --data_path
 
 from pathlib import Path
 
-import jax.numpy as jnp
 from absl import flags
 
-from sdd_jax import data, saved
-from sdd_jax.config import DTYPES
+from sdd_jax import saved
 from sdd_jax.mesh import make_mesh
-from sdd_jax.training import run_folder
 from sdd_jax.training.loop import make_evaluator
 
 
@@ -29,35 +26,21 @@ def define_flags() -> None:
 
 def main() -> None:
     """Runs the command."""
-    workdir = Path(flags.FLAGS.workdir)
-    folders = [workdir]
-    if workdir.is_dir() and not (workdir / run_folder.CONFIG).exists():
-        folders = sorted(path.parent for path in workdir.rglob(run_folder.CONFIG)) or [workdir]
+    args, workdir = flags.FLAGS, Path(flags.FLAGS.workdir)
+    folders = saved.find_folders(workdir) or [workdir]
     for folder in folders:
-        if len(folders) > 1 and flags.FLAGS.data is None and saved.read(folder).imported:
+        if len(folders) > 1 and args.data is None and saved.read(folder).imported:
             print(f"{folder} holds an imported network, which names no data: left out")
-            continue
-        evaluate(folder, flags.FLAGS.data, flags.FLAGS.data_path)
+        else:
+            evaluate(folder, args.data, args.data_path)
 
 
 def evaluate(folder: Path, name: str | None, path: str | None) -> None:
     """Prints the results of one run on the data set ``name``, its own if None."""
-    network = saved.read(folder)
-    own = network.data if network.data and name in (None, network.data["name"]) else {}
-    if name is None and network.imported:
-        raise ValueError(f"{folder} holds an imported network, which names no data: add --data, one of {_known()}")
-    steps = saved.steps(folder)
-    dataset = data.load(
-        name or own["name"],
-        path=path or own.get("path"),
-        select_on=own.get("select_on", "test"),
-        image_size=own.get("image_size"),
-        augment=own.get("augment"),
-        workers=own.get("workers", 0),
-    )
+    network, steps = saved.read(folder), saved.steps(folder)
+    dataset = saved.load_test_data(network, name, path)
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
-    image_dtype = jnp.promote_types(DTYPES[network.dtype], jnp.float32)
-    evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), image_dtype)
+    evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), network.image_dtype)
     measured = {step: evaluator(saved.load_variables(folder, step)) for step in set(steps.values())}
     for which, step in steps.items():
         results = measured[step]
@@ -69,8 +52,4 @@ def evaluate(folder: Path, name: str | None, path: str | None) -> None:
         seen = f"{results['examples']} test images of {dataset.name}"
         print(f"{folder} {which} (step {step}): {numbers} on {seen}", flush=True)
         if network.imported:
-            break  # it has one checkpoint, which is both
-
-
-def _known() -> str:
-    return f"{', '.join((*data.INFO, data.FOLDER))} and {data.PREFIX}NAME"
+            break  # its one checkpoint is the last and the best

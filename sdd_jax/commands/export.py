@@ -19,8 +19,7 @@ from absl import flags
 
 from sdd_jax import saved
 from sdd_jax._version import __version__
-from sdd_jax.serving.network import Served, open_network
-from sdd_jax.serving.onnx_file import write_onnx
+from sdd_jax.serving.network import open_network
 from sdd_jax.serving.stablehlo import write_stablehlo
 from sdd_jax.tensor_files import write_safetensors
 from sdd_jax.torch_io import to_state_dict
@@ -42,36 +41,24 @@ def main() -> None:
     """Runs the command."""
     args, folder, output = flags.FLAGS, Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
     if args.format == "safetensors":
-        print(export_weights(folder, output, args.checkpoint))
+        network, step = saved.read(folder), saved.steps(folder)[args.checkpoint]
+        if ":" in network.name:
+            raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
+        tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
+        metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
+        write_safetensors(output, tensors, metadata | {"step": str(step), "sdd_jax": __version__})
+        print(f"{output}: {network.name} of {folder}, step {step}, {len(tensors)} tensors with PyTorch's names")
         return
     served = open_network(folder, checkpoint=args.checkpoint, data_name=args.data)
     if args.format == "onnx":
+        from sdd_jax.serving.onnx_graph import write_onnx  # says how to get onnx where it is missing
+
         what = f"{write_onnx(served, output)} nodes"
     else:
         write_stablehlo(served, output)
         what = f"StableHLO; {output}.json says what it is"
-    print(f"{output}: {describe(served)}, {what}")
-
-
-def describe(served: Served) -> str:
-    """The network and what it takes, in one line."""
-    shape = ", ".join(map(str, ("batch", *served.image_shape)))
-    network = served.network
-    return (
-        f"{network.name} of {network.folder}, step {served.step}; uint8 [{shape}] in, normalised inside, "
-        f"{network.num_classes} logits out"
+    network, shape = served.network, ", ".join(map(str, ("batch", *served.image_shape)))
+    print(
+        f"{output}: {network.name} of {folder}, step {served.step}; uint8 [{shape}] in, normalised inside, "
+        f"{network.num_classes} logits out, {what}"
     )
-
-
-def export_weights(folder: Path, output: Path, checkpoint: str) -> str:
-    """Writes the weights under PyTorch's names; what was written, in one line."""
-    network = saved.read(folder)
-    if ":" in network.name:
-        raise ValueError(
-            f"{network.name} has no table of PyTorch names: docs/pytorch.md shows how to export from Python"
-        )
-    step = saved.steps(folder)[checkpoint]
-    state_dict = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
-    metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
-    write_safetensors(output, state_dict, metadata | {"step": str(step), "sdd_jax": __version__})
-    return f"{output}: {network.name} of {folder}, step {step}, {len(state_dict)} tensors with PyTorch's names"

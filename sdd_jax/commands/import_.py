@@ -12,8 +12,9 @@ import jax
 from absl import flags
 
 from sdd_jax import saved
+from sdd_jax.files import sha256
 from sdd_jax.models import create_model
-from sdd_jax.tensor_files import file_sha256, read_checkpoint
+from sdd_jax.tensor_files import read_checkpoint
 from sdd_jax.torch_io import find_state_dict, from_state_dict
 
 ARGUMENTS = ("FILE",)
@@ -35,9 +36,7 @@ def main(file: str) -> None:
     """Runs the command."""
     args, folder = flags.FLAGS, Path(flags.FLAGS.workdir)
     if ":" in args.model:
-        raise ValueError(
-            f"--model={args.model}: a network of your own is imported from Python, see docs/own_network.md"
-        )
+        raise ValueError(f"--model={args.model}: a network of your own is imported from Python: docs/own_network.md")
     model = create_model(args.model, args.num_classes, args.stem)
     checkpoint = read_checkpoint(file)
     try:
@@ -46,7 +45,7 @@ def main(file: str) -> None:
         first, *lines = str(error).splitlines()
         more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
         raise ValueError("; ".join([f"{file}: {first}", *lines[:LISTED], *more])) from error
-    digest = file_sha256(file)
+    digest = sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}
     saved.write_imported(
         folder, name=args.model, stem=args.stem, num_classes=args.num_classes, variables=variables, source=source

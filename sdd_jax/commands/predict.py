@@ -1,23 +1,21 @@
-"""Says what is on a picture, or on every picture of a folder: class, probability, and the same of every region.
+"""Says what is on a picture, or on every picture of a folder: class and probability, also for every region.
 
 python -m sdd_jax predict PICTURE_OR_FOLDER --workdir=runs/a --output=predictions
 
-Prints a line for each picture. --output takes predictions.csv, predictions.jsonl with every region, and a picture of
-the regions for each: those that the network calls as it calls the whole, and those that it calls otherwise. Pictures
-are prepared as the run's evaluation images were; docs/export.md says how. An imported network names no data, so the
-command does: --data=cifar100.
+Prints a line for each picture. --output takes predictions.csv, predictions.jsonl with every region, and for each a
+picture of its regions: those with the class of the whole image, and those with another. Pictures are prepared as the
+run's evaluation images were; docs/export.md says how. An imported network names no data, so the command does:
+--data=cifar100.
 """
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from absl import flags
 
 from sdd_jax import saved
 from sdd_jax.serving.network import open_network
-from sdd_jax.serving.pictures import find_pictures
-from sdd_jax.serving.predict import Writer, as_text, predict
+from sdd_jax.serving.predict import as_text, find_pictures, predict, write
 
 ARGUMENTS = ("PICTURE_OR_FOLDER",)
 
@@ -39,8 +37,8 @@ def main(path: str) -> None:
     served = open_network(Path(args.workdir), checkpoint=args.checkpoint, data_name=args.data, data_path=args.data_path)
     if served.class_names is None:
         print(f"the class names of {served.data_name} are not at hand: numbers stand for them", file=sys.stderr)
-    with Writer(Path(args.output), root, served.names) if args.output else nullcontext() as writer:
-        for prediction in predict(served, pictures):
-            print(as_text(prediction, served.names), flush=True)
-            if writer is not None:
-                writer.add(prediction)
+    predictions = predict(served, pictures)
+    if args.output:
+        predictions = write(predictions, Path(args.output), root, served.names)
+    for prediction in predictions:
+        print(as_text(prediction, served.names), flush=True)

@@ -1,44 +1,39 @@
-"""Data sets by name, and a user's own arrays: ``load(name)`` and ``from_arrays(...)``.
+"""Data sets by name, a user's own arrays, and the batches of either: ``load``, ``from_arrays``, ``train_data``.
 
-Small sets are held in memory (:class:`Dataset`), large ones and sets of files are read from disk as they are needed
+Small sets are held in memory (:class:`Dataset`); large ones and folders of images are read from disk as they are needed
 (:class:`StreamedDataset`).
 """
 
 import difflib
-from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
 
-from sdd_jax.data.arrays import Dataset, Split, from_arrays
-from sdd_jax.data.bad_images import Skipped
-from sdd_jax.data.cifar import CIFAR10_CLASSES, CIFAR100_CLASSES, read_cifar
-from sdd_jax.data.digits import read_digits
-from sdd_jax.data.folders import class_folders, read_cub200, read_folder, train_folder
-from sdd_jax.data.idx import FASHION_CLASSES, read_mnist
-from sdd_jax.data.streamed import StreamedDataset, from_records
-from sdd_jax.data.tfds_directory import PREFIX, find_tfds, read_tfds_set
+from jax.sharding import Mesh
+
+from sdd_jax.data import cifar, folders, mnist
+from sdd_jax.data.dataset import Dataset, Split, from_arrays
+from sdd_jax.data.folders import PREFIX
+from sdd_jax.data.memory import MemoryData, MemoryEval
+from sdd_jax.data.streamed import Skipped, StreamedDataset, from_records
 
 __all__ = [
-    "FOLDER", "INFO", "PREFIX", "Dataset", "Info", "Skipped", "Split", "StreamedDataset", "check_name", "class_names",
-    "describe", "from_arrays", "from_records", "load", "refuse_in_memory",
+    "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset", "check_name",
+    "class_names", "describe", "eval_data", "from_arrays", "from_records", "load", "refuse_in_memory", "train_data",
 ]  # fmt: skip
+
+AnyDataset = Dataset | StreamedDataset
 
 
 class Info(NamedTuple):
-    """What is known of a set without reading it.
+    """Facts of a set that are known without reading it.
 
     Attributes:
-      num_classes: K.
       image_shape: ``(H, W, C)`` as networks see it.
       train_examples: images of the official training set, before any validation split.
-      test_examples: images of the official test set.
-      mean: per channel, in units of [0, 1].
-      std: per channel, in units of [0, 1].
+      mean: per channel, in units of [0, 1], as ``std``.
       pad: pixels of zero padding before the random crop.
-      flip: whether training images are flipped.
-      augment: how a training image is cropped: "pad_crop" (padded, then a window of its own size), "resize_crop"
-        (resized to a square, then a smaller window) or "random_resized_crop" (a window of random size, resized). Sets
-        of the last two are read from disk as they are needed, the others are held in memory.
+      augment: how a training image is cropped: "pad_crop" (padded, then a window of its own size) of sets in memory,
+        "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk.
     """
 
     num_classes: int
@@ -54,9 +49,9 @@ class Info(NamedTuple):
 
 # Mean and std: digits, MNIST and Fashion-MNIST measured on their training images (the latter two before padding, the
 # usual convention); CIFAR-10 the usual values; CIFAR-100 as in the official code's mdistiller/dataset/cifar100.py;
-# ImageNet as torchvision's, which the official code takes for CUB-200 as well. Digits lose their meaning in a mirror,
-# so neither set of them is flipped.
-INFO: Mapping[str, Info] = {
+# ImageNet as torchvision's, which the official code takes for CUB-200 as well. A mirrored digit is no digit: digits and
+# MNIST are not flipped.
+INFO = {
     "digits": Info(10, (32, 32, 1), 1438, 359, (0.3048,), (0.3754,), 4, False),
     "mnist": Info(10, (32, 32, 1), 60_000, 10_000, (0.1307,), (0.3081,), 4, False),
     "fashion_mnist": Info(10, (32, 32, 1), 60_000, 10_000, (0.2860,), (0.3530,), 4, True),
@@ -75,19 +70,16 @@ INFO: Mapping[str, Info] = {
     ),
 }  # fmt: skip
 
-_DIGITS = tuple("0123456789")
-_MEMORY = {
-    "digits": (lambda path: read_digits(), _DIGITS),
-    "mnist": (lambda path: read_mnist("mnist", path), _DIGITS),
-    "fashion_mnist": (lambda path: read_mnist("fashion_mnist", path), FASHION_CLASSES),
-    "cifar10": (lambda path: read_cifar("cifar10", path), CIFAR10_CLASSES),
-    "cifar100": (lambda path: read_cifar("cifar100", path), CIFAR100_CLASSES),
+_MEMORY = {  # name: its reader, what its classes are called
+    "digits": (mnist.read_digits, mnist.DIGITS),
+    "mnist": (lambda path: mnist.read_mnist("mnist", path), mnist.DIGITS),
+    "fashion_mnist": (lambda path: mnist.read_mnist("fashion_mnist", path), mnist.FASHION_CLASSES),
+    "cifar10": (lambda path: cifar.read_cifar("cifar10", path), cifar.CIFAR10_CLASSES),
+    "cifar100": (lambda path: cifar.read_cifar("cifar100", path), cifar.CIFAR100_CLASSES),
 }
 
-
 FOLDER = "image_folder"
-_IMAGENET_TFDS = "imagenet2012"
-# Of sets whose size nobody knows before they are read: photographs, so ImageNet's numbers and augmentation.
+# Of sets whose size is unknown before they are read: photographs, so ImageNet's numbers and augmentation.
 _ANY = INFO["imagenet"]._replace(num_classes=0, train_examples=0, test_examples=0)
 
 
@@ -101,38 +93,26 @@ def check_name(name: str) -> None:
     raise ValueError(f"no data set is called {name!r}: known are {', '.join(known)} and {PREFIX}NAME{hint}")
 
 
+def refuse_in_memory(name: str, option: str, value: Any) -> None:
+    """``ValueError`` if ``name`` is held in memory, where this option does not exist."""
+    if name in _MEMORY:
+        raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
+
+
 def describe(
-    name: str,
-    *,
-    path: str | PathLike[str] | None = None,
-    image_size: int | None = None,
-    num_classes: int | None = None,
+    name: str, *, path: str | PathLike[str] | None = None, image_size: int | None = None, num_classes: int | None = None
 ) -> Info:
-    """The :class:`Info` of a set, for a caller that has no data at hand.
+    """The :class:`Info` of a set; arguments and errors as in :func:`load`.
 
-    Of an image folder or a TFDS set the classes are counted on disk, and the numbers of images are 0, unknown.
-
-    Args:
-      name: as :func:`load` takes it.
-      path: as :func:`load` takes it.
-      image_size: as :func:`load` takes it.
-      num_classes: where it is known, nothing is counted.
-
-    Raises:
-      ValueError: if no set has this name or not so many classes, or ``image_size`` cannot be chosen for it.
-      FileNotFoundError: if the classes have to be counted and the set is not there.
+    The classes of an image folder or a TFDS set are counted on disk, unless ``num_classes`` is given; its numbers of
+    images are 0, unknown.
     """
     check_name(name)
     info = INFO.get(name, _ANY)
-    if name in INFO:
-        if num_classes not in (None, info.num_classes):
-            raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
-    elif num_classes is not None:
-        info = info._replace(num_classes=num_classes)
-    elif name == FOLDER:
-        info = info._replace(num_classes=len(class_folders(train_folder(name, path))))
-    else:
-        info = info._replace(num_classes=len(read_tfds_set(name.removeprefix(PREFIX), path).class_names))
+    if name not in INFO:
+        info = info._replace(num_classes=len(class_names(name, path)) if num_classes is None else num_classes)
+    elif num_classes not in (None, info.num_classes):
+        raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
     if image_size is None:
         return info
     refuse_in_memory(name, "image_size", image_size)
@@ -140,18 +120,13 @@ def describe(
 
 
 def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str, ...]:
-    """What the classes of a set are called, in their order; ``path`` as :func:`load` takes it.
-
-    Raises:
-      ValueError: if no set has this name.
-      FileNotFoundError: if the names are on disk, as those of image folders, and the set is not there.
-    """
+    """The names of a set's classes, in order, from disk if they are there; ``path`` and errors as in :func:`load`."""
     check_name(name)
     if name in _MEMORY:
         return _MEMORY[name][1]
-    if name == FOLDER or (name == "imagenet" and not _is_tfds(_IMAGENET_TFDS, path)):
-        return class_folders(train_folder(name, path))
-    return tuple(_reader(name)(path).class_names)
+    if _has_class_folders(name, path):
+        return folders.folder_classes(name, path)
+    return _read_listed(name, path).class_names
 
 
 def load(
@@ -165,52 +140,46 @@ def load(
     workers: int = 0,
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
-) -> Dataset | StreamedDataset:
+) -> AnyDataset:
     """A data set by name.
 
     Args:
       name: digits, mnist, fashion_mnist, cifar10 or cifar100, held in memory; cub200, imagenet, image_folder or
         "tfds:NAME", read from disk as they are needed.
       path: where its files are; None looks in ``data`` (and, for Fashion-MNIST, where Debian's package puts it). For
-        imagenet it holds class folders or TFDS's imagenet2012, for image_folder class folders
-        (:func:`~sdd_jax.data.folders.read_folder`), for "tfds:NAME" it is the TFDS data directory.
-      select_on: as in :func:`from_arrays`.
-      train_examples: as in :func:`from_arrays`.
+        imagenet it holds class folders or TFDS's imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``,
+        ``test/CLASS/*.jpg``), for "tfds:NAME" it is the TFDS data directory.
+      select_on: as in :func:`from_arrays`, like ``train_examples``.
       image_size: the side of the images of a set on disk; None: 224.
       augment: how a set on disk is augmented, "resize_crop" or "random_resized_crop"; None: as is usual for it.
       workers: processes that decode the images of a set on disk; 0: threads of this process.
-      on_bad_image: what becomes of a training image of a set on disk that cannot be decoded: "error" or "skip", as in
-        :func:`~sdd_jax.data.streamed.from_records`.
-      skipped: as there.
+      on_bad_image: "error" or "skip" training images of a set on disk that cannot be decoded (:func:`from_records`).
+      skipped: as in :func:`from_records`.
 
     Raises:
-      ValueError: for an unknown name, damaged files, what :func:`from_arrays` refuses, an option that the set has not.
+      ValueError: for an unknown name, damaged files, a wrong argument, or an option that the set does not have.
       FileNotFoundError: if the files are not there; it says where it looked and how to get them.
       ImportError: if a package is missing; it says which.
     """
     check_name(name)
-    if name == "digits" and path is not None:
-        raise ValueError(f"digits come with scikit-learn and have no path, got {str(path)!r}")
-    for option, value in (("image_size", image_size), ("augment", augment)):
+    info, chosen = INFO.get(name, _ANY), {"image_size": image_size, "augment": augment}
+    if on_bad_image != "error":
+        chosen["on_bad_image"] = on_bad_image
+    for option, value in chosen.items():
         if value is not None:
             refuse_in_memory(name, option, value)
-    if on_bad_image != "error":
-        refuse_in_memory(name, "on_bad_image", on_bad_image)
-    info = INFO.get(name, _ANY)
-    shared = {"name": name, "mean": info.mean, "std": info.std}
+    shared: dict[str, Any] = {"name": name, "mean": info.mean, "std": info.std}
+    shared |= {"select_on": select_on, "train_examples": train_examples}
     if name in _MEMORY:
-        read, class_names = _MEMORY[name]
-        options = {"pad": info.pad, "flip": info.flip, "select_on": select_on, "train_examples": train_examples}
-        return from_arrays(*read(path), class_names=class_names, **shared, **options)
-    listed = _reader(name)(path)
+        read, names = _MEMORY[name]
+        return from_arrays(*read(path), class_names=names, pad=info.pad, flip=info.flip, **shared)
+    listed = _read_listed(name, path)
     return from_records(
         listed.train,
         listed.test,
         class_names=listed.class_names,
         image_size=info.image_shape[0] if image_size is None else image_size,
         augment=info.augment if augment is None else augment,
-        select_on=select_on,
-        train_examples=train_examples,
         workers=workers,
         on_bad_image=on_bad_image,
         skipped=skipped,
@@ -218,29 +187,34 @@ def load(
     )
 
 
-def _reader(name: str) -> Callable[[str | PathLike[str] | None], Any]:
+def _read_listed(name: str, path: str | PathLike[str] | None) -> folders.Listed:
     if name == "cub200":
-        return read_cub200
-    if name == "imagenet":
-        return _read_imagenet
-    if name == FOLDER:
-        return lambda path: read_folder(name, path)
-    return lambda path: read_tfds_set(name.removeprefix(PREFIX), path)
+        return folders.read_cub200(path)
+    if _has_class_folders(name, path):
+        return folders.read_folder(name, path)
+    return folders.read_tfds(folders.IMAGENET_TFDS if name == "imagenet" else name.removeprefix(PREFIX), path)
 
 
-def _read_imagenet(path: str | PathLike[str] | None) -> Any:
-    return read_tfds_set(_IMAGENET_TFDS, path) if _is_tfds(_IMAGENET_TFDS, path) else read_folder("imagenet", path)
+def _has_class_folders(name: str, path: str | PathLike[str] | None) -> bool:
+    return name == FOLDER or (name == "imagenet" and not folders.has_tfds(folders.IMAGENET_TFDS, path))
 
 
-def _is_tfds(name: str, path: str | PathLike[str] | None) -> bool:
-    try:
-        find_tfds(name, path)
-    except FileNotFoundError:
-        return False
-    return True
+def train_data(dataset: AnyDataset, **arguments: Any) -> Any:
+    """The training batches of runs: ``shared``, ``own(step)``, ``batch_function(dtype)``, ``indices`` and ``close()``.
+
+    Arguments as :class:`~sdd_jax.data.memory.MemoryData` has them.
+    """
+    if isinstance(dataset, Dataset):
+        return MemoryData(dataset, **arguments)
+    from sdd_jax.data.grain_source import GrainData  # Grain takes a second to import
+
+    return GrainData(dataset, **arguments)
 
 
-def refuse_in_memory(name: str, option: str, value: Any) -> None:
-    """``ValueError`` if ``name`` is held in memory, where there is nothing to choose."""
-    if name in _MEMORY:
-        raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
+def eval_data(dataset: AnyDataset, split: Any, *, batch_size: int, mesh: Mesh) -> Any:
+    """The batches that cover ``split`` once: ``batches()`` and ``batch_function(dtype)``."""
+    if isinstance(dataset, Dataset):
+        return MemoryEval(dataset, split, batch_size=batch_size, mesh=mesh)
+    from sdd_jax.data.grain_source import GrainEval
+
+    return GrainEval(dataset, split, batch_size=batch_size, mesh=mesh)

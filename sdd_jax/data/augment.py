@@ -1,8 +1,8 @@
 """Crop, flip and normalisation of image batches: ``uint8`` in, ``float`` out, inside ``jit``, one key per example.
 
 A *view* is the outcome of augmenting one example, as one number: ``flip * side**2 + dy * side + dx`` with
-``side = 2 * pad + 1``, where ``(dy, dx)`` is the corner of the crop in the zero-padded image. A number, because a cache
-of teacher outputs needs a name for each of the few pictures that an example can become.
+``side = 2 * pad + 1``, where ``(dy, dx)`` is the corner of the crop in the zero-padded image. The cache of teacher
+outputs has an entry for each view of an example.
 """
 
 import jax
@@ -23,19 +23,10 @@ def identity_view(pad: int) -> int:
 
 
 def draw_views(key: jax.Array, epochs: ArrayLike, indices: ArrayLike, *, pad: int = 4, flip: bool) -> jax.Array:
-    """Draws each example's view, uniformly, as a function of (seed, epoch, example) and nothing else.
+    """Views, int32 ``[B]``, for the epoch that each example is seen in and its number in the original set.
 
-    So a batch's size, order, device and process change no outcome, and a run resumes without saved random state.
-
-    Args:
-      key: ``jax.random.key(seed)``.
-      epochs: int ``[B]``, the epoch that each example is seen in.
-      indices: int ``[B]``, each example's number in its original set.
-      pad: pixels of zero padding on every side.
-      flip: whether half of the views are flipped horizontally.
-
-    Returns:
-      int32 ``[B]`` in ``0 .. num_views(pad, flip) - 1``.
+    Each is drawn uniformly, as a function of (seed, epoch, example) and nothing else: batch size, order, device and
+    process change no outcome, and a run resumes without saved random state.
     """
 
     def draw(epoch: jax.Array, index: jax.Array) -> jax.Array:
@@ -46,21 +37,7 @@ def draw_views(key: jax.Array, epochs: ArrayLike, indices: ArrayLike, *, pad: in
 
 
 def crop_flip(images: ArrayLike, views: ArrayLike, *, pad: int = 4) -> jax.Array:
-    """Pads with zeros (black, before normalisation), crops back to the image's size, flips horizontally.
-
-    This is ``RandomCrop(size, padding=pad)`` followed by ``RandomHorizontalFlip`` for given outcomes.
-
-    Args:
-      images: uint8 ``[B, H, W, C]``.
-      views: int ``[B]``, as :func:`draw_views` gives them.
-      pad: pixels of zero padding on every side; the one that the views were drawn with.
-
-    Returns:
-      uint8 ``[B, H, W, C]``.
-
-    Raises:
-      ValueError: if the images are not uint8 ``[B, H, W, C]`` or the views not integers ``[B]``.
-    """
+    """``RandomCrop(size, padding=pad)`` and ``RandomHorizontalFlip`` of uint8 ``[B, H, W, C]``, as the views say."""
     images, views = _check_images(images), jnp.asarray(views)
     if views.shape != images.shape[:1] or not jnp.issubdtype(views.dtype, jnp.integer):
         raise ValueError(f"views must be integers [{images.shape[0]}], got {views.dtype} {list(views.shape)}")
@@ -80,22 +57,10 @@ def crop_flip(images: ArrayLike, views: ArrayLike, *, pad: int = 4) -> jax.Array
 def normalize(
     images: ArrayLike, mean: tuple[float, ...], std: tuple[float, ...], dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
-    """``(images / 255 - mean) / std`` per channel.
+    """``(images / 255 - mean) / std`` per channel, of uint8 ``[B, H, W, C]``; mean and std in units of [0, 1].
 
-    Computed in float32 (float64 if that is asked for) and rounded to ``dtype`` once: in bfloat16 throughout, the
-    pixel values 0 to 255 would survive, but their differences from the mean would lose most of their digits.
-
-    Args:
-      images: uint8 ``[B, H, W, C]``.
-      mean: C numbers in units of [0, 1].
-      std: C numbers in units of [0, 1].
-      dtype: of the result.
-
-    Returns:
-      ``dtype [B, H, W, C]``.
-
-    Raises:
-      ValueError: if the images are not uint8 ``[B, H, W, C]``, or mean or std does not have C numbers.
+    Computed in float32 (float64 if that is asked for) and rounded to ``dtype`` once: bfloat16 throughout would keep the
+    pixel values 0 to 255, but most digits of their differences from the mean would be lost.
     """
     images = _check_images(images)
     channels = images.shape[-1]

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 from the official archives, their extracted folders, or a TFDS data directory.
 
-The python archives hold pickles, and a pickle is a program. So one is read only after its checksum has matched the
+The python archives hold pickles, and a pickle can run code. So one is read only after its checksum has matched the
 published one, and even then by a reader that can build NumPy arrays and nothing else.
 
 Sources: layouts and the archives' MD5 sums from https://www.cs.toronto.edu/~kriz/cifar.html; MD5 sums of the python
@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdd_jax.data.dataset import Raw, not_found
-from sdd_jax.data.tfds_directory import import_tfds, prepare_command
-
-__all__ = ["CIFAR100_CLASSES", "CIFAR10_CLASSES", "LAYOUTS", "Layout", "read_cifar", "read_tfds"]
+from sdd_jax.data.dataset import Raw, data_root, not_found
+from sdd_jax.data.folders import find_tfds, has_tfds, import_tfds, prepare_command
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -41,29 +39,20 @@ CIFAR100_CLASSES = tuple(
 
 
 class Layout(NamedTuple):
-    """One official distribution of a set.
+    """An official archive: its name and MD5 sum, the folder that it extracts to, and ``{member: check}`` in order.
 
-    Attributes:
-      kind: "python" (pickles) or "binary" (records of label bytes and pixels).
-      archive: name of the ``.tar.gz``.
-      md5: of the archive.
-      folder: what the archive extracts to.
-      train: ``{member: check}`` in order; the check is an MD5 sum for pickles, a size in bytes for records.
-      test: likewise.
+    The last member is the test set. A check is the MD5 sum of a pickle, or the size in bytes of records.
     """
 
-    kind: str
     archive: str
     md5: str
     folder: str
-    train: Mapping[str, str | int]
-    test: Mapping[str, str | int]
+    members: Mapping[str, str | int]
 
 
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "cifar10": (
         Layout(
-            "python",
             "cifar-10-python.tar.gz",
             "c58f30108f718f92721af3b95e74349a",
             "cifar-10-batches-py",
@@ -73,34 +62,28 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
                 "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
                 "data_batch_4": "634d18415352ddfa80567beed471001a",
                 "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                "test_batch": "40351d587109b95175f43aff81a1287e",
             },
-            {"test_batch": "40351d587109b95175f43aff81a1287e"},
         ),
         Layout(
-            "binary",
             "cifar-10-binary.tar.gz",
             "c32a1d4ab5d03f1284b67883e8d87530",
             "cifar-10-batches-bin",
-            {f"data_batch_{number}.bin": 10_000 * 3073 for number in range(1, 6)},
-            {"test_batch.bin": 10_000 * 3073},
+            {f"data_batch_{number}.bin": 10_000 * 3073 for number in range(1, 6)} | {"test_batch.bin": 10_000 * 3073},
         ),
     ),
     "cifar100": (
         Layout(
-            "python",
             "cifar-100-python.tar.gz",
             "eb9058c3a382ffc7106e4002c42a8d85",
             "cifar-100-python",
-            {"train": "16019d7e3df5f24257cddd939b257f8d"},
-            {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+            {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
         ),
         Layout(
-            "binary",
             "cifar-100-binary.tar.gz",
             "03b5dce01913d631647c71ecec9e9cb8",
             "cifar-100-binary",
-            {"train.bin": 50_000 * 3074},
-            {"test.bin": 10_000 * 3074},
+            {"train.bin": 50_000 * 3074, "test.bin": 10_000 * 3074},
         ),
     ),
 }
@@ -111,103 +94,82 @@ _PIXELS = 3 * 32 * 32
 def read_cifar(
     name: str, path: str | PathLike[str] | None = None, layouts: Mapping[str, tuple[Layout, ...]] = LAYOUTS
 ) -> Raw:
-    """CIFAR-10 or CIFAR-100 (fine labels), whichever of its distributions is there.
+    """CIFAR-10 or CIFAR-100 (fine labels), in the order of the official files.
 
-    Args:
-      name: "cifar10" or "cifar100".
-      path: an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. None
-        looks in ``data``.
-      layouts: the distributions that are known, with their checksums.
-
-    Returns:
-      Images uint8 ``[N, 32, 32, 3]`` with their labels, in the same order from every distribution.
-
-    Raises:
-      FileNotFoundError: if there is no such set; it says how to get it.
-      ValueError: if a checksum, a size or a content is not the published one.
-      ImportError: if there is only a TFDS data directory and tensorflow-datasets is not installed.
+    ``path`` is an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. A
+    checksum or a size that is not that of ``layouts`` is a ``ValueError``.
     """
-    root = Path("data" if path is None else path).expanduser()
+    root, known = data_root(path), layouts[name]
     if root.is_file():
-        return _read_archive(root, layouts[name])
-    places = [root / part for layout in layouts[name] for part in (layout.folder, layout.archive)]
-    for layout in layouts[name]:
+        return _read_archive(root, known)
+    for layout in known:
         for folder in (root / layout.folder, root):
-            if any((folder / member).is_file() for member in (*layout.train, *layout.test)):
+            if any((folder / member).is_file() for member in layout.members):
                 return _read_members(layout, functools.partial(_read_file, folder), str(folder))
-    for layout in layouts[name]:
+    for layout in known:
         if (root / layout.archive).is_file():
-            return _read_archive(root / layout.archive, layouts[name])
-    if any((root / name).glob("*/dataset_info.json")):
-        return read_tfds(name, root)
-    raise not_found(name, [root, *places, root / name / "VERSION" / "dataset_info.json"], _ways(name, layouts[name][0]))
+            return _read_archive(root / layout.archive, known)
+    if has_tfds(name, path):
+        return _read_tfds(find_tfds(name, path))
+    places = [root / part for layout in known for part in (layout.folder, layout.archive)]
+    ways = [
+        f"curl -fL --create-dirs -o data/{known[0].archive} https://www.cs.toronto.edu/~kriz/{known[0].archive}",
+        f"python -c \"from torchvision.datasets import {name.upper()}; {name.upper()}('data', download=True)\"",
+        prepare_command(name),
+    ]
+    raise not_found(name, [root, *places, root / name / "VERSION" / "dataset_info.json"], ways)
 
 
-def read_tfds(name: str, data_dir: str | PathLike[str]) -> Raw:
-    """CIFAR-10 or CIFAR-100 from a TFDS data directory in the ArrayRecord format, without TensorFlow.
-
-    TFDS shuffles what it writes; the examples' own ``id`` brings back the order of the official files.
-
-    Raises:
-      ImportError: if tensorflow-datasets is not installed.
-      ValueError: if the directory is in another format, which cannot be read at random.
-    """
-    versions = {file.parent for file in Path(data_dir, name).glob("*/*.array_record*")}
-    if not versions:
-        raise ValueError(
-            f"{Path(data_dir, name)} holds no ArrayRecord files. Prepare the set as such (this needs TensorFlow):"
-            f"\n  {prepare_command(name)}"
-        )
-    # From the directory, not by name (tfds.data_source): the version on disk need not be the installed package's.
-    builder = import_tfds().builder_from_directory(str(max(versions)))
+def _read_tfds(directory: Path) -> Raw:
+    """TFDS shuffles what it writes; the examples' own ``id`` brings back the order of the official files."""
+    builder = import_tfds().builder_from_directory(str(directory))
     arrays = []
     for split in ("train", "test"):
         source: Any = builder.as_data_source(split=split)
         examples = sorted((source[row] for row in range(len(source))), key=lambda example: example["id"])
-        arrays += [
-            np.stack([example["image"] for example in examples]),
-            np.asarray([example["label"] for example in examples]),
-        ]
+        arrays += [np.stack([example["image"] for example in examples])]
+        arrays += [np.asarray([example["label"] for example in examples])]
     return Raw(*arrays)
 
 
 def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
     content = path.read_bytes()  # hashed and unpacked from one copy: the file cannot change in between
     got = hashlib.md5(content).hexdigest()
-    for layout in layouts:
-        if layout.md5 == got:
-            with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+    layout = next((layout for layout in layouts if layout.md5 == got), None)
+    if layout is None:
+        expected = " or ".join(f"{layout.md5} ({layout.archive})" for layout in layouts)
+        raise ValueError(f"{path}: the MD5 sum must be {expected}, got {got}: download it again")
 
-                def read(member: str, archive: tarfile.TarFile = archive, folder: str = layout.folder) -> bytes:
-                    try:
-                        file = archive.extractfile(f"{folder}/{member}")
-                    except KeyError:  # it is not there, or a link to what is not
-                        file = None
-                    if file is None:
-                        raise ValueError(f"{path}: {folder}/{member} is not a file")
-                    return file.read()
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
 
-                return _read_members(layout, read, str(path))
-    expected = " or ".join(f"{layout.md5} ({layout.archive})" for layout in layouts)
-    raise ValueError(f"{path}: the MD5 sum must be {expected}, got {got}: download it again")
+        def read(member):
+            try:
+                file = archive.extractfile(f"{layout.folder}/{member}")
+            except KeyError:  # it is not there, or a link to a file that is not
+                file = None
+            if file is None:
+                raise ValueError(f"{path}: {layout.folder}/{member} is not a file")
+            return file.read()
+
+        return _read_members(layout, read, str(path))
 
 
 def _read_file(folder: Path, member: str) -> bytes:
     path = folder / member
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing, though other files of the set are there: extract the archive again"
-        )
+        raise FileNotFoundError(f"{path} is missing, though others of the set are there: extract the archive again")
     return path.read_bytes()
 
 
 def _read_members(layout: Layout, read: Callable[[str], bytes], where: str) -> Raw:
-    decode: Any = _decode_pickle if layout.kind == "python" else _decode_records
+    decoded = []
+    for member, check in layout.members.items():
+        decode: Any = _decode_pickle if isinstance(check, str) else _decode_records
+        decoded.append(decode(read(member), check, f"{where}: {member}"))
     arrays = []
-    for members in (layout.train, layout.test):
-        parts = [decode(read(member), check, f"{where}: {member}") for member, check in members.items()]
-        images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        arrays += [np.ascontiguousarray(images), np.concatenate([labels for _, labels in parts])]
+    for part in (decoded[:-1], decoded[-1:]):
+        images = np.concatenate([pixels for pixels, _ in part]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        arrays += [np.ascontiguousarray(images), np.concatenate([labels for _, labels in part])]
     return Raw(*arrays)
 
 
@@ -233,7 +195,7 @@ def _decode_pickle(content: bytes, md5: str, what: str) -> tuple[np.ndarray, np.
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain Python values; any other name that a pickle asks for is refused unimported."""
+    """Builds NumPy arrays and plain Python values; any other name in the pickle is refused before it is imported."""
 
     _RECONSTRUCT = np.empty(0).__reduce__()[0]
     _ADMITTED: Mapping[tuple[str, str], Any] = {
@@ -247,14 +209,3 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self._ADMITTED:
             raise ValueError(f"the pickle asks for {module}.{name}, which a CIFAR file has no use for: refused")
         return self._ADMITTED[module, name]
-
-
-def _ways(name: str, layout: Layout) -> list[str]:
-    address = f"https://www.cs.toronto.edu/~kriz/{layout.archive}"
-    torchvision = name.upper()
-    return [
-        f"curl -fL --create-dirs -o data/{layout.archive} {address}",
-        f"python -c \"from torchvision.datasets import {torchvision}; {torchvision}('data', download=True)\"",
-        f"{prepare_command(name)}  (preparing needs TensorFlow: "
-        "pip install tensorflow tensorflow-datasets importlib_resources)",
-    ]

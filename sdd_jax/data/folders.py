@@ -1,36 +1,64 @@
-"""Sets of image files: CUB-200-2011 as it is published, ImageNet's class folders, and anybody's own.
+"""Sets of images on disk: CUB-200-2011, class folders (ImageNet's or one's own), and TFDS directories.
 
-Nothing is decoded here; a reader lists the files and says which class each belongs to.
+Nothing is decoded here: a reader lists the encoded images and their classes. TFDS sets have to be in the ArrayRecord
+format, and are read without TensorFlow.
 """
 
 import hashlib
+import json
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from sdd_jax.data.dataset import not_found
+from sdd_jax.data.dataset import data_root, not_found
 
-__all__ = ["Files", "Listed", "class_folders", "read_cub200", "read_folder"]
-
-# What a folder of training and of test images may be called, in this order.
-TRAIN, TEST = ("train",), ("test", "val", "valid", "validation")
-TEST_OF = {"imagenet": ("val", "valid", "validation")}  # its test set is published without labels
+# What the folder of test images may be called, in this order.
+TEST = ("test", "val", "valid", "validation")
+TEST_OF = {"imagenet": TEST[1:]}  # its test set is published without labels
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MOST_BYTES = 2**30  # of one file
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+_CUB_LISTS = ("images", "classes", "image_class_labels", "train_test_split")
+
+PREFIX = "tfds:"
+IMAGENET_TFDS = "imagenet2012"
+# Which split of a TFDS set is reported: ImageNet's test set has no labels.
+_TESTS = ("test", "validation")
+_TESTS_OF = {IMAGENET_TFDS: ("validation",)}
+_INSTALL = "pip install tensorflow-datasets importlib_resources"  # it imports the latter and does not require it
+
+
+class Records(Protocol):
+    """Encoded images in a fixed order; can be pickled for worker processes.
+
+    ``labels`` are int32 ``[N]``, or None if a label is known only once its image has been read. ``read`` returns the
+    bytes of an image (or its uint8 pixels) and its label, ``name`` what errors call it, ``fingerprint`` a cheap hash.
+    """
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+    def __len__(self) -> int: ...
+    def read(self, number: int) -> tuple[Any, int]: ...
+    def name(self, number: int) -> str: ...
+    def fingerprint(self) -> str: ...
+
+
+class Listed(NamedTuple):
+    """What a reader of a set on disk returns."""
+
+    train: Records
+    test: Records
+    class_names: tuple[str, ...]
 
 
 class Files:
-    """Image files below one folder, with their labels; small, and can be pickled for worker processes.
-
-    Attributes:
-      labels: int32 ``[N]``.
-    """
+    """Image files below one folder, with their labels; as :class:`Records`."""
 
     def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int]):
         self._root = os.fspath(root)
@@ -41,11 +69,9 @@ class Files:
         return len(self.labels)
 
     def name(self, number: int) -> str:
-        """The path of a file: what errors call it."""
         return os.path.join(self._root, os.fsdecode(self._names[number]))
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """The content of a file, and its label."""
         name = self.name(number)
         found = os.stat(name)
         if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for ever
@@ -63,49 +89,27 @@ class Files:
         return digest.hexdigest()
 
 
-class Listed(NamedTuple):
-    """What a reader of folders returns."""
-
-    train: Files
-    test: Files
-    class_names: tuple[str, ...]
-
-
 def read_cub200(path: str | PathLike[str] | None) -> Listed:
-    """CUB-200-2011 with the official split, from its folder or the one that holds it.
-
-    Raises:
-      FileNotFoundError: if it is not there; it says how to get it.
-      ValueError: if its lists do not fit together.
-    """
-    root = Path("data" if path is None else path).expanduser()
-    places = [root, root / "CUB_200_2011"]
-    folder = next((place for place in places if (place / "images.txt").is_file()), None)
+    """CUB-200-2011 with the official split, from its folder or the one that holds it."""
+    lists = [place / "images.txt" for place in (data_root(path), data_root(path) / "CUB_200_2011")]
+    folder = next((file.parent for file in lists if file.is_file()), None)
     if folder is None:
-        lists = [place / "images.txt" for place in places]
         raise not_found("cub200", lists, [f"mkdir -p data && curl -fL {_CUB_URL} | tar -xz -C data"])
-    tables = {name: _numbered(folder / f"{name}.txt") for name in _CUB_LISTS}
-    images, classes = tables["images"], tables["classes"]
-    for name in ("image_class_labels", "train_test_split"):
-        if tables[name].keys() != images.keys():
+    images, classes, class_of, trained_on = (_numbered(folder / f"{name}.txt") for name in _CUB_LISTS)
+    for name, table in (("image_class_labels", class_of), ("train_test_split", trained_on)):
+        if table.keys() != images.keys():
             raise ValueError(f"{folder}: {name}.txt and images.txt do not number the same images")
-    numbers = {number: label for label, number in enumerate(classes)}
-    names, labels, trains = [], [], []
-    for number, name in images.items():
-        if tables["image_class_labels"][number] not in numbers:
-            raise ValueError(f"{folder}: image {number} has class {tables['image_class_labels'][number]}, not listed")
-        names.append(name)
-        labels.append(numbers[tables["image_class_labels"][number]])
-        trains.append(tables["train_test_split"][number] == "1")
+    labels = {number: label for label, number in enumerate(classes)}
+    for number in images:
+        if class_of[number] not in labels:
+            raise ValueError(f"{folder}: image {number} has class {class_of[number]}, not listed")
 
-    def part(wanted):
-        rows = [row for row, trained in enumerate(trains) if trained == wanted]
-        return Files(folder / "images", [names[row] for row in rows], [labels[row] for row in rows])
+    def part(train):
+        numbers = [number for number in images if (trained_on[number] == "1") == train]
+        names = [images[number] for number in numbers]
+        return Files(folder / "images", names, [labels[class_of[number]] for number in numbers])
 
-    return _checked(Listed(part(True), part(False), tuple(classes.values())), folder)
-
-
-_CUB_LISTS = ("images", "classes", "image_class_labels", "train_test_split")
+    return Listed(part(True), part(False), tuple(classes.values()))
 
 
 def _numbered(path: Path) -> dict[str, str]:
@@ -120,41 +124,34 @@ def _numbered(path: Path) -> dict[str, str]:
 
 
 def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
-    """A folder with one for training and one for tests, each with a folder of images for every class.
+    """``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg``; or ``val``, ``valid``, ``validation``: the first found.
 
-    ``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg`` (or ``val``, ``valid``, ``validation``), ImageNet's form.
     Classes are numbered in the order of their names, images likewise; folders within a class are searched as well.
-    Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Of several folders for tests the first
-    counts.
-
-    Raises:
-      FileNotFoundError: if there is no such folder.
-      ValueError: if train and test have different classes, or a class has no image.
+    Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Every class needs an image in both parts.
     """
-    train, test = (_part(name, path, names) for names in (TRAIN, TEST_OF.get(name, TEST)))
-    classes, others = (class_folders(folder) for folder in (train, test))
+    train, test = _part(name, path, ["train"]), _part(name, path, TEST_OF.get(name, TEST))
+    classes, others = _class_folders(train), _class_folders(test)
     if classes != others:
         only = sorted(set(classes) ^ set(others))
         raise ValueError(f"{train} and {test} must have the same classes: only one of them has {', '.join(only[:5])}")
-    return _checked(Listed(_files(train, classes), _files(test, classes), classes), train.parent)
+    return Listed(_files(train, classes), _files(test, classes), classes)
 
 
-def class_folders(path: Path) -> tuple[str, ...]:
-    """The names of the classes: of the folders in ``path``, sorted."""
+def folder_classes(name: str, path: str | PathLike[str] | None) -> tuple[str, ...]:
+    """The classes of :func:`read_folder`, without listing the images."""
+    return _class_folders(_part(name, path, ["train"]))
+
+
+def _class_folders(path: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")))
 
 
-def train_folder(name: str, path: str | PathLike[str] | None) -> Path:
-    """Where a folder's training images are; ``FileNotFoundError`` if it has none."""
-    return _part(name, path, TRAIN)
-
-
 def _part(name: str, path: str | PathLike[str] | None, names: Sequence[str]) -> Path:
-    root = Path("data" if path is None else path).expanduser()
+    root = data_root(path)
     places = [root / part for part in names]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
-        form = f"{root}/{{{TRAIN[0]},{TEST_OF.get(name, TEST)[0]}}}/CLASS/IMAGE"
+        form = f"{root}/{{train,{TEST_OF.get(name, TEST)[0]}}}/CLASS/IMAGE"
         raise not_found(name, places, [f"put the images there as {form}, or name their folder by --config.data.path"])
     return found
 
@@ -178,10 +175,101 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
     return Files(folder, names, labels)
 
 
-def _checked(listed: Listed, folder: Path) -> Listed:
-    if not listed.class_names:
-        raise ValueError(f"{folder} has no class")
-    for what, files in (("training", listed.train), ("test", listed.test)):
-        if not len(files):
-            raise ValueError(f"{folder} has no {what} image")
-    return listed
+class TfdsRecords:
+    """One split of a TFDS set, as :class:`Records`; it opens nothing before the first read."""
+
+    labels = None  # they stand in the records
+    _opening = threading.Lock()  # threads that decode would each open the directory
+
+    def __init__(self, directory: Path, split: str, keys: tuple[str, str], length: int):
+        self._directory, self._split, self._keys, self._length = os.fspath(directory), split, keys, length
+        self._source: Any = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_source": None}
+
+    def name(self, number: int) -> str:
+        return f"record {number} of {self._split} in {self._directory}"
+
+    def read(self, number: int) -> tuple[Any, int]:
+        if self._source is None:
+            with self._opening:
+                self._source = self._source or self._open()
+        example = self._source[number]
+        return example[self._keys[0]], int(example[self._keys[1]])
+
+    def fingerprint(self) -> str:
+        described = Path(self._directory, "dataset_info.json").read_bytes()
+        return hashlib.sha256(described + self._split.encode()).hexdigest()
+
+    def _open(self) -> Any:
+        tfds = import_tfds()
+        builder = tfds.builder_from_directory(self._directory)
+        images = (key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image))
+        decoders = {key: tfds.decode.SkipDecoding() for key in images}  # masks and the like too: nobody reads them
+        return builder.as_data_source(split=self._split, decoders=decoders)
+
+
+def read_tfds(name: str, path: str | PathLike[str] | None) -> Listed:
+    """The set ``name`` (with a config, as ``NAME/CONFIG``) of a TFDS data directory; it must be of labelled images."""
+    directory = find_tfds(name, path)
+    # From the directory, not by name (tfds.data_source): the version on disk need not be the installed package's.
+    info = import_tfds().builder_from_directory(str(directory)).info
+    image_key, label_key = keys = (info.supervised_keys or ("image", "label"))[:2]
+    for key in keys:
+        if key not in info.features:
+            raise ValueError(f"{directory} has no {key!r}: its features are {', '.join(info.features)}")
+    class_names = getattr(info.features[label_key], "names", None)
+    if not class_names:
+        raise ValueError(f"{directory}: {label_key!r} is not a class label, which this package needs")
+    tests = [split for split in _TESTS_OF.get(name.partition("/")[0], _TESTS) if split in info.splits]
+    if "train" not in info.splits or not tests:
+        raise ValueError(f"{directory} needs a split train, and test or validation; it has {', '.join(info.splits)}")
+
+    def records(split):
+        return TfdsRecords(directory, split, (image_key, label_key), info.splits[split].num_examples)
+
+    labelled = [split for split in tests if 0 <= records(split).read(0)[1] < len(class_names)]
+    if not labelled:
+        raise ValueError(f"{directory}: the images of {' and '.join(tests)} have no labels")
+    return Listed(records("train"), records(labelled[0]), tuple(class_names))
+
+
+def has_tfds(name: str, path: str | PathLike[str] | None) -> bool:
+    """Whether a TFDS data directory holds ``name``, in whatever format."""
+    return any((data_root(path) / name).glob("*/dataset_info.json"))
+
+
+def find_tfds(name: str, path: str | PathLike[str] | None) -> Path:
+    """The directory of the newest version of ``name``; an error with the command that prepares it if there is none."""
+    root = data_root(path)
+    versions = [file.parent for file in (root / name).glob("*/dataset_info.json")]
+    if not versions:
+        place = root / name / "VERSION" / "dataset_info.json"
+        raise not_found(f"{PREFIX}{name}", [place], [prepare_command(name, root)])
+    directory = max(versions, key=lambda version: [int(part) for part in version.name.split(".") if part.isdigit()])
+    if json.loads((directory / "dataset_info.json").read_text()).get("fileFormat") != "array_record":
+        raise ValueError(
+            f"{directory} holds no ArrayRecord files, the only format that can be read at random: prepare the set as "
+            f"such\n  {prepare_command(name, root)}"
+        )
+    return directory
+
+
+def import_tfds() -> Any:
+    """tensorflow_datasets, or ``ImportError`` with the command that installs it."""
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ImportError(f"reading a TFDS directory needs: {_INSTALL}") from error
+    return tensorflow_datasets
+
+
+def prepare_command(name: str, data_dir: str | PathLike[str] = "data") -> str:
+    """The command that downloads a set and prepares it as this package reads it, and what it needs."""
+    builder = f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
+    command = f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'
+    return f"{command}  (needs TensorFlow: {_INSTALL} tensorflow)"

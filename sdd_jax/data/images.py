@@ -1,7 +1,7 @@
-"""Encoded images to pixels, and what training and evaluation see of them: Pillow and NumPy, on the host, no JAX.
+"""Decoding of images, and their crops for training and evaluation: Pillow and NumPy, on the host, no JAX.
 
 Pillow decodes (JPEGs by libjpeg-turbo) and resizes (bilinear, antialiased), as torchvision's transforms of PIL images
-do, so that networks trained there see the same pixels here, but for what EXIF says is turned.
+do, so that networks trained there see the same pixels here, except of images that EXIF says are turned.
 """
 
 import functools
@@ -11,7 +11,14 @@ import math
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# What brings the pixels of an EXIF orientation upright.
+AUGMENTS = ("resize_crop", "random_resized_crop")
+# Of one image: 256 MiB of RGB. Pillow warns above this number, which it has from the header, and refuses twice as many.
+MOST_PIXELS = 2**28 // 3
+# Pillow reads many more, and starts another program (Ghostscript) for some of them.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+NO_VIEW = -1  # of crops of random size: too many to number
+
+# What turns the pixels of an EXIF orientation upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,34 +28,15 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-__all__ = ["AUGMENTS", "MOST_PIXELS", "NO_VIEW", "decode", "eval_image", "resized_side", "train_image"]
-
-AUGMENTS = ("resize_crop", "random_resized_crop")
-# Of one image: 256 MiB of RGB. Pillow warns above this number, whose size it has from the header, and refuses twice it.
-MOST_PIXELS = 2**28 // 3
-# Pillow reads many more, and starts another program (Ghostscript) for some of them.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-NO_VIEW = -1  # of crops that are random in size: too many pictures to number
-
 # torchvision's RandomResizedCrop: shares of the image's area, widths over heights, and how often it tries.
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
 def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
-    """An RGB image of 8 bits a channel, upright.
+    """An upright RGB image of the bytes of a file, or of uint8 pixels ``[H, W]`` or ``[H, W, C]`` with C 1, 3 or 4.
 
-    Grey, palette, CMYK and 16-bit images are converted (of 16 bits the upper 8 count), a transparent one is laid over
-    white, of an animation the first frame counts, and the rotation that a camera noted in EXIF is applied, as viewers
-    do. A header of more than ``MOST_PIXELS`` is refused before anything of it is decoded.
-
-    Args:
-      data: the bytes of a file, or uint8 pixels ``[H, W]`` or ``[H, W, C]`` with C 1, 3 or 4.
-      name: what errors call it.
-
-    Raises:
-      ValueError: names the image and says what is wrong with it.
-      MemoryError: names the image, of which nothing is known to be wrong.
+    Of 16 bits the upper 8 count, a transparent image is laid over white, of an animation the first frame counts. A bad
+    image is a ``ValueError``, too little memory a ``MemoryError``; both call it ``name``.
     """
     try:
         if isinstance(data, np.ndarray):
@@ -80,7 +68,7 @@ def _formats() -> tuple[str, ...]:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(0x0112)
-    except Exception:  # metadata that cannot be read say nothing of the pixels
+    except Exception:  # damaged metadata do not make the pixels bad
         return image
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
@@ -107,19 +95,10 @@ def resized_side(size: int) -> int:
 
 
 def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """What training sees of an image: a random window, in half of the cases mirrored.
+    """A random window for training, uint8 ``[size, size, 3]``, mirrored in half of the cases, and its view.
 
-    Args:
-      image: as :func:`decode` returns it.
-      augment: "resize_crop" resizes to a square of :func:`resized_side`, whatever the proportions were, and takes a
-        window at random (CUB-200 in the official code); "random_resized_crop" takes a window of 8 to 100 % of the area
-        and 3/4 to 4/3 of proportion and resizes it (ImageNet; torchvision's RandomResizedCrop).
-      size: S, the side of the result.
-      rng: where chance comes from.
-
-    Returns:
-      uint8 ``[S, S, 3]``, and the view: ``flip * side**2 + dy * side + dx`` with ``side = resized_side(S) - S + 1`` for
-      "resize_crop", ``NO_VIEW`` for the other.
+    "resize_crop" resizes to a square of :func:`resized_side`, whatever the proportions, and takes a window (CUB-200 in
+    the official code). "random_resized_crop" takes a :func:`random_box` and resizes it (ImageNet).
     """
     if augment == "resize_crop":
         large = resized_side(size)
@@ -134,9 +113,9 @@ def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Gene
 
 
 def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
-    """What evaluation sees of an image, uint8 ``[S, S, 3]``: its middle, after resizing.
+    """The middle of a resized image for evaluation, uint8 ``[size, size, 3]``.
 
-    "resize_crop" resizes to a square of :func:`resized_side`, "random_resized_crop" its shorter side to that.
+    "resize_crop" resizes to a square of :func:`resized_side`, "random_resized_crop" the shorter side to that.
     """
     large = resized_side(size)
     width, height = large, large
@@ -149,7 +128,7 @@ def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
 def _window(image: Image.Image, resized: tuple[int, int], corner: tuple[int, int], size: int) -> np.ndarray:
     """The window of ``size`` at ``corner`` (x, y) of the image resized to ``resized`` (width, height).
 
-    Nothing outside of the window is computed: of an image of 1 x 10,000 pixels the whole would be gigabytes.
+    Only the window is computed: an image of 1 x 10,000 pixels, resized as a whole, would take gigabytes.
     """
     across, down = image.width / resized[0], image.height / resized[1]
     left, top = corner[0] * across, corner[1] * down

@@ -1,44 +1,129 @@
-"""An in-memory data set as the loop's source: everything on the device, nothing renewed but an epoch's order."""
+"""Batches of a data set in memory, made on the device inside ``jit``, so that the host does nothing per step.
 
+The order is a contract: with B examples a step and N in the split, step s takes positions ``s*B .. s*B + B - 1``, and
+position p is entry ``p % N`` of a permutation that is a function of (seed, ``p // N``). Batches cross the ends of
+epochs, so none is partial, none is dropped, and every example comes exactly once an epoch.
+"""
+
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
+from jax.typing import ArrayLike, DTypeLike
 
-from sdd_jax.data.arrays import (
-    Dataset,
-    Split,
-    check_positions,
-    epoch_order,
-    epochs_per_chunk,
-    eval_batch,
-    eval_batches,
-    train_batch,
-)
+from sdd_jax.data import augment
+from sdd_jax.data.dataset import Dataset, Split
 from sdd_jax.mesh import by_seed, put, replicated, seed_keys
+
+# Views are drawn from fold_in(key, epoch); epochs stay below this number, so the two streams never meet.
+_ORDER_STREAM = 0x7FFF_FFFF
+
+_INT32_MAX = 2**31 - 1
+
+
+def check_positions(epochs: int, num_examples: int, batch_size: int) -> None:
+    """``ValueError`` if the last position of a run, ``ceil(epochs * N / B) * B - 1``, does not fit in int32."""
+    positions = -(-epochs * num_examples // batch_size) * batch_size
+    if positions - 1 > _INT32_MAX:
+        raise ValueError(
+            f"{epochs} epochs of {num_examples} examples need {positions} positions: at most {_INT32_MAX + 1} fit int32"
+        )
+
+
+def epochs_per_chunk(steps: int, batch_size: int, num_examples: int) -> int:
+    """The most epochs that ``steps`` consecutive steps can touch, wherever they start."""
+    latest_start = num_examples - math.gcd(batch_size, num_examples)
+    return -(-(latest_start + steps * batch_size) // num_examples)
+
+
+@functools.partial(jax.jit, static_argnames="num_examples")
+def epoch_order(key: jax.Array, epochs: ArrayLike, num_examples: int) -> jax.Array:
+    """The permutation of the examples in each of the epochs, int32 ``[E, N]``, for ``jax.random.key(seed)``.
+
+    50,000 examples take about 15 ms an epoch on a CPU, so an order is kept for as many steps as its epochs cover.
+    """
+    stream = jax.random.fold_in(key, _ORDER_STREAM)
+    rows = jnp.arange(num_examples, dtype=jnp.int32)
+
+    def order(epoch: jax.Array) -> jax.Array:
+        return jax.random.permutation(jax.random.fold_in(stream, epoch), rows)
+
+    return jax.vmap(order)(jnp.asarray(epochs, jnp.int32))
+
+
+def locate(
+    positions: jax.Array, num_examples: int, first_epoch: ArrayLike, order: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """The epoch and the row of the split for each of the positions, int32 ``[B]``, of a run.
+
+    ``order`` has the permutations of ``first_epoch`` and the next ones; a row of an epoch that it does not hold is N.
+    """
+    epochs = positions // num_examples
+    held = epochs - first_epoch
+    order = jnp.asarray(order)
+    rows = jnp.where((held >= 0) & (held < order.shape[0]), order[held, positions % num_examples], num_examples)
+    return epochs, rows
+
+
+def train_batch(
+    arrays: dict[str, jax.Array], step: ArrayLike, *, source: Any, batch_size: int, dtype: DTypeLike = jnp.float32
+) -> dict[str, jax.Array]:
+    """The augmented batch of a step of the run; to be called inside ``jit``.
+
+    ``arrays`` are the split's and the run's key, order and first_epoch; ``source`` has mean, std, pad and flip.
+    """
+    position = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    epochs, rows = locate(position, arrays["labels"].shape[0], arrays["first_epoch"], arrays["order"])
+    index = arrays["index"][rows]
+    view = augment.draw_views(arrays["key"], epochs, index, pad=source.pad, flip=source.flip)
+    image = augment.crop_flip(arrays["images"][rows], view, pad=source.pad)
+    return {
+        "image": augment.normalize(image, source.mean, source.std, dtype),
+        # A stale order must not train on wrong examples unnoticed: the label -1 makes the loss NaN, which stops a run.
+        "label": jnp.take(arrays["labels"], rows, mode="fill", fill_value=-1),
+        "index": index,
+        "row": rows,
+        "view": view,
+        "position": position,
+        "valid": jnp.ones(batch_size, bool),
+    }
+
+
+def eval_batch(
+    arrays: dict[str, jax.Array], *, source: Any, batch_size: int, dtype: DTypeLike = jnp.float32
+) -> dict[str, jax.Array]:
+    """Evaluation batch ``arrays["number"]`` of the split in ``arrays``, in its order; to be called inside ``jit``.
+
+    Rows past the end repeat the last example, an ordinary image, with ``valid`` False.
+    """
+    examples = arrays["labels"].shape[0]
+    positions = jnp.asarray(arrays["number"], jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    rows = jnp.minimum(positions, examples - 1)
+    return {
+        "image": augment.normalize(arrays["images"][rows], source.mean, source.std, dtype),
+        "label": arrays["labels"][rows],
+        "index": arrays["index"][rows],
+        "view": jnp.full(batch_size, augment.identity_view(source.pad), jnp.int32),
+        "valid": positions < examples,
+    }
 
 
 class MemoryData:
-    """The batches of runs over ``dataset.train``, one for each of ``seeds``.
+    """The training batches of runs over ``dataset.train``, one run for each of ``seeds``.
 
-    ``batch({**shared, **run's part of own(step)}, step)`` is a function of (seed, step).
+    ``batch_function(dtype)`` gives ``batch(arrays, step)``, to be called inside ``jit``; a run's arrays are ``shared``
+    and its part of ``own(step)``, and its batch is a function of (seed, step).
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        seeds: Sequence[int],
-        epochs: int,
-        batch_size: int,
-        steps_per_call: int,
-        mesh: Mesh,
+        self, dataset: Dataset, *, seeds: Sequence[int], epochs: int, batch_size: int, steps_per_call: int, mesh: Mesh
     ):
         self._dataset, self._batch_size = dataset, batch_size
-        self._on_all, each = replicated(mesh), by_seed(mesh)
         self._num_examples = num_examples = len(dataset.train.index)
         check_positions(epochs, num_examples, batch_size)
         covered = epochs_per_chunk(steps_per_call, batch_size, num_examples)
@@ -49,12 +134,13 @@ class MemoryData:
             return {"key": keys, "order": order, "first_epoch": jnp.full(len(seeds), first_epoch)}
 
         self._keys = seed_keys(seeds, mesh)
-        self._make_own = jax.jit(own, out_shardings=each)
+        self._make_own = jax.jit(own, out_shardings=by_seed(mesh))
         self._first_epoch, self._own = -1, {}
-        self.shared = put_split(dataset.train, self._on_all)
+        self._on_all = replicated(mesh)
+        self.shared = put(dataset.train._asdict(), self._on_all)
 
     def own(self, step: int) -> dict[str, jax.Array]:
-        """Each run's key and order, ``[runs, ...]``, for the chunk that starts at ``step``; made anew once an epoch."""
+        """Each run's key and order, ``[runs, ...]``, for the chunk that starts at ``step``; renewed once an epoch."""
         first_epoch = step * self._batch_size // self._num_examples
         if first_epoch != self._first_epoch:
             self._own = self._make_own(self._keys, put(np.int32(first_epoch), self._on_all))
@@ -62,72 +148,31 @@ class MemoryData:
         return self._own
 
     def indices(self, seed: int, step: int) -> np.ndarray:
-        """Which examples a run of ``seed`` takes in ``step``, by their numbers for good."""
+        """The numbers in the original set of the examples that a run of ``seed`` takes in ``step``, on the host."""
         positions = step * self._batch_size + np.arange(self._batch_size)
-        key, size = jax.random.key(seed), self._num_examples
-        orders = {epoch: np.asarray(epoch_order(key, [epoch], size)[0]) for epoch in {*(positions // size)}}
-        rows = [orders[position // size][position % size] for position in positions]
-        return self._dataset.train.index[rows]
+        epochs, places = np.divmod(positions, self._num_examples)
+        touched = np.arange(epochs[0], epochs[-1] + 1)
+        order = np.asarray(epoch_order(jax.random.key(seed), touched, self._num_examples))
+        return self._dataset.train.index[order[epochs - epochs[0], places]]
 
     def close(self) -> None:
         """Nothing was opened."""
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
-        """``batch(arrays, step)``, to be called inside ``jit``."""
-        return train_batch_function(self._dataset, self._batch_size, dtype)
-
-
-def train_batch_function(source: Any, batch_size: int, dtype: Any) -> Callable[..., dict[str, jax.Array]]:
-    """``batch(arrays, step)`` of a ``source`` with mean, std, pad and flip, to be called inside ``jit``."""
-
-    def batch(arrays, step):
-        return train_batch(
-            arrays,
-            step,
-            arrays["key"],
-            batch_size=batch_size,
-            mean=source.mean,
-            std=source.std,
-            pad=source.pad,
-            flip=source.flip,
-            dtype=dtype,
-        )
-
-    return batch
+        return functools.partial(train_batch, source=self._dataset, batch_size=self._batch_size, dtype=dtype)
 
 
 class MemoryEval:
-    """A split for evaluation: in its order, the last batch padded."""
+    """A split for evaluation, in its order, the last batch padded: ``batch(arrays)`` for each of ``batches()``."""
 
     def __init__(self, dataset: Dataset, split: Split, *, batch_size: int, mesh: Mesh):
         on_all = replicated(mesh)
         self._dataset, self._batch_size = dataset, batch_size
-        self._arrays = put_split(split, on_all)
-        count = eval_batches(len(split.index), batch_size)
-        self._numbers = [put(np.int32(number), on_all) for number in range(count)]
+        self._arrays = put(split._asdict(), on_all)
+        self._numbers = [put(np.int32(number), on_all) for number in range(-(-len(split.index) // batch_size))]
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
-        """The arrays that ``batch`` makes a batch of, for each of them."""
         return ({**self._arrays, "number": number} for number in self._numbers)
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
-        """``batch(arrays)``, to be called inside ``jit``."""
-        dataset, batch_size = self._dataset, self._batch_size
-
-        def batch(arrays):
-            return eval_batch(
-                arrays,
-                arrays["number"],
-                batch_size=batch_size,
-                mean=dataset.mean,
-                std=dataset.std,
-                pad=dataset.pad,
-                dtype=dtype,
-            )
-
-        return batch
-
-
-def put_split(split: Split, sharding: NamedSharding) -> dict[str, jax.Array]:
-    """A split's images, labels and index on the device."""
-    return put(split._asdict(), sharding)
+        return functools.partial(eval_batch, source=self._dataset, batch_size=self._batch_size, dtype=dtype)

@@ -1,45 +1,57 @@
-"""Data sets that are read from disk as they are needed: which images belong to which split, and what becomes of one."""
+"""Data sets read from disk as they are needed: their splits, the images they skip, and how an image is prepared."""
 
 import dataclasses
+import errno
 import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.typing import ArrayLike, DTypeLike
+from PIL import Image
 
-from sdd_jax.data import bad_images, images
-from sdd_jax.data.bad_images import Skipped
+from sdd_jax.data import augment as device
+from sdd_jax.data import images
 from sdd_jax.data.dataset import split_rows
+from sdd_jax.data.folders import Records
 
-__all__ = ["EvalExample", "Records", "StreamedDataset", "StreamedSplit", "TrainExample", "from_records"]
+ON_BAD_IMAGE = ("error", "skip")
+SHOWN = 20  # paths that a report names
+_AT_A_TIME = 32  # images of one task: a million tasks would be gigabytes
+_BROKEN_LINK = (errno.ENOENT, errno.ELOOP)  # it leads nowhere, or in a circle
 
 
-class Records(Protocol):
-    """Encoded images in a fixed order; can be pickled for worker processes."""
+class Skipped(NamedTuple):
+    """The training images that a run leaves out; ``skipped.json`` in its folder holds them."""
 
-    @property
-    def labels(self) -> np.ndarray | None:
-        """int32 ``[N]``; None if they are known only once an image has been read."""
+    listing: str  # hash_names of the records that the numbers belong to
+    images: Mapping[int, str]  # the reason for each number, which names the file; in increasing order
 
-    def __len__(self) -> int: ...
+    def same(self, other: "Skipped") -> bool:
+        """Whether a run without these images has the same order as one without the ``other`` ones."""
+        return self.listing == other.listing and self.images.keys() == other.images.keys()
 
-    def read(self, number: int) -> tuple[Any, int]:
-        """The bytes of an image (or its uint8 pixels), and its label."""
+    def to_json(self) -> dict[str, Any]:
+        return {"listing": self.listing, "images": {str(number): reason for number, reason in self.images.items()}}
 
-    def name(self, number: int) -> str:
-        """What errors call it."""
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Skipped":
+        return cls(content["listing"], {int(number): reason for number, reason in content["images"].items()})
 
-    def fingerprint(self) -> str:
-        """A hash of what is there, cheap to make."""
+    def report(self) -> str:
+        """Their number and the first reasons, for the start of a run."""
+        count = len(self.images)
+        lines = [f"{count} training image{'' if count == 1 else 's'} skipped"]
+        lines += list(self.images.values())[:SHOWN]
+        return "\n  ".join(lines + ([f"and {count - SHOWN} more"] if count > SHOWN else []))
 
 
 class StreamedSplit(NamedTuple):
-    """One split.
-
-    Attributes:
-      records: the original set that its images are in.
-      index: int32 ``[N]``, each example's number there.
-    """
+    """One split: the original set that its images are in, and the number of each there, int32 ``[N]``."""
 
     records: Records
     index: np.ndarray
@@ -47,13 +59,13 @@ class StreamedSplit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:
-    """A data set on disk; what it shares with a :class:`~sdd_jax.data.dataset.Dataset` in memory means the same.
+    """A data set on disk; fields that a :class:`~sdd_jax.data.dataset.Dataset` in memory has too mean the same.
 
     Attributes:
       image_size: S; images are ``[S, S, 3]``.
       augment: one of ``images.AUGMENTS``.
-      workers: processes that decode; 0 decodes in threads of this one.
-      skipped: the images that ``train`` and ``selection`` lack as they cannot be decoded; None if nobody looked.
+      workers: processes that decode; 0: threads of this process.
+      skipped: the images that were left out of ``train`` and ``selection``; None if bad images are an error.
     """
 
     name: str
@@ -71,12 +83,10 @@ class StreamedDataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
         return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(H, W, C)``."""
         return (self.image_size, self.image_size, 3)
 
     def fingerprint(self, *splits: str) -> str:
@@ -104,44 +114,46 @@ def from_records(
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
 ) -> StreamedDataset:
-    """A :class:`StreamedDataset` of records.
+    """A :class:`StreamedDataset` of records; arguments not listed as in :func:`~sdd_jax.data.load`.
 
-    ``select_on`` and ``train_examples`` are as in :func:`~sdd_jax.data.dataset.from_arrays`; where labels are not known
-    before reading, a tenth of all images is held out, and a subset drawn from all, without regard to the classes.
+    Where labels are not known before reading, a tenth of all images is held out, and a subset drawn from all, without
+    regard to the classes. A test image that cannot be decoded is an error when it is read.
 
     Args:
       train: the images of training and validation.
-      test: those of tests; one that cannot be decoded is an error when it is read, whatever ``on_bad_image`` is.
-      name: what the set is called in logs.
-      class_names: a name per class.
-      mean: per channel, in units of [0, 1].
-      std: likewise.
-      image_size: S; images are ``[S, S, 3]``.
-      augment: one of ``images.AUGMENTS``.
-      select_on: as above.
-      train_examples: as above.
-      workers: processes that decode; 0 decodes in threads of this one.
-      on_bad_image: "error" raises when a training image that cannot be decoded is read; "skip" decodes each of them
-        now and leaves the bad ones out, after all draws, which therefore fall as they would without them.
-      skipped: what an earlier start of the same run found; None looks.
+      mean: per channel, in units of [0, 1], as ``std``.
+      on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
+        and leaves the bad ones out, after all draws, so that these do not depend on them.
+      skipped: the images that an earlier start of the same run left out; None decodes all to find them.
 
     Raises:
-      ValueError: if an argument is not what it should be, ``skipped`` is of other images, or no image of a class is
-        left.
+      ValueError: if an argument is not as described, ``skipped`` is of other images, or no image of a class is left.
     """
+    if not (len(train) and len(test)):
+        raise ValueError(f"{name} needs training and test images, got {len(train)} and {len(test)}")
     if augment not in images.AUGMENTS:
         raise ValueError(f"augment must be one of {', '.join(images.AUGMENTS)}, got {augment!r}")
     if image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     labels = np.zeros(len(train), np.int32) if train.labels is None else train.labels
-    if on_bad_image not in bad_images.POLICIES:
-        raise ValueError(f"on_bad_image must be one of {', '.join(bad_images.POLICIES)}, got {on_bad_image!r}")
     rows, held = split_rows(labels, select_on, train_examples)
     if on_bad_image == "skip":
-        skipped = _skipped(train, rows if held is None else np.union1d(rows, held), skipped)
+        if skipped is None:
+            skipped = find_bad_images(train, rows if held is None else np.union1d(rows, held))
+        elif skipped.listing != hash_names(train):
+            raise ValueError(
+                "training images were added, removed or renamed since this run began, so that its order would be "
+                "another: put them back, or begin another run"
+            )
         bad = list(skipped.images)
         left = rows[~np.isin(rows, bad)]
-        _check_classes(train, labels, class_names, rows, left)
+        lost = np.setdiff1d(labels[rows], labels[left])
+        if lost.size:
+            first = train.name(int(rows[labels[rows] == lost[0]][0]))
+            of = "the set" if train.labels is None else f"class {class_names[lost[0]]!r}"
+            raise ValueError(f"no training image of {of} can be decoded; the first is {first}")
         rows, held = left, None if held is None else held[~np.isin(held, bad)]
         if held is not None and not len(held):
             raise ValueError(f'every held-out image of {name} is skipped: repair them, or use select_on="test"')
@@ -162,76 +174,102 @@ def from_records(
     )
 
 
-def _skipped(records: Records, numbers: np.ndarray, earlier: Skipped | None) -> Skipped:
-    """The bad images among ``numbers``, or those that were found ``earlier``, if these are still the same images."""
-    if earlier is None:
-        return bad_images.find(records, numbers)
-    if earlier.listing != bad_images.listing(records):
-        raise ValueError(
-            "training images were added, removed or renamed since this run began, so that its order would be another: "
-            "put them back, or begin another run"
-        )
-    return earlier
+def hash_names(records: Records) -> str:
+    """SHA-256, in hex, over names and labels but not sizes: equal if every number means the same image."""
+    digest = hashlib.sha256() if records.labels is None else hashlib.sha256(records.labels.astype("<i4").tobytes())
+    for number in range(len(records)):
+        digest.update(records.name(number).encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
-def _check_classes(
-    records: Records, labels: np.ndarray, class_names: Sequence[str], rows: np.ndarray, left: np.ndarray
-) -> None:
-    """``ValueError`` if a class that had images in ``rows`` has none ``left``; it names one of them."""
-    lost = np.setdiff1d(labels[rows], labels[left])
-    if lost.size:
-        first = records.name(int(rows[labels[rows] == lost[0]][0]))
-        of = "the set" if records.labels is None else f"class {class_names[lost[0]]!r}"
-        raise ValueError(f"no training image of {of} can be decoded; the first is {first}")
+def find_bad_images(records: Records, numbers: np.ndarray) -> Skipped:
+    """Decodes the records of ``numbers``, each once, in threads; each of several processes takes a share.
 
-
-class _Example(NamedTuple):
-    """What makes an example of a row; can be pickled for worker processes."""
-
-    split: StreamedSplit
-    augment: str
-    size: int
-    classes: int
-    seed: int
-
-    def read(self, row: int) -> tuple[Any, int]:
-        """The decoded image of a row of the split, and its label."""
-        records, number = self.split.records, int(self.split.index[row])
-        data, label = records.read(number)
-        if not 0 <= label < self.classes:
-            raise ValueError(f"{records.name(number)} has the label {label}, expected 0 to {self.classes - 1}")
-        return images.decode(data, records.name(number)), label
-
-
-class TrainExample(_Example):
-    """``example(position, row)``: the row's image as it is seen at a position of the run.
-
-    Chance is a function of (seed, epoch, number of the example) and of nothing else, as that of images in memory is,
-    but drawn by NumPy's Philox: worker processes have no business with JAX. NumPy promises the generator's bits for
-    good, the numbers made of them for one version.
+    Only a fault of the image skips it; an error of the machine (of the file system, too little memory) is raised.
     """
+    processes = jax.process_count()
+    share = numbers[jax.process_index() :: processes]
+    parts = [share[start : start + _AT_A_TIME] for start in range(0, len(share), _AT_A_TIME)]
 
-    def __call__(self, position: int, row: int) -> dict[str, Any]:
-        number = int(self.split.index[row])
-        entropy = np.random.SeedSequence((self.seed, position // len(self.split.index), number))
-        image, label = self.read(row)
-        pixels, view = images.train_image(
-            image, self.augment, self.size, np.random.Generator(np.random.Philox(entropy))
-        )
-        return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
+    def look(part):
+        problems = ((number, _problem(records, number)) for number in part.tolist())
+        return [(number, reason) for number, reason in problems if reason is not None]
+
+    with ThreadPoolExecutor() as pool:
+        bad = {number: reason for found in pool.map(look, parts) for number, reason in found}
+    if processes > 1:
+        mine = np.zeros(-(-len(numbers) // processes), bool)
+        mine[: len(share)] = np.isin(share, list(bad))
+        for process, row in enumerate(multihost_utils.process_allgather(mine)):
+            theirs = numbers[process::processes]
+            for number in set(theirs[row[: len(theirs)]].tolist()) - bad.keys():  # few: read again to get the reason
+                bad[number] = _problem(records, number) or f"{records.name(number)} cannot be read by process {process}"
+    return Skipped(hash_names(records), dict(sorted(bad.items())))
 
 
-class EvalExample(_Example):
-    """``example(position)``: an example in the order of the split; past the end the last one, with ``valid`` False."""
+def _problem(records: Records, number: int) -> str | None:
+    """Why an image is bad; None if it is not."""
+    try:
+        content, _ = records.read(number)
+    except OSError as error:
+        if error.errno not in _BROKEN_LINK:
+            raise
+        return f"{records.name(number)} cannot be opened: {error.strerror}"
+    try:
+        images.decode(content, records.name(number))
+    except ValueError as error:
+        return str(error)
+    return None
 
-    def __call__(self, position: int) -> dict[str, Any]:
-        last = len(self.split.index) - 1
-        row = min(position, last)
-        image, label = self.read(row)
-        pixels = images.eval_image(image, self.augment, self.size)
-        arrays = _as_arrays(image=pixels, label=label, index=int(self.split.index[row]), view=images.NO_VIEW)
-        return {**arrays, "valid": np.bool_(position <= last)}
+
+def train_example(position: int, row: int, *, dataset: StreamedDataset, seed: int) -> dict[str, Any]:
+    """A row of the training split as it is seen at a position of a run.
+
+    It is augmented by a function of (seed, epoch, number of the example) and of nothing else, as images in memory are,
+    but drawn by NumPy's Philox, as worker processes should not start JAX. NumPy promises the generator's bits for good,
+    the numbers made of them for one version.
+    """
+    split = dataset.train
+    number = int(split.index[row])
+    entropy = np.random.SeedSequence((seed, position // len(split.index), number))
+    image, label = _read(dataset, split, row)
+    rng = np.random.Generator(np.random.Philox(entropy))
+    pixels, view = images.train_image(image, dataset.augment, dataset.image_size, rng)
+    return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
+
+
+def eval_example(position: int, *, dataset: StreamedDataset, split: StreamedSplit) -> dict[str, Any]:
+    """An example in the order of the split; past the end the last one, with ``valid`` False."""
+    row = min(position, len(split.index) - 1)
+    image, label = _read(dataset, split, row)
+    pixels = images.eval_image(image, dataset.augment, dataset.image_size)
+    arrays = _as_arrays(image=pixels, label=label, index=int(split.index[row]), view=images.NO_VIEW)
+    return {**arrays, "valid": np.bool_(position == row)}
+
+
+def _read(dataset: StreamedDataset, split: StreamedSplit, row: int) -> tuple[Image.Image, int]:
+    """The decoded image of a row, and its label."""
+    number = int(split.index[row])
+    name = split.records.name(number)
+    data, label = split.records.read(number)
+    if not 0 <= label < dataset.num_classes:
+        raise ValueError(f"{name} has the label {label}, expected 0 to {dataset.num_classes - 1}")
+    return images.decode(data, name), label
 
 
 def _as_arrays(*, image: np.ndarray, **numbers: int) -> dict[str, Any]:
     return {"image": np.ascontiguousarray(image), **{name: np.int32(number) for name, number in numbers.items()}}
+
+
+def train_batch(
+    arrays: dict[str, jax.Array], step: ArrayLike, *, source: Any, dtype: DTypeLike = jnp.float32
+) -> dict[str, jax.Array]:
+    """The batch of a step, of examples augmented on the host: it is normalised. To be called inside ``jit``."""
+    del step
+    batch = eval_batch({name: array for name, array in arrays.items() if name != "key"}, source=source, dtype=dtype)
+    return {**batch, "valid": jnp.ones(arrays["label"].shape, bool)}
+
+
+def eval_batch(arrays: dict[str, jax.Array], *, source: Any, dtype: DTypeLike = jnp.float32) -> dict[str, jax.Array]:
+    """An evaluation batch, normalised by mean and std of ``source``; to be called inside ``jit``."""
+    return {**arrays, "image": device.normalize(arrays["image"], source.mean, source.std, dtype)}

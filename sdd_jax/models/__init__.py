@@ -17,13 +17,10 @@ from sdd_jax.models.layers import (
     torch_affine_init,
     zero_bias_affine_init,
 )
-from sdd_jax.models.mobilenet_v1 import MobileNetV1
-from sdd_jax.models.mobilenet_v2 import MobileNetV2
-from sdd_jax.models.resnet import ResNet
-from sdd_jax.models.resnet_cifar import ResNetCifar
+from sdd_jax.models.mobilenet import MobileNetV1, MobileNetV2
+from sdd_jax.models.resnet import ResNet, WideResNet
 from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
-from sdd_jax.models.vgg import VGG, TorchvisionVGG
-from sdd_jax.models.wrn import WideResNet
+from sdd_jax.models.vgg import VGG
 from sdd_jax.own import own_function
 
 __all__ = [
@@ -46,55 +43,38 @@ def _network(trunk: Callable[..., nn.Module], head_init: AffineInit, *stems: str
     return _Network({stem: partial(trunk, stem=stem) for stem in stems}, head_init)
 
 
-def _resnet_cifar(depth: int, **widths) -> _Network:
-    return _network(partial(ResNetCifar, depth=depth, **widths), torch_affine_init, "cifar", "cub200")
-
-
-def _wrn(depth: int, widening: int) -> _Network:
-    return _network(partial(WideResNet, depth=depth, widening=widening), zero_bias_affine_init, "cifar", "cub200")
+def _resnet_cifar(depth: int, stem_width: int = 16, widths: tuple[int, int, int] = (16, 32, 64)) -> _Network:
+    """`depth` is 6n + 2: n blocks of two convolutions in each of three stages, stem and head."""
+    stage_sizes = ((depth - 2) // 6,) * 3
+    return _network(partial(ResNet, stage_sizes, widths, stem_width), torch_affine_init, "cifar", "cub200")
 
 
 def _resnet(*stage_sizes: int, bottleneck: bool) -> _Network:
-    trunk = partial(ResNet, stage_sizes=stage_sizes, bottleneck=bottleneck)
+    trunk = partial(ResNet, stage_sizes, (64, 128, 256, 512), 64, bottleneck)
     return _network(trunk, torch_affine_init, "cifar", "imagenet", "cub200")
 
 
-def _vgg(*block_sizes: int, large: bool = True) -> _Network:
-    small = partial(VGG, block_sizes=block_sizes)  # on CUB-200 as well: the official code changes nothing there
-    stems: dict[str, Callable[..., nn.Module]] = {"cifar": small, "cub200": small}
-    if large:
-        stems["imagenet"] = partial(TorchvisionVGG, block_sizes=block_sizes)
-    return _Network(stems, small_normal_affine_init)
+def _wrn(depth: int, widening: int) -> _Network:
+    return _network(partial(WideResNet, depth, widening), zero_bias_affine_init, "cifar", "cub200")
 
 
-def _vgg_without_bn(*block_sizes: int) -> _Network:
-    trunk = partial(TorchvisionVGG, block_sizes=block_sizes, batch_norm=False)
-    return _Network({"imagenet": trunk}, small_normal_affine_init)
+def _vgg(block_sizes: tuple[int, ...], *stems: str, batch_norm: bool = True) -> _Network:
+    return _network(partial(VGG, block_sizes, batch_norm), small_normal_affine_init, *stems)
 
+
+_VGG_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 _NETWORKS = {
-    "resnet8": _resnet_cifar(8),
-    "resnet14": _resnet_cifar(14),
-    "resnet20": _resnet_cifar(20),
-    "resnet32": _resnet_cifar(32),
-    "resnet44": _resnet_cifar(44),
-    "resnet56": _resnet_cifar(56),
-    "resnet110": _resnet_cifar(110),
-    "resnet8x4": _resnet_cifar(8, stem_width=32, widths=(64, 128, 256)),
-    "resnet32x4": _resnet_cifar(32, stem_width=32, widths=(64, 128, 256)),
+    **{f"resnet{depth}": _resnet_cifar(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    "resnet8x4": _resnet_cifar(8, 32, (64, 128, 256)),
+    "resnet32x4": _resnet_cifar(32, 32, (64, 128, 256)),
     "wrn_16_1": _wrn(16, 1),
     "wrn_16_2": _wrn(16, 2),
     "wrn_40_1": _wrn(40, 1),
     "wrn_40_2": _wrn(40, 2),
-    "vgg8": _vgg(1, 1, 1, 1, 1, large=False),
-    "vgg11": _vgg(1, 1, 2, 2, 2),
-    "vgg13": _vgg(2, 2, 2, 2, 2),
-    "vgg16": _vgg(2, 2, 3, 3, 3),
-    "vgg19": _vgg(2, 2, 4, 4, 4),
-    "vgg11_without_bn": _vgg_without_bn(1, 1, 2, 2, 2),
-    "vgg13_without_bn": _vgg_without_bn(2, 2, 2, 2, 2),
-    "vgg16_without_bn": _vgg_without_bn(2, 2, 3, 3, 3),
-    "vgg19_without_bn": _vgg_without_bn(2, 2, 4, 4, 4),
+    "vgg8": _vgg((1, 1, 1, 1, 1), "cifar", "cub200"),
+    **{f"vgg{depth}": _vgg(blocks, "cifar", "cub200", "imagenet") for depth, blocks in _VGG_BLOCKS.items()},
+    **{f"vgg{depth}_without_bn": _vgg(blocks, "imagenet", batch_norm=False) for depth, blocks in _VGG_BLOCKS.items()},
     "mobilenet_v1": _Network({"imagenet": MobileNetV1}, torch_affine_init),
     "mobilenet_v2": _network(MobileNetV2, small_normal_affine_init, "cifar", "cub200"),
     "shufflenet_v1": _network(ShuffleNetV1, torch_affine_init, "cifar", "cub200"),

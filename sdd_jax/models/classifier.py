@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.layers import Affine, AffineInit, param_dtype
-from sdd_jax.sdd import average_grid, num_regions, pool_regions, shared_grid
+from sdd_jax.regions import EVERY_SCALE, Regions, average_grid
 
 
 class Outputs(NamedTuple):
@@ -25,13 +25,13 @@ class Outputs(NamedTuple):
     Attributes:
       logits: [B,K] of the whole image.
       logit_map: [B,h,w,K] of every location of the feature map.
-      region_logits: [B,R,K] of every region of every scale, R = sum of scale**2.
+      region_logits: [B,R,K] of every region; None where no regions were asked for.
       feature_map: [B,h,w,C], the trunk's output in the compute dtype; None where there is only a logit map.
     """
 
     logits: jax.Array
     logit_map: jax.Array | None
-    region_logits: jax.Array
+    region_logits: jax.Array | None
     feature_map: jax.Array | None
 
 
@@ -53,10 +53,9 @@ class Classifier(nn.Module):
         images: jax.Array,
         *,
         train: bool,
-        scales: tuple[int, ...] = (1, 2, 4),
-        pooling: str = "direct",
+        regions: Regions | None = EVERY_SCALE,
     ) -> Outputs:
-        """images [B,H,W,C], floating -> `Outputs`; `scales` and `pooling` as in `pool_regions`.
+        """images [B,H,W,C], floating -> `Outputs`; without `regions` it has no region logits.
 
         Outputs that nobody reads cost nothing under `jit`: XLA drops them.
         """
@@ -70,16 +69,17 @@ class Classifier(nn.Module):
         logits = head(jnp.mean(feature_map, (1, 2), dtype=param_dtype(self.dtype)))
         logit_map = head(feature_map)
 
+        if regions is None:
+            return Outputs(logits, logit_map, None, feature_map)
+        # The head goes to the grid, or to the regions, where they are fewer than the locations.
         height, width = feature_map.shape[1:3]
-        grid = shared_grid(height, width, scales, pooling)
-        needed = grid**2 if grid else num_regions(scales)
-        if needed >= height * width:
-            region_logits = pool_regions(logit_map, scales, pooling=pooling)
+        grid = regions.grid(height, width)
+        if (grid**2 if grid else regions.count) >= height * width:
+            region_logits = regions.pool(logit_map)
         elif grid:
-            cells = head(average_grid(feature_map, grid))
-            region_logits = pool_regions(cells, scales, pooling=pooling)
+            region_logits = regions.pool(head(average_grid(feature_map, grid)))
         else:
-            region_logits = head(pool_regions(feature_map, scales, pooling=pooling))
+            region_logits = head(regions.pool(feature_map))
         return Outputs(logits, logit_map, region_logits, feature_map)
 
 
@@ -99,15 +99,15 @@ class LogitMapClassifier(nn.Module):
         images: jax.Array,
         *,
         train: bool,
-        scales: tuple[int, ...] = (1, 2, 4),
-        pooling: str = "direct",
+        regions: Regions | None = EVERY_SCALE,
     ) -> Outputs:
         """As `Classifier`, without a feature map."""
         _check_images(images)
         logit_map = self.network(images, train=train)
         _check_map("network", f"logit map [B,h,w,{self.num_classes}]", logit_map, images, self.num_classes)
         logit_map = logit_map.astype(param_dtype(logit_map.dtype))
-        return Outputs(jnp.mean(logit_map, (1, 2)), logit_map, pool_regions(logit_map, scales, pooling=pooling), None)
+        region_logits = None if regions is None else regions.pool(logit_map)
+        return Outputs(jnp.mean(logit_map, (1, 2)), logit_map, region_logits, None)
 
 
 class FunctionNetwork(nn.Module):

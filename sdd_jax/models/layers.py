@@ -1,25 +1,27 @@
 """The layers and initialisers that every network shares, with PyTorch's semantics.
 
-Compute runs in a module's `dtype`; parameters and running statistics are kept in at least float32
-(`param_dtype`), so that bfloat16 compute trains float32 weights and a checkpoint means the same in
-both.
+A module computes in its `dtype`. Parameters and running statistics are kept in at least float32
+(`param_dtype`): with bfloat16 compute the weights are still float32, and so is a checkpoint.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from sdd_jax.models.convolution import convolve
 
 # Normal with variance 2 / (kernel area * output channels): "Delving Deep into Rectifiers" (2015),
-# the fan-out form. The reference spells it in three ways, one per family; they are one formula.
+# the fan-out form. The official code writes this formula in three ways, one for each family.
 CONV_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# What PyTorch's convolutions do unasked: uniform within 1 / sqrt(fan_in).
+# PyTorch's default for convolutions: uniform within 1 / sqrt(fan_in).
 TORCH_CONV_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # From the number of input features to the initialisers of an affine layer's kernel and bias.
@@ -45,7 +47,7 @@ def symmetric_uniform(bound: float) -> Initializer:
 
 
 def torch_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
-    """What PyTorch's `Linear` does unasked: kernel and bias uniform within 1 / sqrt(fan_in)."""
+    """PyTorch's default for `Linear`: kernel and bias uniform within 1 / sqrt(fan_in)."""
     uniform = symmetric_uniform(fan_in**-0.5)
     return uniform, uniform
 
@@ -92,17 +94,14 @@ def conv(
     )
 
 
-def stem_conv(
-    features: int, stem: str, *, small: tuple[int, int] = (3, 1), init: Initializer = CONV_INIT, dtype: DTypeLike
-) -> nn.Conv:
-    """The first convolution: `small` (kernel size, stride) if `stem` is "cifar", else 7x7 with stride 2.
+def stem_options(stem: str, *, small: tuple[int, int] = (3, 1), init: Initializer = CONV_INIT) -> dict[str, Any]:
+    """Options of `conv` for the first convolution: `small` (kernel size, stride) if `stem` is "cifar", else (7, 2).
 
     The official code replaces the stem for CUB-200 after the network is initialised, so that it
     keeps PyTorch's own initial values.
     """
-    size, stride = small if stem == "cifar" else (7, 2)
-    init = TORCH_CONV_INIT if stem == "cub200" else init
-    return conv(features, size, stride, init=init, dtype=dtype, name="stem_conv")
+    kernel_size, stride = small if stem == "cifar" else (7, 2)
+    return {"kernel_size": kernel_size, "stride": stride, "init": TORCH_CONV_INIT if stem == "cub200" else init}
 
 
 class Affine(nn.Module):
@@ -134,14 +133,24 @@ class BatchNorm(nn.Module):
     means of squares cancels when the mean is large. Under `jit` with a sharded batch the means are
     over the global batch, so no axis name is needed.
 
-    Collections: `params` scale and bias [C], `batch_stats` mean and var [C].
+    Collections: `params` scale and bias [C], `batch_stats` mean and var [C]; the bias alone where the
+    rest is folded into a convolution.
+
+    Attributes:
+      dtype: of the output.
+      convolution: the name of a convolution beside it whose output is read here and nowhere else.
     """
 
     dtype: DTypeLike = jnp.float32
+    convolution: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shape, stored = x.shape[-1:], param_dtype(self.dtype)
+        if self.has_variable("params", "bias") and not self.has_variable("params", "scale"):
+            if train:
+                raise ValueError("folded variables have no training mode: train the ones that were folded")
+            return (x.astype(stored) + self.get_variable("params", "bias")).astype(self.dtype)
         scale = self.param("scale", nn.initializers.ones, shape, stored)
         bias = self.param("bias", nn.initializers.zeros, shape, stored)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stored)
@@ -167,3 +176,70 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         y = (x - mean) * (scale * jax.lax.rsqrt(var + EPSILON)) + bias
         return y.astype(self.dtype)
+
+
+def conv_bn(
+    x: jax.Array,
+    features: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    *,
+    name: str,
+    norm: str | None = None,
+    relu: bool = True,
+    dtype: DTypeLike,
+    train: bool,
+    **options: Any,
+) -> jax.Array:
+    """A `conv` with these options, then a batch normalisation, then ReLU if `relu`.
+
+    It is called inside a compact module. The layers become that module's, as `name` and `norm` (or
+    `name` with "bn" in place of "conv").
+    """
+    x = conv(features, kernel_size, stride, dtype=dtype, name=name, **options)(x)
+    x = BatchNorm(dtype, convolution=name, name=norm or name.replace("conv", "bn"))(x, train=train)
+    return nn.relu(x) if relu else x
+
+
+def fold(model: nn.Module, variables: Any, images: Any) -> dict[str, Any]:
+    """Variables for evaluation with every `conv_bn` as one convolution: the same outputs up to rounding, sooner.
+
+    With its running statistics a batch normalisation is affine, and a convolution is linear in its
+    kernel: "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference" (2018), section 3.2. Kernels are folded in at least float32, whatever the model computes in.
+
+    Args:
+      model: a Linen module that is called as `model(images, train=...)`.
+      variables: its variables; `params` and `batch_stats` are nested dictionaries.
+      images: [B,H,W,C], or a `jax.ShapeDtypeStruct`: only the shape and dtype are read.
+    """
+    pairs = set()
+
+    def forward(variables, images):
+        flat = flatten_dict(variables)
+
+        def look(next_fun, args, kwargs, context):
+            norm = context.module
+            if isinstance(norm, BatchNorm) and norm.convolution is not None:
+                # Not so inside of another network's `apply`, or of a transformed module (`nn.scan`, `nn.remat`).
+                if norm.get_variable("params", "scale") is flat.get(("params", *norm.path, "scale"), images):
+                    pairs.add(((*norm.path[:-1], norm.convolution), norm.path))
+            return next_fun(*args, **kwargs)
+
+        with nn.intercept_methods(look):
+            return model.apply(variables, images, train=False)
+
+    jax.eval_shape(forward, variables, images)
+    return jax.jit(partial(_fold, sorted(pairs)))(variables)
+
+
+def _fold(pairs: list[tuple[tuple[str, ...], tuple[str, ...]]], variables: Any) -> dict[str, Any]:
+    flat: dict[tuple[str, ...], Any] = flatten_dict(variables, keep_empty_nodes=True)
+    for conv_path, norm in pairs:
+        mean, var = (flat.pop(("batch_stats", *norm, name)) for name in ("mean", "var"))
+        factor = flat.pop(("params", *norm, "scale")) * jax.lax.rsqrt(var + EPSILON)
+        flat["params", *norm, "bias"] -= mean * factor
+        for name in ("kernel", "bias"):
+            if ("params", *conv_path, name) in flat:
+                flat["params", *conv_path, name] *= factor
+    return unflatten_dict(flat)

@@ -1,90 +1,120 @@
-"""The four-stage ResNet trunks: "Deep Residual Learning for Image Recognition" (2016).
+"""The residual trunks: ResNets of three and of four stages, and wide residual networks."""
 
-With the "imagenet" stem they are torchvision's, so that its weights fit: the bottleneck's stride
-sits in its 3x3 convolution. With "cifar" they are the ones that "Contrastive Representation
-Distillation" (2020) and those after it use as teachers on CIFAR-100.
-"""
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdd_jax.models.layers import BatchNorm, conv, stem_conv
+from sdd_jax.models.layers import BatchNorm, conv, conv_bn, stem_options
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, ReLU last: [B,H,W,C] -> [B,H/stride,W/stride,width].
+class ResidualBlock(nn.Module):
+    """Convolutions around a shortcut, ReLU last: [B,H,W,C] -> [B,H/stride,W/stride,C'].
 
-    Where the shape changes, the shortcut is a 1x1 convolution with a batch normalisation.
+    Two of 3x3 with C' = width, or as a bottleneck 1x1, 3x3 and 1x1 with C' = 4 * width. Where the shape
+    changes, the shortcut is a 1x1 convolution with a batch normalisation.
     """
 
     width: int
     stride: int = 1
+    bottleneck: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(self.dtype, name="bn1")(y, train=train))
-        y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
-        y = BatchNorm(self.dtype, name="bn2")(y, train=train)
-        if self.stride != 1 or x.shape[-1] != self.width:
-            x = conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-            x = BatchNorm(self.dtype, name="shortcut_bn")(x, train=train)
-        return nn.relu(x + y)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution around a shortcut: [B,H,W,C] -> [B,H/stride,W/stride,4*width].
-
-    Its shortcut and its ReLU are those of `BasicBlock`.
-    """
-
-    width: int
-    stride: int = 1
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        wide = 4 * self.width
-        y = conv(self.width, 1, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(self.dtype, name="bn1")(y, train=train))
-        y = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(BatchNorm(self.dtype, name="bn2")(y, train=train))
-        y = conv(wide, 1, dtype=self.dtype, name="conv3")(y)
-        y = BatchNorm(self.dtype, name="bn3")(y, train=train)
-        if self.stride != 1 or x.shape[-1] != wide:
-            x = conv(wide, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-            x = BatchNorm(self.dtype, name="shortcut_bn")(x, train=train)
+        layer = partial(conv_bn, dtype=self.dtype, train=train)
+        if self.bottleneck:
+            y = layer(x, self.width, 1, name="conv1")
+            y = layer(y, self.width, 3, self.stride, name="conv2")
+            y = layer(y, 4 * self.width, 1, name="conv3", relu=False)
+        else:
+            y = layer(x, self.width, 3, self.stride, name="conv1")
+            y = layer(y, self.width, 3, name="conv2", relu=False)
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+            x = layer(x, y.shape[-1], 1, self.stride, name="shortcut_conv", relu=False)
         return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """images [B,H,W,C] -> feature map [B,h,w,C'], after ReLU; C' is 512, or 2048 of bottlenecks.
+    """images [B,H,W,C] -> feature map [B,h,w,C'], after ReLU: "Deep Residual Learning" (2016).
 
-    h is H/32 with the "imagenet" stem (7x7 convolution, max-pooling), H/16 with "cub200" (7x7
-    convolution) and H/8 with "cifar" (3x3 convolution), each rounded up.
+    C' is the last width, four times that with bottlenecks. Each stage but the first halves the map, and so do
+    the stems: "cifar" (3x3 convolution) not at all, "cub200" (7x7 convolution) once, "imagenet" (7x7
+    convolution, max-pooling) twice; halves are rounded up.
+
+    Three stages are the networks for small images of section 4.2, four those for large ones. Both have their
+    teachers from "Contrastive Representation Distillation" (2020): its shortcuts of three stages are 1x1
+    convolutions where the shape changes, and its x4 networks are four times as wide after a stem of twice the
+    width. With "imagenet" the network is torchvision's: a bottleneck's stride sits in its 3x3 convolution.
     """
 
     stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    stem_width: int
     bottleneck: bool = False
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = stem_conv(64, self.stem, dtype=self.dtype)(images)
-        x = nn.relu(BatchNorm(self.dtype, name="stem_bn")(x, train=train))
+        x = conv_bn(images, self.stem_width, **stem_options(self.stem), dtype=self.dtype, train=train, name="stem_conv")
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        kind = Bottleneck if self.bottleneck else BasicBlock
-        for stage, size in enumerate(self.stage_sizes, start=1):
+        for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             for block in range(size):
-                x = kind(
-                    width=64 * 2 ** (stage - 1),
-                    stride=2 if stage > 1 and block == 0 else 1,
-                    dtype=self.dtype,
-                    name=f"stage{stage}_block{block}",
-                )(x, train=train)
+                stride = 2 if stage > 1 and block == 0 else 1
+                unit = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=f"stage{stage}_block{block}")
+                x = unit(x, train=train)
         return x
+
+
+class PreActivationBlock(nn.Module):
+    """Normalise, ReLU, convolve, twice: [B,H,W,C] -> [B,H/stride,W/stride,width], no ReLU after.
+
+    A block that changes the width has a 1x1 convolution as its shortcut, which reads the activated
+    input as the first convolution does; the others pass their input on untouched.
+    """
+
+    width: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        active = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train=train))
+        y = conv_bn(active, self.width, 3, self.stride, name="conv1", norm="bn2", dtype=self.dtype, train=train)
+        y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
+        if x.shape[-1] != self.width:
+            x = conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(active)
+        return x + y
+
+
+class WideResNet(nn.Module):
+    """images [B,H,W,C] -> feature map [B,H/4,W/4,64*widening] (rounded up), after ReLU.
+
+    "Wide Residual Networks" (2016), without dropout. `depth` is 6n + 4: n blocks of two convolutions in each
+    of three stages, the stem, two shortcuts and the head as the paper counts them. With the "cub200" stem,
+    which the official code has for ResNets but not for these, the map is H/8 and W/8.
+
+    When the official code trains one of these as a student, it collects intermediate features by calling
+    three of the batch normalisations again, which moves their running statistics twice a step. That is a side
+    effect, not a part of the network, and is not done here.
+    """
+
+    depth: int
+    widening: int
+    stem: str = "cifar"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        x = conv(16, **stem_options(self.stem), dtype=self.dtype, name="stem_conv")(images)
+        for stage, width in enumerate((16, 32, 64), start=1):
+            for block in range((self.depth - 4) // 6):
+                stride = 2 if stage > 1 and block == 0 else 1
+                x = PreActivationBlock(width * self.widening, stride, self.dtype, name=f"stage{stage}_block{block}")(
+                    x, train=train
+                )
+        return nn.relu(BatchNorm(self.dtype, name="final_bn")(x, train=train))

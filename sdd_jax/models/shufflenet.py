@@ -12,16 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdd_jax.models import layers
-from sdd_jax.models.layers import TORCH_CONV_INIT, BatchNorm, stem_conv
+from sdd_jax.models.layers import TORCH_CONV_INIT, conv_bn, stem_options
 
-conv = partial(layers.conv, init=TORCH_CONV_INIT)
+_layer = partial(conv_bn, init=TORCH_CONV_INIT)
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
     """x [..., C]: the channels of all groups in turn, the first of each, the second of each."""
     y = x.reshape(*x.shape[:-1], groups, -1)
     return jnp.swapaxes(y, -1, -2).reshape(x.shape)
+
+
+def _stem(images: jax.Array, stem: str, dtype: DTypeLike, train: bool) -> jax.Array:
+    options = stem_options(stem, small=(1, 1), init=TORCH_CONV_INIT)
+    return conv_bn(images, 24, **options, name="stem_conv", dtype=dtype, train=train)
 
 
 class ShuffleUnit(nn.Module):
@@ -33,20 +37,17 @@ class ShuffleUnit(nn.Module):
 
     width: int
     stride: int
-    groups: int = 3
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        layer = partial(_layer, dtype=self.dtype, train=train)
         branch = self.width - x.shape[-1] if self.stride == 2 else self.width
         inner = branch // 4
-        first_groups = 1 if x.shape[-1] == 24 else self.groups  # the unit after the stem
-        y = conv(inner, 1, groups=first_groups, dtype=self.dtype, name="conv1")(x)
-        y = channel_shuffle(nn.relu(BatchNorm(self.dtype, name="bn1")(y, train=train)), first_groups)
-        y = conv(inner, 3, self.stride, groups=inner, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(BatchNorm(self.dtype, name="bn2")(y, train=train))
-        y = conv(branch, 1, groups=self.groups, dtype=self.dtype, name="conv3")(y)
-        y = BatchNorm(self.dtype, name="bn3")(y, train=train)
+        first_groups = 1 if x.shape[-1] == 24 else 3  # the unit after the stem
+        y = channel_shuffle(layer(x, inner, 1, groups=first_groups, name="conv1"), first_groups)
+        y = layer(y, inner, 3, self.stride, groups=inner, name="conv2")
+        y = layer(y, branch, 1, groups=3, name="conv3", relu=False)
         if self.stride == 2:
             x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # the rim counts as zeros
             return nn.relu(jnp.concatenate([y, x], axis=-1))
@@ -56,16 +57,17 @@ class ShuffleUnit(nn.Module):
 class ShuffleNetV1(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/8,W/8,960] (rounded up), after ReLU; "cub200": H/16, W/16."""
 
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
+
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = stem_conv(24, self.stem, small=(1, 1), init=TORCH_CONV_INIT, dtype=self.dtype)(images)
-        x = nn.relu(BatchNorm(self.dtype, name="stem_bn")(x, train=train))
+        x = _stem(images, self.stem, self.dtype, train)
         for stage, (width, size) in enumerate(((240, 4), (480, 8), (960, 4)), start=1):
             for block in range(size):
-                unit = ShuffleUnit(width, 2 if block == 0 else 1, dtype=self.dtype, name=f"stage{stage}_block{block}")
+                unit = ShuffleUnit(width, 2 if block == 0 else 1, self.dtype, name=f"stage{stage}_block{block}")
                 x = unit(x, train=train)
         return x
 
@@ -77,14 +79,12 @@ class SplitUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        layer = partial(_layer, dtype=self.dtype, train=train)
         kept, y = jnp.split(x, 2, axis=-1)
         half = y.shape[-1]
-        y = conv(half, 1, dtype=self.dtype, name="conv1")(y)
-        y = nn.relu(BatchNorm(self.dtype, name="bn1")(y, train=train))
-        y = conv(half, 3, groups=half, dtype=self.dtype, name="conv2")(y)
-        y = BatchNorm(self.dtype, name="bn2")(y, train=train)
-        y = conv(half, 1, dtype=self.dtype, name="conv3")(y)
-        y = nn.relu(BatchNorm(self.dtype, name="bn3")(y, train=train))
+        y = layer(y, half, 1, name="conv1")
+        y = layer(y, half, 3, groups=half, name="conv2", relu=False)
+        y = layer(y, half, 1, name="conv3")
         return channel_shuffle(jnp.concatenate([kept, y], axis=-1), 2)
 
 
@@ -96,33 +96,29 @@ class DownUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        layer = partial(_layer, dtype=self.dtype, train=train)
         channels, half = x.shape[-1], self.width // 2
-        left = conv(channels, 3, 2, groups=channels, dtype=self.dtype, name="conv1")(x)
-        left = BatchNorm(self.dtype, name="bn1")(left, train=train)
-        left = conv(half, 1, dtype=self.dtype, name="conv2")(left)
-        left = nn.relu(BatchNorm(self.dtype, name="bn2")(left, train=train))
-        right = conv(half, 1, dtype=self.dtype, name="conv3")(x)
-        right = nn.relu(BatchNorm(self.dtype, name="bn3")(right, train=train))
-        right = conv(half, 3, 2, groups=half, dtype=self.dtype, name="conv4")(right)
-        right = BatchNorm(self.dtype, name="bn4")(right, train=train)
-        right = conv(half, 1, dtype=self.dtype, name="conv5")(right)
-        right = nn.relu(BatchNorm(self.dtype, name="bn5")(right, train=train))
+        left = layer(x, channels, 3, 2, groups=channels, name="conv1", relu=False)
+        left = layer(left, half, 1, name="conv2")
+        right = layer(x, half, 1, name="conv3")
+        right = layer(right, half, 3, 2, groups=half, name="conv4", relu=False)
+        right = layer(right, half, 1, name="conv5")
         return channel_shuffle(jnp.concatenate([left, right], axis=-1), 2)
 
 
 class ShuffleNetV2(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/8,W/8,1024] (rounded up), after ReLU; "cub200": H/16, W/16."""
 
+    grouped_convolutions = True  # read by sdd_jax/training/compiling.py
+
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = stem_conv(24, self.stem, small=(1, 1), init=TORCH_CONV_INIT, dtype=self.dtype)(images)
-        x = nn.relu(BatchNorm(self.dtype, name="stem_bn")(x, train=train))
+        x = _stem(images, self.stem, self.dtype, train)
         for stage, (width, size) in enumerate(((116, 3), (232, 7), (464, 3)), start=1):
             x = DownUnit(width, self.dtype, name=f"stage{stage}_block0")(x, train=train)
             for block in range(1, size + 1):
                 x = SplitUnit(self.dtype, name=f"stage{stage}_block{block}")(x, train=train)
-        x = conv(1024, 1, dtype=self.dtype, name="last_conv")(x)
-        return nn.relu(BatchNorm(self.dtype, name="last_bn")(x, train=train))
+        return _layer(x, 1024, 1, name="last_conv", dtype=self.dtype, train=train)

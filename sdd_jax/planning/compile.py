@@ -1,8 +1,8 @@
-"""The very program of the training loop, compiled for chips that are not here, from shapes alone."""
+"""The program of the training loop, compiled for chips that are not there, from shapes alone."""
 
 import math
-import re
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,75 +10,41 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdd_jax.build import make_optimizer, make_parts, state_shapes
-from sdd_jax.build_data import described, from_disk, steps_per_call
+from sdd_jax.build import described, from_disk, make_optimizer, make_parts, state_shapes, steps_per_call
 from sdd_jax.config import Settings, image_dtype
-from sdd_jax.data.arrays import epochs_per_chunk
-from sdd_jax.data.memory import train_batch_function
+from sdd_jax.data import memory, streamed
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
-from sdd_jax.models.folding import fold
-from sdd_jax.planning import kept
-from sdd_jax.planning.collectives import Collectives, read_collectives
+from sdd_jax.models.layers import fold
 from sdd_jax.training.programs import jit_run_chunk
-from sdd_jax.training.step import live_teacher
+from sdd_jax.training.teacher import Teacher, live_teacher
 
-
-class Program(NamedTuple):
-    """The jitted chunk of steps, and what it is called with, as shapes with shardings."""
-
-    run_chunk: Any
-    arguments: tuple[Any, ...]  # states, shared, own, count
-
-
-class Memory(NamedTuple):
-    """Bytes per chip.
-
-    Attributes:
-      params: the student's parameters and batch statistics, and the objective's.
-      optimizer: its state.
-      teacher: the teacher's variables.
-      data: the batch, or a whole data set where that is kept on the device.
-      temporary: activations kept for the backward pass and everything else that a step makes and drops.
-      total: what the compiler counts of all that, padded to tiles, with the program itself.
-    """
-
-    params: int
-    optimizer: int
-    teacher: int
-    data: int
-    temporary: int
-    total: int
+ROUND = 8  # images per chip: the TPU pads a batch to a multiple of 8 anyway
+COMPILATIONS = 6  # at most, in a search: each takes minutes
+CLOSE = 1.02  # a size that is larger by less than this is not worth another compilation
+USABLE = 63 / 64  # of v5e's 16 GiB the compiler lets a program have 15.75; other chips are taken to be alike
 
 
 class Compiled(NamedTuple):
-    """What the compiler says of one step, per chip.
+    """Figures of one compiled step, per chip."""
 
-    Attributes:
-      memory: what it takes.
-      flops: floating-point operations.
-      bytes: read from and written to memory.
-      collectives: what chips tell each other.
-      seconds: that compiling took.
-    """
-
-    memory: Memory
+    memory: dict[str, int]  # bytes of params, optimizer, teacher, data, temporary; total
     flops: float
-    bytes: float
-    collectives: Collectives
-    seconds: float
+    bytes: float  # read from and written to memory
+    reduced_bytes: int  # all-reduced over the chips: gradients, and the sums of batch normalisation
+    seconds: float  # of compilation
 
 
-class TooLarge(Exception):
-    """A program that does not fit.
+class TooLarge(NamedTuple):
+    """A program that does not fit into the chip's memory, with the compiler's own message."""
 
-    Attributes:
-      used: bytes that it takes, or its temporaries alone, where those are too much already.
-      usable: bytes of the chip's memory that a program may take.
-    """
+    message: str
 
-    def __init__(self, used: float, usable: float):
-        super().__init__(f"{used} of {usable} bytes")
-        self.used, self.usable = used, usable
+
+class Largest(NamedTuple):
+    """The largest batch found: images per chip, 0 if none fitted; and how many compilations the search took."""
+
+    per_chip: int
+    compilations: int
 
 
 def train_examples(settings: Settings) -> int:
@@ -91,143 +57,124 @@ def train_examples(settings: Settings) -> int:
     return total - (total + 5) // 10 if settings["data.select_on"] == "validation" else total
 
 
-def make_program(settings: Settings, mesh: Mesh) -> Program:
-    """The training loop's program of one run for the devices of ``mesh``, with a live teacher."""
+def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """The training loop's program for the devices of ``mesh``, one run with a live teacher.
+
+    Returns:
+      The jitted chunk of steps, and its arguments as shapes with shardings: states, shared, own, count.
+    """
     info, num_examples, batch_size = described(settings), train_examples(settings), settings["batch_size"]
     parts, dtype = make_parts(settings, info.num_classes), image_dtype(settings)
     optimizer = make_optimizer(settings, num_examples)
-    platform = mesh.devices.flat[0].platform
-    steps = steps_per_call(settings, platform)
-    options = {"scales": settings["sdd.scales"], "pooling": settings["sdd.pooling"]}
-    teacher, teacher_arrays = None, {}
+    steps = steps_per_call(settings, mesh.devices.flat[0].platform)
+    teacher = Teacher()
     if parts.teacher is not None:
-        folded, teacher_arrays = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
-        teacher = live_teacher(folded, **options)
-    state = state_shapes(parts, teacher, teacher_arrays, optimizer, info.image_shape, num_examples)
+        variables = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
+        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
+    state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
     on_all, each = replicated(mesh), by_seed(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     int32 = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     if from_disk(settings):
-        from sdd_jax.data.grain_source import train_batch_function as streamed
-
-        make_batch, data = streamed(info, dtype), {}
+        make_batch, data = partial(streamed.train_batch, source=info, dtype=dtype), {}
         batch = {name: int32((batch_size,)) for name in ("label", "index", "row", "view", "position")}
         batch["image"] = jax.ShapeDtypeStruct((batch_size, *info.image_shape), jnp.uint8)
         own = {"key": _placed(key, each), **_placed(batch, NamedSharding(mesh, PartitionSpec(SEEDS, DATA)))}
     else:
-        make_batch = train_batch_function(info, batch_size, dtype)
+        make_batch = partial(memory.train_batch, source=info, batch_size=batch_size, dtype=dtype)
         data = {"images": jax.ShapeDtypeStruct((num_examples, *info.image_shape), jnp.uint8)}
         data |= {name: int32((num_examples,)) for name in ("labels", "index")}
-        order = int32((epochs_per_chunk(steps, batch_size, num_examples), num_examples))
+        order = int32((memory.epochs_per_chunk(steps, batch_size, num_examples), num_examples))
         own = _placed({"key": key, "order": order, "first_epoch": int32(())}, each)
     run_chunk = jit_run_chunk(
         parts.model,
-        teacher,
+        teacher.apply,
         parts.objective,
         optimizer,
         make_batch,
         mesh,
-        **options,
-        image_shape=info.image_shape,
         num_examples=num_examples,
         steps_per_call=steps,
         accumulate=settings["optim.accumulate_steps"],
     )
-    shared = _placed((teacher_arrays, data), on_all, runs=False)
-    return Program(run_chunk, (_placed(state, each), shared, ({}, own), _placed(int32(()), on_all, runs=False)))
+    shared, count = _placed(((teacher.arrays, data), int32(())), on_all)
+    return run_chunk, (_placed(state, each), shared, ({}, own), count)
 
 
-def compile_step(settings: Settings, mesh: Mesh, topology: str) -> Compiled:
-    """Compiles the program for the chips of ``mesh``, unless what comes of it is kept from an earlier start.
-
-    Raises:
-      TooLarge: if it does not fit the chips' memory.
-    """
-    program = make_program(settings, mesh)
-    lowered = program.run_chunk.lower(*program.arguments)
-    path = kept.place(lowered.as_text(), topology)
-    figures: dict[str, Any] | None = kept.read(path)
-    if figures is None:
-        try:
-            figures = _measure(program, lowered, mesh)._asdict()
-        except TooLarge as error:
-            figures = {"used": error.used, "usable": error.usable}
-        kept.write(path, figures)
-    if "used" in figures:
-        raise TooLarge(figures["used"], figures["usable"])
-    memory, collectives = Memory(*figures.pop("memory")), Collectives(*figures.pop("collectives"))
-    parts = settings["optim.accumulate_steps"]  # a loop, whose body the compiler counts once
-    figures |= {"flops": parts * figures["flops"], "bytes": parts * figures["bytes"]}
-    return Compiled(memory=memory, collectives=collectives, **figures)
-
-
-def _measure(program: Program, lowered: Any, mesh: Mesh) -> Compiled:
-    states, (teacher, data), (_, own), _ = program.arguments
-    start = time.monotonic()
+def compile_step(settings: Settings, mesh: Mesh) -> Compiled | TooLarge:
+    """Compiles the training program for the chips of ``mesh``."""
+    run_chunk, arguments = make_program(settings, mesh)
+    lowered, start = run_chunk.lower(*arguments), time.monotonic()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise read_refusal(str(error)) from error
-    seconds = time.monotonic() - start
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return TooLarge(str(error).splitlines()[0])
+    states, (teacher, data), (_, own), _ = arguments
     analysis, costs = compiled.memory_analysis(), compiled.cost_analysis()
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    memory = Memory(
-        params=_bytes((states.params, states.batch_stats, states.objective_state, states.step)),
-        optimizer=_bytes(states.opt_state),
-        teacher=_bytes(teacher),
-        data=_bytes((data, own)),
-        temporary=analysis.temp_size_in_bytes,
-        total=held + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes,
-    )
-    return Compiled(
-        memory, costs["flops"], costs["bytes accessed"], read_collectives(compiled.as_text(), mesh.size), seconds
-    )
+    memory = {
+        "params": _bytes((states.params, states.batch_stats, states.objective_state, states.step)),
+        "optimizer": _bytes(states.opt_state),
+        "teacher": _bytes(teacher),
+        "data": _bytes((data, own)),  # the batch, or the whole data set where that is kept on the device
+        "temporary": analysis.temp_size_in_bytes,  # mostly activations kept for the backward pass
+        "total": held + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes,  # with padding
+    }
+    parts = settings["optim.accumulate_steps"]  # a loop, whose body the compiler counts once
+    # Batch normalisation sums two numbers per channel forward and two backward; its statistics are two per channel.
+    reduced = _bytes(states.params) + 2 * parts * _bytes(states.batch_stats) if mesh.size > 1 else 0
+    flops, traffic = parts * costs["flops"], parts * costs["bytes accessed"]
+    return Compiled(memory, flops, traffic, reduced, time.monotonic() - start)
 
 
-# What libtpu 0.0.42 says: before it places anything, of the temporaries alone, or after it has placed everything.
-_REFUSALS = (
-    r"HLO temporaries \((?P<used>[\d.]+[KMGT]?)\) exceeds available HBM \((?P<usable>[\d.]+[KMGT]?)\)",
-    r"Used (?P<used>[\d.]+[KMGT]?) of (?P<usable>[\d.]+[KMGT]?) hbm",
-)
+def find_largest(
+    per_chip: int, result: Compiled | TooLarge, hbm_bytes: int, measure: Callable[[int], Compiled | TooLarge]
+) -> Largest:
+    """Searches for the largest batch that fits: where the line through the two largest that do meets the limit.
+
+    A size that was refused is not tried again: the next one is halfway to it. ``result`` is that of ``per_chip`` images
+    per chip, ``measure`` compiles for another number of them.
+    """
+    fits: dict[int, int] = {}  # images per chip: bytes
+    refused, count, compilations = None, per_chip, 0
+    while True:
+        if isinstance(result, TooLarge):
+            refused = count
+        else:
+            fits[count] = result.memory["total"]
+        best, count = max(fits, default=0), _next_size(fits, refused, hbm_bytes * USABLE)
+        if count <= best * CLOSE or compilations == COMPILATIONS:
+            return Largest(best, compilations)
+        result, compilations = measure(count), compilations + 1
 
 
-def read_refusal(message: str) -> Exception:
-    """``TooLarge``, from what the compiler says of a program that does not fit; else an error with all of it."""
-    for refusal in _REFUSALS:
-        found = re.search(refusal, message)
-        if found is not None:
-            return TooLarge(_size(found["used"]), _size(found["usable"]))
-    return RuntimeError(message)
+def _next_size(fits: dict[int, int], refused: int | None, limit: float) -> int:
+    best, count = 0, math.inf
+    if fits:
+        (low, low_size), (best, size) = [(0, 0), *sorted(fits.items())][-2:]
+        if low_size >= size:  # the compiler saves memory where it gets scarce
+            low, low_size = 0, 0
+        count = int(best + (limit - size) * (best - low) / (size - low_size))
+    if refused is not None and count >= refused:
+        count = (best + refused) // 2
+    return int(count) // ROUND * ROUND or int(count)
 
 
-def _size(text: str) -> float:
-    """Bytes of "15.75G"."""
-    if text[-1].isdigit():
-        return float(text)
-    return float(text[:-1]) * 1024 ** (1 + "KMGT".index(text[-1]))
-
-
-def _folded(model: Any, images: Any) -> tuple[Any, Any]:
-    """The folded teacher and its variables as shapes."""
-    found = []
-
-    def folding(variables):
-        folded, arrays = fold(model, variables, images)
-        found.append(folded)
-        return arrays
-
+def _folded(model: Any, images: Any) -> Any:
+    """The shapes of the teacher's folded variables."""
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    arrays = jax.eval_shape(folding, variables)
-    return found[0], arrays
+    return jax.eval_shape(partial(fold, model, images=images), variables)
 
 
-def _placed(tree: Any, sharding: NamedSharding, *, runs: bool = True) -> Any:
-    """Shapes with a sharding, and with a leading axis of one run if ``runs``."""
-    axis = (1,) if runs else ()
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes with a sharding, and with a leading axis of one run where it has an axis of runs."""
+    axis = (1,) if SEEDS in sharding.spec else ()
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(axis + leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def _bytes(tree: Any) -> int:
     """Bytes on one chip, without the padding of tiles."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shards)

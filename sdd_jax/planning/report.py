@@ -1,175 +1,139 @@
-"""Plans side by side, as text and as JSON."""
+"""Plans side by side, as JSON and as a text table.
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+A step's least time, by "Roofline: An Insightful Visual Performance Model", Williams, Waterman and Patterson, 2009: that
+of its operations at the chip's peak or of its memory traffic, and what it sends to other chips on top: it waits for it.
+"""
 
-from sdd_jax.planning.chips import GIB
-from sdd_jax.planning.compile import Compiled, TooLarge
-from sdd_jax.planning.largest import Largest
-from sdd_jax.planning.roofline import Bound
-from sdd_jax.planning.topology import Topology
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-
-class Figures(NamedTuple):
-    """One method on one topology: what the compiler says, or why it refuses, and what follows."""
-
-    method: str
-    compiled: Compiled | None
-    refused: TooLarge | None
-    bound: Bound | None
-    hours: float | None
+from sdd_jax.planning.compile import Compiled, Largest, TooLarge
+from sdd_jax.planning.topology import GIB, Topology
 
 
-class Plan(NamedTuple):
-    """One column: a topology and a batch size."""
+def make_plan(
+    topology: Topology,
+    batch_size: int,
+    epochs: int,
+    num_examples: int,
+    results: Mapping[str, Compiled | TooLarge],
+    largest: Largest | None,
+) -> dict[str, Any]:
+    """One column, JSON-ready: bytes, operations and seconds per chip and step.
 
-    topology: Topology
-    batch_size: int
-    epochs: int
-    own: Figures
-    against: Figures | None
-    largest: Largest | None
-
-    @property
-    def per_chip(self) -> int:
-        """Images a chip and step."""
-        return self.batch_size // self.topology.chips
-
-
-def as_json(plans: Sequence[Plan]) -> list[dict[str, Any]]:
-    """Everything, in bytes, operations and seconds per chip and step."""
-    return [
-        {
-            "topology": plan.topology.name,
-            "chips": plan.topology.chips,
-            "batch_size": plan.batch_size,
-            "images_per_chip": plan.per_chip,
-            "epochs": plan.epochs,
-            "hbm_bytes": plan.topology.chip.hbm_bytes,
-            "peak_flops": plan.topology.chip.flops,
-            "hbm_bytes_per_second": plan.topology.chip.hbm_rate,
-            "link_bytes_per_second": plan.topology.chip.link_rate,
-            "methods": [_figures(plan, figures) for figures in (plan.own, plan.against) if figures is not None],
-            "largest": None
-            if plan.largest is None
-            else plan.largest._asdict() | {"batch_size": plan.largest.per_chip * plan.topology.chips},
-        }
-        for plan in plans
-    ]
-
-
-def _figures(plan: Plan, figures: Figures) -> dict[str, Any]:
-    if figures.compiled is None or figures.bound is None:
-        refused = figures.refused
-        assert refused is not None
-        return {"method": figures.method, "fits": False, "needs_bytes": refused.used, "usable_bytes": refused.usable}
-    compiled, bound = figures.compiled, figures.bound
+    ``results`` has the config's method first, then the one that it is compared with, if any.
+    """
+    steps = math.ceil(epochs * num_examples / batch_size)
     return {
-        "method": figures.method,
-        "fits": True,
-        "memory_bytes": compiled.memory._asdict(),
-        "flops": compiled.flops,
-        "bytes": compiled.bytes,
-        "collectives": compiled.collectives._asdict(),
-        "seconds": bound._asdict(),
-        "images_per_second": plan.batch_size / bound.step,
-        "hours": figures.hours,
-        "compile_seconds": compiled.seconds,
+        "topology": topology.name,
+        "chips": topology.chips,
+        "batch_size": batch_size,
+        "images_per_chip": batch_size // topology.chips,
+        "epochs": epochs,
+        "hbm_bytes": topology.chip.hbm_bytes,
+        "peak_flops": topology.chip.flops,
+        "hbm_bytes_per_second": topology.chip.hbm_rate,
+        "link_bytes_per_second": topology.chip.link_rate,
+        "methods": [{"method": name, **_figures(topology, batch_size, steps, of)} for name, of in results.items()],
+        "largest": largest and largest._asdict() | {"batch_size": largest.per_chip * topology.chips},
     }
 
 
-def as_text(plans: Sequence[Plan]) -> str:
-    """A table with a column per plan and a figure per row; in brackets, over the method that it is held against."""
+def _figures(topology: Topology, batch_size: int, steps: int, result: Compiled | TooLarge) -> dict[str, Any]:
+    if isinstance(result, TooLarge):
+        return {"fits": False, "compiler": result.message}
+    chip = topology.chip
+    sent = 2 * (topology.chips - 1) / topology.chips * result.reduced_bytes  # in a ring
+    compute, memory, network = result.flops / chip.flops, result.bytes / chip.hbm_rate, sent / chip.link_rate
+    step = max(compute, memory) + network
+    return {
+        "fits": True,
+        "memory_bytes": result.memory,
+        "flops": result.flops,
+        "bytes": result.bytes,
+        "collectives": {"operand_bytes": result.reduced_bytes, "sent_bytes": sent},
+        "seconds": {"compute": compute, "memory": memory, "network": network, "step": step},
+        "images_per_second": batch_size / step,
+        "hours": steps * step / 3600,
+        "compile_seconds": result.seconds,
+    }
+
+
+def as_text(plans: Sequence[dict[str, Any]]) -> str:
+    """A table with a column per plan and a figure per row; in brackets, its ratio to that of the compared method."""
     columns = [_column(plan) for plan in plans]
-    names = list(columns[0])
-    width = max(map(len, names))
-    widths = [max(len(cell) for cell in column.values()) for column in columns]
-    lines = [
-        "  ".join(
-            [name.ljust(width), *(column[name].rjust(room) for column, room in zip(columns, widths, strict=True))]
-        )
-        for name in names
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join([*lines, "", *_notes(plans)])
+    table = [list(columns[0]), *(list(column.values()) for column in columns)]
+    widths = [max(map(len, column)) for column in table]
+    lines = []
+    for name, *cells in zip(*table, strict=True):
+        lines.append("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *dict.fromkeys(_notes(plans))])
 
 
-def _column(plan: Plan) -> dict[str, str]:
-    own, other = plan.own, plan.against
+def _column(plan: dict[str, Any]) -> dict[str, str]:
+    own, *others = plan["methods"]
+    hbm, largest, room = plan["hbm_bytes"], plan["largest"], f"NO: more than {plan['hbm_bytes'] / GIB:.0f} GiB"
+    searched = f"{largest['batch_size']} ({largest['per_chip']} a chip)" if largest else "not searched"
+    if own["fits"]:
+        room = f"fits {hbm / GIB:.0f} GiB, {(hbm - own['memory_bytes']['total']) / GIB:.2f} free"
 
-    def cell(read, form: str) -> str:
-        """``read(figures)`` in ``form``, with its ratio to that of the other method."""
-        if own.compiled is None:
+    def cell(form: str, read: Callable[[dict[str, Any]], float]) -> str:
+        if not own["fits"]:
             return "-"
         text = format(read(own), form)
-        if other is None:
-            return text
-        over = read(other) if other.compiled is not None else 0
+        over = read(others[0]) if others and others[0]["fits"] else 0
         return f"{text} ({read(own) / over:.4f})" if over else text
 
-    def memory(name: str) -> str:
-        return cell(lambda figures: getattr(figures.compiled.memory, name) / GIB, ".3f")
+    def gib(name: str) -> str:
+        return cell(".3f", lambda figures: figures["memory_bytes"][name] / GIB)
 
-    def seconds(name: str) -> str:
-        return cell(lambda figures: 1000 * getattr(figures.bound, name), ".3f")
+    def milliseconds(name: str) -> str:
+        return cell(".3f", lambda figures: 1000 * figures["seconds"][name])
 
-    hbm = plan.topology.chip.hbm_bytes
-    if own.compiled is not None:
-        fits = f"fits {hbm / GIB:.0f} GiB, {(hbm - own.compiled.memory.total) / GIB:.2f} free"
-    else:
-        assert own.refused is not None
-        needs, room = own.refused.used / GIB, own.refused.usable / GIB
-        fits = f"NO: {needs:.2f} GiB or more, {needs - room:.2f} too much"
     return {
-        "per chip and step": plan.topology.name,
-        "chips": str(plan.topology.chips),
-        "batch size": str(plan.batch_size),
-        "images a chip": str(plan.per_chip),
-        "method": own.method + (f" (over {other.method})" if other else ""),
-        "GiB parameters, statistics": memory("params"),
-        "GiB optimizer state": memory("optimizer"),
-        "GiB teacher": memory("teacher"),
-        "GiB data": memory("data"),
-        "GiB activations, temporary": memory("temporary"),
-        "GiB in all": memory("total"),
-        "the chip's memory": fits,
-        "largest batch that fits": _largest(plan),
-        "GFLOP": cell(lambda figures: figures.compiled.flops / 1e9, ".1f"),
-        "GB to and from memory": cell(lambda figures: figures.compiled.bytes / 1e9, ".2f"),
-        "collectives": cell(lambda figures: figures.compiled.collectives.count, "d"),
-        "MB that go into them": cell(lambda figures: figures.compiled.collectives.operand_bytes / 1e6, ".2f"),
-        "ms compute at peak": seconds("compute"),
-        "ms memory": seconds("memory"),
-        "ms interconnect": seconds("network"),
-        "ms a step, at least": seconds("step"),
-        "images a second, at most": cell(lambda figures: plan.batch_size / figures.bound.step, ".0f"),
-        f"hours for {plan.epochs} epochs, at least": cell(lambda figures: figures.hours, ".2f"),
-        "seconds to compile": "-" if own.compiled is None else f"{own.compiled.seconds:.0f}",
+        "per chip and step": plan["topology"],
+        "chips": str(plan["chips"]),
+        "batch size": str(plan["batch_size"]),
+        "images a chip": str(plan["images_per_chip"]),
+        "method": own["method"] + (f" (over {others[0]['method']})" if others else ""),
+        "GiB parameters, statistics": gib("params"),
+        "GiB optimizer state": gib("optimizer"),
+        "GiB teacher": gib("teacher"),
+        "GiB data": gib("data"),
+        "GiB activations, temporary": gib("temporary"),
+        "GiB in all": gib("total"),
+        "the chip's memory": room,
+        "largest batch that fits": searched,
+        "GFLOP": cell(".1f", lambda figures: figures["flops"] / 1e9),
+        "GB to and from memory": cell(".2f", lambda figures: figures["bytes"] / 1e9),
+        "MB all-reduced": cell(".2f", lambda figures: figures["collectives"]["operand_bytes"] / 1e6),
+        "ms compute at peak": milliseconds("compute"),
+        "ms memory": milliseconds("memory"),
+        "ms interconnect": milliseconds("network"),
+        "ms a step, at least": milliseconds("step"),
+        "images a second, at most": cell(".0f", lambda figures: figures["images_per_second"]),
+        f"hours for {plan['epochs']} epochs, at least": cell(".2f", lambda figures: figures["hours"]),
+        "seconds to compile": f"{own['compile_seconds']:.0f}" if own["fits"] else "-",
     }
 
 
-def _largest(plan: Plan) -> str:
-    if plan.largest is None:
-        return "not searched"
-    batch = plan.largest.per_chip * plan.topology.chips
-    how = "compiled" if plan.largest.compiled else "estimated"
-    return f"{batch} ({plan.largest.per_chip} a chip, {how})"
-
-
-def _notes(plans: Sequence[Plan]) -> list[str]:
-    notes = []
-    for chip in {plan.topology.chip.name: plan.topology.chip for plan in plans}.values():
-        notes.append(
-            f"{chip.name}: {chip.flops / 1e12:.0f} TFLOP/s in bfloat16 (of a float32 network as well: by default its "
-            f"products are taken in bfloat16), {chip.hbm_bytes / GIB:.0f} GiB at {chip.hbm_rate / 1e9:.0f} GB/s, links "
-            f"{chip.link_rate / 1e9:.0f} GB/s each way"
-        )
+def _notes(plans: Sequence[dict[str, Any]]) -> list[str]:
+    notes = [
+        f"{plan['topology'].partition(':')[0]}: {plan['peak_flops'] / 1e12:.0f} TFLOP/s in bfloat16 (of a float32 "
+        "network as well: by default its products are taken in bfloat16), "
+        f"{plan['hbm_bytes'] / GIB:.0f} GiB at {plan['hbm_bytes_per_second'] / 1e9:.0f} GB/s, links "
+        f"{plan['link_bytes_per_second'] / 1e9:.0f} GB/s each way"
+        for plan in plans
+    ]
     notes.append(
         "ms a step = max(compute, memory) + interconnect; of S bytes all-reduced a chip sends 2 (n - 1) / n * S"
     )
-    if any(plan.largest is not None for plan in plans):
-        notes.append(
-            "largest batch: searched for on each chip's first topology, on the line through two compiled sizes; "
-            "'compiled' where a program of the size that was found was compiled, and fits"
-        )
-    return notes
+    if any(plan["largest"] for plan in plans):
+        notes.append("largest batch: searched for on each chip's first topology; a program of that size was compiled")
+    return notes + [
+        f"{figures['method']} at batch size {plan['batch_size']} does not fit {plan['topology']}: {figures['compiler']}"
+        for plan in plans
+        for figures in plan["methods"]
+        if not figures["fits"]
+    ]

@@ -1,5 +1,5 @@
 """Runs side by side on one page: from their folders to measures, figures and HTML."""
 
-from sdd_jax.reporting.report import write_report
+from sdd_jax.reporting.page import write_report
 
 __all__ = ["write_report"]

@@ -1,4 +1,4 @@
-"""The figures of a report, each for a light and a dark page, drawn by matplotlib."""
+"""The figures of a report, each drawn by matplotlib for a light and a dark page."""
 
 import io
 import math
@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdd_jax.reporting.measures import Reliability, spread
+from sdd_jax.reporting import measures
+from sdd_jax.reporting.runs import Group, Run
+from sdd_jax.reporting.study import Study
 
-INSTALL = "pip install -e '.[report]'"
 DPI = 120
+SHOWN_CLASSES = 30  # at most, of the figure of gains
+MARKERS, STYLES = "osD^vP", ("-", "--", "-.", ":")
 
 
 class Theme(NamedTuple):
@@ -41,216 +44,267 @@ DARK = Theme(
         "#77aadd", "#44bb99", "#ee6677", "#99dd55", "#99ddff", "#cc88dd", "#ee9944", "#eedd88", "#ffaabb", "#bbbbbb",
     ),
 )  # fmt: skip
-MARKERS, STYLES = "osD^vP", ("-", "--", "-.", ":")
 
 
-class Series(NamedTuple):
-    """One metric of one group: common epochs, and the values of each run there, ``[runs, epochs]``."""
-
-    label: str
-    epochs: np.ndarray
-    values: np.ndarray
+Picture = tuple[bytes, bytes]  # PNG files for a light and a dark page
 
 
-def series(label: str, curves: Sequence[Sequence[tuple[float, float]]]) -> Series | None:
-    """The curves of a group's runs at the epochs that all of them have; None if there is none."""
-    tables = [dict(curve) for curve in curves]
-    epochs = sorted(set.intersection(*map(set, tables))) if tables else []
-    if not epochs:
-        return None
-    return Series(label, np.array(epochs), np.array([[table[epoch] for epoch in epochs] for table in tables]))
+def draw_all(study: Study) -> dict[str, Picture]:
+    """Every figure that the study has the data for, by name; what is missing is added to its notes."""
+    drawn = {
+        "curves": _curves(study),
+        "regions": _regions(study),
+        "calibration": _calibration(study),
+        "correlation": _correlation(study),
+        "tsne": _tsne(study),
+    }
+    for number, pair in enumerate(study.pairs()):
+        drawn[f"classes_{number + 1}"] = _gains(study, *pair)
+    return {name: picture for name, picture in drawn.items() if picture is not None}
 
 
-def draw(paint: Callable[[Any, Theme], None], theme: Theme, size: tuple[float, float]) -> bytes:
-    """A PNG of ``size`` (inches) that ``paint(figure, theme)`` draws.
+def _draw(paint: Callable[[Any, Theme], None], size: tuple[float, float]) -> Picture:
+    """The picture of ``size`` (inches) that ``paint(figure, theme)`` draws."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    Raises:
-      ImportError: without matplotlib; it says how to get it.
-    """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"the report's figures need matplotlib: {INSTALL}") from error
-    colours = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), theme.ink
-    )
-    settings = {
-        **colours, "figure.facecolor": theme.paper, "axes.facecolor": theme.paper, "savefig.facecolor": theme.paper,
-        "grid.color": theme.faint, "font.size": 9.5, "axes.titlesize": 10.5, "axes.spines.top": False,
-        "axes.spines.right": False, "legend.frameon": False, "axes.axisbelow": True, "font.family": "DejaVu Sans",
-    }  # fmt: skip
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure, theme)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=DPI, metadata={"Software": "sdd_jax"})
-    return buffer.getvalue()
+    def draw(theme):
+        settings = {
+            **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink),
+            "axes.edgecolor": theme.ink, "figure.facecolor": theme.paper, "axes.facecolor": theme.paper,
+            "savefig.facecolor": theme.paper, "grid.color": theme.faint, "font.size": 9.5, "axes.titlesize": 10.5,
+            "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "axes.axisbelow": True,
+            "font.family": "DejaVu Sans",
+        }  # fmt: skip
+        with matplotlib.rc_context(settings):
+            figure, buffer = Figure(figsize=size, layout="constrained"), io.BytesIO()
+            paint(figure, theme)
+            figure.savefig(buffer, dpi=DPI, metadata={"Software": "sdd_jax"})
+        return buffer.getvalue()
+
+    return draw(LIGHT), draw(DARK)
 
 
-def curves(figure: Any, theme: Theme, panels: Sequence[tuple[str, Sequence[Series]]]) -> None:
-    """A panel for each (title, series): the mean over seeds, and a band of one standard deviation."""
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, lines) in zip(axes, panels, strict=True):
-        for number, line in enumerate(lines):
-            _band(axis, line, theme.cycle[number % len(theme.cycle)], number)
-        axis.set_title(title, loc="left")
-        axis.set_xlabel("epoch")
-        axis.grid(True)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
-
-
-def _band(axis: Any, line: Series, colour: str, number: int) -> None:
-    mean = line.values.mean(0)
-    style = {"linestyle": STYLES[number % len(STYLES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
-    n = len(line.values)
-    axis.plot(line.epochs, mean, color=colour, label=f"{line.label} (n = {n})", **style)
-    if n > 1:
-        sd = line.values.std(0, ddof=1)
-        axis.fill_between(line.epochs, mean - sd, mean + sd, color=colour, alpha=0.22, linewidth=0)
-
-
-def calibration(figure: Any, theme: Theme, entries: Sequence[tuple[str, Sequence[Reliability]]]) -> None:
-    """A reliability diagram for each (label, runs): accuracy in each bin of confidence, means over seeds."""
-    across = min(4, len(entries))
-    panels = figure.subplots(
-        math.ceil(len(entries) / across), across, squeeze=False, sharex=True, sharey=True, subplot_kw={"box_aspect": 1}
-    )
-    for axis, (label, runs) in zip(panels.flat, entries, strict=False):
-        edges = runs[0].edges
-        counts = np.sum([run.counts for run in runs], axis=0)
-        with np.errstate(invalid="ignore"):
-            heights, centres = (
-                np.sum([np.nan_to_num(getattr(run, name)) * run.counts for run in runs], axis=0) / counts
-                for name in ("accuracy", "confidence")
-            )
-        width = edges[1] - edges[0]
-        left = edges[:-1]
-        axis.bar(left, heights, width, align="edge", color=theme.cycle[0], edgecolor=theme.paper, linewidth=0.6)
-        axis.plot([0, 1], [0, 1], color=theme.ink, linewidth=1, linestyle="--")
-        axis.plot(centres, heights, MARKERS[2], color=theme.cycle[1], markersize=3.5)
-        shares = counts / counts.sum()
-        axis.bar(left, -0.18 * shares / shares.max(), width, align="edge", color=theme.faint)
-        ece = spread([100 * run.ece for run in runs])
-        extra = f" ± {ece.sd:.2f}" if ece.sd is not None else ""
-        axis.set_title(f"{label}\nECE {ece.mean:.2f}{extra} %, n = {ece.n}", loc="left", fontsize=9)
-        axis.set_xlim(0, 1)
-        axis.set_ylim(-0.2, 1)
-        axis.set_yticks([0, 0.5, 1])
-        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axis.grid(True)
-    for axis in panels.flat[len(entries) :]:
+def _panels(figure: Any, count: int, across: int, **options: Any) -> Any:
+    """``count`` axes in rows of ``across``; the row's others are hidden."""
+    axes = figure.subplots(math.ceil(count / across), across, squeeze=False, **options)
+    for axis in axes.flat[count:]:
         axis.set_visible(False)
-    figure.supxlabel("confidence: probability of the predicted class", fontsize=9.5)
-    figure.supylabel("accuracy", fontsize=9.5)
+    return axes
 
 
-def gains(figure: Any, theme: Theme, names: Sequence[str], mean: np.ndarray, sd: np.ndarray | None, title: str) -> None:
-    """A line for each class: the difference of its accuracy in points, in the order given."""
-    axis = figure.subplots()
-    places = np.arange(len(names))
-    colours = [theme.cycle[0] if value >= 0 else theme.cycle[1] for value in mean]
-    axis.axvline(0, color=theme.ink, linewidth=1)
-    axis.hlines(places, 0, mean, colors=colours, linewidth=3)
-    if sd is not None:
-        axis.errorbar(mean, places, xerr=sd, fmt="none", ecolor=theme.ink, elinewidth=0.9, capsize=2.5)
-    for place, value, colour in zip(places, mean, colours, strict=True):
-        axis.plot(value, place, "o" if value >= 0 else "s", color=colour, markersize=5)
-    axis.set_yticks(places, names)
-    axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.set_xlabel("difference of the class's test accuracy, percentage points")
-    axis.set_title(title, loc="left")
-    axis.grid(axis="x")
+def _values(runs: Sequence[Run], *metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs at which all runs have a metric, maybe none, and its values ``[runs, epochs]``."""
+    tables = [dict(run.curve(*metric)) for run in runs]
+    epochs = sorted(set.intersection(*map(set, tables)))
+    return np.array(epochs), np.array([[table[epoch] for epoch in epochs] for table in tables])
 
 
-class Training(NamedTuple):
-    """What an SDD group's metrics say of regions over training; means over seeds by epoch.
-
-    Attributes:
-      label: the group's.
-      epochs: ``[E]``.
-      shares: complementary regions in percent, by what they are of: "2x2", ..., or "all scales" of older runs.
-      parts: of the distillation loss in percent, by kind and scale, in the order to be stacked; empty for older runs.
-    """
-
-    label: str
-    epochs: np.ndarray
-    shares: dict[str, np.ndarray]
-    parts: dict[tuple[str, str], np.ndarray]
-
-
-def training_regions(figure: Any, theme: Theme, groups: Sequence[Training]) -> None:
-    """For each group: the share of complementary regions, and what each kind and scale adds to the loss."""
-    rows = figure.subplots(len(groups), 2, squeeze=False, sharex="row")
-    for (left, right), group in zip(rows, groups, strict=True):
-        for number, (name, values) in enumerate(group.shares.items()):
-            colour = theme.complementary[min(number, 2)]
-            left.plot(group.epochs, values, color=colour, linestyle=STYLES[number % 4], linewidth=2, label=name)
-        left.set_title(f"{group.label}\ncomplementary regions, % of the scale's", loc="left")
-        left.set_ylim(bottom=0)
-        left.legend(ncols=2, loc="best")
-        left.grid(True)
-        right.set_title("\nshare of the distillation loss, %", loc="left")
-        if group.parts:
-            seen, colours, hatches = {"consistent": 0, "complementary": 0}, [], []
-            for kind, _ in group.parts:
-                shades = theme.consistent if kind == "consistent" else theme.complementary
-                colours.append(shades[min(seen[kind], len(shades) - 1)])
-                hatches.append("" if kind == "consistent" else "///")
-                seen[kind] += 1
-            labels = [f"{kind} {scale}" for kind, scale in group.parts]
-            areas = right.stackplot(
-                group.epochs, *group.parts.values(), colors=colours, labels=labels, edgecolor=theme.paper, linewidth=0.5
-            )
-            for area, hatch in zip(areas, hatches, strict=True):
-                area.set_hatch(hatch)
-            right.set_ylim(0, 100)
-            handles, texts = right.get_legend_handles_labels()
-            right.legend(handles[::-1], texts[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
-            right.margins(x=0)
-        else:
-            right.text(0.5, 0.5, "not logged by these runs", ha="center", transform=right.transAxes)
-            right.set_yticks([])
-        for axis in (left, right):
+def _curves(study: Study) -> Picture:
+    def paint(figure, theme):
+        axes = figure.subplots(1, 2)
+        panels = (("test accuracy, %", "accuracy", 100), ("test loss, nats", "loss", 1))
+        for axis, (title, metric, factor) in zip(axes, panels, strict=True):
+            for number, group in enumerate(study.groups):
+                epochs, values = _values(group.runs, "evaluation", metric, "test")
+                if len(epochs):
+                    _band(axis, theme, number, group.label, epochs, factor * values)
+            axis.set_title(title, loc="left")
             axis.set_xlabel("epoch")
+            axis.grid(True)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+
+    return _draw(paint, (9.5, 3.6 + 0.25 * math.ceil(len(study.groups) / 3)))
 
 
-def matrices(
-    figure: Any, theme: Theme, entries: Sequence[tuple[str, np.ndarray]], names: Sequence[str], note: Sequence[str]
-) -> None:
-    """A matrix of classes by classes for each (label, matrix), in one colour scale; a ``note`` under each title."""
-    across = min(3, len(entries))
-    panels = figure.subplots(math.ceil(len(entries) / across), across, squeeze=False)
-    top = max(float(np.nanmax(matrix)) for _, matrix in entries)
-    image = None
-    for number, (axis, (label, matrix)) in enumerate(zip(panels.flat, entries, strict=False)):
-        image = axis.imshow(matrix, vmin=0, vmax=top or 1, cmap="cividis")
-        axis.set_title(f"{label}\n{note[number]}", loc="left", fontsize=9)
-        axis.spines[:].set_visible(False)
-        if len(names) <= 20:
-            axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
-            axis.set_yticks(range(len(names)), names if number % across == 0 else [], fontsize=7.5)
-    for axis in panels.flat[len(entries) :]:
-        axis.set_visible(False)
-    figure.colorbar(image, ax=panels, shrink=0.7, label="|difference of correlations|")
+def _band(axis: Any, theme: Theme, number: int, label: str, epochs: np.ndarray, values: np.ndarray) -> None:
+    """The mean over runs, and a band of one standard deviation."""
+    mean, colour = values.mean(0), theme.cycle[number % len(theme.cycle)]
+    style = {"linestyle": STYLES[number % len(STYLES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
+    axis.plot(epochs, mean, color=colour, label=f"{label} (n = {len(values)})", **style)
+    if len(values) > 1:
+        sd = values.std(0, ddof=1)
+        axis.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.22, linewidth=0)
 
 
-def scatter(
-    figure: Any, theme: Theme, entries: Sequence[tuple[str, np.ndarray]], labels: np.ndarray, names: dict[int, str]
-) -> None:
-    """A panel of points ``[n, 2]`` for each (label, points); a colour and a shape for each class of ``names``."""
+def _regions(study: Study) -> Picture | None:
+    found = [_training(group, study.notes) for group in study.groups if group.method.startswith("sdd_")]
+    groups = [group for group in found if group is not None]
+    if not groups:
+        return None
+
+    def paint(figure, theme):
+        axes = figure.subplots(len(groups), 2, squeeze=False, sharex="row")
+        for (left, right), (label, epochs, shares, parts) in zip(axes, groups, strict=True):
+            for number, (name, values) in enumerate(shares.items()):
+                colour = theme.complementary[min(number, 2)]
+                left.plot(epochs, values, color=colour, linestyle=STYLES[number % 4], linewidth=2, label=name)
+            left.set_title(f"{label}\ncomplementary regions, % of the scale's", loc="left")
+            left.set_ylim(bottom=0)
+            left.legend(ncols=2, loc="best")
+            left.grid(True)
+            right.set_title("\nshare of the distillation loss, %", loc="left")
+            if parts:
+                _stack(right, theme, epochs, parts)
+            else:
+                right.text(0.5, 0.5, "not logged by these runs", ha="center", transform=right.transAxes)
+                right.set_yticks([])
+            for axis in (left, right):
+                axis.set_xlabel("epoch")
+
+    return _draw(paint, (9.5, 3.3 * len(groups)))
+
+
+def _stack(axis: Any, theme: Theme, epochs: np.ndarray, parts: dict[tuple[str, str], np.ndarray]) -> None:
+    """What each kind and scale adds to the loss."""
+    shades = {"consistent": iter(theme.consistent), "complementary": iter(theme.complementary)}
+    last = {"consistent": theme.consistent[-1], "complementary": theme.complementary[-1]}
+    colours = [next(shades[kind], last[kind]) for kind, _ in parts]
+    labels = [f"{kind} {scale}" for kind, scale in parts]
+    areas = axis.stackplot(epochs, *parts.values(), colors=colours, labels=labels, edgecolor=theme.paper, linewidth=0.5)
+    for area, (kind, _) in zip(areas, parts, strict=True):
+        area.set_hatch("" if kind == "consistent" else "///")
+    axis.set_ylim(0, 100)
+    handles, texts = axis.get_legend_handles_labels()
+    axis.legend(handles[::-1], texts[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.margins(x=0)
+
+
+def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str, Any], dict[Any, Any]] | None:
+    """What an SDD group's runs logged of regions over training, means over seeds; None if too little.
+
+    Label, epochs; in percent: complementary regions by scale, and parts of the loss by kind and scale, maybe none.
+    """
+    scales = [f"{scale}x{scale}" for scale in group.config["sdd.scales"]]
+    shares = {scale: f"complementary_share_{scale}" for scale in scales[1:]}
+    parts = {("consistent", scale): f"consistent_loss_{scale}" for scale in scales}
+    parts |= {("complementary", scale): f"complementary_loss_{scale}" for scale in scales[1:]}
+    names = ("distill_loss", *shares.values(), *parts.values())
+    runs = [run for run in group.runs if all(run.curve("train", name) for name in names)]
+    label = group.label
+    if len(runs) < len(group.runs):
+        without = ", ".join(str(run.seed) for run in group.runs if run not in runs)
+        notes.append(
+            f"{label}: the runs of seed {without} did not log what each scale adds to the loss, since they were "
+            "trained before these metrics were there; runs that are trained now do"
+        )
+        if runs:
+            label += f", seed {', '.join(str(run.seed) for run in runs)} alone"
+        else:
+            runs, shares, parts = list(group.runs), {"all scales": "complementary_share"}, {}
+    found = {name: _values(runs, "train", name) for name in ("distill_loss", *shares.values(), *parts.values())}
+    if not all(len(epochs) for epochs, _ in found.values()):
+        return None
+    means = {name: values.mean(0) for name, (_, values) in found.items()}
+    percents = {scale: 100 * means[name] for scale, name in shares.items()}
+    added = {kind: 100 * means[name] / means["distill_loss"] for kind, name in parts.items()}
+    return label, found["distill_loss"][0], percents, added
+
+
+def _calibration(study: Study) -> Picture:
+    entries = [(teacher.label, [teacher.logits]) for teacher in study.every_teacher()]
+    entries += [(group.label, study.logits(group)) for group in study.groups]
     across = min(4, len(entries))
-    panels = figure.subplots(math.ceil(len(entries) / across), across, squeeze=False, subplot_kw={"box_aspect": 1})
-    for axis, (label, points) in zip(panels.flat, entries, strict=False):
-        for number, (kind, name) in enumerate(names.items()):
-            chosen = points[labels == kind]
-            colour, marker = theme.classes[number % 10], "osD^vPX*<"[number % 9]
-            axis.scatter(*chosen.T, s=9, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
-        axis.set_title(label, loc="left", fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
-    for axis in panels.flat[len(entries) :]:
-        axis.set_visible(False)
-    handles, texts = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=min(5, len(texts)), markerscale=2, fontsize=8.5)
+
+    def paint(figure, theme):
+        axes = _panels(figure, len(entries), across, sharex=True, sharey=True, subplot_kw={"box_aspect": 1})
+        for axis, (label, networks) in zip(axes.flat, entries, strict=False):
+            bins = measures.reliability(networks, study.labels)
+            left, width, shares = bins.edges[:-1], bins.edges[1], bins.counts / bins.counts.sum()
+            axis.bar(
+                left, bins.accuracy, width, align="edge", color=theme.cycle[0], edgecolor=theme.paper, linewidth=0.6
+            )
+            axis.plot([0, 1], [0, 1], color=theme.ink, linewidth=1, linestyle="--")
+            axis.plot(bins.confidence, bins.accuracy, MARKERS[2], color=theme.cycle[1], markersize=3.5)
+            axis.bar(left, -0.18 * shares / shares.max(), width, align="edge", color=theme.faint)
+            ece = measures.spread([100 * measures.reliability([logits], study.labels).ece for logits in networks])
+            axis.set_title(f"{label}\nECE {ece.text()} %, n = {ece.n}", loc="left", fontsize=9)
+            axis.set(xlim=(0, 1), ylim=(-0.2, 1), yticks=[0, 0.5, 1])
+            axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axis.grid(True)
+        figure.supxlabel("confidence: probability of the predicted class", fontsize=9.5)
+        figure.supylabel("accuracy", fontsize=9.5)
+
+    return _draw(paint, (max(4.2, 2.4 * across), 0.5 + 2.8 * math.ceil(len(entries) / 4)))
+
+
+def _correlation(study: Study) -> Picture | None:
+    entries, names = [], study.dataset.class_names
+    for group in study.groups:
+        if group.label in study.teachers and len(names) > 1:
+            teacher = study.teachers[group.label].logits
+            matrices = [measures.correlation_difference(logits, teacher) for logits in study.logits(group)]
+            mean = measures.spread([measures.off_diagonal(matrix) for matrix in matrices]).text(4)
+            entries.append((f"{group.label}\nmean {mean}", np.mean(matrices, axis=0)))
+    if not entries:
+        return None
+    across = min(3, len(entries))
+
+    def paint(figure, theme):
+        axes = _panels(figure, len(entries), across)
+        top = max(float(np.nanmax(matrix)) for _, matrix in entries)
+        for number, (axis, (title, matrix)) in enumerate(zip(axes.flat, entries, strict=False)):
+            axis.imshow(matrix, vmin=0, vmax=top or 1, cmap="cividis")
+            axis.set_title(title, loc="left", fontsize=9)
+            axis.spines[:].set_visible(False)
+            if len(names) <= 20:
+                axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
+                axis.set_yticks(range(len(names)), names if number % across == 0 else [], fontsize=7.5)
+        figure.colorbar(axes.flat[0].images[0], ax=axes, shrink=0.7, label="|difference of correlations|")
+
+    return _draw(paint, (2.2 + 2.9 * across, 0.6 + 4.1 * math.ceil(len(entries) / across)))
+
+
+def _tsne(study: Study) -> Picture | None:
+    labels = study.labels[study.points]
+    classes = sorted(set(labels.tolist()))[: len(LIGHT.classes)]
+    keep = np.isin(labels, classes)
+    if keep.sum() < 10:
+        study.notes.append(f"t-SNE: {keep.sum()} test images are too few for one")
+        return None
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn requires it
+
+    networks = [*study.every_teacher(), *(study.answers[group.runs[0].folder] for group in study.groups)]
+    tsne = TSNE(perplexity=min(30.0, float(keep.sum() - 1) / 3), random_state=0)
+    with threadpool_limits(1):  # on a busy machine many threads wait for each other most of the time
+        entries = [(answers.label, tsne.fit_transform(answers.features[keep])) for answers in networks]
+    across = min(4, len(entries))
+
+    def paint(figure, theme):
+        axes = _panels(figure, len(entries), across, subplot_kw={"box_aspect": 1})
+        for axis, (title, points) in zip(axes.flat, entries, strict=False):
+            for number, label in enumerate(classes):
+                chosen, name = points[labels[keep] == label], study.dataset.class_names[label]
+                colour, marker = theme.classes[number % 10], "osD^vPX*<"[number % 9]
+                axis.scatter(*chosen.T, s=9, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
+            axis.set_title(title, loc="left", fontsize=9)
+            axis.set(xticks=[], yticks=[])
+        handles, texts = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside lower center", ncols=min(5, len(texts)), markerscale=2, fontsize=8.5)
+
+    return _draw(paint, (max(4.5, 2.5 * across), 0.9 + 2.7 * math.ceil(len(entries) / 4)))
+
+
+def _gains(study: Study, baseline: Group, group: Group) -> Picture:
+    before, after, order, _ = study.class_changes(baseline, group, SHOWN_CLASSES)
+    mean = (after.mean(0) - before.mean(0))[order]
+
+    def paint(figure, theme):
+        axis, places = figure.subplots(), np.arange(len(order))
+        colours = [theme.cycle[0] if value >= 0 else theme.cycle[1] for value in mean]
+        axis.axvline(0, color=theme.ink, linewidth=1)
+        axis.hlines(places, 0, mean, colors=colours, linewidth=3)
+        if len(after) > 1 and len(before) > 1:
+            sd = np.sqrt(after.var(0, ddof=1) + before.var(0, ddof=1))[order]
+            axis.errorbar(mean, places, xerr=sd, fmt="none", ecolor=theme.ink, elinewidth=0.9, capsize=2.5)
+        for place, value, colour in zip(places, mean, colours, strict=True):
+            axis.plot(value, place, "o" if value >= 0 else "s", color=colour, markersize=5)
+        axis.set_yticks(places, [study.dataset.class_names[label] for label in order])
+        axis.set_ylim(len(order) - 0.4, -0.6)
+        axis.set_xlabel("difference of the class's test accuracy, percentage points")
+        axis.set_title(f"{group.label} less {baseline.label}", loc="left")
+        axis.grid(axis="x")
+
+    return _draw(paint, (8.0, 1.1 + 0.27 * len(order)))

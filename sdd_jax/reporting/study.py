@@ -1,118 +1,174 @@
 """What a report is made of: every network's answers on one test set."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax import saved
+from sdd_jax.data import AnyDataset, Dataset, eval_data
+from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import stratified_draw
-from sdd_jax.data.feed import AnyDataset
+from sdd_jax.data.streamed import eval_example
+from sdd_jax.mesh import make_mesh
+from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
-from sdd_jax.reporting.answers import Answers, Asker, load_test
-from sdd_jax.reporting.gather import Group, Run, baseline_of, teacher_folder
-from sdd_jax.training import run_folder
+from sdd_jax.reporting.runs import Group, Run, baseline_of, teacher_folder
+from sdd_jax.training import run_dir
 
+BATCH = 250
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
 _POINTS_KEY = 20_240_620
-TOLERANCE = 0.1  # percentage points between an accuracy noted by a run and measured now
+TOLERANCE = 0.1  # percentage points between an accuracy that a run noted and the one measured now
 
 
-class Taught(NamedTuple):
-    """A teacher on the test set."""
+class Answers(NamedTuple):
+    """One network's answers to all test images, in the order of the split."""
 
-    folder: Path
     label: str
+    folder: Path
     step: int
-    answers: Answers
+    logits: np.ndarray  # float32 [N, K]
+    features: np.ndarray  # float32 [n, C] of the t-SNE's images: the mean feature, or the logits where there is none
 
 
-class Study(NamedTuple):
-    """Everything that the page shows.
+class Study:
+    """Every network of some groups of runs, and their teachers, asked for every test image."""
 
-    Attributes:
-      dataset: with the test images.
-      labels: int ``[N]``, theirs.
-      groups: of runs.
-      answers: ``{folder: Answers}`` after the last epoch.
-      teachers: ``{group's label: Taught}``.
-      notes: what is missing, and why.
-      asker: asks networks more.
-    """
-
-    dataset: AnyDataset
-    labels: np.ndarray
-    groups: list[Group]
-    answers: dict[Path, Answers]
-    teachers: dict[str, Taught]
-    notes: list[str]
-    asker: Asker
+    def __init__(self, groups: list[Group], data_path: str | None):
+        self.groups = groups
+        self.dataset = saved.load_test_data(saved.read(groups[0].runs[0].folder), path=data_path)
+        self.labels = np.full(len(self.dataset.test.index), -1)
+        self.points = _points(self.dataset)  # rows of the test images that the t-SNE shows
+        self.notes: list[str] = []  # what is missing, and why
+        self.answers: dict[Path, Answers] = {}  # by a run's folder, after the last epoch
+        self.teachers: dict[str, Answers] = {}  # by a group's label
+        mesh = make_mesh()
+        self._batch = -(-min(BATCH, len(self.labels)) // mesh.size) * mesh.size
+        self._data = eval_data(self.dataset, self.dataset.test, batch_size=self._batch, mesh=mesh)
+        self._programs: dict[Any, Any] = {}
+        for group in groups:
+            for run in group.runs:
+                label = f"{group.label}, seed {run.seed}"
+                self.answers[run.folder] = self._ask(label, run.folder, saved.steps(run.folder)["last"])
+                self._check(run)
+        for group in groups:
+            if group.method != "plain":
+                self._ask_teacher(group)
 
     def logits(self, group: Group) -> list[np.ndarray]:
-        """Of each run of the group, in the order of their seeds."""
+        """``[N, K]`` of each run of the group, by seed."""
         return [self.answers[run.folder].logits for run in group.runs]
 
+    def every_teacher(self) -> list[Answers]:
+        """Each teacher once."""
+        return list({answers.folder: answers for answers in self.teachers.values()}.values())
 
-def make_study(groups: list[Group], data_path: str | None) -> Study:
-    """Asks every network of ``groups``, and their teachers, for every test image."""
-    dataset = load_test(groups[0].config, data_path)
-    asker = Asker(dataset, _points(dataset))
-    notes: list[str] = []
-    answers = {}
-    for group in groups:
-        for run in group.runs:
-            answers[run.folder] = asker.ask(run.folder, saved.steps(run.folder)["last"])
-            _check_run(run, answers[run.folder], asker.labels, notes)
-    teachers, known = {}, {}
-    for group in groups:
-        taught = _teacher(group, asker, known, notes) if group.distilled else None
-        if taught is not None:
-            teachers[group.label] = taught
-    return Study(dataset, asker.labels, groups, answers, teachers, notes, asker)
+    def pairs(self) -> list[tuple[Group, Group]]:
+        """``(baseline, method)`` for every distilled group that has a baseline; SDD's first."""
+        found = [(baseline_of(group, self.groups), group) for group in self.groups]
+        chosen = [(baseline, group) for baseline, group in found if baseline is not None]
+        return sorted(chosen, key=lambda pair: not pair[1].method.startswith("sdd_"))
 
+    def class_changes(self, before: Group, after: Group, count: int) -> tuple[np.ndarray, np.ndarray, list[int], int]:
+        """Accuracy per class in percent, ``[runs, K]`` before and after; the classes that changed, the best gain first.
 
-def pairs(study: Study) -> list[tuple[Group, Group]]:
-    """``(baseline, method)`` for every distilled group that has something to be held against; SDD's first."""
-    found = [(baseline_of(group, study.groups), group) for group in study.groups]
-    chosen = [(baseline, group) for baseline, group in found if baseline is not None]
-    return sorted(chosen, key=lambda pair: not pair[1].method.startswith("sdd_"))
-
-
-def _check_run(run: Run, answers: Answers, labels: np.ndarray, notes: list[str]) -> None:
-    if not run.finished:
-        notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
-        return
-    noted, measured = run.results["last"]["accuracy"], measures.accuracy(answers.logits, labels)
-    if abs(measured - noted) > TOLERANCE / 100:
-        notes.append(
-            f"{run.folder} noted {100 * noted:.2f} % after its last epoch, its network has {100 * measured:.2f} % "
-            "here: other data, or another network?"
+        Of more than ``count`` classes half are the best and half the worst; the last value says how many are left out.
+        """
+        old, new = (
+            100 * np.array([measures.class_accuracy(logits, self.labels) for logits in self.logits(group)])
+            for group in (before, after)
         )
+        change = new.mean(0) - old.mean(0)
+        order = [int(label) for label in np.argsort(-change, kind="stable") if np.isfinite(change[label])]
+        left_out = max(0, len(order) - count)
+        if left_out:
+            order = order[: count // 2] + order[-count // 2 :]
+        return old, new, order, left_out
+
+    def regions(self, answers: Answers, pixels: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
+        """Region logits ``[n, R, K]`` and logits ``[n, K]`` of a network for images uint8 ``[n, H, W, C]``."""
+        network = saved.read(answers.folder)
+        images = normalize(pixels, self.dataset.mean, self.dataset.std, network.image_dtype)
+        program = jax.jit(partial(network.model.apply, train=False, regions=regions))
+        outputs = program(saved.load_variables(answers.folder, answers.step), images)
+        return jax.device_get((outputs.region_logits, outputs.logits))
+
+    def _ask(self, label: str, folder: Path, step: int) -> Answers:
+        network, variables = saved.read(folder), saved.load_variables(folder, step)
+        saved.check_fits(network, variables, self.dataset)
+        kind = network.name, network.stem, network.dtype  # one compiled program for networks of one kind
+        program = self._programs.setdefault(kind, self._program(network))
+        logits, features = [], []
+        for number, arrays in enumerate(self._data.batches()):
+            labels, valid, got_logits, got_features = jax.device_get(program(variables, arrays))
+            first, keep = number * self._batch, int(valid.sum())
+            self.labels[first : first + keep] = labels[:keep]
+            logits.append(got_logits[:keep])
+            features.append(got_features[self.points[(self.points >= first) & (self.points < first + keep)] - first])
+        answers = Answers(label, folder, step, np.concatenate(logits), np.concatenate(features))
+        if not np.isfinite(answers.logits).all():
+            raise FloatingPointError(f"{folder}: the network's logits on {self.dataset.name} are not finite")
+        return answers
+
+    def _program(self, network: saved.Saved) -> Any:
+        make_batch = self._data.batch_function(network.image_dtype)
+
+        @jax.jit
+        def program(variables, arrays):
+            batch = make_batch(arrays)
+            outputs = network.model.apply(variables, batch["image"], train=False)
+            logits, features = outputs.logits, outputs.feature_map
+            features = logits if features is None else jnp.mean(features, (1, 2))
+            return batch["label"], batch["valid"], logits.astype(jnp.float32), features.astype(jnp.float32)
+
+        return program
+
+    def _check(self, run: Run) -> None:
+        if not run.finished:
+            self.notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
+            return
+        noted = run.results["last"]["accuracy"]
+        measured = measures.accuracy(self.answers[run.folder].logits, self.labels)
+        if abs(measured - noted) > TOLERANCE / 100:
+            self.notes.append(
+                f"{run.folder} noted {100 * noted:.2f} % after its last epoch, its network has {100 * measured:.2f} % "
+                "here: other data, or another network?"
+            )
+
+    def _ask_teacher(self, group: Group) -> None:
+        folder = teacher_folder(group)
+        if folder is None:
+            self.notes.append(
+                f"{group.label}: its teacher, {group.config['teacher.run']}, is not there, so agreement, KL, "
+                "correlations and the gallery are missing"
+            )
+            return
+        answers = next((known for known in self.teachers.values() if known.folder == folder), None)
+        if answers is None:
+            done = run_dir.read_done(folder)
+            step = done["last"]["step"] if done else saved.steps(folder)["last"]
+            answers = self._ask(f"{saved.read(folder).name} (teacher)", folder, step)
+        noted = group.runs[0].results.get("teacher_accuracy")
+        measured = measures.accuracy(answers.logits, self.labels)
+        if noted is not None and abs(measured - noted) > TOLERANCE / 100:
+            raise ValueError(
+                f"{folder} has {100 * measured:.2f} % here, the teacher of {group.runs[0].folder} had "
+                f"{100 * noted:.2f} %: it is another network, or the data are others"
+            )
+        self.teachers[group.label] = answers
 
 
-def _teacher(group: Group, asker: Asker, known: dict[Path, Taught], notes: list[str]) -> Taught | None:
-    folder = teacher_folder(group)
-    if folder is None:
-        notes.append(
-            f"{group.label}: its teacher, {group.config['teacher.run']}, is not there, so agreement, KL, correlations "
-            "and the gallery are missing"
-        )
-        return None
-    if folder not in known:
-        done = run_folder.read_done(folder)
-        step = done["last"]["step"] if done else saved.steps(folder)["last"]
-        name = f"{saved.read(folder).name} (teacher)"
-        known[folder] = Taught(folder, name, step, asker.ask(folder, step))
-    taught = known[folder]
-    noted = group.runs[0].results.get("teacher_accuracy")
-    measured = measures.accuracy(taught.answers.logits, asker.labels)
-    if noted is not None and abs(measured - noted) > TOLERANCE / 100:
-        raise ValueError(
-            f"{folder} has {100 * measured:.2f} % here, the teacher of {group.runs[0].folder} had {100 * noted:.2f} %: "
-            "it is another network, or the data are others"
-        )
-    return taught
+def test_pixels(dataset: AnyDataset, rows: Sequence[int]) -> np.ndarray:
+    """The test images of some rows as networks see them, before normalisation: uint8 ``[n, H, W, C]``."""
+    if isinstance(dataset, Dataset):
+        return dataset.test.images[np.asarray(rows, int)]
+    examples = (eval_example(int(row), dataset=dataset, split=dataset.test) for row in rows)
+    return np.stack([example["image"] for example in examples])
 
 
 def _points(dataset: AnyDataset) -> np.ndarray:
@@ -128,32 +184,3 @@ def _points(dataset: AnyDataset) -> np.ndarray:
     classes = min(POINT_CLASSES, dataset.num_classes)
     wanted = np.where(np.arange(len(sizes)) < classes, np.minimum(sizes, POINTS // classes), 0)
     return stratified_draw(labels, wanted, _POINTS_KEY)
-
-
-def table(study: Study) -> list[Mapping[str, Any]]:
-    """A row for each group, and one for each teacher: what the page's first table shows, in percent and nats."""
-    rows = []
-    for taught in {taught.folder: taught for taught in study.teachers.values()}.values():
-        logits = taught.answers.logits
-        row = {"label": taught.label, "last": [100 * measures.accuracy(logits, study.labels)], "best": None}
-        ece = [100 * measures.reliability(logits, study.labels).ece]
-        rows.append({**row, "agreement": None, "divergence": None, "ece": ece, "seeds": "", "seconds": None})
-    for group in study.groups:
-        logits, taught = study.logits(group), study.teachers.get(group.label)
-        teacher = None if taught is None else taught.answers.logits
-        rows.append(
-            {
-                "label": group.label,
-                "last": [100 * run.results["last"]["accuracy"] for run in group.runs],
-                "best": [100 * run.results["best"]["accuracy"] for run in group.runs],
-                "agreement": None if teacher is None else [100 * measures.agreement(one, teacher) for one in logits],
-                "divergence": None if teacher is None else [measures.divergence(one, teacher) for one in logits],
-                "ece": [100 * measures.reliability(one, study.labels).ece for one in logits],
-                "seeds": ", ".join(str(run.seed) for run in group.runs),
-                "seconds": [run.results["seconds"] for run in group.runs if "seconds" in run.results] or None,
-            }
-        )
-    return [
-        {name: measures.spread(value) if isinstance(value, list) else value for name, value in row.items()}
-        for row in rows
-    ]

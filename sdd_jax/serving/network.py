@@ -1,7 +1,7 @@
-"""A run's network with what its pixels and answers mean: from raw uint8 images to logits."""
+"""A run's network for raw uint8 images, with what its pixels and answers mean."""
 
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,41 +10,26 @@ from jax.typing import ArrayLike
 
 from sdd_jax import data, saved
 from sdd_jax._version import __version__
-from sdd_jax.config import DTYPES
 from sdd_jax.data.augment import normalize
 from sdd_jax.models import Outputs
+from sdd_jax.regions import Regions
 from sdd_jax.saved import Saved
-from sdd_jax.training import run_folder
+from sdd_jax.training import run_dir
 
 
 class Served(NamedTuple):
-    """A network, the variables of one checkpoint, and the data set that says what goes in and what comes out.
-
-    Attributes:
-      network: as ``saved.read`` gives it.
-      variables: of the checkpoint.
-      step: the checkpoint's.
-      data_name: the data set's.
-      image_shape: ``(H, W, C)`` of the raw images.
-      mean: per channel, in units of [0, 1].
-      std: per channel, in units of [0, 1].
-      augment: how the set's images are brought to that shape, see ``data.Info``.
-      class_names: a name per class; None where only the data's folder knows them, and it is not there.
-      scales: the run's ``sdd.scales``.
-      pooling: the run's ``sdd.pooling``.
-    """
+    """A network, the variables of one checkpoint, and the data set that says what goes in and what comes out."""
 
     network: Saved
     variables: dict[str, Any]
-    step: int
+    step: int  # of the checkpoint
     data_name: str
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: str
-    class_names: tuple[str, ...] | None
-    scales: tuple[int, ...]
-    pooling: str
+    image_shape: tuple[int, int, int]  # (H, W, C) of the raw images
+    mean: tuple[float, ...]  # per channel, in units of [0, 1]
+    std: tuple[float, ...]  # likewise
+    augment: str  # how the set's images are brought to their shape, see data.Info
+    class_names: tuple[str, ...] | None  # None where only the data's folder has them, and it is not there
+    regions: Regions  # of the run
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,7 +37,7 @@ class Served(NamedTuple):
         return self.class_names or tuple(str(label) for label in range(self.network.num_classes))
 
     def metadata(self) -> dict[str, Any]:
-        """What a file of the network says of itself, JSON-ready."""
+        """What an exported file says of the network, JSON-ready."""
         return {
             "input": "images uint8 [batch, height, width, channels], raw pixels 0 to 255",
             "image_shape": list(self.image_shape),
@@ -67,6 +52,20 @@ class Served(NamedTuple):
             "step": self.step,
             "sdd_jax": __version__,
         }
+
+    def apply(self, variables: Any, images: ArrayLike, regions: Regions | None = None) -> Outputs:
+        """The outputs for raw images, uint8 ``[B, H, W, C]``."""
+        pixels = normalize(images, self.mean, self.std, self.network.image_dtype)
+        return self.network.model.apply(variables, pixels, train=False, regions=regions)
+
+    def logits(self, variables: Any, images: ArrayLike) -> jax.Array:
+        """float32 ``[B, K]`` of raw images, uint8 ``[B, H, W, C]``."""
+        return self.apply(variables, images).logits.astype(jnp.float32)
+
+    def abstract_images(self) -> jax.ShapeDtypeStruct:
+        """Raw images with a batch of any size."""
+        (batch,) = jax.export.symbolic_shape("batch")
+        return jax.ShapeDtypeStruct((batch, *self.image_shape), jnp.uint8)
 
 
 def open_network(
@@ -84,15 +83,13 @@ def open_network(
       ValueError: if there is no such network, it does not fit the data set, or an imported one is given none.
     """
     network = saved.read(folder)
-    own = network.data if network.data and data_name in (None, network.data["name"]) else {}
-    name = data_name or own.get("name")
-    if name is None:
-        raise ValueError(f"{folder} holds an imported network, which names no data: add --data, such as cifar100")
-    info = data.describe(name, image_size=own.get("image_size"), num_classes=network.num_classes)
+    fields = network.data_fields(data_name)
+    name = fields["name"]
+    info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
     step = saved.steps(folder)[checkpoint]
     variables = saved.load_variables(folder, step)
     try:
-        class_names = data.class_names(name, data_path or own.get("path"))
+        class_names = data.class_names(name, data_path or fields.get("path"))
     except (FileNotFoundError, ImportError):
         if data_path is not None:
             raise
@@ -101,8 +98,10 @@ def open_network(
         raise ValueError(
             f"{name} has {len(class_names)} classes on disk, the network of {folder} {network.num_classes}"
         )
-    room = run_folder.read_config(folder).get("sdd", {})
-    served = Served(
+    dataset = SimpleNamespace(name=name, image_shape=info.image_shape, num_classes=network.num_classes)
+    saved.check_fits(network, variables, dataset)
+    sdd = run_dir.read_config(folder).get("sdd", {})  # an imported network has none
+    return Served(
         network=network,
         variables=variables,
         step=step,
@@ -110,42 +109,7 @@ def open_network(
         image_shape=info.image_shape,
         mean=info.mean,
         std=info.std,
-        augment=own.get("augment") or info.augment,
+        augment=fields.get("augment") or info.augment,
         class_names=class_names,
-        scales=tuple(room.get("scales", (1, 2, 4))),
-        pooling=room.get("pooling", "direct"),
+        regions=Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions(),
     )
-    saved.check_fits(network, variables, _Fits(name, info.image_shape, network.num_classes))
-    return served
-
-
-class _Fits(NamedTuple):
-    name: str
-    image_shape: tuple[int, int, int]
-    num_classes: int
-
-
-def forward(served: Served, **options: Any) -> Callable[[Any, ArrayLike], Outputs]:
-    """``outputs(variables, images)`` for raw images, uint8 ``[B, H, W, C]``; to be called inside ``jit``.
-
-    ``options`` are the model's: scales, pooling.
-    """
-    dtype = jnp.promote_types(DTYPES[served.network.dtype], jnp.float32)
-
-    def outputs(variables, images):
-        pixels = normalize(images, served.mean, served.std, dtype)
-        return served.network.model.apply(variables, pixels, train=False, **options)
-
-    return outputs
-
-
-def logits_function(served: Served) -> Callable[[Any, ArrayLike], jax.Array]:
-    """``logits(variables, images)``: float32 ``[B, K]`` of raw images, uint8 ``[B, H, W, C]``."""
-    outputs = forward(served)
-    return lambda variables, images: outputs(variables, images).logits.astype(jnp.float32)
-
-
-def abstract_images(served: Served) -> jax.ShapeDtypeStruct:
-    """Raw images of any number."""
-    (batch,) = jax.export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, *served.image_shape), jnp.uint8)

@@ -1,45 +1,92 @@
-"""A run's network on pictures: class, probability, and what it says of every region."""
+"""Predictions for a person's pictures: prepared as evaluation images, classified as a whole and region by region."""
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
+from scipy.special import softmax
 
-from sdd_jax.serving.network import Served, forward
-from sdd_jax.serving.overlay import draw_overlay
-from sdd_jax.serving.pictures import prepare
-from sdd_jax.serving.regions import Region, read_regions, softmax
+from sdd_jax.data import images
+from sdd_jax.data.folders import SUFFIXES
+from sdd_jax.serving.network import Served
+from sdd_jax.serving.regions import Region, draw_overlay, read_regions
 
 BATCH = 64
 TOP = 5
 CSV, JSON = "predictions.csv", "predictions.jsonl"
+# Sets whose own images are smaller than the network's input: digits are enlarged, the others get a border of zeros.
+OWN_SIDE = {"digits": 8, "mnist": 28, "fashion_mnist": 28}
 
 
 class Prediction(NamedTuple):
-    """What the network says of one picture.
-
-    Attributes:
-      picture: the file.
-      pixels: what the network saw, uint8 ``[H, W, C]``.
-      label: the predicted class.
-      probabilities: ``[K]``.
-      regions: of every scale of the run.
-    """
+    """What the network says of one picture."""
 
     picture: Path
-    pixels: np.ndarray
-    label: int
-    probabilities: np.ndarray
+    pixels: np.ndarray  # what the network saw, uint8 [H, W, C]
+    label: int  # the predicted class
+    probabilities: np.ndarray  # [K]
     regions: list[Region]
 
     @property
     def probability(self) -> float:
         """Of the predicted class, 0 to 1."""
         return float(self.probabilities[self.label])
+
+    @property
+    def order(self) -> np.ndarray:
+        """The classes, the most probable first."""
+        return np.argsort(-self.probabilities, kind="stable")
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """The picture at ``path``, or every picture below it in the order of their names; hidden ones are left out."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: expected a picture or a folder of pictures")
+    if not path.is_dir():
+        return [path]
+    found = []
+    for place, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES))
+        found += [Path(place, name) for name in names]
+    if not found:
+        raise ValueError(f"{path} holds no picture: expected files with a suffix of {', '.join(SUFFIXES)}")
+    return found
+
+
+def prepare(path: Path, served: Served) -> np.ndarray:
+    """The picture's pixels as the network takes them, uint8 ``[H, W, C]``; docs/export.md says how.
+
+    Raises:
+      ValueError: names the picture if it cannot be read as one.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    picture = images.decode(content, str(path))
+    size, channels = served.image_shape[0], served.image_shape[-1]
+    if served.augment in images.AUGMENTS:
+        return np.ascontiguousarray(images.eval_image(picture, served.augment, size))
+    side = OWN_SIDE.get(served.data_name, size)
+    if picture.size == (size, size):
+        side = size
+    elif picture.size != (side, side):
+        shorter = min(picture.size)
+        left, top = (picture.width - shorter) // 2, (picture.height - shorter) // 2
+        picture = picture.crop((left, top, left + shorter, top + shorter))  # first: resizing would look past its edges
+        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture.convert("L"))[..., None] if channels == 1 else np.asarray(picture)
+    if served.data_name == "digits":
+        return pixels.repeat(size // side, axis=0).repeat(size // side, axis=1)
+    border = (size - side) // 2
+    return np.pad(pixels, ((border, border), (border, border), (0, 0)))
 
 
 def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
@@ -49,52 +96,55 @@ def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
       ValueError: names a picture that cannot be read, once those before it are done.
     """
     size = min(BATCH, len(pictures))
-    outputs = forward(served, scales=served.scales, pooling=served.pooling)
-    run = jax.jit(lambda variables, images: outputs(variables, images)._replace(logit_map=None, feature_map=None))
+
+    @jax.jit
+    def run(variables, images):
+        outputs = served.apply(variables, images, served.regions)
+        return outputs.logits, outputs.region_logits
+
     variables = jax.device_put(served.variables)
     for first in range(0, len(pictures), size):
-        group = pictures[first : first + size]
         pixels, problem = [], None
-        for picture in group:
-            try:
+        try:
+            for picture in pictures[first : first + size]:
                 pixels.append(prepare(picture, served))
-            except ValueError as error:
-                problem = error
-                break
+        except ValueError as error:
+            problem = error
         if pixels:
             padded = np.stack(pixels + [pixels[-1]] * (size - len(pixels)))  # one size, compiled once
             results = jax.device_get(run(variables, padded))
-            for row, (picture, image) in enumerate(zip(group, pixels, strict=False)):
-                logits = results.logits[row]
+            for picture, image, logits, region_logits in zip(pictures[first:], pixels, *results, strict=False):
                 if not np.isfinite(logits).all():
                     raise FloatingPointError(f"{picture}: the network's logits are not finite: {logits}")
-                regions = read_regions(results.region_logits[row], logits, served.scales)
-                yield Prediction(picture, image, int(np.argmax(logits)), softmax(logits), regions)
+                regions = read_regions(region_logits, logits, served.regions)
+                probabilities = softmax(logits.astype(np.float64))
+                yield Prediction(picture, image, int(np.argmax(logits)), probabilities, regions)
         if problem is not None:
             raise problem
 
 
 def as_text(prediction: Prediction, names: Sequence[str]) -> str:
     """One line for a person."""
-    best = np.argsort(-prediction.probabilities, kind="stable")[1:3]
-    others = ", ".join(f"{names[label]} {100 * prediction.probabilities[label]:.1f} %" for label in best)
-    first = f"{prediction.picture}: {names[prediction.label]} {100 * prediction.probability:.1f} %"
+    first, *others = (f"{names[label]} {100 * prediction.probabilities[label]:.1f} %" for label in prediction.order[:3])
+    then = f", then {', '.join(others)}" if others else ""
     apart = sum(not region.consistent for region in prediction.regions)
-    return f"{first}{f', then {others}' if others else ''}; {apart} of {len(prediction.regions)} regions say otherwise"
+    return f"{prediction.picture}: {first}{then}; {apart} of {len(prediction.regions)} regions say otherwise"
 
 
 def as_json(prediction: Prediction, names: Sequence[str]) -> dict[str, Any]:
     """All of it."""
-    order = np.argsort(-prediction.probabilities, kind="stable")[:TOP]
+    top = prediction.order[:TOP]
     return {
         "picture": str(prediction.picture),
         "class": names[prediction.label],
         "label": prediction.label,
         "probability": prediction.probability,
-        "top": [{"class": names[label], "probability": float(prediction.probabilities[label])} for label in order],
+        "top": [{"class": names[label], "probability": float(prediction.probabilities[label])} for label in top],
         "regions": [
             {
-                **region.place._asdict(),
+                "scale": region.scale,
+                "row": region.row,
+                "column": region.column,
                 "class": names[region.label],
                 "probability": region.probability,
                 "consistent": region.consistent,
@@ -104,42 +154,27 @@ def as_json(prediction: Prediction, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-class Writer:
-    """Writes predictions to a folder as they come: a CSV file, JSON lines, and a picture of the regions for each."""
+def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Sequence[str]) -> Iterator[Prediction]:
+    """Passes predictions on and writes each to ``folder``: a line of CSV, a line of JSON, a picture of its regions.
 
-    def __init__(self, folder: Path, root: Path, names: Sequence[str]):
-        """``root`` is what the pictures were found in: their places below it are kept.
-
-        Raises:
-          ValueError: if ``folder`` holds predictions already.
-        """
-        if (folder / CSV).exists() or (folder / JSON).exists():
-            raise ValueError(f"{folder} holds predictions already: give --output another folder, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._names = folder, names
-        self._root = root if root.is_dir() else root.parent
-        self._csv = open(folder / CSV, "w", newline="", encoding="utf-8")
-        self._json = open(folder / JSON, "w", encoding="utf-8")
-        self._rows = csv.writer(self._csv)
-        self._rows.writerow(("picture", "class", "label", "probability"))
-
-    def add(self, prediction: Prediction) -> None:
-        """Writes one."""
-        name, names = str(prediction.picture), self._names
-        row = (name, names[prediction.label], prediction.label, f"{prediction.probability:.6f}")
-        self._rows.writerow(row)
-        self._json.write(json.dumps(as_json(prediction, names), ensure_ascii=False) + "\n")
-        title = (
-            f"{names[prediction.label]} {100 * prediction.probability:.1f} %   blue: as the whole, orange: otherwise"
-        )
-        path = self._folder / prediction.picture.relative_to(self._root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet = draw_overlay(prediction.pixels, prediction.regions, names, title)
-        sheet.save(path.with_name(path.name + ".regions.png"))
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._csv.close()
-        self._json.close()
+    The pictures were found in ``root``: their places below it are kept. ``ValueError`` if ``folder`` holds predictions
+    already.
+    """
+    if (folder / CSV).exists() or (folder / JSON).exists():
+        raise ValueError(f"{folder} holds predictions already: give --output another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    root = root if root.is_dir() else root.parent
+    table, lines = open(folder / CSV, "w", newline="", encoding="utf-8"), open(folder / JSON, "w", encoding="utf-8")
+    with table, lines:
+        rows = csv.writer(table)
+        rows.writerow(("picture", "class", "label", "probability"))
+        for prediction in predictions:
+            name = names[prediction.label]
+            rows.writerow((prediction.picture, name, prediction.label, f"{prediction.probability:.6f}"))
+            lines.write(json.dumps(as_json(prediction, names), ensure_ascii=False) + "\n")
+            title = f"{name} {100 * prediction.probability:.1f} %   blue: as the whole, orange: otherwise"
+            sheet = draw_overlay(prediction.pixels, prediction.regions, names, title)
+            path = folder / prediction.picture.relative_to(root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sheet.save(path.with_name(path.name + ".regions.png"))
+            yield prediction

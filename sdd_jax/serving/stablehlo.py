@@ -7,26 +7,25 @@ from pathlib import Path
 
 import jax
 
-from sdd_jax.serving.network import Served, abstract_images, logits_function
+from sdd_jax.serving.network import Served
 from sdd_jax.tensor_files import write_new
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-INSTALL = "pip install -e '.[export]'"
 
 
 def write_stablehlo(served: Served, path: Path) -> None:
     """Writes ``path``, which ``jax.export.deserialize`` reads, and ``path``.json, which says what it is.
 
-    The weights are in it, and so is the normalisation: raw uint8 images ``[B, H, W, C]`` to logits ``[B, K]``, B free.
+    The weights and the normalisation are in it: raw uint8 images ``[B, H, W, C]`` to logits ``[B, K]``, B free.
 
     Raises:
       ImportError: without flatbuffers, which ``jax.export`` serialises with.
       ValueError: if one of the files exists or cannot be written.
     """
     if importlib.util.find_spec("flatbuffers") is None:
-        raise ImportError(f"StableHLO files need flatbuffers: {INSTALL}")
-    logits = jax.jit(partial(logits_function(served), served.variables))
-    exported = jax.export.export(logits, platforms=PLATFORMS)(abstract_images(served))
+        raise ImportError("StableHLO files need flatbuffers: pip install -e '.[export]'")
+    logits = jax.jit(partial(served.logits, served.variables))
+    exported = jax.export.export(logits, platforms=PLATFORMS)(served.abstract_images())
     about = path.with_name(path.name + ".json")
     write_new(about, (json.dumps(served.metadata(), indent=1) + "\n").encode())
     try:

@@ -1,18 +1,20 @@
 """Checkpoints: folders that Orbax writes, made valid by a manifest that is written last.
 
 ``checkpoints/00000120/`` holds the state after 120 steps and ``MANIFEST.json``: step, config hash, selection accuracy,
-and size and SHA-256 of every file. A folder without a manifest is a write that did not finish, and no checkpoint. One
-whose files do not match its manifest is damaged: Orbax restores flipped bytes without a word, so it is never asked to
-open one. The two newest checkpoints are kept, and the best.
+and size and SHA-256 of every file. A folder without a manifest is an unfinished write. If files do not match the
+manifest, the checkpoint is damaged and never given to Orbax, which restores flipped bytes without an error.
+
+The two newest checkpoints are kept, and the best. Orbax's own policies for this do not know manifests: they would count
+an unfinished folder as one of the newest, and delete a whole one for it.
 """
 
 import errno
-import hashlib
-import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from sdd_jax import processes
+from sdd_jax.files import checksum, read_json, write_json
 
 MANIFEST = "MANIFEST.json"
 KEEP_NEWEST = 2
@@ -44,7 +47,7 @@ class SaveFailed(OSError):
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder; saves in the background, one at a time."""
+    """The checkpoints of one run; saves in the background, one at a time."""
 
     def __init__(self, folder: str | os.PathLike[str], config_hash: str):
         self.folder = Path(folder).absolute()
@@ -53,27 +56,24 @@ class Checkpoints:
         self._writing: tuple[Path, Future] | None = None
 
     def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
-        """Starts to save ``state``; its values are taken before this returns, so it may be donated afterwards.
+        """Starts to save ``state``. Its values are copied before this returns, so it may be donated afterwards.
 
         Raises:
           SaveFailed: if this save cannot begin, or the one before it has failed.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
-        try:
-            if processes.is_first():
-                _clear(path)
-            with jax.transfer_guard("allow"):  # of the messages that Orbax sends between processes
-                response = ocp.save_async(str(path), state)
-        except Exception as error:
-            raise _failed(path, error) from error
+        with _reported(path), jax.transfer_guard("allow"):  # of the messages that Orbax sends between processes
+            if processes.is_first() and path.exists():
+                _set_aside(path, "replaced")
+            response = ocp.save_async(str(path), state)
         manifest = Manifest(step, self.config_hash, selection_accuracy, {})
         self._writing = path, self._executor.submit(self._finish, path, response, manifest)
 
     def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
         response.result()
-        if processes.is_first():  # for it, Orbax's answer means that every process has written its part
-            manifest = manifest._replace(files=_digest(path))
+        if processes.is_first():  # to which Orbax answers when every process has written its part
+            manifest = manifest._replace(files=_checksums(path))
             write_json(path / MANIFEST, manifest._asdict())
             self._prune()
 
@@ -91,10 +91,8 @@ class Checkpoints:
         if self._writing is None:
             return
         (path, writing), self._writing = self._writing, None
-        try:
+        with _reported(path):
             writing.result()
-        except Exception as error:
-            raise _failed(path, error) from error
 
     def close(self) -> None:
         """``wait``, and no save after it."""
@@ -104,9 +102,9 @@ class Checkpoints:
             self._executor.shutdown()
 
     def remove_unfinished(self) -> list[str]:
-        """Clears away what a killed process was writing, which is no checkpoint, and names it.
+        """Removes what a killed process was writing, and returns its names.
 
-        What Orbax itself had not finished is removed. What only lacks its manifest is set aside: it may have had one.
+        What Orbax had not finished is deleted. A folder that only lacks its manifest is renamed: it may have had one.
         """
         unfinished = [path for path in _children(self.folder) if not (path / MANIFEST).exists()]
         for path in unfinished:
@@ -125,7 +123,7 @@ class Checkpoints:
         """The manifest of ``step``; ``Damaged`` if it does not read."""
         path = self.folder / f"{step:08d}" / MANIFEST
         try:
-            manifest = Manifest(**json.loads(path.read_text()))
+            manifest = Manifest(**read_json(path))
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} does not read as a manifest: {error}") from error
         if not isinstance(manifest.files, dict) or not isinstance(manifest.selection_accuracy, float | int | None):
@@ -138,23 +136,23 @@ class Checkpoints:
         for step in self.steps():
             try:
                 accuracy = self.manifest(step).selection_accuracy
-            except Damaged:  # it is named when it is asked for; here it only cannot be the best
+            except Damaged:  # reported by whoever reads it
                 continue
             if accuracy is not None and accuracy > best_accuracy:
                 best, best_accuracy = step, accuracy
         return best
 
     def verify(self, step: int) -> Path:
-        """The folder of ``step`` once every file in it matches the manifest; ``Damaged`` says which one does not."""
+        """The folder of ``step``, after checking all of its files; ``Damaged`` names one that is not in order."""
         path = self.folder / f"{step:08d}"
-        expected, found = self.manifest(step).files, _digest(path)
+        expected, found = self.manifest(step).files, _checksums(path)
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise Damaged(f"{path / name}: {_difference(expected.get(name), found.get(name))}")
         return path
 
     def load_variables(self, step: int) -> dict[str, Any]:
-        """The student's Flax variables of ``step``; needs to know nothing else of the run. Raises ``Damaged``."""
+        """The student's Flax variables of ``step``, without its optimizer state. Raises ``Damaged``."""
         path = str(self.verify(step))
 
         def wanted(keys, leaf):
@@ -166,64 +164,53 @@ class Checkpoints:
         return {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
 
     def newest_whole(self, at_most: int | None = None) -> tuple[int | None, list[str]]:
-        """The newest step whose files match its manifest, of those ``at_most``; and what damage was passed over.
+        """The newest step, up to ``at_most``, that is not damaged, and a message for each that is.
 
-        None if there is no checkpoint. ``Damaged`` if there are only damaged ones: starting afresh would lose the run
-        without a word. All processes ask together, and get what the first one finds.
+        The step is None if there is no checkpoint. All processes have to call this; the first one looks.
+
+        Raises:
+          Damaged: if there are only damaged ones. To start afresh would lose the run without a word.
         """
-        step, problems = processes.from_first(lambda: self._newest_whole(at_most))
+
+        def look() -> tuple[int | None, list[str]]:
+            problems: list[str] = []
+            for step in reversed([step for step in self.steps() if at_most is None or step <= at_most]):
+                try:
+                    self.verify(step)
+                    return step, problems
+                except Damaged as error:
+                    problems.append(f"damaged checkpoint passed over: {error}")
+            return None, problems
+
+        step, problems = processes.from_first(look)
         if step is None and problems:
             raise Damaged("every checkpoint of this run is damaged:\n" + "\n".join(problems))
         return step, problems
 
-    def load(self, step: int, abstract_state: Any) -> Any:
-        """The state of a step that ``newest_whole`` has found, on the shardings of ``abstract_state``."""
-        return ocp.load(str(self.folder / f"{step:08d}"), abstract_state)
-
-    def _newest_whole(self, at_most: int | None) -> tuple[int | None, list[str]]:
-        problems: list[str] = []
-        for step in reversed([step for step in self.steps() if at_most is None or step <= at_most]):
-            try:
-                self.verify(step)
-                return step, problems
-            except Damaged as error:
-                problems.append(f"damaged checkpoint passed over: {error}")
-        return None, problems
+    def load(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
+        """The state of a step that ``newest_whole`` returned, in the shapes and dtypes of ``like``."""
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
+        return ocp.load(str(self.folder / f"{step:08d}"), wanted)
 
 
-def _failed(path: Path, error: Exception) -> SaveFailed:
-    text = " ".join(str(error).split())
-    reason = os.strerror(errno.ENOSPC) if re.search("No space left|RESOURCE_EXHAUSTED", text) else text[:300]
-    return SaveFailed(
-        f"the checkpoint {path} could not be written: {reason}. Those before it are whole: when that is mended, the "
-        "same command goes on from the newest"
-    )
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Any error inside becomes ``SaveFailed``, in one line."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        reason = os.strerror(errno.ENOSPC) if re.search("No space left|RESOURCE_EXHAUSTED", text) else text[:300]
+        raise SaveFailed(
+            f"the checkpoint {path} could not be written: {reason}. Those before it are whole: when that is mended, "
+            "the same command goes on from the newest"
+        ) from error
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes, dtypes and shardings of ``tree``, as a restore wants them."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes ``content`` so that ``path`` is either absent, as it was, or whole: never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _digest(path: Path) -> dict[str, dict[str, Any]]:
-    digests = {}
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name not in (MANIFEST, MANIFEST + ".tmp"):
-            with open(file, "rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            digests[file.relative_to(path).as_posix()] = {"size": file.stat().st_size, "sha256": sha256}
-    return digests
+def _checksums(path: Path) -> dict[str, dict[str, Any]]:
+    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    manifest = (MANIFEST, MANIFEST + ".tmp")
+    return {file.relative_to(path).as_posix(): checksum(file) for file in files if file.name not in manifest}
 
 
 def _difference(expected: dict[str, Any] | None, found: dict[str, Any] | None) -> str:
@@ -236,12 +223,6 @@ def _difference(expected: dict[str, Any] | None, found: dict[str, Any] | None) -
     return "its SHA-256 differs from the manifest's"
 
 
-def _clear(path: Path) -> None:
-    """Makes room for a checkpoint; one that was finished is kept beside it."""
-    if path.exists():
-        _set_aside(path, "replaced")
-
-
 def _set_aside(path: Path, word: str) -> None:
     number = 1
     while (aside := path.with_name(f"{path.name}.{word}-{number}")).exists():
@@ -250,7 +231,7 @@ def _set_aside(path: Path, word: str) -> None:
 
 
 def _children(folder: Path) -> list[Path]:
-    """Checkpoint folders and Orbax's temporary ones; what was set aside as replaced is not among them."""
+    """Checkpoint folders and Orbax's temporary ones, without those that were renamed."""
     if not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if path.is_dir() and re.match(r"\d{8,}($|\.orbax)", path.name)]

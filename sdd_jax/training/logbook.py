@@ -2,15 +2,34 @@
 
 import errno
 import json
+import math
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from sdd_jax import processes
+
 METRICS = "metrics.jsonl"
+LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
+SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal for a bar
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
+
+class NonFinite(FloatingPointError):
+    """A loss, a term of it, a gradient or an evaluation that is NaN or infinite.
+
+    Attributes:
+      step: the training step; -1 for an evaluation.
+    """
+
+    def __init__(self, message: str, step: int = -1):
+        super().__init__(message)
+        self.step = step
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -20,10 +39,14 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class Logbook:
-    """Writes the metrics of one run; resumed at a step, it first drops what was written after that step.
+    """Adds up the metrics of one run's steps, refuses what is not finite, and writes lines.
 
-    Those lines come again as the steps are repeated, so the file of an interrupted run holds what that of an
-    uninterrupted one does. Of several runs at a time each has a ``name``, and one of them shows their progress.
+    Resumed at a step, it first drops the lines after that step. They are written again as the steps are repeated, so an
+    interrupted run leaves the lines of an uninterrupted one. Every process has a logbook, and the first one's writes.
+
+    Args:
+      boundaries: steps at which a line ends, besides every fiftieth: those of evaluations and checkpoints.
+      name: of this run, where several are trained together.
     """
 
     def __init__(
@@ -32,64 +55,118 @@ class Logbook:
         *,
         step: int,
         total_steps: int,
-        num_examples: int,
+        steps_per_epoch: float,
         batch_size: int,
+        boundaries: set[int],
         name: str = "",
         shows_progress: bool = True,
     ):
+        self.lines: list[dict[str, Any]] = []
+        self._writes = processes.is_first()
+        self._per_epoch, self._batch_size, self._boundaries = steps_per_epoch, batch_size, boundaries
+        self._first, self._total, self._name = step, total_steps, name
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        if self._writes:
+            self._open(folder / METRICS)
+        self._elapsed_before = self.lines[-1]["elapsed"] if self.lines else 0.0
+        self._start = self._last_time = self._last_said = time.monotonic()
+        self._last_step = step
+        self._shows_lines = shows_progress and not sys.stdout.isatty()
+        shows_bar = self._writes and shows_progress and sys.stdout.isatty()
+        self._bar = tqdm(
+            total=total_steps,
+            initial=step,
+            file=sys.stdout,
+            bar_format=BAR,
+            dynamic_ncols=True,
+            leave=False,
+            disable=not shows_bar,
+        )
+
+    def _open(self, path: Path) -> None:
         from tensorboardX import SummaryWriter
 
-        self._path = folder / METRICS
-        self._per_epoch = num_examples / batch_size
-        self._batch_size = batch_size
-        self._total = total_steps
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step] if self._path.exists() else []
-        temporary = self._path.with_name(METRICS + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self._path)
-        self.lines = kept
-        self._file = open(self._path, "ab", buffering=0)  # no second attempt when it is closed
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._elapsed_before = kept[-1]["elapsed"] if kept else 0.0
-        self._start = self._last_time = time.monotonic()
-        self._last_step = step
-        self._console = _Console(sys.stdout, step, total_steps, shows_progress)
-        self._name = f"{name} | " if name else ""
+        kept = read_metrics(path) if path.exists() else []
+        self.lines = [line for line in kept if line["step"] <= self._first]
+        temporary = path.with_name(METRICS + ".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        os.replace(temporary, path)
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
+        self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"), purge_step=self._first + 1)
 
     @property
     def elapsed(self) -> float:
         """Seconds spent on this run, over all its starts."""
         return self._elapsed_before + time.monotonic() - self._start
 
-    def train(self, step: int, values: dict[str, float]) -> None:
-        """The means of the steps since the last such line."""
+    def add(self, first: int, count: int, measured: dict[str, np.ndarray]) -> None:
+        """Adds ``count`` steps from step ``first`` on, and writes a line when one is due.
+
+        Raises:
+          NonFinite: for the first step that has a metric which is not finite.
+        """
+        for i in range(count):
+            values = {name: float(column[i]) for name, column in measured.items()}
+            if not all(math.isfinite(value) for value in values.values()):
+                terms = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+                run = f"{self._name}: " if self._name else ""
+                raise NonFinite(f"{run}step {first + i} is not finite: {terms}", first + i)
+            self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
+            self._count += 1
+            done = first + i + 1
+            if done % LOG_EVERY == 0 or done in self._boundaries:
+                self.write_means(done)
+
+    def write_means(self, step: int) -> None:
+        """Writes the means of the steps since the last such line, if there are any."""
+        if not self._count:
+            return
+        values = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
         now = time.monotonic()
         rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now
         self._write("train", step, {**values, "images_per_second": round(rate, 1)})
-        self._console.progress(step, values, rate)
+        status = f"loss {values['loss']:.3f} acc {100 * values['accuracy']:.1f}% {rate:.0f} img/s"
+        self._bar.set_postfix_str(status, refresh=False)
+        self._bar.update(step - self._bar.n)
+        self._bar.refresh()
+        if self._shows_lines and now - self._last_said > SECONDS_BETWEEN_LINES:
+            left = (now - self._start) * (self._total - step) / (step - self._first)
+            self._print(f"step {step}/{self._total} | {status} | {tqdm.format_interval(left)} left")
 
     def evaluation(self, step: int, split: str, values: dict[str, float]) -> None:
-        """The result of one evaluation of ``split``."""
+        """Writes and says the results of an evaluation of ``split``."""
         self._write("evaluation", step, {"split": split, **values})
         text = " ".join(f"{name} {_format(name, value)}" for name, value in values.items() if name != "examples")
         self.say(f"epoch {step / self._per_epoch:.1f} step {step}/{self._total} | {split}: {text}")
 
     def say(self, text: str) -> None:
-        """A line for the person at the terminal."""
-        self._console.say(self._name + text)
+        """Prints a line."""
+        self._print(f"{self._name} | {text}" if self._name else text)
 
     def restart_clock(self) -> None:
         """Leaves what came since the last line (an evaluation, a save) out of images per second."""
         self._last_time = time.monotonic()
 
     def close(self) -> None:
-        """Closes the files and the bar."""
-        self._console.close()
-        self._tensorboard.close()
-        self._file.close()
+        """Closes the bar and the files."""
+        self._bar.close()
+        if self._writes:
+            self._tensorboard.close()
+            self._file.close()
+
+    def _print(self, text: str) -> None:
+        self._last_said = time.monotonic()
+        if self._writes:
+            tqdm.write(text, sys.stdout)  # above the bar, if there is one
+            sys.stdout.flush()
 
     def _write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        if not self._writes:
+            return
         epoch = round(step / self._per_epoch, 4)
         line = {"kind": kind, "step": step, "epoch": epoch, **values, "elapsed": round(self.elapsed, 3)}
         text = json.dumps(line, allow_nan=False).encode() + b"\n"
@@ -103,65 +180,6 @@ class Logbook:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._tensorboard.add_scalar(f"{values.get('split', kind)}/{name}", value, step)
-
-
-class Silence:
-    """The logbook of a process that is not the first: it says and writes nothing."""
-
-    lines: tuple[dict[str, Any], ...] = ()
-    elapsed = 0.0
-
-    def train(self, step: int, values: dict[str, float]) -> None:
-        """The first process has the same values."""
-
-    def evaluation(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Likewise."""
-
-    def say(self, text: str) -> None:
-        """Likewise."""
-
-    def restart_clock(self) -> None:
-        """There is none."""
-
-    def close(self) -> None:
-        """Nothing was opened."""
-
-
-class _Console:
-    """A progress bar on a terminal; elsewhere a plain line now and then."""
-
-    SECONDS_BETWEEN_LINES = 30.0
-
-    def __init__(self, stream: TextIO, step: int, total: int, shows_progress: bool):
-        self._stream, self._total, self._first, self._shows_progress = stream, total, step, shows_progress
-        self._bar = None
-        if stream.isatty() and shows_progress:
-            layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-            self._bar = tqdm(total=total, initial=step, file=stream, bar_format=layout, dynamic_ncols=True, leave=False)
-        self._start = self._last_line = time.monotonic()
-
-    def progress(self, step: int, values: dict[str, float], rate: float) -> None:
-        status = f"loss {values['loss']:.3f} acc {100 * values['accuracy']:.1f}% {rate:.0f} img/s"
-        if self._bar is not None:
-            self._bar.set_postfix_str(status, refresh=False)
-            self._bar.update(step - self._bar.n)
-            self._bar.refresh()
-        elif self._shows_progress and time.monotonic() - self._last_line > self.SECONDS_BETWEEN_LINES:
-            done = (step - self._first) / (self._total - self._first)
-            left = (time.monotonic() - self._start) * (1 - done) / done
-            self.say(f"step {step}/{self._total} | {status} | {tqdm.format_interval(left)} left")
-
-    def say(self, text: str) -> None:
-        self._last_line = time.monotonic()
-        if self._bar is not None:
-            self._bar.clear()
-        print(text, file=self._stream, flush=True)
-        if self._bar is not None:
-            self._bar.refresh()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _format(name: str, value: float) -> str:

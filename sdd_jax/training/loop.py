@@ -1,4 +1,4 @@
-"""The training loop. One for every method, network and data set: what varies comes in as an argument.
+"""The training loop, one for every method, network and data set.
 
 The order is fixed: evaluate, save, step, log. A checkpoint of step s therefore holds everything up to s, its evaluation
 included, and a run that goes on from it repeats nothing and skips nothing.
@@ -13,36 +13,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from sdd_jax import metrics, processes
-from sdd_jax.data.dataset import Split
-from sdd_jax.data.feed import AnyDataset, eval_data
+from sdd_jax.data import AnyDataset, Split, eval_data
 from sdd_jax.data.streamed import StreamedSplit
 from sdd_jax.mesh import pick, put, replicated
+from sdd_jax.processes import Preempted, preemption_requested
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.notice import Left, told_by_the_others
-from sdd_jax.training.profile import Trace
+from sdd_jax.training.logbook import NonFinite
 from sdd_jax.training.programs import Built, Programs
-from sdd_jax.training.run_files import NonFinite, RunFiles
+from sdd_jax.training.run_writer import RunWriter, Trace
 from sdd_jax.training.step import State, make_eval_step, student_variables
-from sdd_jax.training.witness import Witness
 
 EVAL_BATCH = 500
 
 
 def train(
-    built: Built, workdir: str | os.PathLike[str], *, leaves: Callable[[int], int | None] = told_by_the_others
+    built: Built, workdir: str | os.PathLike[str], *, should_stop: Callable[[int], int | None] = preemption_requested
 ) -> State:
     """Trains what ``built`` describes in ``workdir``, from its newest checkpoint if it has one.
 
     Args:
       built: what is trained.
       workdir: the run's folder.
-      leaves: asked before every chunk with the number of steps done; a signal's number ends the run there.
+      should_stop: called before every chunk with the number of steps done; a signal's number ends the run there.
 
     Returns:
       The state after the last step. ``workdir/done.json`` holds last and best accuracy.
@@ -51,17 +48,17 @@ def train(
       ValueError: if ``workdir`` holds a run of another config, another process trains there, or every checkpoint in it
         is damaged.
       NonFinite: names the step, the terms and the examples; the newest checkpoint is from before it.
-      Left: after ``leaves`` said so, and all is saved.
+      Preempted: after ``should_stop`` said so, and all is saved.
       SaveFailed: a checkpoint could not be written; those before it are whole.
     """
-    return train_together((built,), (workdir,), leaves=leaves)[0]
+    return train_together((built,), (workdir,), should_stop=should_stop)[0]
 
 
 def train_together(
     runs: Sequence[Built],
     workdirs: Sequence[str | os.PathLike[str]],
     *,
-    leaves: Callable[[int], int | None] = told_by_the_others,
+    should_stop: Callable[[int], int | None] = preemption_requested,
 ) -> list[State]:
     """``train`` for runs that differ in their seed alone, in one program over one data set and one teacher.
 
@@ -71,33 +68,39 @@ def train_together(
     built, programs = runs[0], Programs(runs)
     dataset, num_examples, on_all = built.dataset, len(built.dataset.train.index), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
-    eval_steps = _due(built.eval_every_epochs, built.epochs, num_examples, built.batch_size)
-    save_steps = _due(built.save_every_epochs, built.epochs, num_examples, built.batch_size)
+
+    def due(every_epochs):
+        """The steps at which something due every so many epochs happens: at the ends of epochs, and of the run."""
+        epochs = range(every_epochs, built.epochs, every_epochs)
+        return frozenset((*(optim.first_step(epoch, num_examples, built.batch_size) for epoch in epochs), total))
+
+    eval_steps, save_steps = due(built.eval_every_epochs), due(built.save_every_epochs)
 
     with ExitStack() as closing:  # each of these, whatever becomes of the others
         closing.callback(programs.close)
-        files = [RunFiles(run, Path(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
+        files = [RunWriter(run, Path(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
         for file in files:
-            closing.callback(file.close)
+            closing.push(file.close)
             file.open()
 
         # ---- states: the newest whole checkpoint, else the beginning
         newest = [file.newest() for file in files]
         step = resumed_at = min(newest)
-        if len(set(newest)) > 1:  # a kill between two of their saves: all go back to the one before, if that is all
+        if len(set(newest)) > 1:  # killed between two seeds' saves: all go back to the older step, if that is all
             between = [save for save in save_steps if step < save < max(newest)]
             if between or not all(file.has(step) for file in files):
                 closing.close()
-                return [train(run, workdir, leaves=leaves) for run, workdir in zip(runs, workdirs, strict=True)]
+                return [
+                    train(run, workdir, should_stop=should_stop) for run, workdir in zip(runs, workdirs, strict=True)
+                ]
         states = programs.stack([file.restore(programs.begin, on_all, step) for file in files])
         for number, file in enumerate(files):
             name = f"seed {runs[number].seed}" if len(runs) > 1 else ""
             file.begin(step, total, {*eval_steps, *save_steps}, name=name, shows_progress=number == 0)
         evaluators = make_evaluators(built, programs.mesh)
         numbers = [put(np.int32(number), on_all) for number in range(max(len(runs), built.steps_per_call + 1))]
-        trace = Trace(Path(workdirs[0]), built.profile_steps)
+        trace = Trace(Path(workdirs[0]), built.profile_steps, files[0].logbook.say)
         closing.callback(trace.close)
-        witness = closing.enter_context(Witness(processes.coordinator()))
         pending = None  # the chunk before this one: its metrics are read while the device works on the next
 
         def tally(chunk):
@@ -106,17 +109,16 @@ def train_together(
                 measured = jax.device_get(measured)
                 for number, file in enumerate(files):
                     try:
-                        file.tally.add(first, count, pick(measured, number))
+                        file.logbook.add(first, count, pick(measured, number))
                     except NonFinite as error:
                         with jax.transfer_guard("allow"):
                             raise file.explained(error, programs.indices(number, error.step)) from None
 
         with jax.transfer_guard("disallow"):  # nothing crosses between host and device unless it says so
             while True:
-                due = step != resumed_at  # what a checkpoint holds was evaluated before it was saved
-                signal = leaves(step)
-                witness.tell(step)
-                if due and (step in eval_steps or step in save_steps or signal is not None):
+                signal = should_stop(step)
+                # What a checkpoint holds was evaluated before it was saved.
+                if step != resumed_at and (step in eval_steps or step in save_steps or signal is not None):
                     for file in files:
                         file.checkpoints.wait()  # so that a kill from here on costs what came since the last one
                     tally(pending)  # a state is evaluated or saved only after its loss proved finite
@@ -124,7 +126,7 @@ def train_together(
                     for number, file in enumerate(files):
                         state = programs.pick(states, numbers[number])
                         if signal is not None:
-                            file.tally.write(step)  # before the clock of images per second starts again
+                            file.logbook.write_means(step)  # before the clock of images per second starts again
 
                         # 1. evaluate
                         selection_accuracy = None
@@ -144,11 +146,10 @@ def train_together(
                 if step == total:
                     break
                 if signal is not None:
-                    raise Left(signal, step)
+                    raise Preempted(signal, step)
 
                 # 3. step
-                if trace.at(step, states):
-                    files[0].logbook.say(trace.message)
+                trace.at(step, states)
                 ends = (boundary for boundary in (*eval_steps, *save_steps, *built.profile_steps) if boundary > step)
                 count = min(built.steps_per_call, min(ends) - step)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -178,9 +179,8 @@ def make_evaluator(
     num_examples, devices = len(split.index), mesh.size
     batch_size = math.ceil(min(EVAL_BATCH, num_examples) / devices) * devices
     data = eval_data(dataset, split, batch_size=batch_size, mesh=mesh)
-    network = functools.partial(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)), train=False)
     step = make_eval_step(model, data.batch_function(dtype), mesh, dataset.num_classes)
-    step = jit_network(step, network, out_shardings=replicated(mesh))
+    step = jit_network(step, model, out_shardings=replicated(mesh))
 
     def evaluator(variables):
         states = [jax.device_get(step(variables, arrays)) for arrays in data.batches()]
@@ -194,9 +194,3 @@ def make_evaluator(
         return {**results, "examples": seen}
 
     return evaluator
-
-
-def _due(every_epochs: int, epochs: int, num_examples: int, batch_size: int) -> frozenset[int]:
-    """The steps at which something due every so many epochs happens: at the ends of epochs, and of the run."""
-    ends = (optim.first_step(epoch, num_examples, batch_size) for epoch in range(every_epochs, epochs, every_epochs))
-    return frozenset((*ends, optim.total_steps(epochs, num_examples, batch_size)))

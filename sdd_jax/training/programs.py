@@ -1,20 +1,19 @@
 """What runs are made of, and the jitted programs that take their steps."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from sdd_jax.data.feed import AnyDataset, train_data
+from sdd_jax.data import AnyDataset, train_data
 from sdd_jax.mesh import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective
 from sdd_jax.training.step import State, init_state, make_run_chunk, make_train_step
+from sdd_jax.training.teacher import Teacher
 
 
 class Built(NamedTuple):
@@ -23,9 +22,7 @@ class Built(NamedTuple):
     config: dict[str, Any]  # JSON-ready, written beside the results
     config_hash: str
     model: Any
-    teacher: Callable[..., Any] | None  # teacher(arrays, batch) -> Outputs
-    teacher_arrays: Mapping[str, Any]  # what it reads through the whole run
-    teacher_chunk: Callable[[int, int], Mapping[str, Any]] | None  # (seed, step): what it reads besides, of a chunk
+    teacher: Teacher
     teacher_accuracy: float | None  # on the test set, 0 to 1, as measured before the run
     teacher_stated: float | None  # in percent: what that was held against, if anything
     objective: Objective
@@ -38,8 +35,6 @@ class Built(NamedTuple):
     steps_per_call: int
     eval_every_epochs: int
     save_every_epochs: int
-    scales: tuple[int, ...]
-    pooling: str
     dtype: Any  # of the images; what the networks compute in is their own
     accumulate: int = 1  # parts of a batch, taken one after the other
     profile_steps: tuple[int, ...] = ()  # first and last step of a trace, or none
@@ -47,54 +42,33 @@ class Built(NamedTuple):
 
 def jit_run_chunk(
     model: Any,
-    teacher: Callable[..., Any] | None,
+    ask: Callable[..., Any] | None,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]],
     mesh: Mesh,
     *,
-    scales: Sequence[int],
-    pooling: str,
-    image_shape: tuple[int, ...],
     num_examples: int,
     steps_per_call: int,
     accumulate: int,
 ) -> Any:
-    """The jitted program of the training loop, for the devices of ``mesh``, which need not be there to compile it.
+    """``run_chunk`` of ``make_run_chunk``, jitted for the devices of ``mesh``, which need not be there to compile it.
 
-    It is ``run_chunk(states, shared, own, count) -> states, metrics``; ``states`` are donated.
+    ``states`` are donated.
     """
     platform = mesh.devices.flat[0].platform
-    train_step = make_train_step(
-        model,
-        teacher,
-        objective,
-        optimizer,
-        scales=scales,
-        pooling=pooling,
-        num_examples=num_examples,
-        accumulate=accumulate,
-        rolled=platform != "cpu",
-    )
-    return jit_network(
-        make_run_chunk(train_step, make_batch, mesh, steps_per_call),
-        partial(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)), train=False),
-        platform=platform,
-        donate_argnums=0,
-        out_shardings=(by_seed(mesh), replicated(mesh)),
-    )
+    options = {"num_examples": num_examples, "accumulate": accumulate, "rolled": platform != "cpu"}
+    train_step = make_train_step(model, ask, objective, optimizer, **options)
+    run_chunk = make_run_chunk(train_step, make_batch, mesh, steps_per_call)
+    out_shardings = by_seed(mesh), replicated(mesh)
+    return jit_network(run_chunk, model, platform=platform, donate_argnums=0, out_shardings=out_shardings)
 
 
 class Programs:
     """The programs of ``runs``, which differ in their seed alone, and what they read.
 
-    Attributes:
-      mesh: the devices, for so many runs.
-      on_all: the sharding of what every device has.
-      begin: ``begin(key) -> State`` of one run.
-      stack: the states of single runs as one tree with a leading axis of runs.
-      pick: ``pick(states, number)``, one run's.
-      run_chunk: ``run_chunk(states, *arrays(step), count) -> states, metrics``; ``states`` are donated.
+    ``begin(key)`` is a run's first ``State``; ``stack`` joins the states of runs, ``pick(states, number)`` takes one.
+    ``run_chunk(states, *arrays(step), count) -> states, metrics`` takes steps; ``states`` are donated.
     """
 
     def __init__(self, runs: Sequence[Built]):
@@ -110,18 +84,15 @@ class Programs:
             steps_per_call=built.steps_per_call,
             mesh=mesh,
         )
-        self._shared = put(built.teacher_arrays, self.on_all), self._data.shared
+        self._shared = put(built.teacher.arrays, self.on_all), self._data.shared
         num_examples = len(built.dataset.train.index)
         self.run_chunk = jit_run_chunk(
             built.model,
-            built.teacher,
+            built.teacher.apply,
             built.objective,
             built.optimizer,
             self._data.batch_function(built.dtype),
             mesh,
-            scales=built.scales,
-            pooling=built.pooling,
-            image_shape=built.dataset.image_shape,
             num_examples=num_examples,
             steps_per_call=built.steps_per_call,
             accumulate=built.accumulate,
@@ -134,16 +105,11 @@ class Programs:
 
         teacher_arrays = jax.eval_shape(of_one_run, self._shared[0], self._teacher_chunk(0))
 
+        shape = {"image_shape": built.dataset.image_shape, "num_examples": num_examples}
+
         def begin(key: jax.Array) -> State:
             return init_state(
-                key,
-                built.model,
-                built.teacher,
-                teacher_arrays,
-                built.objective,
-                built.optimizer,
-                image_shape=built.dataset.image_shape,
-                num_examples=num_examples,
+                key, built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer, **shape
             )
 
         self.begin = jax.jit(begin, out_shardings=self.on_all)
@@ -161,7 +127,8 @@ class Programs:
         self._data.close()
 
     def _teacher_chunk(self, step: int) -> Any:
-        if self._built.teacher_chunk is None:
+        chunk = self._built.teacher.chunk
+        if chunk is None:
             return {}
-        chunks = [self._built.teacher_chunk(seed, step) for seed in self._seeds]
+        chunks = [chunk(seed, step) for seed in self._seeds]
         return put(jax.tree.map(lambda *leaves: np.stack(leaves), *chunks), self._each)

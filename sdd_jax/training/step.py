@@ -1,6 +1,6 @@
 """One training step and a chunk of them, one evaluation step: pure functions, ready for ``jit``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -33,7 +33,7 @@ def stream(key: jax.Array, name: str) -> jax.Array:
 def init_state(
     key: jax.Array,
     model: Any,
-    teacher: Callable[..., Any] | None,
+    ask: Callable[..., Any] | None,
     teacher_arrays: Any,
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -47,18 +47,13 @@ def init_state(
     variables = model.init(student_key, images, train=False)
     student_outputs = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
     teacher_outputs = None
-    if teacher is not None:
+    if ask is not None:
         numbers = {name: jnp.zeros(1, jnp.int32) for name in ("label", "index", "row", "view", "position")}
-        teacher_outputs = jax.eval_shape(teacher, teacher_arrays, {"image": images, **numbers})
+        teacher_outputs = jax.eval_shape(ask, teacher_arrays, {"image": images, **numbers})
     objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, num_examples)
     params = {"student": variables["params"], "objective": objective_params}
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        objective_state=objective_state,
-        opt_state=optimizer.init(params),
-    )
+    batch_stats = variables.get("batch_stats", {})
+    return State(jnp.zeros((), jnp.int32), params, batch_stats, objective_state, optimizer.init(params))
 
 
 def student_variables(state: State) -> dict[str, Any]:
@@ -66,45 +61,31 @@ def student_variables(state: State) -> dict[str, Any]:
     return {"params": state.params["student"], "batch_stats": state.batch_stats}
 
 
-def live_teacher(model: Any, *, scales: Sequence[int], pooling: str) -> Callable[..., Any]:
-    """``teacher(arrays, batch) -> Outputs`` that runs the network (in evaluation mode) on the batch's images."""
-
-    def teacher(arrays, batch):
-        return model.apply(arrays, batch["image"], train=False, scales=scales, pooling=pooling)
-
-    return teacher
-
-
 def make_train_step(
     model: Any,
-    teacher: Callable[..., Any] | None,
+    ask: Callable[..., Any] | None,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
-    scales: Sequence[int],
-    pooling: str,
     num_examples: int,
     accumulate: int = 1,
     rolled: bool = False,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """``train_step(state, teacher_arrays, batch, key) -> state, metrics`` (scalars, means over the global batch).
 
-    ``key`` is the step's own, for objectives that draw and for a student's dropout (the rng "dropout"). ``grad_norm``
-    is the global L2 norm before clipping. Accuracy and agreement are those of the training batch, as the student saw it
-    in training mode.
+    ``key`` is the step's own, for objectives that draw and for a student's dropout. ``grad_norm`` is the global L2 norm
+    before clipping. Accuracy and agreement are those of the student in training mode.
 
     Args:
-      model: the student.
-      teacher: see ``live_teacher``; None trains plain.
+      model: the student; it shows the objective's regions.
+      ask: a teacher's ``apply``; None trains without one.
       objective: what is minimised.
       optimizer: as optax has it.
-      scales: of the regions.
-      pooling: of the regions.
       num_examples: in the training split.
       accumulate: in how many parts the batch is taken, one after the other, for batches that do not fit. The update is
         that of the mean of their gradients: the whole batch's, but for what relates the examples of a batch. Batch
-        normalisation takes its statistics over a part, and its running averages move once a part; a loss over the
-        examples of a batch (DIST's columns, SP) is one over those of a part.
+        normalisation takes its statistics over a part, and its running averages move once a part; DIST's columns and SP
+        relate the examples of a part.
       rolled: whether the parts are a loop of the program, so that each reuses the memory of the one before. On CPU they
         are not: XLA's convolutions are many times slower inside one.
     """
@@ -113,22 +94,23 @@ def make_train_step(
         epoch = state.step * batch["label"].shape[0] // num_examples
 
         def loss_fn(params, batch_stats, objective_state, teacher_outputs, batch, key):
+            # Each key is split or folded once: fold_in(key, 0) can be the key that a split of the same key begins with.
+            dropout_key, objective_key = jax.random.split(key)
             student, updates = model.apply(
                 {"params": params["student"], "batch_stats": batch_stats},
                 batch["image"],
                 train=True,
-                scales=scales,
-                pooling=pooling,
+                regions=objective.regions,
                 mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(key, 0)},
+                rngs={"dropout": dropout_key},
             )
             loss, terms, objective_state = objective.apply(
-                params["objective"], objective_state, student, teacher_outputs, batch, epoch=epoch, key=key
+                params["objective"], objective_state, student, teacher_outputs, batch, epoch=epoch, key=objective_key
             )
             return jnp.mean(loss), (student, terms, updates.get("batch_stats", {}), objective_state)
 
         def take(batch_stats, objective_state, batch, key):
-            teacher_outputs = None if teacher is None else teacher(teacher_arrays, batch)
+            teacher_outputs = None if ask is None else ask(teacher_arrays, batch)
             (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 state.params, batch_stats, objective_state, teacher_outputs, batch, key
             )
@@ -147,32 +129,22 @@ def make_train_step(
         if accumulate == 1:
             grads, batch_stats, objective_state, measured = take(state.batch_stats, state.objective_state, batch, key)
         else:
-            nothing = optax.tree.zeros_like(state.params)
+            begin = (optax.tree.zeros_like(state.params), state.batch_stats, state.objective_state)
             parts = (_in_parts(batch, accumulate), jax.random.split(key, accumulate))
-            (total, batch_stats, objective_state), measured = jax.lax.scan(
-                take_part, (nothing, state.batch_stats, state.objective_state), parts, unroll=not rolled
-            )
+            carry, measured = jax.lax.scan(take_part, begin, parts, unroll=not rolled)
+            total, batch_stats, objective_state = carry
             grads = optax.tree.scale(1 / accumulate, total)
             measured = jax.tree.map(jnp.mean, measured)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         measured["grad_norm"] = optax.tree.norm(grads)
-        state = State(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            objective_state=objective_state,
-            opt_state=opt_state,
-        )
-        return state, measured
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, batch_stats, objective_state, opt_state), measured
 
     return train_step
 
 
 def _in_parts(batch: Any, count: int) -> Any:
-    """``[B, ...]`` as ``[count, B / count, ...]``: row i goes to part ``i % count``.
-
-    So each device splits the rows that it has, and none moves.
-    """
+    """``[B, ...]`` as ``[count, B / count, ...]``: row i in part ``i % count``, so that no row leaves its device."""
     return jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, count, *rows.shape[1:]), 1, 0), batch)
 
 
@@ -182,17 +154,16 @@ def make_run_chunk(
     mesh: Mesh,
     steps_per_call: int,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """``run_chunk(states, shared, own, count) -> states, metrics``: up to ``steps_per_call`` steps of every run.
+    """``run_chunk(states, shared, own, count) -> states, metrics``: ``count`` steps of every run.
 
-    ``states`` and ``own`` have a leading axis of runs, a single one included. ``shared`` and ``own`` are each a pair,
+    ``states`` and ``own`` have a leading axis of runs, also of a single one. ``shared`` and ``own`` are each a pair,
     ``(teacher arrays, data arrays)``, whose entries a run sees put together; its ``key`` and order are in ``own``. They
     are arguments, so that runs which differ in their seed alone share one compiled program. The runs of one device are
     unrolled: ``vmap`` would turn their convolutions into grouped ones, which are slow on CPU.
 
-    ``count`` (int32, at most ``steps_per_call``) is how many steps to take, so that a chunk may end wherever an
-    evaluation or a checkpoint is due without a second compilation. Metrics are ``[runs, steps_per_call]``, the first
-    ``count`` of them filled. With one step a call there is no loop: XLA's CPU convolutions are many times slower inside
-    one.
+    ``count`` (int32, at most ``steps_per_call``) is an argument, so that a chunk may end wherever an evaluation or a
+    checkpoint is due without a second compilation. Metrics are ``[runs, steps_per_call]``, the first ``count`` of them
+    filled. With one step a call there is no loop: XLA's CPU convolutions are many times slower inside one.
     """
 
     def one_step(states, shared, own):
@@ -206,7 +177,6 @@ def make_run_chunk(
         return stack(results)
 
     def run_one(states, shared, own, count):
-        del count
         states, measured = one_step(states, shared, own)
         return states, jax.tree.map(lambda value: value[:, None], measured)
 

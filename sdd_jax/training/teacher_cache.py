@@ -1,17 +1,14 @@
 """A replayable cache of a teacher: its logits for every (example, view), computed once and read by every later run.
 
 Crop and flip make few pictures of an image (162 at a padding of four pixels), each with a number, its *view*. A run's
-order and views are functions of its seed, so what it will ask the teacher is known beforehand. The cache holds rows of
-logits by (example, view): row 0 those of the whole image, then those of the finest grid of regions, from which coarser
-regions are averaged as they are live; where no grid serves (direct pooling of a map that the scales do not tile), those
-of every region. It knows nothing of seed, student, loss or temperature, and serves all of them.
+order and views are functions of its seed, so what it will ask the teacher is known beforehand. The cache knows nothing
+of seed, student, loss or temperature, and serves all of them.
 
 A folder: ``cache.json`` says of which teacher, data and views it is; ``00000.*`` are shards, of which ``00000.json``,
 written last, holds size and SHA-256 of each file. A shard without it is a write that did not finish.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,56 +16,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdd_jax.files import checksum, read_json, read_mapping, write_json
 from sdd_jax.models import Outputs
-from sdd_jax.sdd import num_regions, pool_regions, shared_grid
-from sdd_jax.training.checkpoint import Damaged, write_json
-from sdd_jax.training.run_folder import differing, read_json, read_mapping
+from sdd_jax.regions import Regions
+from sdd_jax.training.checkpoint import Damaged
+from sdd_jax.training.run_dir import differing
 
 HEADER = "cache.json"
 STORES = ("float32", "float16", "int8", "float64")
 SHARD_BYTES = 2**26
-FILES = ("keys", "values", "scales")
 
 
 class Layout(NamedTuple):
-    """Which rows are kept of an image: the whole and a ``grid`` of regions, or (grid None) every region."""
+    """Which rows are kept of an image: row 0 of the whole, then the cells of the finest grid of regions.
 
-    grid: int | None
-    scales: tuple[int, ...]
-    pooling: str
+    Coarser regions are averaged from the grid, as they are live. Where no grid serves (None: direct pooling of a map
+    that the scales do not tile), every region is kept.
+    """
+
+    regions: Regions
+    grid: int | None  # of the teacher's map, by `Regions.grid`
 
     @property
     def rows(self) -> int:
-        """How many, the whole image's among them."""
-        return 1 + (self.grid**2 if self.grid else num_regions(self.scales))
+        """The number of rows."""
+        return 1 + (self.grid**2 if self.grid else self.regions.count)
 
-    def named(self) -> dict[str, Any]:
-        """What of it the rows depend on."""
-        return {"grid": self.grid} if self.grid else {"scales": list(self.scales), "pooling": self.pooling}
-
-
-def make_layout(map_size: tuple[int, int], scales: Sequence[int], pooling: str) -> Layout:
-    """The layout that runs with ``scales`` and ``pooling`` read, for a teacher whose map is ``map_size``."""
-    return Layout(shared_grid(*map_size, scales, pooling), tuple(scales), pooling)
+    def cache_key(self) -> dict[str, Any]:
+        """Fields that decide whether a cache fits."""
+        if self.grid:
+            return {"grid": self.grid}
+        return {"scales": list(self.regions.scales), "pooling": self.regions.pooling}
 
 
 def teacher_rows(model: Any, variables: Any, images: jax.Array, layout: Layout) -> jax.Array:
     """The rows ``[B, layout.rows, K]`` of ``images``, to be called inside ``jit``."""
-    scales = layout.scales
-    if layout.grid:
-        scales = (1, layout.grid) if layout.grid > 1 else (1,)
-    outputs = model.apply(variables, images, train=False, scales=scales, pooling=layout.pooling)
-    regions = outputs.region_logits[:, -(layout.grid**2) :] if layout.grid else outputs.region_logits
-    return jnp.concatenate([outputs.logits[:, None], regions], axis=1)
+    regions, grid = layout.regions, layout.grid
+    if grid:
+        regions = Regions((1, grid) if grid > 1 else (1,), regions.pooling)
+    outputs = model.apply(variables, images, train=False, regions=regions)
+    cells = outputs.region_logits[:, -(grid**2) :] if grid else outputs.region_logits
+    return jnp.concatenate([outputs.logits[:, None], cells], axis=1)
 
 
 def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
-    """What a live teacher would give, without maps: logits, and the regions of ``layout.scales``."""
-    regions = rows[:, 1:]
+    """What a live teacher would give, without maps: logits, and the layout's regions."""
+    cells = rows[:, 1:]
     if layout.grid:
-        cells = regions.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1])
-        regions = pool_regions(cells, layout.scales, pooling=layout.pooling)
-    return Outputs(rows[:, 0], None, regions, None)
+        cells = cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1])
+        cells = layout.regions.pool(cells)
+    return Outputs(rows[:, 0], None, cells, None)
 
 
 class Cache:
@@ -79,11 +76,9 @@ class Cache:
     """
 
     def __init__(self, folder: Path, header: dict[str, Any]):
-        self.folder, self.header = folder, header
-        path = folder / HEADER
+        self.folder, path = folder, folder / HEADER
         if path.exists():
-            wrong = differing(read_mapping(path), header)
-            if wrong:
+            if wrong := differing(read_mapping(path), header):
                 raise ValueError(f"the cache in {folder} is another's ({wrong})")
         elif folder.exists() and {path.name for path in folder.iterdir()} - {f"{HEADER}.tmp"}:  # left by a kill
             raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
@@ -92,6 +87,7 @@ class Cache:
             write_json(path, header)
         self.views, self.rows = header["views"]["count"], header["rows"]["count"]
         self.classes, self.store = header["num_classes"], header["store"]
+        self.view_bytes = self.rows * self.classes * np.dtype(self.store).itemsize  # of one view
 
     def shards(self) -> list[int]:
         """The numbers of the shards that are whole, in order."""
@@ -107,8 +103,7 @@ class Cache:
         ``compute(index [batch], view [batch]) -> rows``; the last batch is filled up by repeating its last key.
         """
         missing = np.setdiff1d(wanted, self.keys())
-        bytes_of_one = self.rows * self.classes * np.dtype(self.store).itemsize
-        size = max(SHARD_BYTES // bytes_of_one // batch, 1) * batch
+        size = max(SHARD_BYTES // self.view_bytes // batch, 1) * batch
         number = max(self.shards(), default=-1) + 1
         for start in range(0, len(missing), size):
             keys = missing[start : start + size]
@@ -123,37 +118,34 @@ class Cache:
 
     def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
         values, scales = pack(rows, self.store)
-        if not np.isfinite(unpack(values, scales)).all():
+        stored = unpack(values, scales)
+        if not np.isfinite(stored).all():
             raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: nothing of them is kept")
         arrays = {"keys": keys, "values": values} | ({} if scales is None else {"scales": scales})
         for name, array in arrays.items():
             np.save(self._path(number, name), array)
-        files = {name: _digest(self._path(number, name)) for name in arrays}
-        write_json(
-            self.folder / f"{number:05d}.json",
-            {"slots": len(keys), "files": files, "error": added_error(rows, unpack(values, scales))},
-        )
+        files = {name: checksum(self._path(number, name)) for name in arrays}
+        shard = {"slots": len(keys), "files": files, "error": added_error(rows, stored)}
+        write_json(self.folder / f"{number:05d}.json", shard)
 
     def check_files(self) -> None:
         """``Damaged`` names a file that is not as it was written."""
         for shard in self.shards():
-            for name, expected in read_json(self.folder / f"{shard:05d}.json")["files"].items():
+            for name, expected in self._facts(shard)["files"].items():
                 path = self._path(shard, name)
-                if not path.exists() or _digest(path) != expected:
+                if not path.exists() or checksum(path) != expected:
                     state = "is missing" if not path.exists() else "is not as it was written: its SHA-256 differs"
-                    number = path.name.partition(".")[0]
-                    raise Damaged(f"{path} {state}; remove the files {number}.* and fill the cache again")
+                    raise Damaged(f"{path} {state}; remove the files {shard:05d}.* and fill the cache again")
 
     def error(self) -> dict[str, float]:
         """The largest error that storing added, over all shards; zero in the teacher's own precision."""
-        errors = [read_json(self.folder / f"{shard:05d}.json")["error"] for shard in self.shards()]
+        errors = [self._facts(shard)["error"] for shard in self.shards()]
         return {name: max(error[name] for error in errors) for name in errors[0]} if errors else {}
 
     def read(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Values and scales of ``slots``, in their order, from the memory-mapped files."""
         shards = self.shards()
-        sizes = [read_json(self.folder / f"{shard:05d}.json")["slots"] for shard in shards]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
+        starts = np.cumsum([0, *(self._facts(shard)["slots"] for shard in shards)])
         values = np.empty((len(slots), self.rows, self.classes), self.store)
         scales = np.empty((len(slots), self.rows), np.float32) if self.store == "int8" else None
         home = np.searchsorted(starts, slots, side="right") - 1
@@ -164,6 +156,9 @@ class Cache:
             if scales is not None:
                 scales[here] = self._load(shards[position], "scales")[inside]
         return values, scales
+
+    def _facts(self, number: int) -> dict[str, Any]:
+        return read_json(self.folder / f"{number:05d}.json")
 
     def _path(self, number: int, name: str) -> Path:
         return self.folder / f"{number:05d}.{name}.npy"
@@ -211,8 +206,3 @@ def added_error(rows: np.ndarray, stored: np.ndarray) -> dict[str, float]:
     exact, kept = jax.nn.log_softmax(rows, -1), jax.nn.log_softmax(jnp.asarray(stored, rows.dtype), -1)
     divergence = jnp.mean(jnp.sum(jnp.exp(exact) * (exact - kept), -1))
     return {"max_logit": float(np.abs(rows - stored).max()), "mean_kl": max(float(divergence), 0.0)}
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,311 @@
+"""Every setting of a paper's run and its source: one table of rows, each with the fields that differ for some runs.
+
+A row holds for the data sets, pairs, base losses and presets that it names. Rows are applied in order over the defaults
+of ``sdd_jax.fields`` and ``sdd_jax.methods``; a later row wins. ``python -m experiments.values`` writes the page
+`experiments/VALUES.md` from this table, with the source beside every value.
+
+Files are those of the official code of "Scale Decoupled Distillation" (CVPR 2024; commit e412036), unless another code
+is named; "the paper" is its text. NAME is the pair's name in that code, which the page shows beside the pair.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from sdd_jax import methods
+
+RELEASED, PAPER = "released", "paper"
+FINE, COARSE = (1, 2, 4), (1, 2)
+SMALL = ("cifar10", "cifar100", "cub200")  # sets with the settings of CIFAR-100
+OWN = ("digits", "fashion_mnist", "image_folder")  # sets that the paper does not use, with settings of this project
+# Students that the released configs train at a lower rate.
+LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
+
+
+class Pair(NamedTuple):
+    """A teacher and a student of the paper.
+
+    Attributes:
+      name: of its files, NAME.
+      script: the released command that runs it.
+      beta: DKD's, DKD.BETA of configs/DATA/sdd_dkd/NAME.yaml over cfg.py's 8.
+      scales: the paper's M, from the released scripts where they run the pair.
+    """
+
+    name: str
+    script: str
+    beta: float
+    scales: tuple[int, ...]
+
+
+NO_SCRIPT = "no released command; M as section 4.1 has it for such pairs"
+PAIRS: dict[str, dict[tuple[str, str], Pair]] = {
+    "cifar100": {
+        ("resnet110", "resnet32"): Pair("res110_res32", NO_SCRIPT, 2.0, COARSE),
+        ("resnet32x4", "mobilenet_v2"): Pair("res32x4_mv2", "teacher_resnet32x4.sh", 8.0, FINE),
+        ("resnet32x4", "resnet8x4"): Pair("res32x4_res8x4", "teacher_resnet32x4.sh", 8.0, COARSE),
+        ("resnet32x4", "shufflenet_v1"): Pair("res32x4_shuv1", "teacher_resnet32x4.sh", 8.0, FINE),
+        ("resnet32x4", "shufflenet_v2"): Pair("res32x4_shuv2", "teacher_resnet32x4.sh", 8.0, FINE),
+        ("resnet50", "mobilenet_v2"): Pair("res50_mv2", "teacher_unpair.sh", 8.0, FINE),
+        ("resnet50", "shufflenet_v1"): Pair("res50_shuv1", "teacher_unpair.sh", 8.0, FINE),
+        ("resnet50", "vgg8"): Pair("res50_vgg8", "teacher_unpair.sh", 8.0, FINE),
+        ("resnet56", "resnet20"): Pair("res56_res20", NO_SCRIPT, 2.0, COARSE),
+        ("vgg13", "mobilenet_v2"): Pair("vgg13_mv2", "teacher_vgg.sh", 6.0, FINE),
+        ("vgg13", "shufflenet_v1"): Pair("vgg13_shuffv1", NO_SCRIPT, 6.0, FINE),
+        ("vgg13", "vgg8"): Pair("vgg13_vgg8", "teacher_vgg.sh", 6.0, COARSE),
+        ("wrn_40_2", "mobilenet_v2"): Pair("wrn40_2_mv2", "teacher_wrn.sh", 6.0, FINE),
+        ("wrn_40_2", "shufflenet_v1"): Pair("wrn40_2_shuv1", "teacher_wrn.sh", 8.0, FINE),
+        ("wrn_40_2", "vgg8"): Pair("wrn40_2_vgg8", "teacher_wrn.sh", 8.0, FINE),
+        ("wrn_40_2", "wrn_16_2"): Pair("wrn40_2_wrn_16_2", NO_SCRIPT, 6.0, COARSE),
+        ("wrn_40_2", "wrn_40_1"): Pair("wrn40_2_wrn_40_1", NO_SCRIPT, 6.0, COARSE),
+    },
+    # Every script runs M at [1,2,4] (and [1], the plain loss).
+    "cub200": {
+        ("resnet32x4", "mobilenet_v2"): Pair("res32x4_mv2", "train_cub_1..4.sh", 8.0, FINE),
+        ("resnet32x4", "shufflenet_v1"): Pair("res32x4_shuv1", "train_cub_1..4.sh", 8.0, FINE),
+        ("vgg13", "mobilenet_v2"): Pair("vgg13_mv2", "train_cub_1..4.sh", 6.0, FINE),
+        ("vgg13", "vgg8"): Pair("vgg13_vgg8", "train_cub_1..4.sh", 6.0, FINE),
+        ("resnet50", "shufflenet_v1"): Pair("res50_shuv1", "train_cub_1..4.sh", 8.0, FINE),
+    },
+    # The released "MobileNetV2" on ImageNet is MobileNetV1, and is called so here.
+    "imagenet": {
+        ("resnet34", "resnet18"): Pair("r34_r18", "run.sh", 0.5, COARSE),
+        ("resnet50", "mobilenet_v1"): Pair("r50_mv2", "run.sh", 2.0, FINE),
+    },
+}
+
+
+class Row(NamedTuple):
+    """Fields of some runs, and their source. A condition that is left out holds for every run.
+
+    Attributes:
+      fields: dotted config fields and their values.
+      source: where the values are from.
+      data: data sets.
+      pair: teacher and student.
+      students: students.
+      bases: base losses.
+      regions: whether the base loss is applied region by region.
+      preset: "released" or "paper".
+    """
+
+    fields: Mapping[str, Any]
+    source: str
+    data: tuple[str, ...] | None = None
+    pair: tuple[str, str] | None = None
+    students: tuple[str, ...] | None = None
+    bases: tuple[str, ...] | None = None
+    regions: bool | None = None
+    preset: str | None = None
+
+    def holds(self, data: str, teacher: str, student: str, method: methods.Method, preset: str) -> bool:
+        """Whether the row is about such a run."""
+        return (
+            (self.data is None or data in self.data)
+            and (self.pair is None or (teacher, student) == self.pair)
+            and (self.students is None or student in self.students)
+            and (self.bases is None or method.base in self.bases)
+            and (self.regions is None or method.regions == self.regions)
+            and (self.preset is None or preset == self.preset)
+        )
+
+
+SECTION = "the paper, section 4.1"
+SOLVER = f"{SECTION}, and SOLVER of configs/DATA/METHOD/NAME.yaml"
+SCRIPT = f"the --M of the released script in the row; {SECTION} where there is none"
+CFG_DKD = f"{methods.CFG}:162-167, the DKD section, over it that of NAME.yaml"
+CFG_SDD_NKD = "mdistiller/distillers/SDD_nkd.py:163-166, which reads cfg.DKD: its T, its BETA as gamma, its WARMUP"
+KD_YAML = "configs/imagenet/NAME/kd.yaml:23-27"
+LS_LOGS = "the names of the logs of logit standardisation's code (logs/KD), which has none of the other pairs"
+
+
+def _of_pair(data: str, pair: tuple[str, str], settings: Pair) -> tuple[Row, ...]:
+    """The rows of a pair: the scales, DKD's beta, and the gamma that the released SDD-NKD takes from it."""
+    beta, gamma = {"loss.options.beta": settings.beta}, {"loss.options.gamma": settings.beta}
+    scales = {"sdd.scales": settings.scales}
+    return (
+        Row(scales, SCRIPT, (data,), pair, preset=RELEASED),
+        Row(scales, SECTION, (data,), pair, preset=PAPER),
+        Row(beta, CFG_DKD, (data,), pair, bases=("dkd", "ls_dkd")),
+        Row(gamma, CFG_SDD_NKD, (data,), pair, bases=("nkd",), regions=True, preset=RELEASED),
+    )
+
+
+ROWS: tuple[Row, ...] = (
+    # ---- all data sets
+    Row(
+        {"sdd.complementary_weight": 2.0, "sdd.consistent_weight": 1.0},
+        f"{SECTION}, and hard-coded in KD.py:87-90, SDD_DKD.py:112-115, SDD_nkd.py:139-142",
+    ),
+    Row(
+        {"sdd.pooling": "nested", "sdd.consistency": "label", "sdd.reduction": "mean"},
+        "models/*/utils.py:8-18 and mdistiller/distillers/KD.py:42-92",
+        preset=RELEASED,
+    ),
+    Row(
+        {"sdd.pooling": "direct", "sdd.consistency": "class", "sdd.reduction": "sum"},
+        "the paper, equations 6, 7, 9 and 10",
+        preset=PAPER,
+    ),
+    Row({"loss.base": "nkd_as_released"}, "mdistiller/distillers/nkd.py:23", bases=("nkd",), preset=RELEASED),
+    Row(
+        {"loss.warmup_epochs": 0},
+        "none in mdistiller/distillers/KD.py (of SD-KD: lines 133 and 142, commented out)",
+        bases=("kd",),
+    ),
+    Row({"loss.warmup_epochs": 0}, "none in mdistiller/distillers/nkd.py", bases=("nkd",), regions=False),
+    Row(
+        {"loss.options.temperature": 4.0, "loss.options.gamma": 8.0},
+        CFG_SDD_NKD,
+        bases=("nkd",),
+        regions=True,
+        preset=RELEASED,
+    ),
+    # ---- CIFAR-100, CUB-200, and CIFAR-10 as they are
+    Row({"optim.learning_rate": 0.05, "epochs": 240, "batch_size": 64}, SOLVER, SMALL),
+    Row({"optim.learning_rate": 0.01}, SOLVER, SMALL, students=LOW_RATE_STUDENTS),
+    Row({"loss.warmup_epochs": 20}, CFG_DKD, SMALL, bases=("dkd", "ls_dkd"), regions=False),
+    Row(
+        {"loss.warmup_epochs": 20},
+        "train_origin.py:198,207: the default of --warmup",
+        SMALL,
+        bases=("dkd", "ls_dkd"),
+        regions=True,
+    ),
+    Row({"loss.warmup_epochs": 20}, CFG_SDD_NKD, SMALL, bases=("nkd",), regions=True),
+    # ---- ImageNet
+    Row({"epochs": 100}, SOLVER, ("imagenet",)),
+    # The released yaml of SDD-DKD on r34_r18 has a left-over batch of 4.
+    Row({"batch_size": 512}, SECTION, ("imagenet",)),
+    Row(
+        {"optim.learning_rate": 0.2, "optim.weight_decay": 1e-4, "optim.milestones": (30, 60, 90)},
+        SOLVER,
+        ("imagenet",),
+    ),
+    Row(
+        {"loss.options.temperature": 1.0, "loss.task_weight": 0.5, "loss.distill_weight": 0.5},
+        KD_YAML,
+        ("imagenet",),
+        bases=("kd",),
+        regions=False,
+    ),
+    # The released sdd_kd.yaml has no KD section, so cfg.py's numbers hold there.
+    Row(
+        {"loss.options.temperature": 1.0, "loss.task_weight": 0.5, "loss.distill_weight": 0.5},
+        f"{SECTION}: what KD has, which is {KD_YAML}",
+        ("imagenet",),
+        bases=("kd",),
+        regions=True,
+        preset=PAPER,
+    ),
+    Row({"loss.options.temperature": 1.0}, CFG_DKD, ("imagenet",), bases=("dkd",)),
+    Row({"loss.options.beta": 0.5}, CFG_DKD, ("imagenet",), bases=("dkd", "ls_dkd")),
+    Row(
+        {"loss.options.temperature": 1.0, "loss.options.gamma": 0.5},
+        CFG_SDD_NKD,
+        ("imagenet",),
+        bases=("nkd",),
+        regions=True,
+        preset=RELEASED,
+    ),
+    Row(
+        {"loss.options.temperature": 1.0},
+        "the code of DIST (Huang et al., NeurIPS 2022) for ImageNet",
+        ("imagenet",),
+        bases=("dist",),
+    ),
+    Row(
+        {"loss.warmup_epochs": 1},
+        "configs/imagenet/NAME/METHOD.yaml and train.py:195: 1, which is none",
+        ("imagenet",),
+        bases=("dkd", "ls_dkd"),
+    ),
+    Row(
+        {"loss.warmup_epochs": 1},
+        "configs/imagenet/NAME/METHOD.yaml and train.py:195: 1, which is none",
+        ("imagenet",),
+        bases=("nkd",),
+        regions=True,
+    ),
+    # ---- this project's own data sets
+    Row({"loss.warmup_epochs": 1}, "this project", ("digits", "fashion_mnist"), bases=("dkd", "ls_dkd")),
+    Row({"loss.warmup_epochs": 1}, "this project", ("digits", "fashion_mnist"), bases=("nkd",), regions=True),
+    Row({"loss.warmup_epochs": 5}, "a twelfth of the run", ("image_folder",), bases=("dkd", "ls_dkd")),
+    Row({"loss.warmup_epochs": 5}, "a twelfth of the run", ("image_folder",), bases=("nkd",), regions=True),
+    # ---- pairs
+    *(
+        row
+        for data, pairs in PAIRS.items()
+        for pair, settings in pairs.items()
+        for row in _of_pair(data, pair, settings)
+    ),
+    *(
+        Row(
+            {"sdd.scales": COARSE},
+            "[1,2] in the released command of SDD-NKD alone (teacher_unpair.sh, teacher_wrn.sh)",
+            ("cifar100",),
+            (teacher, "vgg8"),
+            bases=("nkd",),
+            regions=True,
+            preset=RELEASED,
+        )
+        for teacher in ("resnet50", "wrn_40_2")
+    ),
+    Row(
+        {"sdd.scales": COARSE},
+        f"{SECTION}: {{1,2}} for pairs of one structure",
+        ("cub200",),
+        ("vgg13", "vgg8"),
+        preset=PAPER,
+    ),
+    *(
+        Row(
+            {"loss.options.temperature": temperature, "loss.distill_weight": weight},
+            LS_LOGS,
+            ("cifar100",),
+            pair,
+            bases=("ls_kd",),
+        )
+        for pair, temperature, weight in (
+            (("resnet50", "mobilenet_v2"), 3.0, 1.0),
+            (("vgg13", "mobilenet_v2"), 3.0, 9.0),
+            (("vgg13", "vgg8"), 3.0, 9.0),
+            (("wrn_40_2", "mobilenet_v2"), 3.0, 9.0),
+        )
+    ),
+    # ---- the paper's warm-up
+    Row({"loss.warmup_epochs": 30}, SECTION, preset=PAPER),
+)
+
+
+class Setting(NamedTuple):
+    """The value of a config field, and its source."""
+
+    value: Any
+    source: str
+
+
+def settle(data: str, teacher: str, student: str, method_name: str, preset: str) -> dict[str, Setting]:
+    """Every field that follows from the choice of data set, pair, method and preset, with its source."""
+    method = methods.parse(method_name)
+    found: dict[str, Setting] = {}
+    rows = [row for row in ROWS if row.holds(data, teacher, student, method, preset)]
+    if method.base in methods.BASES:
+        loss_base = next((row.fields["loss.base"] for row in reversed(rows) if "loss.base" in row.fields), method.base)
+        found |= dict(_of_base(loss_base))
+    if method.features is not None:
+        features = methods.FEATURES[method.features]
+        found["features.weight"] = Setting(features.weight, features.source)
+        for name, option in methods.feature_options(features).items():
+            found[f"features.options.{name}"] = Setting(option.default, features.source)
+    for row in rows:
+        found |= {name: Setting(value, row.source) for name, value in row.fields.items()}
+    return found
+
+
+def _of_base(name: str) -> Iterator[tuple[str, Setting]]:
+    base = methods.BASES[name]
+    yield "loss.base", Setting(name, base.source)
+    yield "loss.task_weight", Setting(base.task_weight, base.source)
+    yield "loss.distill_weight", Setting(base.distill_weight, base.source)
+    for option, of_function in methods.base_options(base).items():
+        yield f"loss.options.{option}", Setting(of_function.default, base.source)

@@ -1,0 +1,106 @@
+"""Every field of a config: its default, what it may hold, what it means, and whether it changes what is computed.
+
+``configs.common.base``, the checks of ``sdd_jax.config`` and the page ``docs/fields.md`` come from this table. The
+fields ``loss.options.NAME`` and ``features.options.NAME`` are not in it: they are the parameters of the loss that is
+chosen.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from sdd_jax.data.images import AUGMENTS
+from sdd_jax.data.streamed import ON_BAD_IMAGE
+from sdd_jax.regions import POOLINGS
+from sdd_jax.sdd import CONSISTENCIES, REDUCTIONS
+
+DTYPES = ("float32", "bfloat16", "float64")
+PRESETS = ("released", "paper")
+SELECTIONS, SCHEDULES = ("validation", "test"), ("step", "cosine")
+
+
+class Field(NamedTuple):
+    """A config field."""
+
+    kind: type  # str, int, float, bool, or tuple for integers
+    default: Any  # None for an optional field that is unset
+    meaning: str  # one sentence, as Markdown
+    least: float = -math.inf  # the smallest number that it may hold
+    known: tuple[str, ...] = ()  # the names that it may hold; empty if any
+    above: float = -math.inf  # every number that it may hold is greater
+    optional: bool = False  # whether it may be unset
+    runtime: bool = False  # only says how a run is carried out: a start may change it, and it is not part of the hash
+
+
+FIELDS: dict[str, Field] = {
+    "seed": Field(int, 0, "Of initialisation, order, augmentation and the validation split.", 0),
+    "seeds": Field(tuple, (), "Several seeds, trained together; each leaves its run in `WORKDIR/seed_N`.", 0),
+    "preset": Field(str, "released", "The released code's settings, or the paper's: `configs/rows.py`.", known=PRESETS),
+    "method": Field(str, "plain", "`plain`, a base loss (`kd`), its form over regions (`sdd_kd`), `sp`, `sdd_dkd+sp`."),
+    "model.student": Field(str, "", "The network that is trained ([networks.md](networks.md)), or `MODULE:FUNCTION`."),
+    "model.teacher": Field(str, "none", "The network that it learns from, or `none`."),
+    "model.stem": Field(str, "cifar", "The stem of both: `cifar`, `imagenet` or `cub200`."),
+    "model.dtype": Field(str, "float32", "The student's; weights, statistics, losses: at least float32.", known=DTYPES),
+    "teacher.run": Field(str, None, "The folder of the teacher's run, trained or imported.", optional=True),
+    "teacher.cache": Field(str, None, "A folder that the cache command filled ([speed.md](speed.md)).", optional=True),
+    "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=DTYPES, optional=True),
+    "teacher.accuracy": Field(
+        float, None, "The teacher's stated test accuracy, in percent; 0.1 points off refuses the run.", 0, optional=True
+    ),
+    "teacher.published": Field(
+        float, None, "The same of an imported teacher, where `teacher.accuracy` is unset.", 0, optional=True
+    ),
+    "data.name": Field(str, "", "The data set; [data.md](data.md) has the names."),
+    "data.path": Field(str, None, "The folder of its files.", optional=True),
+    "data.select_on": Field(
+        str, "validation", "Images that choose the best epoch: held-out ones, or the test images.", known=SELECTIONS
+    ),
+    "data.train_examples": Field(
+        int, None, "The number of training images, the shares of the classes kept; unset: all.", 1, optional=True
+    ),
+    "data.num_classes": Field(int, None, "K; unset: as many as the set has.", 1, optional=True),
+    "data.image_size": Field(int, None, "The side of images of sets on disk; unset: 224.", 1, optional=True),
+    "data.augment": Field(str, None, "The crop of sets on disk; unset: the set's own.", known=AUGMENTS, optional=True),
+    "data.workers": Field(int, 0, "Processes that decode images on disk; 0: threads.", 0, runtime=True),
+    "data.on_bad_image": Field(
+        str, "error", "At an image on disk that cannot be decoded: stop, or leave it out.", known=ON_BAD_IMAGE
+    ),
+    "sdd.scales": Field(
+        tuple, (1, 2, 4), "The paper's M: s x s regions of each scale s. From 1 on; above 4 with direct pooling.", 1
+    ),
+    "sdd.pooling": Field(str, "nested", "Regions averaged from a 4x4 grid, or from the map itself.", known=POOLINGS),
+    "sdd.consistency": Field(str, "label", "A verdict: right or wrong, or the predicted class.", known=CONSISTENCIES),
+    "sdd.reduction": Field(str, "mean", "The weighted losses of the regions: mean or sum.", known=REDUCTIONS),
+    "sdd.complementary_weight": Field(float, 2.0, "The weight of complementary regions.", 0),
+    "sdd.consistent_weight": Field(float, 1.0, "The weight of consistent regions, the whole image among them.", 0),
+    "loss.base": Field(
+        str,
+        None,
+        "Follows from the method, but for `nkd` (`nkd_as_released`) and `own` (`MODULE:FUNCTION`).",
+        optional=True,
+    ),
+    "loss.task_weight": Field(float, 1.0, "The weight of the cross-entropy with the labels.", 0),
+    "loss.distill_weight": Field(float, 1.0, "The weight of the distillation loss.", 0),
+    "loss.warmup_epochs": Field(int, 0, "Epoch e, from 1, weighs the distillation by `min(e / warmup_epochs, 1)`.", 0),
+    "features.weight": Field(float, 1.0, "The weight of the feature loss.", 0),
+    "optim.learning_rate": Field(float, 0.05, "The first rate of SGD.", above=0),
+    "optim.momentum": Field(float, 0.9, "The momentum of SGD (not Nesterov's).", 0),
+    "optim.weight_decay": Field(float, 5e-4, "L2, added to the gradient of every parameter.", 0),
+    "optim.clip_norm": Field(float, 40.0, "The largest norm of all gradients together.", above=0, optional=True),
+    "optim.schedule": Field(str, "step", "A tenth of the rate from each milestone, or a cosine to 0.", known=SCHEDULES),
+    "optim.milestones": Field(tuple, (150, 180, 210), "Epochs of `step`: increasing, below `epochs`.", 1),
+    "optim.accumulate_steps": Field(int, 1, "Parts of a batch, one after the other ([scale.md](scale.md)).", 1),
+    "epochs": Field(int, 240, "The length of a run, which has `ceil(epochs * images / batch_size)` steps.", 1),
+    "batch_size": Field(int, 64, "Images a step, over all devices.", 1),
+    "steps_per_call": Field(int, 0, "Steps a compiled call; 0: 50 on accelerators for data in memory, else 1.", 0),
+    "eval_every_epochs": Field(int, 1, "How often validation and test images are measured.", 1),
+    "save_every_epochs": Field(int, 1, "How often a checkpoint is saved.", 1),
+    "profile_steps": Field(tuple, (), "`10,20`: a trace of steps 10 to 19 in `WORKDIR/profile`.", 0, runtime=True),
+}
+RUNTIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.runtime)
+# Names of earlier versions, and what they are called now.
+RENAMED = {
+    "loss.temperature": "loss.options.temperature",
+    "loss.alpha": "loss.options.alpha",
+    "loss.beta": "loss.options.beta (of a base loss) or features.weight (of a feature loss)",
+    "loss.gamma": "loss.options.gamma",
+}

@@ -1,0 +1,157 @@
+"""Every method of training: a table of base losses, a table of feature losses, and what a method's name says.
+
+A method is called ``[sdd_]BASE[+FEATURES]`` or ``FEATURES``: ``kd``, ``sdd_dkd``, ``wttm+crd``, ``sdd_kd+sdd_sp``,
+``sp``. ``sdd_`` applies the base loss region by region. ``plain`` has no teacher, ``own`` is a base loss of the user's.
+
+To share a loss: write the function, and add one line to ``BASES``. Its method, its ``sdd_`` form, its config fields
+(``loss.options.NAME``, by the function's signature), the traces and the page of values follow from that line.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sdd_jax import losses
+from sdd_jax.fields import Field
+from sdd_jax.own import own_function
+from sdd_jax.standardize import standardized
+from sdd_jax.training.features import contrast, similarity
+from sdd_jax.training.objective import Objective
+
+SDD, PLUS = "sdd_", "+"
+PLAIN, OWN = "plain", "own"
+RENAMED = {"sdd_kd_sp": "sdd_kd+sp", "sdd_kd_crd": "sdd_kd+crd"}  # names of earlier versions
+
+
+class Base(NamedTuple):
+    """A base loss and the numbers that it is used with where no row says otherwise."""
+
+    function: Callable[..., Any]  # (student_logits, teacher_logits, labels, *, option=default, ...) -> [...]
+    source: str  # of the numbers
+    task_weight: float = 1.0  # of the cross-entropy with the labels
+    distill_weight: float = 1.0
+    options: Mapping[str, Any] = {}  # those that differ from the function's own defaults
+
+
+class Features(NamedTuple):
+    """A loss over feature maps."""
+
+    make: Callable[..., Objective]  # make(weight, *, option=default, ...)
+    weight: float
+    source: str  # of the numbers
+    by_region: bool = False  # whether `make` takes `regions` and `reduction` too
+
+
+CFG = "mdistiller/engine/cfg.py"  # of the official SDD code, commit e412036
+LS_README = "the README of logit standardisation's code (Sun et al., CVPR 2024), --base-temp 2 --kd-weight 9"
+TTM_README = "the README of TTM's code (Zheng and Yang, ICLR 2024), its one example, vgg13 -> vgg8 on CIFAR-100"
+BASES: dict[str, Base] = {
+    "kd": Base(losses.kd_loss, f"{CFG}:60-64, the KD section", task_weight=0.1, distill_weight=0.9),
+    "dkd": Base(losses.dkd_loss, f"{CFG}:162-167, the DKD section; the losses are added as they are"),
+    "nkd": Base(
+        losses.nkd_loss, "the NKD paper (Yang et al., ICCV 2023): T = 1, gamma = 1.5; the losses are added as they are"
+    ),
+    "nkd_as_released": Base(
+        losses.nkd_as_released_loss, "mdistiller/distillers/nkd.py:44-45, hard-coded; the losses are added as they are"
+    ),
+    "ls_kd": Base(
+        standardized(losses.kd_loss),
+        f"{LS_README}; CE_WEIGHT 0.1 of its KD section",
+        task_weight=0.1,
+        distill_weight=9.0,
+        options={"temperature": 2.0},
+    ),
+    "ls_dkd": Base(
+        standardized(losses.dkd_loss),
+        f"{LS_README}, which multiplies DKD's alpha and beta by 9, here the distill weight. The logs of most pairs "
+        "have a beta of 2 and weights of 9 to 18",
+        distill_weight=9.0,
+        options={"temperature": 2.0},
+    ),
+    "dist": Base(losses.dist_loss, "the paper and the code of DIST (Huang et al., NeurIPS 2022)", distill_weight=2.0),
+    "ttm": Base(losses.ttm_loss, TTM_README, distill_weight=45.0),
+    "wttm": Base(losses.wttm_loss, f"{TTM_README} with CRD: --add wttm --ttm_l 0.2 -a 4", distill_weight=4.0),
+}
+FEATURES: dict[str, Features] = {
+    "sp": Features(similarity, 3000.0, "RepDistiller, scripts/run_cifar_distill.sh: -r 1 -a 0 -b 3000"),
+    "sdd_sp": Features(similarity, 3000.0, "appendix 6.1 names it without a weight: SP's", by_region=True),
+    "crd": Features(
+        contrast,
+        0.8,
+        "RepDistiller, scripts/run_cifar_distill.sh: -b 0.8; train_student.py: nce_k, nce_t, nce_m, feat_dim. Its "
+        "negatives are of other classes there, of all examples here",
+    ),
+}
+
+
+class Method(NamedTuple):
+    """What a method's name says."""
+
+    base: str | None = None  # a name of BASES, "own", or None where logits are not distilled
+    regions: bool = False  # whether the base loss is applied region by region
+    features: str | None = None  # a name of FEATURES
+
+
+def parse(name: str) -> Method:
+    """The method called ``name``; ``ValueError`` says how methods are called."""
+    if name == PLAIN:
+        return Method()
+    if name in FEATURES:
+        return Method(features=name)
+    logits, plus, features = name.partition(PLUS)
+    base = logits.removeprefix(SDD)
+    if (base in BASES or base == OWN) and (features in FEATURES or not plus):
+        return Method(base, logits.startswith(SDD), features or None)
+    if name in RENAMED:
+        raise ValueError(f"{name!r} is called {RENAMED[name]!r} now")
+    close = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
+    raise ValueError(
+        f"unknown {name!r}; the closest is {close!r}. A method is {PLAIN}, [{SDD}]BASE[{PLUS}FEATURES] or FEATURES: "
+        f"BASE is one of {', '.join((*BASES, OWN))}; FEATURES is one of {', '.join(FEATURES)}"
+    )
+
+
+def names() -> list[str]:
+    """Every method but combinations."""
+    bases = (*BASES, OWN)
+    return [PLAIN, *bases, *(SDD + base for base in bases), *FEATURES]
+
+
+def base_of(method: Method, loss_base: str | None) -> Base | None:
+    """The base loss of a method whose ``loss.base`` is given: of the table, or the user's own function."""
+    if method.base is None:
+        return None
+    if method.base == OWN:
+        if loss_base is None or ":" not in loss_base:
+            raise ValueError(f"a method with {OWN!r} needs MODULE:FUNCTION, got {loss_base!r}")
+        return Base(own_function(loss_base, "loss", ("student_logits", "teacher_logits", "labels")), "the user's own")
+    known = [name for name in (method.base, f"{method.base}_as_released") if name in BASES]
+    if loss_base not in known:
+        raise ValueError(f"the method {method.base!r} has {' or '.join(known)}, got {loss_base!r}")
+    return BASES[loss_base]
+
+
+def base_options(base: Base) -> dict[str, Field]:
+    """The options of a base loss: what its function takes after logits and labels."""
+    found = _options(base.function, skip=3)
+    return {name: field._replace(default=base.options.get(name, field.default)) for name, field in found.items()}
+
+
+def feature_options(features: Features) -> dict[str, Field]:
+    """The options of a feature loss: what ``make`` takes beside the weight and the regions."""
+    found = _options(features.make, skip=1)
+    return {name: field for name, field in found.items() if name not in ("regions", "reduction")}
+
+
+def _options(function: Callable[..., Any], skip: int) -> dict[str, Field]:
+    """The parameters of ``function`` after the first ones; ``Parameter.empty`` is the default of one that has none."""
+    kinds = {"float": float, "int": int, "bool": bool, "str": str}
+    options = {}
+    for parameter in list(inspect.signature(function).parameters.values())[skip:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        annotation = getattr(parameter.annotation, "__name__", parameter.annotation)  # a type, or its name
+        kind = type(parameter.default) if parameter.default is not parameter.empty else float
+        options[parameter.name] = Field(kinds.get(str(annotation), kind), parameter.default, "of the loss")
+    return options

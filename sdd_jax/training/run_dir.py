@@ -1,0 +1,188 @@
+"""A run's folder: the names of its files, its lock, and what is read from it.
+
+Every run has ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``lock``, and at its end
+``done.json``. A run that leaves out bad training images has ``skipped.json``. ``lock.json`` says which process trains.
+"""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import jax
+from filelock import FileLock, Timeout
+
+from sdd_jax.data import Skipped
+from sdd_jax.fields import RUNTIME_FIELDS
+from sdd_jax.files import flatten, read_json, read_mapping, write_json
+
+CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
+SKIPPED, LOCK, HOLDER = "skipped.json", "lock", "lock.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Locks ``folder`` until the lock is released or this process ends, however it ends.
+
+    Raises:
+      ValueError: if another process has the lock; the message says which, where and since when.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{folder} is in use by {_holder(folder)}: wait for it, or end it and start again") from None
+    started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    write_json(folder / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "started": started})
+    return lock
+
+
+def unlock_folder(folder: Path, lock: FileLock) -> None:
+    """Releases the lock; its file stays, since another process may be about to lock it."""
+    (folder / HOLDER).unlink(missing_ok=True)
+    lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = read_mapping(folder / HOLDER)
+        return f"process {holder['process']} on {holder['host']} since {holder['started']}"
+    except FileNotFoundError:
+        return "another process that has just begun"
+
+
+def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start.
+
+    Raises:
+      ValueError: if it holds a run of another config; the message names the fields that differ.
+    """
+    check_same_config(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG).exists():
+        write_json(folder / CONFIG, config)
+    starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
+    write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
+
+
+def check_same_config(folder: Path, config: Mapping[str, Any], besides: Set[str] = RUNTIME_FIELDS) -> None:
+    """``ValueError`` if ``folder`` holds anything else than a run of ``config``; creates nothing.
+
+    The fields ``besides`` may differ.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
+    if not (folder / CONFIG).exists():
+        begun = {LOCK, HOLDER, f"{HOLDER}.tmp", f"{CONFIG}.tmp"}  # left by a kill before the config was written
+        if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
+        return
+    fields = differing(read_config(folder), config, besides)
+    if fields:
+        raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:
+    """The fields in which two nested configs differ, with both values; the fields ``besides`` are not compared."""
+    before, now = flatten(before), flatten(now)
+    names = [name for name in sorted((before.keys() | now.keys()) - besides) if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of the run in ``folder``; ``ValueError`` if there is none."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a run's folder: it has no {CONFIG}")
+    return read_mapping(folder / CONFIG)
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """The results of a finished run, or None."""
+    return read_mapping(folder / DONE) if (folder / DONE).exists() else None
+
+
+def write_done(folder: Path, results: Mapping[str, Any]) -> None:
+    """Marks the run as finished, with its ``results``."""
+    write_json(folder / DONE, results)
+
+
+def read_skipped(folder: Path) -> Skipped | None:
+    """The training images that the run in ``folder`` leaves out; None if none are noted."""
+    return Skipped.from_json(read_json(folder / SKIPPED)) if (folder / SKIPPED).exists() else None
+
+
+def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
+    """Notes which images the run in ``folder`` leaves out; ``ValueError`` if an earlier start left out others."""
+    before = read_skipped(folder)
+    if before is None and skipped is not None:
+        if any((folder / CHECKPOINTS).glob("*/*")):
+            raise ValueError(f"{folder / SKIPPED} is gone, and the run's order with it: give --workdir another folder")
+        write_json(folder / SKIPPED, skipped.to_json())
+    elif before is not None and not (skipped and before.same(skipped)):
+        count = len(skipped.images) if skipped else 0
+        raise ValueError(
+            f"{folder / SKIPPED} names {len(before.images)} training images that the run leaves out, now they are "
+            f"{count}, or others: its order would change (the train command hands on those that are named)"
+        )
+
+
+def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str, Any]:
+    """Last and best test accuracy from the lines of ``metrics.jsonl``.
+
+    Best is the test result at the step of the highest accuracy on the selection split, the earliest of equals; with
+    ``select_on="test"`` that is the best test accuracy itself, an optimistic number.
+    """
+    results = {split: {} for split in ("test", select_on)}
+    for line in lines:
+        if line["kind"] == "evaluation":
+            results[line["split"]][line["step"]] = line
+    selected = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))
+    last = max(results["test"].values(), key=lambda line: line["step"])
+    keep = ("step", "epoch", "accuracy", "top5", "loss", "examples")
+    last, best = (
+        {name: line[name] for name in keep if name in line} for line in (last, results["test"][selected["step"]])
+    )
+    return {"select_on": select_on, "last": last, "best": best}
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, devices, host and commit of this process, ready for JSON."""
+    from sdd_jax import __version__
+
+    devices = jax.devices()
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"sdd_jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
+        "commit": commit(),
+    }
+
+
+def commit(folder: Path = Path(__file__).parent) -> str | None:
+    """The commit of the checkout that ``folder`` is in, "+changes" if its code differs; None outside of one.
+
+    Files of results are left out: each run of a table adds a line to them.
+    """
+    code = ("--", ":(top)", ":(top,exclude)experiments/results")
+    try:
+        revision, changes = (
+            subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", *code))
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or an installed package: there is no commit to name
+        return None
+    return revision + ("+changes" if changes else "")

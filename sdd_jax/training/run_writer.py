@@ -1,0 +1,149 @@
+"""What a run writes while it trains: checkpoints, log, results, and a trace if one is asked for."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from sdd_jax import processes
+from sdd_jax.data.streamed import StreamedDataset
+from sdd_jax.files import write_json
+from sdd_jax.training import run_dir
+from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.logbook import Logbook, NonFinite
+from sdd_jax.training.programs import Built
+from sdd_jax.training.step import State
+
+NOT_FINITE, PROFILE = "not_finite.json", "profile"
+SHOWN = 16  # examples that an error names
+
+
+class RunWriter:
+    """Writes one run's folder. All processes of the run have one; the first process writes."""
+
+    def __init__(self, run: Built, workdir: Path):
+        self._run, self._workdir = run, workdir
+        self._closing = ExitStack()
+        self._messages: list[str] = []
+        self._skipped = run.dataset.skipped if isinstance(run.dataset, StreamedDataset) else None
+        self.checkpoints = Checkpoints(workdir / run_dir.CHECKPOINTS, run.config_hash)
+
+    def open(self) -> None:
+        """Locks the folder, notes this start in it, and removes what a killed process was writing."""
+        processes.from_first(self._open)
+        self._closing.callback(self.checkpoints.close)
+        there = (self._workdir / run_dir.CONFIG).exists()
+        processes.check_all(there, f"{self._workdir} has to be one folder for all processes")
+        removed = processes.from_first(self.checkpoints.remove_unfinished)
+        self._messages = [f"removed an unfinished checkpoint: {name}" for name in removed]
+
+    def _open(self) -> None:
+        run_dir.check_same_config(self._workdir, self._run.config)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        lock = run_dir.lock_folder(self._workdir)
+        self._closing.callback(run_dir.unlock_folder, self._workdir, lock)
+        run_dir.open_folder(self._workdir, self._run.config)
+        run_dir.keep_skipped(self._workdir, self._skipped)
+
+    def newest(self) -> int:
+        """The step of the newest whole checkpoint; 0 if there is none."""
+        step, problems = self.checkpoints.newest_whole()
+        self._messages += problems
+        return step or 0
+
+    def has(self, step: int) -> bool:
+        """Whether the run can go on from ``step``."""
+        return step == 0 or self.checkpoints.newest_whole(step)[0] == step
+
+    def restore(self, begin: Callable[[jax.Array], State], on_all: NamedSharding, step: int) -> State:
+        """The state of the checkpoint of ``step``; at 0 a new one, ``begin(key)``."""
+        key = jax.jit(lambda: jax.random.key(self._run.seed), out_shardings=on_all)()
+        return self.checkpoints.load(step, jax.eval_shape(begin, key), on_all) if step else begin(key)
+
+    def begin(self, step: int, total: int, boundaries: set[int], *, name: str, shows_progress: bool) -> None:
+        """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
+        run = self._run
+        self.logbook = Logbook(
+            self._workdir,
+            step=step,
+            total_steps=total,
+            steps_per_epoch=len(run.dataset.train.index) / run.batch_size,
+            batch_size=run.batch_size,
+            boundaries=boundaries,
+            name=name,
+            shows_progress=shows_progress,
+        )
+        self._closing.callback(self.logbook.close)
+        for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
+            self.logbook.say(message)
+        selection = (line for line in self.logbook.lines if line.get("split") == run.dataset.select_on)
+        self.best = processes.from_first(lambda: max((line["accuracy"] for line in selection), default=-1.0))
+
+    def finish(self, total: int, *, trained_together: int) -> None:
+        """Writes the results."""
+        run = self._run
+        self.checkpoints.wait()
+        done = run_dir.summarize(self.logbook.lines, select_on=run.dataset.select_on)
+        done |= {
+            "seed": run.seed,
+            "steps": total,
+            "train_examples": len(run.dataset.train.index),
+            "skipped_images": len(self._skipped.images) if self._skipped else 0,
+            "teacher_accuracy": run.teacher_accuracy,
+            "seconds": round(self.logbook.elapsed, 1),
+            "trained_together": trained_together,
+        }
+        run_dir.write_done(self._workdir, done)
+
+    def explained(self, error: NonFinite, indices: np.ndarray) -> NonFinite:
+        """``error`` with the first examples of its step; all of them are written to ``not_finite.json``."""
+        path = self._workdir / NOT_FINITE
+        report = {"step": error.step, "error": str(error), "examples": indices.tolist()}
+        processes.from_first(lambda: write_json(path, report))
+        shown = ", ".join(map(str, indices[:SHOWN])) + (", ..." if len(indices) > SHOWN else "")
+        return NonFinite(f"{error}; its examples: {shown} (all {len(indices)} in {path})", error.step)
+
+    def close(self, *error: Any) -> None:
+        """Closes the files and unlocks the folder; for ``ExitStack.push``, which passes on what ended the run.
+
+        An error of closing, which a full disk causes as well, then keeps that one as its context.
+        """
+        self._closing.__exit__(*error)
+
+
+class Trace:
+    """A profiler trace of the first process over some steps, rounded to whole chunks.
+
+    Args:
+      workdir: the run's folder, which gets a folder ``profile``.
+      steps: the first step, and the one before which the trace ends; empty for no trace.
+      say: prints a line when the trace is there.
+    """
+
+    def __init__(self, workdir: Path, steps: tuple[int, ...], say: Callable[[str], None]):
+        self._folder, self._running, self._say = workdir / PROFILE, False, say
+        self._first, self._last = steps if steps and processes.is_first() else (0, 0)
+
+    def at(self, step: int, states: Any) -> None:
+        """Begins or ends the trace if it is due at ``step``."""
+        if not self._running and self._first <= step < self._last:
+            self._first, self._running = step, True  # a run that was resumed in between begins later
+            jax.block_until_ready(states)
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+        elif self._running and step >= self._last:
+            jax.block_until_ready(states)  # the last steps may still be running
+            self.close()
+            self._say(
+                f"trace of steps {self._first} to {self._last - 1} in {self._folder}: open its perfetto_trace.json.gz "
+                f"at https://ui.perfetto.dev, or run `pip install xprof && xprof {self._folder}`"
+            )
+
+    def close(self) -> None:
+        """Ends the trace if it is running, also after an error."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()

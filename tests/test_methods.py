@@ -1,0 +1,124 @@
+"""Methods: what their names say, that a line of a table is all that a loss needs, and that random keys differ."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from configs import cifar100
+from experiments import values
+from sdd_jax import methods
+from sdd_jax.build import check, trace
+from sdd_jax.methods import Base, Method, parse
+from sdd_jax.models import Outputs
+from sdd_jax.training.objective import Objective, added, no_variables
+from sdd_jax.training.step import init_state, make_train_step
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    {
+        "plain": Method(),
+        "kd": Method("kd"),
+        "sdd_dkd": Method("dkd", regions=True),
+        "wttm+crd": Method("wttm", features="crd"),
+        "sdd_dkd+sdd_sp": Method("dkd", regions=True, features="sdd_sp"),
+        "sdd_sp": Method(features="sdd_sp"),
+        "sdd_own+sp": Method("own", regions=True, features="sp"),
+    }.items(),
+)
+def test_a_name_says_what_a_method_is(name, method):
+    assert parse(name) == method
+
+
+@pytest.mark.parametrize("name", ["", "kdd", "sdd_", "sdd_plain", "kd+", "+sp", "kd+kd", "sp+crd", "kd+sp+crd", "KD"])
+def test_an_unknown_method_is_refused_with_what_there_is(name):
+    with pytest.raises(ValueError, match=r"the closest is .*\[sdd_\]BASE\[\+FEATURES\].*wttm.*crd"):
+        parse(name)
+
+
+@pytest.mark.parametrize(("old", "new"), methods.RENAMED.items())
+def test_the_old_name_of_a_method_is_answered_with_the_new_one(old, new):
+    with pytest.raises(ValueError, match=f"{old!r} is called '{new.replace('+', '[+]')}' now"):
+        cifar100.get_config(f"method={old}")
+
+
+def root_loss(student_logits, teacher_logits, labels, *, power=0.5, floor: float = 1):
+    """A loss of the test's own, with two options."""
+    if power <= 0:
+        raise ValueError(f"power must be greater than 0, got {power}")
+    difference = jnp.abs(student_logits - teacher_logits)
+    return jnp.sum((difference + floor) ** power, axis=-1)
+
+
+def test_one_line_of_the_table_is_all_that_a_loss_needs(monkeypatch):
+    monkeypatch.setitem(methods.BASES, "root", Base(root_loss, "a paper, table 3", distill_weight=2.5))
+    for method in ("root", "sdd_root", "root+sp"):
+        config = cifar100.get_config(f"teacher=resnet8,student=resnet8,method={method}")
+        settings = check(config)
+        assert settings["loss.distill_weight"] == 2.5 and settings["loss.base"] == "root"
+        options = {name: value for name, value in settings.items() if name.startswith("loss.options.")}
+        assert options == {"loss.options.power": 0.5, "loss.options.floor": 1.0}
+        _, metrics = trace(config)
+        assert "distill_loss" in metrics and ("complementary_share" in metrics) == method.startswith("sdd_")
+        for name, value, message in (
+            ("power", "hot", "loss.options.power must be a finite number, got 'hot'"),
+            ("power", -1.0, "loss.base root: power must be greater than 0, got -1.0"),
+            ("flor", 1.0, "no field 'loss.options.flor'; the closest is 'loss.options.floor'"),
+        ):
+            tree = config.to_dict()
+            tree["loss"]["options"][name] = value
+            with pytest.raises(ValueError, match=message):
+                check(tree)
+    assert "| root | CIFAR-100, resnet32x4 -> resnet8x4 | power 0.5 " in values.page()
+    assert "a paper, table 3" in values.page()
+
+
+def test_options_change_what_is_computed(monkeypatch):
+    seen = []
+
+    def spy(student_logits, teacher_logits, labels, *, power=0.5):
+        seen.append(power)
+        return jnp.sum((student_logits - teacher_logits) ** 2, axis=-1)
+
+    monkeypatch.setitem(methods.BASES, "spy", Base(spy, "a test", options={"power": 0.75}))
+    config = cifar100.get_config("teacher=resnet8,student=resnet8,method=sdd_spy")
+    trace(config)
+    assert set(seen) == {0.75}
+    config.loss.options.power = 3.0
+    trace(config)
+    assert seen[-1] == 3.0
+
+
+def test_no_two_random_keys_of_a_step_are_equal():
+    """Dropout and both terms of a sum: fold_in(key, 0) can be split(key, 2)[0]."""
+    keys = []
+
+    def recording():
+        def apply(params, state, student, teacher, batch, *, epoch, key):
+            keys.append(key)
+            return student.logits[:, 0], {}, state
+
+        return Objective(no_variables, apply)
+
+    class Student:
+        """One number for each class."""
+
+        def init(self, key, images, *, train):
+            return {"params": {"logits": jnp.zeros(3)}}
+
+        def apply(self, variables, images, *, train, regions=None, mutable=None, rngs=None):
+            keys.extend((rngs or {}).values())
+            logits = jnp.broadcast_to(variables["params"]["logits"], (len(images), 3))
+            outputs = Outputs(logits, logits[:, None, None], None, None)
+            return (outputs, {}) if mutable else outputs
+
+    student, optimizer, key = Student(), optax.sgd(0.1), jax.random.key(1)
+    objective = added(logits=recording(), features=recording())
+    shape = {"image_shape": (2, 2, 1), "num_examples": 8}
+    state = init_state(jax.random.key(0), student, None, {}, objective, optimizer, **shape)
+    keys.clear()
+    batch = {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)}
+    make_train_step(student, None, objective, optimizer, num_examples=8)(state, {}, batch, key)
+    assert len(keys) == 3
+    assert len({jax.random.key_data(one).tobytes() for one in [*keys, key]}) == 4
