@@ -226,6 +226,7 @@ IN_PROCESSES = [
 ]
 
 
+@pytest.mark.slow
 def test_processes_say_the_same(tmp_path):
     """That the other cases are run inside this process changes nothing of what is said."""
     started = []
