@@ -50,35 +50,35 @@ def read(config: Mapping[str, Any]) -> Settings:
         raise ValueError(f"this config is a sequence of runs: choose one of {tree['sequence']} in its argument")
     flat = flatten(tree)
     argument = {name: flat.pop(f"argument.{name}") for name in CHOSEN if f"argument.{name}" in flat}
-    for name in sorted(FIELDS.keys() - flat.keys()):
-        raise ValueError(f"config lacks the field {name!r}")
-    method = parse_method(flat)
-    options = option_fields(flat, method)
+    for name, chosen in argument.items():
+        field = CHOSEN[name]
+        if (now := _value(field, flat.get(field, chosen), FIELDS[field])) != chosen:
+            raise ValueError(
+                f"config.{field} was changed from {chosen!r} to {now!r}, but other fields follow from it: "
+                f"choose it in the config's argument, --config=FILE.py:{name}={now}"
+            )
+    method, teacher = flat.get("method"), flat.get("model.teacher")
+    if (method == "plain") != (teacher == "none"):
+        raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
+    options = _options(flat) if {"method", "loss.base"} <= flat.keys() else {}
     fields = FIELDS | options
     for name in sorted(flat.keys() - fields.keys()):
         if name in RENAMED:
             raise ValueError(f"config has no field {name!r} any more: it is {RENAMED[name]} now")
         raise ValueError(f"config has no field {name!r}{_closest(name, fields)}")
+    for name in sorted(FIELDS.keys() - flat.keys()):
+        raise ValueError(f"config lacks the field {name!r}")
     for name in options.keys() - flat.keys():
         if options[name].default is inspect.Parameter.empty:
             raise ValueError(f"{name} has no default in {flat['loss.base']}: set it")
         flat[name] = options[name].default
     settings = Settings((name, _value(name, flat[name], field)) for name, field in fields.items())
-    for name, chosen in argument.items():
-        if (now := settings[CHOSEN[name]]) != chosen:
-            raise ValueError(
-                f"config.{CHOSEN[name]} was changed from {chosen!r} to {now!r}, but other fields follow from it: "
-                f"choose it in the config's argument, --config=FILE.py:{name}={now}"
-            )
-    method, teacher = settings["method"], settings["model.teacher"]
     if settings["seeds"] and settings["seed"]:
         raise ValueError(f"set seed or seeds, not both: got {settings['seed']} and {settings['seeds']}")
     if len(set(settings["seeds"])) != len(settings["seeds"]):
         raise ValueError(f"seeds must differ, got {settings['seeds']}")
     if any(seed >= 2**32 for seed in (settings["seed"], *settings["seeds"])):
         raise ValueError("a seed must be below 2^32: JAX would read a larger one as another")
-    if (method == "plain") != (teacher == "none"):
-        raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
     with named_field("sdd.scales"):
         regions(settings)
     with named_field("data.name"):
@@ -104,6 +104,16 @@ def read(config: Mapping[str, Any]) -> Settings:
     if profile and (len(profile) != 2 or profile[0] >= profile[1]):
         raise ValueError(f"profile_steps must be a trace's first step and one after it, such as 10,20; got {profile}")
     return settings
+
+
+def _options(flat: dict[str, Any]) -> dict[str, Field]:
+    """The option fields of a flat config; where ``loss.base`` is unset it becomes the method's."""
+    for name in ("method", "loss.base"):
+        flat[name] = _value(name, flat[name], FIELDS[name])
+    method = parse_method(flat)
+    if flat["loss.base"] is None and method.base != methods.OWN:
+        flat["loss.base"] = method.base
+    return option_fields(flat, method)
 
 
 def parse_method(flat: Mapping[str, Any]) -> Method:

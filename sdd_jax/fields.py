@@ -75,7 +75,7 @@ FIELDS: dict[str, Field] = {
     "loss.base": Field(
         str,
         None,
-        "Follows from the method, but for `nkd` (`nkd_as_released`) and `own` (`MODULE:FUNCTION`).",
+        "Unset: the method's, but for `nkd` (`nkd_as_released`) and `own` (`MODULE:FUNCTION`).",
         optional=True,
     ),
     "loss.task_weight": Field(float, 1.0, "The weight of the cross-entropy with the labels.", 0),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from sdd_jax import data
 from sdd_jax.config import DTYPES
 from sdd_jax.data import AnyDataset
+from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
@@ -33,7 +34,6 @@ class Saved(NamedTuple):
 
     @property
     def imported(self) -> bool:
-        """Whether it was trained elsewhere."""
         return self.data is None
 
     @property
@@ -42,11 +42,7 @@ class Saved(NamedTuple):
         return jnp.promote_types(DTYPES[self.dtype], jnp.float32)
 
     def data_fields(self, name: str | None = None) -> Mapping[str, Any]:
-        """The run's fields of ``data``; for another set than the run's, its name alone.
-
-        Raises:
-          ValueError: if the network is imported and ``name`` is None.
-        """
+        """The run's fields of ``data``; of another set, its name alone; ``ValueError`` if there is none."""
         if self.data and name in (None, self.data["name"]):
             return self.data
         if name is None:
@@ -154,4 +150,4 @@ def write_imported(
     checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
     checkpoints.save({"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}, 0)
     checkpoints.close()
-    run_dir.write_done(folder, {"last": {"step": 0}})
+    write_json(folder / run_dir.DONE, {"last": {"step": 0}})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdd_jax.reporting import measures
-from sdd_jax.reporting.gallery import changed
+from sdd_jax.reporting.measures import changed
 
 
 def logits_of(*rows):
@@ -17,7 +17,7 @@ def logits_of(*rows):
 def test_expected_calibration_error_by_hand():
     # Confidences 0.55, 0.6 (bin 3 of 5, the second on its upper edge), 0.9, 0.95 (bin 5); right, wrong, right, right.
     logits = logits_of([0.55, 0.45], [0.6, 0.4], [0.1, 0.9], [0.05, 0.95])
-    result = measures.reliability(logits, np.array([0, 1, 1, 1]), bins=5)
+    result = measures.reliability([logits], np.array([0, 1, 1, 1]), bins=5)
     np.testing.assert_array_equal(result.counts, [0, 0, 2, 0, 2])
     np.testing.assert_allclose(result.confidence[[2, 4]], [0.575, 0.925])
     np.testing.assert_allclose(result.accuracy[[2, 4]], [0.5, 1.0])
@@ -27,8 +27,8 @@ def test_expected_calibration_error_by_hand():
 
 def test_perfect_confidence_in_the_right_class_has_no_error():
     logits = np.array([[50.0, -50.0], [-50.0, 50.0]])
-    assert measures.reliability(logits, np.array([0, 1])).ece == pytest.approx(0, abs=1e-12)
-    assert measures.reliability(logits, np.array([1, 0])).ece == pytest.approx(1)
+    assert measures.reliability([logits], np.array([0, 1])).ece == pytest.approx(0, abs=1e-12)
+    assert measures.reliability([logits], np.array([1, 0])).ece == pytest.approx(1)
 
 
 def test_divergence_and_agreement_by_hand():

@@ -61,10 +61,9 @@ def main() -> None:
     if flags.FLAGS.verify:
         print(verify(cache, compute), flush=True)
         return
-    wanted = np.zeros(0, np.int64)
-    for seed in settings["seeds"] or (settings["seed"],):
-        keys = run_keys(dataset, seed=seed, epochs=settings["epochs"], batch_size=settings["batch_size"])
-        wanted = np.union1d(wanted, keys)
+    options = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
+    seeds = settings["seeds"] or (settings["seed"],)
+    wanted = np.unique(np.concatenate([run_keys(dataset, seed=seed, **options) for seed in seeds]))
     for done, of in cache.add(wanted, compute, BATCH):
         print(f"{done} of {of} views", flush=True)
     print(describe(cache, len(wanted)), flush=True)
@@ -72,11 +71,10 @@ def main() -> None:
 
 def describe(cache: Cache, needed: int) -> str:
     """What is in the cache, in two lines."""
-    slots = len(cache.keys())
     size = sum(path.stat().st_size for path in cache.folder.iterdir()) / 2**20
     error = cache.error()
     return (
-        f"{cache.folder}: {slots} views, {cache.rows} x {cache.classes} logits of each in {cache.store}, "
+        f"{cache.folder}: {len(cache.keys())} views, {cache.rows} x {cache.classes} logits of each in {cache.store}, "
         f"{size:.1f} MiB; all {needed} that these runs need\n"
         f"error added by {cache.store}: at most {error['max_logit']:.2g} to a logit, "
         f"{error['mean_kl']:.2g} nats of KL divergence on average"

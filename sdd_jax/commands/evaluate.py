@@ -37,8 +37,7 @@ def main() -> None:
 
 def evaluate(folder: Path, name: str | None, path: str | None) -> None:
     """Prints the results of one run on the data set ``name``, its own if None."""
-    network = saved.read(folder)
-    steps = saved.steps(folder)
+    network, steps = saved.read(folder), saved.steps(folder)
     dataset = saved.load_test_data(network, name, path)
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
     evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), network.image_dtype)

@@ -12,8 +12,8 @@ import jax
 from absl import flags
 
 from sdd_jax import saved
+from sdd_jax.files import read_checkpoint, sha256
 from sdd_jax.models import create_model
-from sdd_jax.tensor_files import file_sha256, read_checkpoint
 from sdd_jax.torch_io import find_state_dict, from_state_dict
 
 ARGUMENTS = ("FILE",)
@@ -44,7 +44,7 @@ def main(file: str) -> None:
         first, *lines = str(error).splitlines()
         more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
         raise ValueError("; ".join([f"{file}: {first}", *lines[:LISTED], *more])) from error
-    digest = file_sha256(file)
+    digest = sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}
     saved.write_imported(
         folder, name=args.model, stem=args.stem, num_classes=args.num_classes, variables=variables, source=source

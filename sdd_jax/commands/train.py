@@ -9,6 +9,7 @@ python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,10 +42,10 @@ def define_flags() -> None:
 
 
 class Run(NamedTuple):
-    """One run of the config: what ``build`` takes, the same checked, and where it goes."""
+    """One run of the config."""
 
-    config: dict[str, Any]
-    settings: Settings
+    config: dict[str, Any]  # what ``build`` takes
+    settings: Settings  # the same, checked
     folder: Path
 
 
@@ -61,24 +62,23 @@ def _train(config: ConfigDict, workdir: Path, should_stop: Callable[[int], int |
     runs = [run for group in groups for run in group]
     for run in runs:  # all of them are checked before the first one starts
         processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
-    say = print if processes.is_first() else lambda text, flush=False: None
-    number = 0
+    say = partial(print, flush=True) if processes.is_first() else lambda text: None
+    numbers = itertools.count(1)
     for group in groups:
         unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
         built = build_together([run.config for run in unfinished], _skipped(unfinished))
         for run in group:
-            number += 1
             if len(runs) > 1:
-                say(f"[{number}/{len(runs)}] {run.folder}", flush=True)
+                say(f"[{next(numbers)}/{len(runs)}] {run.folder}")
             if run in unfinished:
-                say(describe(built[unfinished.index(run)], run.settings), flush=True)
+                say(describe(built[unfinished.index(run)], run.settings))
             else:
                 say(f"{run.folder} has finished")
         if unfinished:
             train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
-            say(name + summary(read_json(run.folder / run_dir.DONE)), flush=True)
+            say(name + summary(read_json(run.folder / run_dir.DONE)))
     if len(runs) > 1:
         say(table(runs))
 
@@ -121,11 +121,8 @@ def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
 
 
 def _seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
-    seeds = check(tree)["seeds"]
-    if not seeds:
-        return [Run(tree, check(tree), workdir)]
-    singles = [(tree | {"seed": seed, "seeds": ()}, workdir / f"seed_{seed}") for seed in seeds]
-    return [Run(single, check(single), folder) for single, folder in singles]
+    singles = [(tree | {"seed": seed, "seeds": ()}, workdir / f"seed_{seed}") for seed in check(tree)["seeds"]]
+    return [Run(single, check(single), folder) for single, folder in singles or [(tree, workdir)]]
 
 
 def describe(built: Any, settings: Settings) -> str:
@@ -140,11 +137,9 @@ def describe(built: Any, settings: Settings) -> str:
         held = "" if built.teacher_stated is not None else "; no teacher.accuracy to hold it against"
         lines.append(f"teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held}")
     lines.append(f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images")
-    if settings["data.select_on"] == "validation":
-        lines.append(f"best epoch chosen on {len(dataset.selection.index)} held-out images")
-    else:
-        lines.append("best epoch chosen on the test set itself")
-    return "\n".join(lines)
+    held_out = settings["data.select_on"] == "validation"
+    chosen_on = f"{len(dataset.selection.index)} held-out images" if held_out else "the test set itself"
+    return "\n".join([*lines, f"best epoch chosen on {chosen_on}"])
 
 
 def summary(done: dict[str, Any]) -> str:
@@ -161,23 +156,13 @@ def summary(done: dict[str, Any]) -> str:
 
 def table(runs: list[Run]) -> str:
     """Finished runs side by side."""
-    rows = [("run", "student", "teacher", "images", "last %", "best %", "seconds")]
+    rows = [["run", "student", "teacher", "images", "last %", "best %", "seconds"]]
     for _, settings, folder in runs:
         done = read_json(folder / run_dir.DONE)
-        rows.append(
-            (
-                str(folder),
-                settings["model.student"],
-                settings["model.teacher"],
-                str(done["train_examples"]),
-                f"{100 * done['last']['accuracy']:.2f}",
-                f"{100 * done['best']['accuracy']:.2f}",
-                f"{done['seconds']:.0f}",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) if column < 3 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
+        accuracies = [f"{100 * done[which]['accuracy']:.2f}" for which in ("last", "best")]
+        names = [str(folder), settings["model.student"], settings["model.teacher"]]
+        rows.append([*names, str(done["train_examples"]), *accuracies, f"{done['seconds']:.0f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>>>>", widths, strict=True))
+    lines = [form.format(*row) for row in rows]
     return "\n".join(["", lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -115,8 +115,7 @@ def _curves(study: Study) -> Picture:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
 
-    size = 9.5, 3.6 + 0.25 * -(-len(study.groups) // 3)
-    return _draw(paint, size)
+    return _draw(paint, (9.5, 3.6 + 0.25 * math.ceil(len(study.groups) / 3)))
 
 
 def _band(axis: Any, theme: Theme, number: int, label: str, epochs: np.ndarray, values: np.ndarray) -> None:
@@ -129,15 +128,6 @@ def _band(axis: Any, theme: Theme, number: int, label: str, epochs: np.ndarray, 
         axis.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.22, linewidth=0)
 
 
-class _Training(NamedTuple):
-    """What an SDD group's runs logged of regions over training; means over seeds."""
-
-    label: str
-    epochs: np.ndarray
-    shares: dict[str, np.ndarray]  # of complementary regions in percent, by scale, or of "all scales"
-    parts: dict[tuple[str, str], np.ndarray]  # of the distillation loss in percent, by kind and scale; may be empty
-
-
 def _regions(study: Study) -> Picture | None:
     found = [_training(group, study.notes) for group in study.groups if group.method.startswith("sdd_")]
     groups = [group for group in found if group is not None]
@@ -145,19 +135,18 @@ def _regions(study: Study) -> Picture | None:
         return None
 
     def paint(figure, theme):
-        for (left, right), group in zip(
-            figure.subplots(len(groups), 2, squeeze=False, sharex="row"), groups, strict=True
-        ):
-            for number, (name, values) in enumerate(group.shares.items()):
+        axes = figure.subplots(len(groups), 2, squeeze=False, sharex="row")
+        for (left, right), (label, epochs, shares, parts) in zip(axes, groups, strict=True):
+            for number, (name, values) in enumerate(shares.items()):
                 colour = theme.complementary[min(number, 2)]
-                left.plot(group.epochs, values, color=colour, linestyle=STYLES[number % 4], linewidth=2, label=name)
-            left.set_title(f"{group.label}\ncomplementary regions, % of the scale's", loc="left")
+                left.plot(epochs, values, color=colour, linestyle=STYLES[number % 4], linewidth=2, label=name)
+            left.set_title(f"{label}\ncomplementary regions, % of the scale's", loc="left")
             left.set_ylim(bottom=0)
             left.legend(ncols=2, loc="best")
             left.grid(True)
             right.set_title("\nshare of the distillation loss, %", loc="left")
-            if group.parts:
-                _stack(right, theme, group)
+            if parts:
+                _stack(right, theme, epochs, parts)
             else:
                 right.text(0.5, 0.5, "not logged by these runs", ha="center", transform=right.transAxes)
                 right.set_yticks([])
@@ -167,16 +156,14 @@ def _regions(study: Study) -> Picture | None:
     return _draw(paint, (9.5, 3.3 * len(groups)))
 
 
-def _stack(axis: Any, theme: Theme, group: _Training) -> None:
+def _stack(axis: Any, theme: Theme, epochs: np.ndarray, parts: dict[tuple[str, str], np.ndarray]) -> None:
     """What each kind and scale adds to the loss."""
     shades = {"consistent": iter(theme.consistent), "complementary": iter(theme.complementary)}
     last = {"consistent": theme.consistent[-1], "complementary": theme.complementary[-1]}
-    colours = [next(shades[kind], last[kind]) for kind, _ in group.parts]
-    labels = [f"{kind} {scale}" for kind, scale in group.parts]
-    areas = axis.stackplot(
-        group.epochs, *group.parts.values(), colors=colours, labels=labels, edgecolor=theme.paper, linewidth=0.5
-    )
-    for area, (kind, _) in zip(areas, group.parts, strict=True):
+    colours = [next(shades[kind], last[kind]) for kind, _ in parts]
+    labels = [f"{kind} {scale}" for kind, scale in parts]
+    areas = axis.stackplot(epochs, *parts.values(), colors=colours, labels=labels, edgecolor=theme.paper, linewidth=0.5)
+    for area, (kind, _) in zip(areas, parts, strict=True):
         area.set_hatch("" if kind == "consistent" else "///")
     axis.set_ylim(0, 100)
     handles, texts = axis.get_legend_handles_labels()
@@ -184,7 +171,11 @@ def _stack(axis: Any, theme: Theme, group: _Training) -> None:
     axis.margins(x=0)
 
 
-def _training(group: Group, notes: list[str]) -> _Training | None:
+def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str, Any], dict[Any, Any]] | None:
+    """What an SDD group's runs logged of regions over training, means over seeds; None if too little.
+
+    Label, epochs; in percent: complementary regions by scale, and parts of the loss by kind and scale, maybe none.
+    """
     scales = [f"{scale}x{scale}" for scale in group.config["sdd.scales"]]
     shares = {scale: f"complementary_share_{scale}" for scale in scales[1:]}
     parts = {("consistent", scale): f"consistent_loss_{scale}" for scale in scales}
@@ -206,12 +197,9 @@ def _training(group: Group, notes: list[str]) -> _Training | None:
     if not all(len(epochs) for epochs, _ in found.values()):
         return None
     means = {name: values.mean(0) for name, (_, values) in found.items()}
-    return _Training(
-        label,
-        found["distill_loss"][0],
-        {scale: 100 * means[name] for scale, name in shares.items()},
-        {kind: 100 * means[name] / means["distill_loss"] for kind, name in parts.items()},
-    )
+    percents = {scale: 100 * means[name] for scale, name in shares.items()}
+    added = {kind: 100 * means[name] / means["distill_loss"] for kind, name in parts.items()}
+    return label, found["distill_loss"][0], percents, added
 
 
 def _calibration(study: Study) -> Picture:
@@ -222,19 +210,15 @@ def _calibration(study: Study) -> Picture:
     def paint(figure, theme):
         axes = _panels(figure, len(entries), across, sharex=True, sharey=True, subplot_kw={"box_aspect": 1})
         for axis, (label, networks) in zip(axes.flat, entries, strict=False):
-            runs = [measures.reliability(logits, study.labels) for logits in networks]
-            counts = np.sum([run.counts for run in runs], axis=0)
-            with np.errstate(invalid="ignore"):
-                heights, centres = (
-                    np.sum([np.nan_to_num(getattr(run, name)) * run.counts for run in runs], axis=0) / counts
-                    for name in ("accuracy", "confidence")
-                )
-            left, width, shares = runs[0].edges[:-1], runs[0].edges[1] - runs[0].edges[0], counts / counts.sum()
-            axis.bar(left, heights, width, align="edge", color=theme.cycle[0], edgecolor=theme.paper, linewidth=0.6)
+            bins = measures.reliability(networks, study.labels)
+            left, width, shares = bins.edges[:-1], bins.edges[1], bins.counts / bins.counts.sum()
+            axis.bar(
+                left, bins.accuracy, width, align="edge", color=theme.cycle[0], edgecolor=theme.paper, linewidth=0.6
+            )
             axis.plot([0, 1], [0, 1], color=theme.ink, linewidth=1, linestyle="--")
-            axis.plot(centres, heights, MARKERS[2], color=theme.cycle[1], markersize=3.5)
+            axis.plot(bins.confidence, bins.accuracy, MARKERS[2], color=theme.cycle[1], markersize=3.5)
             axis.bar(left, -0.18 * shares / shares.max(), width, align="edge", color=theme.faint)
-            ece = measures.spread([100 * run.ece for run in runs])
+            ece = measures.spread([100 * measures.reliability([logits], study.labels).ece for logits in networks])
             axis.set_title(f"{label}\nECE {ece.text()} %, n = {ece.n}", loc="left", fontsize=9)
             axis.set(xlim=(0, 1), ylim=(-0.2, 1), yticks=[0, 0.5, 1])
             axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -242,8 +226,7 @@ def _calibration(study: Study) -> Picture:
         figure.supxlabel("confidence: probability of the predicted class", fontsize=9.5)
         figure.supylabel("accuracy", fontsize=9.5)
 
-    size = max(4.2, 2.4 * across), 0.5 + 2.8 * math.ceil(len(entries) / 4)
-    return _draw(paint, size)
+    return _draw(paint, (max(4.2, 2.4 * across), 0.5 + 2.8 * math.ceil(len(entries) / 4)))
 
 
 def _correlation(study: Study) -> Picture | None:
@@ -270,8 +253,7 @@ def _correlation(study: Study) -> Picture | None:
                 axis.set_yticks(range(len(names)), names if number % across == 0 else [], fontsize=7.5)
         figure.colorbar(axes.flat[0].images[0], ax=axes, shrink=0.7, label="|difference of correlations|")
 
-    size = 2.2 + 2.9 * across, 0.6 + 4.1 * math.ceil(len(entries) / across)
-    return _draw(paint, size)
+    return _draw(paint, (2.2 + 2.9 * across, 0.6 + 4.1 * math.ceil(len(entries) / across)))
 
 
 def _tsne(study: Study) -> Picture | None:
@@ -302,8 +284,7 @@ def _tsne(study: Study) -> Picture | None:
         handles, texts = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower center", ncols=min(5, len(texts)), markerscale=2, fontsize=8.5)
 
-    size = max(4.5, 2.5 * across), 0.9 + 2.7 * math.ceil(len(entries) / 4)
-    return _draw(paint, size)
+    return _draw(paint, (max(4.5, 2.5 * across), 0.9 + 2.7 * math.ceil(len(entries) / 4)))
 
 
 def _gains(study: Study, baseline: Group, group: Group) -> Picture:

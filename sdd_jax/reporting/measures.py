@@ -2,23 +2,22 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 BINS = 15
 
 
 class Spread(NamedTuple):
-    """Runs that differ in their seed alone: mean, sample standard deviation (None for one run), and how many."""
+    """Values of runs that differ in their seed alone."""
 
     mean: float
-    sd: float | None
+    sd: float | None  # of the sample; None for one run
     n: int
 
     def text(self, digits: int = 2) -> str:
-        """Mean and standard deviation."""
         return f"{self.mean:.{digits}f}" + (f" ± {self.sd:.{digits}f}" if self.sd is not None else "")
 
 
@@ -33,7 +32,7 @@ class Reliability(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """Mean and sample standard deviation of at least one value."""
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
@@ -56,21 +55,21 @@ def divergence(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     return float(terms.sum(-1).mean())
 
 
-def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
-    """Calibration of the predicted class's probability.
+def reliability(networks: Sequence[np.ndarray], labels: np.ndarray, bins: int = BINS) -> Reliability:
+    """Calibration of the predicted class's probability, over the logits of one or several networks together.
 
     Source: "On Calibration of Modern Neural Networks" (Guo et al., 2017), section 2: bins of equal width, each closed
     above, and the error as the mean of |accuracy - confidence| weighted by the bins' images.
     """
-    confidences = np.exp(log_softmax(logits.astype(np.float64), -1)).max(-1)
-    correct = logits.argmax(-1) == labels
+    confidences = np.concatenate([np.exp(log_softmax(logits.astype(np.float64), -1)).max(-1) for logits in networks])
+    correct = np.concatenate([logits.argmax(-1) == labels for logits in networks])
     edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(which, minlength=bins)
     with np.errstate(invalid="ignore"):
         confidence, accurate = (np.bincount(which, v, bins) / counts for v in (confidences, correct))
     gaps = np.where(counts > 0, np.abs(accurate - confidence), 0)
-    return Reliability(edges, counts, confidence, accurate, float((gaps * counts).sum() / len(labels)))
+    return Reliability(edges, counts, confidence, accurate, float((gaps * counts).sum() / len(correct)))
 
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -96,3 +95,32 @@ def correlation_difference(student_logits: np.ndarray, teacher_logits: np.ndarra
 def off_diagonal(matrix: np.ndarray) -> float:
     """The mean of a square matrix of two or more classes without its diagonal."""
     return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())
+
+
+def changed(
+    before: Sequence[np.ndarray], after: Sequence[np.ndarray], labels: np.ndarray, count: int
+) -> tuple[list[int], list[int]]:
+    """Rows of the images that a method changed most, at most ``count`` each: those it put right, those it put wrong.
+
+    An image is put right if a larger share of the method's runs has it right than of the baseline's. Sorted by the
+    difference of these shares, then by how much more (or less) probable the true class became. ``before`` and
+    ``after`` are the logits ``[N, K]`` of each run of the baseline and of the method.
+    """
+    images, shares, chances = np.arange(len(labels)), [], []
+    for runs in (before, after):
+        shares.append(np.sum([logits.argmax(-1) == labels for logits in runs], axis=0) / len(runs))
+        chances.append(np.mean([softmax(logits.astype(np.float64), -1)[images, labels] for logits in runs], axis=0))
+    difference, gain = shares[1] - shares[0], chances[1] - chances[0]
+
+    def first(sign: int) -> list[int]:
+        order = np.lexsort((images, -sign * gain, -sign * difference))
+        return [int(row) for row in order[:count] if sign * difference[row] > 0]
+
+    return first(1), first(-1)
+
+
+def mean_prediction(runs: Sequence[np.ndarray], label: int) -> dict[str, Any]:
+    """The most probable class on average over the logits ``[K]`` of runs, and how many of them are right."""
+    mean = softmax(np.asarray(runs, np.float64), -1).mean(0)
+    right = sum(int(logits.argmax() == label) for logits in runs)
+    return {"label": int(mean.argmax()), "probability": float(mean.max()), "right": right, "of": len(runs)}

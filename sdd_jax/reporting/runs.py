@@ -26,7 +26,6 @@ class Run(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
         return self.config["seed"]
 
     @property
@@ -53,15 +52,13 @@ class Group(NamedTuple):
 
     @property
     def method(self) -> str:
-        """As the config has it."""
         return self.config["method"]
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1.
 
-    Raises:
-      ValueError: if there is none, or one has nothing to report.
+    ``ValueError`` if there is none, or one has nothing to report.
     """
     folders: dict[Path, Path] = {}
     for path in paths:
@@ -90,10 +87,10 @@ def _read(folder: Path) -> Run:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Runs of one recipe together; groups in the order of their first run, those without a teacher first.
 
-    Raises:
-      ValueError: if runs are on different data, or two are the same run.
+    ``ValueError`` if runs are on different data, or two are the same run.
     """
     first = runs[0]
+    gathered: dict[str, dict[int, Run]] = {}
     for run in runs:
         for name in ("data.name", "data.image_size", "data.augment"):
             if run.config.get(name) != first.config.get(name):
@@ -101,17 +98,14 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
                     f"runs to compare must be on the same data: {name} is {first.config.get(name)!r} in {first.folder} "
                     f"and {run.config.get(name)!r} in {run.folder}"
                 )
-    gathered: dict[str, list[Run]] = {}
-    for run in runs:
-        gathered.setdefault(repr(sorted(run.recipe.items())), []).append(run)
-    members = sorted(gathered.values(), key=lambda group: group[0].config["method"] != "plain")
-    for group in members:
-        group.sort(key=lambda run: run.seed)
-        for one, other in zip(group, group[1:], strict=False):
-            if one.seed == other.seed:
-                raise ValueError(f"{one.folder} and {other.folder} are the same run: seed {one.seed} of one config")
-    labels = _labels([group[0] for group in members])
-    return [Group(label, tuple(group)) for label, group in zip(labels, members, strict=True)]
+        seeds = gathered.setdefault(repr(sorted(run.recipe.items())), {})
+        other = seeds.setdefault(run.seed, run)
+        if other is not run:
+            raise ValueError(f"{other.folder} and {run.folder} are the same run: seed {run.seed} of one config")
+    groups = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in gathered.values()]
+    groups.sort(key=lambda group: group[0].config["method"] != "plain")
+    labels = _labels([group[0] for group in groups])
+    return [Group(label, group) for label, group in zip(labels, groups, strict=True)]
 
 
 def method_name(method: str) -> str:
@@ -152,13 +146,10 @@ def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
 
 
 def teacher_folder(group: Group) -> Path | None:
-    """The folder of the group's teacher; None if it is not where the config says, nor in the same place beside the run.
+    """The folder of a distilled group's teacher; None if it is neither where the config says nor beside the run.
 
     A relative path was relative to where training was started, which is some folder above the run.
     """
     stated = group.config["teacher.run"]
-    if stated is None:
-        return None
-    run = group.runs[0].folder.resolve()
-    places = [Path(stated), *(parent / stated for parent in run.parents)]
+    places = [Path(stated), *(parent / stated for parent in group.runs[0].folder.resolve().parents)]
     return next((place for place in places if (place / run_dir.CONFIG).is_file()), None)

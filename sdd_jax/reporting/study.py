@@ -1,6 +1,7 @@
 """What a report is made of: every network's answers on one test set."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from sdd_jax import saved
 from sdd_jax.data import AnyDataset, Dataset, eval_data
 from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import stratified_draw
-from sdd_jax.data.streamed import EvalExample
+from sdd_jax.data.streamed import eval_example
 from sdd_jax.mesh import make_mesh
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
@@ -36,26 +37,16 @@ class Answers(NamedTuple):
 
 
 class Study:
-    """Every network of some groups of runs, and their teachers, asked for every test image.
-
-    Attributes:
-      groups: of runs.
-      dataset: with the test images.
-      labels: int ``[N]``, theirs.
-      points: rows of the test images that the t-SNE shows.
-      answers: ``{a run's folder: Answers}`` after the last epoch.
-      teachers: ``{a group's label: Answers}``.
-      notes: what is missing, and why.
-    """
+    """Every network of some groups of runs, and their teachers, asked for every test image."""
 
     def __init__(self, groups: list[Group], data_path: str | None):
         self.groups = groups
         self.dataset = saved.load_test_data(saved.read(groups[0].runs[0].folder), path=data_path)
         self.labels = np.full(len(self.dataset.test.index), -1)
-        self.points = _points(self.dataset)
-        self.notes: list[str] = []
-        self.answers: dict[Path, Answers] = {}
-        self.teachers: dict[str, Answers] = {}
+        self.points = _points(self.dataset)  # rows of the test images that the t-SNE shows
+        self.notes: list[str] = []  # what is missing, and why
+        self.answers: dict[Path, Answers] = {}  # by a run's folder, after the last epoch
+        self.teachers: dict[str, Answers] = {}  # by a group's label
         mesh = make_mesh()
         self._batch = -(-min(BATCH, len(self.labels)) // mesh.size) * mesh.size
         self._data = eval_data(self.dataset, self.dataset.test, batch_size=self._batch, mesh=mesh)
@@ -88,28 +79,24 @@ class Study:
 
         Of more than ``count`` classes half are the best and half the worst; the last value says how many are left out.
         """
-        sides = [
+        old, new = (
             100 * np.array([measures.class_accuracy(logits, self.labels) for logits in self.logits(group)])
             for group in (before, after)
-        ]
-        change = sides[1].mean(0) - sides[0].mean(0)
+        )
+        change = new.mean(0) - old.mean(0)
         order = [int(label) for label in np.argsort(-change, kind="stable") if np.isfinite(change[label])]
         left_out = max(0, len(order) - count)
         if left_out:
             order = order[: count // 2] + order[-count // 2 :]
-        return sides[0], sides[1], order, left_out
+        return old, new, order, left_out
 
     def regions(self, answers: Answers, pixels: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
         """Region logits ``[n, R, K]`` and logits ``[n, K]`` of a network for images uint8 ``[n, H, W, C]``."""
         network = saved.read(answers.folder)
-
-        @jax.jit
-        def program(variables, images):
-            outputs = network.model.apply(variables, images, train=False, regions=regions)
-            return outputs.region_logits, outputs.logits
-
         images = normalize(pixels, self.dataset.mean, self.dataset.std, network.image_dtype)
-        return jax.device_get(program(saved.load_variables(answers.folder, answers.step), images))
+        program = jax.jit(partial(network.model.apply, train=False, regions=regions))
+        outputs = program(saved.load_variables(answers.folder, answers.step), images)
+        return jax.device_get((outputs.region_logits, outputs.logits))
 
     def _ask(self, label: str, folder: Path, step: int) -> Answers:
         network, variables = saved.read(folder), saved.load_variables(folder, step)
@@ -129,16 +116,15 @@ class Study:
         return answers
 
     def _program(self, network: saved.Saved) -> Any:
-        make_batch, model = self._data.batch_function(network.image_dtype), network.model
+        make_batch = self._data.batch_function(network.image_dtype)
 
         @jax.jit
         def program(variables, arrays):
             batch = make_batch(arrays)
-            outputs = model.apply(variables, batch["image"], train=False)
-            has_features = outputs.feature_map is not None
-            features = jnp.mean(outputs.feature_map, (1, 2)) if has_features else outputs.logits
-            logits, features = (values.astype(jnp.float32) for values in (outputs.logits, features))
-            return batch["label"], batch["valid"], logits, features
+            outputs = network.model.apply(variables, batch["image"], train=False)
+            logits, features = outputs.logits, outputs.feature_map
+            features = logits if features is None else jnp.mean(features, (1, 2))
+            return batch["label"], batch["valid"], logits.astype(jnp.float32), features.astype(jnp.float32)
 
         return program
 
@@ -181,8 +167,8 @@ def test_pixels(dataset: AnyDataset, rows: Sequence[int]) -> np.ndarray:
     """The test images of some rows as networks see them, before normalisation: uint8 ``[n, H, W, C]``."""
     if isinstance(dataset, Dataset):
         return dataset.test.images[np.asarray(rows, int)]
-    example = EvalExample(dataset.test, dataset.augment, dataset.image_size, dataset.num_classes, seed=0)
-    return np.stack([example(int(row))["image"] for row in rows])
+    examples = (eval_example(int(row), dataset=dataset, split=dataset.test) for row in rows)
+    return np.stack([example["image"] for example in examples])
 
 
 def _points(dataset: AnyDataset) -> np.ndarray:

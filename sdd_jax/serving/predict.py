@@ -105,12 +105,11 @@ def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
     variables = jax.device_put(served.variables)
     for first in range(0, len(pictures), size):
         pixels, problem = [], None
-        for picture in pictures[first : first + size]:
-            try:
+        try:
+            for picture in pictures[first : first + size]:
                 pixels.append(prepare(picture, served))
-            except ValueError as error:
-                problem = error
-                break
+        except ValueError as error:
+            problem = error
         if pixels:
             padded = np.stack(pixels + [pixels[-1]] * (size - len(pixels)))  # one size, compiled once
             results = jax.device_get(run(variables, padded))
@@ -126,8 +125,7 @@ def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
 
 def as_text(prediction: Prediction, names: Sequence[str]) -> str:
     """One line for a person."""
-    top = (f"{names[label]} {100 * prediction.probabilities[label]:.1f} %" for label in prediction.order[:3])
-    first, *others = top
+    first, *others = (f"{names[label]} {100 * prediction.probabilities[label]:.1f} %" for label in prediction.order[:3])
     then = f", then {', '.join(others)}" if others else ""
     apart = sum(not region.consistent for region in prediction.regions)
     return f"{prediction.picture}: {first}{then}; {apart} of {len(prediction.regions)} regions say otherwise"
@@ -171,10 +169,10 @@ def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Se
         rows = csv.writer(table)
         rows.writerow(("picture", "class", "label", "probability"))
         for prediction in predictions:
-            name, percent = names[prediction.label], 100 * prediction.probability
-            rows.writerow((str(prediction.picture), name, prediction.label, f"{prediction.probability:.6f}"))
+            name = names[prediction.label]
+            rows.writerow((prediction.picture, name, prediction.label, f"{prediction.probability:.6f}"))
             lines.write(json.dumps(as_json(prediction, names), ensure_ascii=False) + "\n")
-            title = f"{name} {percent:.1f} %   blue: as the whole, orange: otherwise"
+            title = f"{name} {100 * prediction.probability:.1f} %   blue: as the whole, orange: otherwise"
             sheet = draw_overlay(prediction.pixels, prediction.regions, names, title)
             path = folder / prediction.picture.relative_to(root)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,19 +28,14 @@ class Region(NamedTuple):
 
 
 def read_regions(region_logits: np.ndarray, logits: np.ndarray, regions: Regions) -> list[Region]:
-    """The regions of one image.
+    """The regions of one image from logits ``[R, K]``.
 
-    Args:
-      region_logits: ``[R, K]``.
-      logits: ``[K]``, of the whole image; under nested pooling the first region may differ from it.
-      regions: which they are.
+    ``logits`` ``[K]`` are of the whole image: under nested pooling the first region's may differ from them.
     """
-    whole = np.argmax(logits)
-    labels = np.argmax(region_logits, axis=-1)
     probabilities = softmax(region_logits.astype(np.float64), axis=-1)
     return [
-        Region(*place, int(label), float(row[label]), bool(label == whole))
-        for place, label, row in zip(regions.places(), labels, probabilities, strict=True)
+        Region(*place, int(label), float(row[label]), bool(label == logits.argmax()))
+        for place, label, row in zip(regions.places(), region_logits.argmax(-1), probabilities, strict=True)
     ]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jax
 
+from sdd_jax.files import write_new
 from sdd_jax.serving.network import Served
-from sdd_jax.tensor_files import write_new
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -16,7 +16,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def write_stablehlo(served: Served, path: Path) -> None:
     """Writes ``path``, which ``jax.export.deserialize`` reads, and ``path``.json, which says what it is.
 
-    The weights are in it, and so is the normalisation: raw uint8 images ``[B, H, W, C]`` to logits ``[B, K]``, B free.
+    The weights and the normalisation are in it: raw uint8 images ``[B, H, W, C]`` to logits ``[B, K]``, B free.
 
     Raises:
       ImportError: without flatbuffers, which ``jax.export`` serialises with.
