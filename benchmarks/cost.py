@@ -14,7 +14,7 @@ from benchmarks.worker import BATCH, CLASSES, SCALES, jax_spec, torch_spec
 from experiments.command_line import table
 from sdd_jax import kd_loss, sdd_loss
 from sdd_jax.regions import Regions
-from sdd_jax.training.host_memory import keep_freed_memory
+from sdd_jax.training.compiling import keep_freed_memory
 
 BATCHES = (16, 32, 64, 128, 256, 512)
 CLASS_COUNTS = (10, 100, 1000, 21_841)
@@ -172,7 +172,7 @@ def libraries_section():
 
 
 def allocator_section():
-    """Times steps with and without `sdd_jax.training.host_memory`, here and in PyTorch; lines of markdown."""
+    """Times steps with and without `keep_freed_memory`, here and in PyTorch; lines of markdown."""
     title = ["## Freed memory on CPU", ""]
     if not keep_freed_memory():  # the contestants cannot either
         return [*title, "Not measured: JAX has another device than the CPU, or the C library is not glibc."]

@@ -13,8 +13,8 @@ from configs import cifar100
 from sdd_jax import data
 from sdd_jax.build import assemble, check, make_parts
 from sdd_jax.build_teacher import ask_network, cache_header, cache_layout
-from sdd_jax.training.cached_teacher import cached_teacher, run_keys
 from sdd_jax.training.programs import Programs
+from sdd_jax.training.teacher import cached_teacher, run_keys
 from sdd_jax.training.teacher_cache import Cache
 
 EXAMPLES, EPOCHS = 2048, 8  # 256 steps of 64

@@ -32,7 +32,7 @@ def torch_spec(teacher, student, layout, **changes):
 def contestant(spec):
     """`(step, compile_seconds)`, both functions without arguments."""
     if spec["keeps_memory"]:
-        from sdd_jax.training.host_memory import keep_freed_memory
+        from sdd_jax.training.compiling import keep_freed_memory
 
         keep_freed_memory()
     if spec["kind"] == "torch":

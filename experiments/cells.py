@@ -1,7 +1,7 @@
 """Tables as data: cells with the paper's values, each run by a recipe or quoted."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from experiments.recipes import Overrides, Recipe
 from sdd_jax import methods
@@ -9,6 +9,7 @@ from sdd_jax import methods
 TEACHER, STUDENT = "teacher", "student"
 RUN, QUOTED = "run", "quoted"
 MEASURES = {"top1": "top-1 %", "top5": "top-5 %", "ms": "ms per batch"}
+FAMILIES = {"RN": "resnet", "WRN": "wrn_", "VGG": "vgg", "MobileNetV": "mobilenet_v", "ShuffleNetV": "shufflenet_v"}
 OURS = "ours, not in the paper: the same base loss on both sides"
 
 
@@ -65,29 +66,33 @@ class Row(NamedTuple):
     loss_of: str | None = None  # another method, whose loss replaces that of this one
 
 
-def known_row(name: str) -> Row | None:
-    """The row of a base loss ("DKD") or of its SDD form ("SD-DKD"); None for any other name."""
-    plain = name.removeprefix("SD-")
+def known(*names: str) -> dict[str, Row | None]:
+    """The rows of these names; None is a row that is quoted, or that of a teacher or a student."""
+    return {name: _known(name) for name in names}
+
+
+def _known(name: str) -> Row | None:
+    """The row of a base loss ("DKD") or of its SDD form ("SD-DKD"), also with the numbers of the other one's loss."""
+    own, _, other = name.removesuffix("'s loss").partition(" with ")
+    plain = own.removeprefix("SD-")
     base = plain.replace("-", "_").lower()
     if base not in methods.BASES:
         return None
-    if plain != name:
-        return Row(methods.SDD + base, (plain, f"{plain} with {name}'s loss"))
-    return Row(base, (plain.removeprefix("LS-") if plain.startswith("LS-") else STUDENT,))
+    loss_of = {plain: base, f"SD-{plain}": methods.SDD + base}[other] if other else None
+    if own == plain:
+        return Row(base, (plain.removeprefix("LS-") if plain.startswith("LS-") else STUDENT,), loss_of=loss_of)
+    return Row(methods.SDD + base, (plain,) if other else (plain, f"{plain} with {own}'s loss"), loss_of=loss_of)
 
 
 def compare(
     name: str,
     title: str,
-    source: str,
-    file: str,
-    pairs: Mapping[str, tuple[str, str]],
-    paper: Mapping[str, tuple],
+    text: str,
     *,
-    rows: Mapping[str, Row] | None = None,
-    printed: Mapping[str, tuple[float, ...]] | None = None,
-    recorded: Mapping[str, tuple[tuple[float, ...], ...]] | None = None,
-    cell_notes: Mapping[tuple[str, str], str] | None = None,
+    source: str,
+    file: str = "cifar100",
+    rows: Mapping[str, Row | None] | None = None,
+    cell_notes: Mapping[str, str] | None = None,
     overrides: Overrides = (),
     teacher_overrides: Overrides = (),
     measures: tuple[str, ...] = ("top1",),
@@ -96,57 +101,64 @@ def compare(
     """A table of methods for pairs of teacher and student.
 
     Args:
-      name: as the command line has it.
-      title: what is compared.
-      source: where the values stand.
+      text: the values, as ``read_rows`` and ``_numbers`` read them; the row "row" has the pairs ("RN32x4 -> RN8x4").
       file: the config file of every run.
-      pairs: column -> (teacher, student).
-      paper: row -> a value for each column, or a tuple of them, one for each measure; None where there is none.
-      rows: instead of ``known_row``; those that are not in ``paper`` come last, as ours.
-      printed: row -> the differences as printed, for each column.
-      recorded: row -> the repeats noted in the released scripts, for each column.
-      cell_notes: (row, column) -> note.
+      rows: instead of those of ``known``; rows that are not in ``text`` come last.
+      cell_notes: by the letter that the cell has.
       overrides: of every run but the teacher's.
       teacher_overrides: of the run that trains the teacher.
-      measures: what the numbers of a value measure.
-      notes: anything else to know about the table.
     """
-    every = {row: known_row(row) for row in paper} | dict(rows or {})
-    nothing = (None,) * len(pairs)
-
-    def recipe(row: str, teacher: str, student: str) -> Recipe | None:
-        if row == TEACHER:
-            return Recipe(file, teacher, overrides=teacher_overrides)
-        if row == STUDENT:
-            return Recipe(file, student, overrides=overrides)
-        how = every[row]
-        if how is None:
-            return None
-        changes = (*overrides, *how.overrides)
-        return Recipe(file, student, teacher, how.method, changes, how.loss_of, teacher_overrides)
-
-    def cell(row: str, column: str, value: Any, difference: float | None, repeats: tuple[float, ...] | None) -> Cell:
-        values = value if isinstance(value, tuple) else (value,)
-        ours = row not in paper
-        remarks = [OURS if ours else "", (cell_notes or {}).get((row, column), "")]
-        how = every[row]
-        return Cell(
-            row,
-            column,
-            {measure: number for measure, number in zip(measures, values, strict=False) if number is not None},
-            recipe(row, *pairs[column]),
-            tuple(base for base in how.bases if base in every) if how else (),
-            difference,
-            repeats or (),
-            ours,
-            "; ".join(filter(None, remarks)),
-        )
-
+    texts = read_rows(text)
+    columns = texts.pop("row")
+    every = known(*texts) | dict(rows or {})
     cells = []
-    for row in every:
-        of_row = [(given or {}).get(row, nothing) for given in (paper, printed, recorded)]
-        cells += [cell(row, *values) for values in zip(pairs, *of_row, strict=True)]
+    for row, how in every.items():
+        for column, of_cell in zip(columns, texts.get(row, [""] * len(columns)), strict=True):
+            teacher, student = map(network, column.split(" -> "))
+            recipe, bases, ours = None, (), False
+            if row == TEACHER:
+                recipe = Recipe(file, teacher, overrides=teacher_overrides)
+            elif row == STUDENT:
+                recipe = Recipe(file, student, overrides=overrides)
+            elif how is not None:
+                changes = (*overrides, *how.overrides)
+                recipe = Recipe(file, student, teacher, how.method, changes, how.loss_of, teacher_overrides)
+                bases, ours = tuple(base for base in how.bases if base in every), how.loss_of is not None
+            values, printed, recorded, letters = _numbers(of_cell)
+            paper = dict(zip(measures, values, strict=True)) if values else {}
+            note = "; ".join([*([OURS] if ours else []), *((cell_notes or {})[letter] for letter in letters)])
+            cells.append(Cell(row, column, paper, recipe, bases, printed, recorded, ours, note))
     return Table(name, title, source, tuple(cells), measures, notes)
+
+
+def read_rows(text: str) -> dict[str, list[str]]:
+    """Row -> its cells, which "|" parts. A line without a name continues the cells of the row above it."""
+    rows: dict[str, list[str]] = {}
+    row: list[str] = []
+    for line in text.strip().splitlines():
+        name, *parts = (part.strip() for part in line.split("|"))
+        if name:
+            row = rows[name] = [""] * len(parts)
+        row[:] = [f"{before} {part}".strip() for before, part in zip(row, parts, strict=True)]
+    return rows
+
+
+def _numbers(text: str) -> tuple[list[float], float | None, tuple[float, ...], list[str]]:
+    """The values of a cell, the printed difference, the recorded repeats, and the letters of its notes.
+
+    ``"76.30 +2.23 a (76.44 75.98)"`` has one of each, "-" no value.
+    """
+    stated, _, repeats = text.rstrip(")").partition("(")
+    words = stated.split()
+    values = [float(word) if "." in word else int(word) for word in words if word[0].isdigit()]
+    printed = next((float(word) for word in words if word[0] in "+-" and word != "-"), None)
+    return values, printed, tuple(map(float, repeats.split())), [word for word in words if word.isalpha()]
+
+
+def network(short: str) -> str:
+    """The network that the paper's tables call ``short``: "WRN40-2" is wrn_40_2."""
+    family = short.rstrip("0123456789x-")
+    return FAMILIES[family] + short.removeprefix(family).replace("-", "_")
 
 
 def difference(table: Table, cell: Cell, base: str, measure: str) -> float | None:

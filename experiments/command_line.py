@@ -1,8 +1,9 @@
 """What the commands here share: a user's mistake is one line and exit code 2, and tables in Markdown."""
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -22,10 +23,11 @@ def refuse(program: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def guarded(program: str, command: Callable[[], int]) -> int:
-    """The exit code of ``command``; what the user named wrongly is one line and 2."""
+@contextlib.contextmanager
+def guarded(program: str) -> Iterator[None]:
+    """For the body of a command: what the user named wrongly ends it with one line and 2."""
     try:
-        return command()
+        yield
     except (ValueError, ImportError) as error:
         refuse(program, str(error))
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:

@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from experiments import recipes
 from experiments.cells import QUOTED, Cell, Table
@@ -44,21 +43,12 @@ class Row(NamedTuple):
         return " ".join([text, *(f"{name}={value}" for name, value in changes.items())])
 
 
-class Traced(NamedTuple):
-    """What came of a trace."""
-
-    parameters: int
-    problem: str  # empty if there is none
-
-
-def distinct(cells: Iterable[tuple[Table, Cell]], presets: Sequence[str]) -> list[Row]:
+def distinct(cells: Sequence[tuple[Table, Cell]], presets: Sequence[str]) -> list[Row]:
     """The rows of ``cells``, and the teachers that they need, each settings once."""
     found: dict[str, tuple[Recipe, str, dict[str, None]]] = {}
-    cells = list(cells)
     for preset in presets:
         for table, cell in cells:
-            teacher = [recipes.teacher_recipe(cell.recipe)] if cell.recipe.teacher != "none" else []
-            for recipe in (*teacher, cell.recipe):
+            for recipe in filter(None, (recipes.teacher_recipe(cell.recipe), cell.recipe)):
                 key = recipes.key(recipes.settings(recipe, preset))
                 found.setdefault(key, (recipe, preset, {}))[2][table.name] = None
     return [Row(recipe, preset, tuple(tables)) for recipe, preset, tables in found.values()]
@@ -81,13 +71,13 @@ def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
     return found
 
 
-def trace(row: Row) -> Traced:
-    """Traces a row's training step; what is wrong with it is returned, not raised."""
+def trace(row: Row) -> tuple[int, str]:
+    """Traces a row's training step: the number of parameters, and what is wrong with the row, or an empty text."""
     try:
         state, _ = build.trace(row.settings.nested())
-        return Traced(sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)), "")
+        return sum(leaf.size for leaf in jax.tree.leaves(state.params)), ""
     except Exception as error:  # the other rows are traced as well
-        return Traced(0, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return 0, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def run(
@@ -105,14 +95,17 @@ def run(
     context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
     with ProcessPoolExecutor(processes, context, initializer=hold_no_device) as pool:
         results = pool.map(trace, chosen)
-        traced: dict[Row, Traced] = {}
+        traced: dict[Row, tuple[int, str]] = {}
         for row in rows:
             if row in chosen:
                 traced[row] = next(results)
-            shapes, loss = (traced[first[part]] for part in shapes_and_loss(row))
-            problem = _too_many_images(row) or shapes.problem or loss.problem
+            (parameters, of_shapes), (_, of_loss) = (traced[first[part]] for part in shapes_and_loss(row))
+            wanted = row.settings["data.train_examples"] or 0
+            there = data.describe(row.settings["data.name"]).train_examples
+            few = f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""
+            problem = few or of_shapes or of_loss
             failed += bool(problem)
-            what = problem or f"{shapes.parameters:,} parameters"
+            what = problem or f"{parameters:,} parameters"
             say(f"{'FAILED' if problem else 'ok':6} {row} | {', '.join(row.tables)} | {what}")
     say("")
     for table in tables:
@@ -123,15 +116,8 @@ def run(
             counts = f"{len(of_table)} run" + (f" ({ours} of them ours)" if ours else "") + f", {quoted} quoted"
             shape = f"{len(table.rows)} rows x {len(table.columns)} columns"
             say(f"{table.name}: {shape}: {counts}, {len(distinct(of_table, presets))} distinct runs")
-    seconds = time.perf_counter() - start
     say(
         f"{len(rows)} distinct rows, {len(chosen)} traced, {failed} failed, presets {' and '.join(presets)}; "
-        f"{seconds:.0f} s"
+        f"{time.perf_counter() - start:.0f} s"
     )
     return not failed
-
-
-def _too_many_images(row: Row) -> str:
-    wanted = row.settings["data.train_examples"] or 0
-    there = data.describe(row.settings["data.name"]).train_examples
-    return f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""

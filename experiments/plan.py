@@ -29,6 +29,11 @@ class Job(NamedTuple):
     needs: Path | None  # the folder of the job that trains its teacher, if there is one
     fields: Mapping[str, Any]  # of the config: where data, teacher and cache are; None leaves a field as it is
 
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.folder.with_suffix(".log")
+
     def flags(self) -> list[str]:
         """The arguments of the training command."""
         given = {"seed": self.seed} | {name: value for name, value in self.fields.items() if value is not None}
@@ -59,25 +64,11 @@ def fits(cell: Cell, pattern: str) -> bool:
 def make(
     cells: Iterable[tuple[Table, Cell]], *, seeds: Sequence[int], lines: Iterable[Mapping[str, Any]], **options: Any
 ) -> "Plan":
-    """The runs of ``cells`` that have no line yet, and those that train their teachers.
-
-    Args:
-      cells: with their tables.
-      seeds: of every cell but a teacher's.
-      lines: of all tables.
-      **options: fields of ``Plan``.
-
-    Raises:
-      ValueError: for a teacher in ``teachers`` that has not finished or is no run's folder.
-    """
+    """The runs of ``cells`` that have no line yet, and those of their teachers; ``options`` are fields of ``Plan``."""
     plan = Plan(results.index(lines), **options)
     for table, cell in cells:
-        assert cell.recipe is not None
-        if cell.row == TEACHER:
-            plan.add_teacher_row(table, cell.recipe)
-            continue
-        for seed in seeds:
-            plan.add(table, cell, cell.recipe, seed)
+        for seed in (TEACHER_SEED,) if cell.row == TEACHER else seeds:
+            plan.add(table, cell, seed)
     return plan
 
 
@@ -96,10 +87,17 @@ class Plan:
     done: set[tuple[RunKey, int]] = dataclasses.field(default_factory=set)  # runs that have their line
     remarks: dict[str, None] = dataclasses.field(default_factory=dict)  # where the teachers are
 
-    def add(self, table: Table, cell: Cell, recipe: Recipe, seed: int) -> None:
-        """Adds the run of a cell, after the one that trains its teacher, unless it has its line."""
+    def add(self, table: Table, cell: Cell, seed: int) -> None:
+        """Adds the run of a cell, after the one that trains its teacher, unless it has its line.
+
+        That of a teacher is added unless a trained one is given.
+        """
+        recipe = cell.recipe
+        assert recipe is not None
+        if cell.row == TEACHER and self._given(recipe) is not None:
+            return
         preset, key, teacher, needs = RELEASED, _plain_key(recipe), None, None
-        own = recipes.teacher_recipe(recipe) if recipe.teacher != "none" else None
+        own = recipes.teacher_recipe(recipe)
         if own is not None:
             preset, teacher = self.preset, self._given(own)
             trained = results.trained_identity(_plain_key(own).config, TEACHER_SEED)
@@ -108,19 +106,14 @@ class Plan:
         if (key, seed) in self.found:
             self.done.add((key, seed))
             return
+        if cell.row == TEACHER:
+            self._add_teacher(table, recipe)
+            return
         if own is not None and teacher is None:
             teacher = needs = self._add_teacher(table, own)
         kind = "" if self.preset == RELEASED else f" ({self.preset})"
         name = f"{table.name} {cell.column}: {cell.row}{kind}, seed {seed}"
         self._add_job(table, name, recipe, preset, seed, key, teacher, needs)
-
-    def add_teacher_row(self, table: Table, recipe: Recipe) -> None:
-        """Adds the run of a teacher at its one seed, unless it has its line or a trained one is given."""
-        if self._given(recipe) is None:
-            if (_plain_key(recipe), TEACHER_SEED) in self.found:
-                self.done.add((_plain_key(recipe), TEACHER_SEED))
-            else:
-                self._add_teacher(table, recipe)
 
     def _add_teacher(self, table: Table, recipe: Recipe) -> Path:
         """The folder of a teacher that is trained here; adds its job, unless that is finished and has its line."""

@@ -48,9 +48,9 @@ class Recipe(NamedTuple):
     teacher_overrides: Overrides = ()  # of the run that trains the teacher
 
 
-def teacher_recipe(recipe: Recipe) -> Recipe:
-    """The run that trains the teacher of ``recipe``."""
-    return Recipe(recipe.file, recipe.teacher, overrides=recipe.teacher_overrides)
+def teacher_recipe(recipe: Recipe) -> Recipe | None:
+    """The run that trains the teacher of ``recipe``; None for a plain run."""
+    return None if recipe.teacher == "none" else Recipe(recipe.file, recipe.teacher, overrides=recipe.teacher_overrides)
 
 
 def argument(recipe: Recipe, preset: str) -> str:

@@ -26,11 +26,7 @@ class RunKey(NamedTuple):
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of every table in ``folder``.
-
-    Raises:
-      ValueError: names file and line of one that is torn, was changed by hand, or lacks what a line has.
-    """
+    """The lines of every table in ``folder``; ``ValueError`` names file and line of one that is torn or was changed."""
     return [line for path in sorted(folder.glob("*.jsonl")) for line in read_file(path)]
 
 
@@ -96,13 +92,7 @@ def trained_identity(key: str, seed: int) -> str:
 
 
 def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, Any]:
-    """The line of the finished run in ``folder``.
-
-    Args:
-      folder: of the run.
-      recipe: of the run.
-      preset: under which it was run.
-      teacher: its name, as in ``RunKey``.
+    """The line of the finished run in ``folder``; ``teacher`` as in ``RunKey``.
 
     Raises:
       ValueError: if the run has not finished, or is not the recipe's.

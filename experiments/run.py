@@ -10,6 +10,7 @@ again does what is left. Lines go to experiments/results/TABLE.jsonl; docs/exper
 
 import argparse
 import fcntl
+import functools
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ COMMAND = (sys.executable, "-m", "sdd_jax", "train")
 TAIL = 12  # lines of a log that are shown of a job that failed
 GRACE = 30.0  # seconds that a process has to end when it is told to
 PAUSE = 0.2  # seconds between two looks at the processes
+say = functools.partial(print, flush=True)
 
 
 def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Namespace:
@@ -40,71 +42,57 @@ def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Nam
     parser = Parser(
         prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", metavar="TABLE", help=f"one of: {', '.join((*tables, ALL))}")
-    parser.add_argument("--seeds", type=integers, default=(0,), metavar="N,...", help="of every row; default 0")
-    parser.add_argument("--preset", choices=PRESETS, help=f"default {RELEASED}; a dry run without it has both")
-    parser.add_argument("--rows", default="", metavar="PATTERN,...", help="rows, or COLUMN/ROW; * and ? stand for any")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/experiments"), help="default runs/experiments")
-    parser.add_argument("--teachers", type=Path, help="a folder with DATA/NAME, run folders, trained or imported")
-    parser.add_argument(
-        "--caches", type=Path, help="a folder with DATA/TEACHER, each filled by python -m sdd_jax cache"
-    )
-    parser.add_argument("--data_path", type=Path, help="the data's folder, or one that has a folder DATA for each set")
-    parser.add_argument("--workers", type=positive, help="processes of each run that decode images on disk")
-    parser.add_argument("--jobs", type=positive, help="runs at a time; default 1, of a dry run one for each processor")
-    parser.add_argument("--dry-run", action="store_true", help="check and trace every row, run nothing; no data needed")
+    add = parser.add_argument
+    add("table", metavar="TABLE", help=f"one of: {', '.join((*tables, ALL))}")
+    add("--seeds", type=integers, default=(0,), metavar="N,...", help="of every row; default 0")
+    add("--preset", choices=PRESETS, help=f"default {RELEASED}; a dry run without it has both")
+    add("--rows", default="", metavar="PATTERN,...", help="rows, or COLUMN/ROW; * and ? stand for any")
+    add("--workdir", type=Path, default=Path("runs/experiments"), help="default runs/experiments")
+    add("--teachers", type=Path, help="a folder with DATA/NAME, run folders, trained or imported")
+    add("--caches", type=Path, help="a folder with DATA/TEACHER, each filled by python -m sdd_jax cache")
+    add("--data_path", type=Path, help="the data's folder, or one that has a folder DATA for each set")
+    add("--workers", type=positive, help="processes of each run that decode images on disk")
+    add("--jobs", type=positive, help="runs at a time; default 1, of a dry run one for each processor")
+    add("--dry-run", action="store_true", help="check and trace every row, run nothing; no data needed")
     return parser.parse_args(arguments)
 
 
+@guarded(PROGRAM)
 def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder: Path = results.RESULTS) -> int:
     """The command on ``tables``, with result files in ``folder``; its exit code."""
     options = parse(arguments, tables)
-    return guarded(PROGRAM, lambda: _command(options, tables, folder))
-
-
-def _command(options: argparse.Namespace, tables: Mapping[str, Table], folder: Path) -> int:
     hold_no_device()
     wanted = choose(options.table, tables)
     cells = plan.chosen(wanted, [pattern for pattern in options.rows.split(",") if pattern])
     if options.dry_run:
         presets = (options.preset,) if options.preset else PRESETS
-        return 0 if dry_run.run(wanted, cells, presets, options.jobs or processors(), _say) else 1
+        return 0 if dry_run.run(wanted, cells, presets, options.jobs or processors(), say) else 1
     for flag, holds in (("teachers", "DATA/NAME"), ("caches", "DATA/TEACHER")):
         given = getattr(options, flag)
         if given is not None and not given.is_dir():
             raise ValueError(f"--{flag}={given} is no folder: expected one that holds {holds}")
     if options.data_path is not None and not options.data_path.exists():
         raise ValueError(f"--data_path={options.data_path} is not there")
-    made = plan.make(
-        cells,
-        seeds=options.seeds,
-        lines=results.read(folder),
-        preset=options.preset or RELEASED,
-        workdir=options.workdir,
-        teachers=options.teachers,
-        caches=options.caches,
-        data_path=options.data_path,
-        workers=options.workers,
-    )
+    same = {name: getattr(options, name) for name in ("seeds", "workdir", "teachers", "caches", "data_path", "workers")}
+    made = plan.make(cells, lines=results.read(folder), preset=options.preset or RELEASED, **same)
     for table in wanted:
         quoted = dict.fromkeys(cell.row for cell in table.cells if cell.status == QUOTED)
         if quoted:
-            _say(f"{table.name}: quoted, not run: {', '.join(quoted)}")
+            say(f"{table.name}: quoted, not run: {', '.join(quoted)}")
     for remark in made.remarks:
-        _say(remark)
-    _say(f"{len(made.jobs)} to run, {len(made.done)} have their line")
+        say(remark)
+    say(f"{len(made.jobs)} to run, {len(made.done)} have their line")
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup has the last one ignored
             signal.signal(number, lambda number, frame: received.append(number))
-    done, failures = run_jobs(
-        list(made.jobs.values()), options.jobs or 1, folder, say=_say, stopped=lambda: bool(received)
-    )
-    _say(f"{done} done, {len(failures)} failed, {len(made.done)} had their line before")
+    jobs = list(made.jobs.values())
+    done, failures = run_jobs(jobs, options.jobs or 1, folder, say=say, stopped=lambda: bool(received))
+    say(f"{done} done, {len(failures)} failed, {len(made.done)} had their line before")
     for name, reason in failures.items():
-        _say(f"FAILED {name}: {reason}")
+        say(f"FAILED {name}: {reason}")
     if received:
-        _say(f"{PROGRAM}: stopped by {signal.Signals(received[0]).name}; the same command goes on with what is left")
+        say(f"{PROGRAM}: stopped by {signal.Signals(received[0]).name}; the same command goes on with what is left")
         return 128 + received[0]
     return 1 if failures else 0
 
@@ -119,14 +107,9 @@ class _Running(NamedTuple):
 def run_jobs(
     jobs: Sequence[Job], at_a_time: int, folder: Path, *, say: Callable[[str], None], stopped: Callable[[], bool]
 ) -> tuple[int, dict[str, str]]:
-    """Runs ``jobs``, each a process of the training command, and adds a line for each to its table's file.
+    """Runs ``jobs``, each a process of the training command, and adds the line of each to its table's file.
 
-    Args:
-      jobs: in the order in which they start; a job that needs another starts after it.
-      at_a_time: how many processes run side by side.
-      folder: of the result files.
-      say: takes a line for the person at the terminal.
-      stopped: whether to end what runs, and return.
+    A job that needs another starts after it. The files are in ``folder``. Once ``stopped`` is true, what runs is ended.
 
     Returns:
       How many are done, and the reason of each that failed, by name.
@@ -165,11 +148,6 @@ def run_jobs(
     return done, failures
 
 
-def _log(job: Job) -> Path:
-    """Where a job's output goes."""
-    return job.folder.with_suffix(".log")
-
-
 def _lock(job: Job) -> int | None:
     """An open file with the lock on a job's folder, or None if another process has it.
 
@@ -187,7 +165,7 @@ def _lock(job: Job) -> int | None:
 
 def _start(job: Job, lock: int) -> subprocess.Popen:
     command = [*COMMAND, *job.flags()]
-    with open(_log(job), "a") as log:
+    with open(job.log, "a") as log:
         log.write(f"$ {' '.join(command)}\n")
         log.flush()
         return subprocess.Popen(
@@ -205,8 +183,8 @@ def _conclude(one: _Running, folder: Path) -> str | None:
     job, code = one.job, one.process.returncode
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        last = _log(job).read_text(errors="replace").splitlines()[-TAIL:]
-        return "\n".join([f"{how}; the last lines of {_log(job)}:", *(f"    {line}" for line in last)])
+        last = job.log.read_text(errors="replace").splitlines()[-TAIL:]
+        return "\n".join([f"{how}; the last lines of {job.log}:", *(f"    {line}" for line in last)])
     try:
         line = results.make(job.folder, job.recipe, job.preset, job.key.teacher)
         key = (results.run_key(line), line["seed"])
@@ -227,10 +205,6 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
         deadline = time.monotonic() + GRACE
         while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
             time.sleep(PAUSE)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from experiments.command_line import Parser, guarded, hold_no_device
 from experiments.results import NO_TEACHER
 from experiments.summary import WHICH, Difference, Entry, Summary
 from experiments.tables import ALL, TABLES, choose
-from sdd_jax.reporting.measures import Spread
 
 PROGRAM = "experiments.summarize"
 NOTHING = "-"
@@ -35,23 +34,15 @@ CELLS_HEAD = (
 DIFFERENCES_HEAD = "table,column,row,base,preset,measure,which,paper,difference,low,high,verdict,teacher"
 
 
-def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Namespace:
-    """The command line."""
+@guarded(PROGRAM)
+def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder: Path = results.RESULTS) -> int:
+    """The command on ``tables``, with result files in ``folder``; its exit code."""
     parser = Parser(
         prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", metavar="TABLE", help=f"one of: {', '.join((*tables, ALL))}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go; made if it is not there")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder: Path = results.RESULTS) -> int:
-    """The command on ``tables``, with result files in ``folder``; its exit code."""
-    options = parse(arguments, tables)
-    return guarded(PROGRAM, lambda: _command(options, tables, folder))
-
-
-def _command(options: argparse.Namespace, tables: Mapping[str, Table], folder: Path) -> int:
+    options = parser.parse_args(arguments)
     hold_no_device()
     wanted, lines, output = choose(options.table, tables), results.read(folder), options.output or folder
     output.mkdir(parents=True, exist_ok=True)
@@ -103,35 +94,24 @@ def _cells(made: Summary, column: str) -> list[str]:
     head += [] if timed else ["ours, best", "best chosen on"]
     rows = []
     for entry in entries:
+        status = entry.cell.status if entry.cell.status != RUN or entry.lines else "no runs yet"
+        teacher = "" if entry.teacher_accuracy is None else f", teacher {entry.teacher_accuracy:.2f} %"
+        how = "; ".join(filter(None, [f"{status}{teacher}", remarks(table, entry.cell)]))
         for number, measure in enumerate(table.measures):
             paper = entry.cell.paper.get(measure)
             row = [entry.label(entries) if number == 0 else "", *([MEASURES[measure]] if several else [])]
             row.append(NOTHING if paper is None else f"{paper:.2f}")
-            row += [_spread(entry.spread(measure, which)) for which in (WHICH[:1] if timed else WHICH)]
+            ours = [entry.spread(measure, which) for which in (WHICH[:1] if timed else WHICH)]
+            row += [NOTHING if one is None else f"{one.text()} (n={one.n})" for one in ours]
             row += [] if timed else [_shared(entry, "select_on") or NOTHING]
-            row += [_shared(entry, "train_examples") or NOTHING, _how(table, entry) if number == 0 else ""]
+            row += [_shared(entry, "train_examples") or NOTHING, how if number == 0 else ""]
             rows.append(row)
     return command_line.table([*head, "training images", "how"], rows)
-
-
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return NOTHING
-    text = f"{spread.mean:.2f}" if spread.sd is None else f"{spread.mean:.2f} ± {spread.sd:.2f}"
-    return f"{text} (n={spread.n})"
 
 
 def _shared(entry: Entry, name: str) -> str:
     """The value that the lines of an entry share, or all that they have; empty without lines."""
     return ", ".join(sorted({str(line[name]) for line in entry.lines}))
-
-
-def _how(table: Table, entry: Entry) -> str:
-    """Run or quoted, the teacher's accuracy, and remarks."""
-    status = entry.cell.status if entry.cell.status != RUN or entry.lines else "no runs yet"
-    if entry.teacher_accuracy is not None:
-        status += f", teacher {entry.teacher_accuracy:.2f} %"
-    return "; ".join(filter(None, [status, remarks(table, entry.cell)]))
 
 
 def _differences(made: Summary, column: str) -> list[str]:
@@ -182,11 +162,10 @@ def _teacher(entry: Entry) -> str | None:
 
 
 def _csv(head: str, rows: Iterable[Iterable[Any]]) -> str:
-    stream = io.StringIO(head + "\n")
-    stream.seek(0, io.SEEK_END)
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([round(value, 4) if isinstance(value, float) else value for value in row] for row in rows)
-    return stream.getvalue()
+    stream = io.StringIO()
+    rounded = ([round(value, 4) if isinstance(value, float) else value for value in row] for row in rows)
+    csv.writer(stream, lineterminator="\n").writerows(rounded)
+    return f"{head}\n{stream.getvalue()}"
 
 
 if __name__ == "__main__":

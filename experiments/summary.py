@@ -1,5 +1,6 @@
 """A table's cells with our runs beside the paper's values: numbers, no layout."""
 
+import itertools
 import statistics
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,23 +94,19 @@ class Summary(NamedTuple):
     remarks: list[str]
 
 
-def summarize(table: Table, lines: Iterable[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
-    """The summary of ``table``.
+def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
+    """The summary of ``table`` by the ``lines`` of every table, since a run that two of them share has its line in one.
 
-    Args:
-      table: whose cells they are.
-      lines: of every table, since a run that two of them share has its line in one.
-      own: those in the file of this table; one that belongs to no cell is named.
+    ``own`` are those in the file of this table; one that belongs to no cell is named.
     """
-    lines = list(lines)
     found = results.index(lines)
     groups: dict[RunKey, list[Mapping[str, Any]]] = {}
     for key, seed in sorted(found):
         groups.setdefault(key, []).append(found[key, seed])
     entries = [entry for cell in table.cells for entry in _entries(cell, groups)]
     used = {entry.key for entry in entries}
-    recipes_of = [cell.recipe for cell in table.cells if cell.recipe is not None and cell.recipe.teacher != "none"]
-    teachers = {recipes.key(recipes.settings(recipes.teacher_recipe(recipe), RELEASED)) for recipe in recipes_of}
+    trained = {recipes.teacher_recipe(cell.recipe) for cell in table.cells if cell.recipe is not None} - {None}
+    teachers = {recipes.key(recipes.settings(recipe, RELEASED)) for recipe in trained}
     remarks = [
         f"a line belongs to no row as it is configured now, and is left out: {line['argument']} {line['overrides']}, "
         f"seed {line['seed']}, {line['train_examples']} training images"
@@ -130,26 +127,26 @@ def _entries(cell: Cell, groups: Mapping[RunKey, Sequence[Mapping[str, Any]]]) -
         for key, lines in groups.items():
             if key.config == config:
                 found.setdefault(key, Entry(cell, preset, key, tuple(lines)))
-    entries = list(found.values())
-    return (
-        entries if any(entry.preset == RELEASED for entry in entries) else [Entry(cell, RELEASED, None, ()), *entries]
-    )
+    if not any(entry.preset == RELEASED for entry in found.values()):
+        return [Entry(cell, RELEASED, None, ()), *found.values()]
+    return list(found.values())
 
 
 def _comparisons(table: Table, entries: list[Entry]) -> list[Comparison]:
     """Every entry less each of its bases, where both have runs or the paper has both values."""
     found = []
     for entry in entries:
-        bases = [(name, base) for name in entry.cell.bases for base in entries if base.cell.row == name]
-        for name, base in bases:
-            if base.cell.column != entry.cell.column:
-                continue
-            for measure in table.measures:
-                paper = cells.difference(table, entry.cell, name, measure)
-                ours = _differences(entry, base, measure) if _comparable(entry, base) else {}
-                empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
-                if ours or (empty and paper is not None):
-                    found.append(Comparison(entry, base, measure, paper, ours))
+        of_column = [base for base in entries if base.cell.column == entry.cell.column]
+        bases = [base for name in entry.cell.bases for base in of_column if base.cell.row == name]
+        for base, measure in itertools.product(bases, table.measures):
+            paper = cells.difference(table, entry.cell, base.cell.row, measure)
+            values = {which: (entry.values(measure, which), base.values(measure, which)) for which in WHICH}
+            ours = {which: difference(*both) for which, both in values.items() if all(both)}
+            if not _comparable(entry, base):
+                ours = {}
+            empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
+            if ours or (empty and paper is not None):
+                found.append(Comparison(entry, base, measure, paper, ours))
     return found
 
 
@@ -163,8 +160,3 @@ def _comparable(entry: Entry, base: Entry) -> bool:
     protocols = {(line["train_examples"], line["select_on"]) for line in (*entry.lines, *base.lines)}
     same = base.key.teacher == NO_TEACHER or (base.preset, base.key.teacher) == (entry.preset, entry.key.teacher)
     return same and len(protocols) == 1
-
-
-def _differences(entry: Entry, base: Entry, measure: str) -> dict[str, Difference]:
-    values = {which: (entry.values(measure, which), base.values(measure, which)) for which in WHICH}
-    return {which: difference(*both) for which, both in values.items() if all(both)}

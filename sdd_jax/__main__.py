@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sdd_jax.config import NONE
 from sdd_jax.processes import Preempted
-from sdd_jax.training.host_memory import keep_freed_memory
+from sdd_jax.training.compiling import keep_freed_memory
 
 COMMANDS = {
     "train": "train a network, plain or by distillation",
@@ -35,6 +35,12 @@ COMMANDS = {
     "export": "write a run's network to a file for use elsewhere",
     "plan": "say what a run takes on TPUs, before any is rented",
 }
+USAGE = """usage: python -m sdd_jax COMMAND [--flag=value ...]
+
+{commands}
+
+python -m sdd_jax COMMAND --help shows its flags and an example. A first run:
+  python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart"""
 MODULES = {"import": "import_"}  # of a command whose name is a keyword of Python
 # Errors of what the user named, with messages that need no other words.
 OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)
@@ -55,27 +61,12 @@ class _OrNone(flags.ArgumentParser):
         return None if argument == NONE else self._number.parse(argument)
 
 
-def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: python -m sdd_jax COMMAND [--flag=value ...]",
-            "",
-            *lines,
-            "",
-            "python -m sdd_jax COMMAND --help shows its flags and an example. A first run:",
-            "  python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart",
-        ]
-    )
-
-
 def _help(module) -> str:
     """The module's docstring and its flags, no wider than the terminal; commands in it are not wrapped."""
     width = min(shutil.get_terminal_size().columns, HELP_COLUMNS)
     paragraphs = module.__doc__.strip().split("\n\n")
     words = [text if text.startswith("python -m") else textwrap.fill(text, width) for text in paragraphs]
-    own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
+    own = flags.FLAGS.flags_by_module_dict()[module.__name__]
     lines = [textwrap.fill(_flag(flag), width, initial_indent="  ", subsequent_indent="      ") for flag in own]
     return "\n".join(["\n\n".join(words), "", "flags:", *lines])
 
@@ -124,15 +115,15 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
     except Exception as error:  # of absl, ml_collections or the config file
         configs = [text.removeprefix("--config=") for text in argv if text.startswith("--config=")]
         configs += [value for flag, value in pairwise(argv) if flag == "--config"]
-        problem = _config_problem(configs[0]) if configs else None
-        missing = [f"--{name}" for name in flags.FLAGS if f"--{name} {REQUIRED}" in str(error)]
-        if problem is None and missing:
-            problem = f"{' and '.join(missing)} must be given: {argv[0]} --help shows an example"
-        if problem is None and isinstance(error, KeyError | AttributeError):  # of ml_collections
-            problem = f"config has no such field: {error.args[0]}. docs/fields.md has all of them"
-        if problem is None and isinstance(error, flags.UnrecognizedFlagError):
-            problem = f"{error}: {argv[0]} --help shows those that there are"
-        _refuse(problem or str(error))
+        if configs and (problem := _config_problem(configs[0])):
+            _refuse(problem)
+        if missing := [f"--{name}" for name in flags.FLAGS if f"--{name} {REQUIRED}" in str(error)]:
+            _refuse(f"{' and '.join(missing)} must be given: {argv[0]} --help shows an example")
+        if isinstance(error, flags.UnrecognizedFlagError):
+            _refuse(f"{error}: {argv[0]} --help shows those that there are")
+        if isinstance(error, KeyError | AttributeError):  # of ml_collections
+            _refuse(f"config has no such field: {error.args[0]}. docs/fields.md has all of them")
+        _refuse(str(error))
     for name in ("workdir", "output"):  # an empty one would be the folder that this is started in
         if name in flags.FLAGS and flags.FLAGS[name].value == "":
             _refuse(f"--{name} must name a place, got an empty name")
@@ -190,7 +181,7 @@ def main() -> None:
     """The program."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
+        print(USAGE.format(commands="\n".join(f"  {name:8}  {text}" for name, text in COMMANDS.items())))
         sys.exit(0 if arguments else 2)
     command = arguments[0]
     if command not in COMMANDS:

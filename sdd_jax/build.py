@@ -1,11 +1,7 @@
-"""From a config to what a run is made of: networks, objective, optimizer, data, teacher.
-
-``check`` says what is wrong with a config before anything compiles or is written; ``build`` also loads data and
-teacher.
-"""
+"""From a config to what a run is made of: networks, objective, optimizer, data, teacher."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +11,17 @@ import optax
 
 from sdd_jax import data, methods, processes
 from sdd_jax.build_teacher import ask_cache, ask_network, measure_teacher, read_teacher
-from sdd_jax.config import DTYPES, Settings, image_dtype, option_fields, parse_method, read, regions, teacher_dtype
+from sdd_jax.config import (
+    DTYPES,
+    Settings,
+    image_dtype,
+    named_field,
+    option_fields,
+    parse_method,
+    read,
+    regions,
+    teacher_dtype,
+)
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
@@ -36,9 +42,8 @@ def check(config: Mapping[str, Any]) -> Settings:
     for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error")):
         if settings[f"data.{option}"] != unset:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
-    if from_disk(settings) and settings["steps_per_call"] > 1:
-        name, steps = settings["data.name"], settings["steps_per_call"]
-        raise ValueError(f"steps_per_call must be 1 for images that are read from disk, as {name}'s are; got {steps}")
+    if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
+        raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
     return settings
@@ -57,16 +62,14 @@ def from_disk(settings: Settings) -> bool:
 
 def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDataset:
     """The data set of the config; which images it lacks is said on stderr, and taken from ``skipped`` if given."""
-    looks = settings["data.on_bad_image"] == "skip" and skipped is None
-    if looks and processes.is_first():
+    if settings["data.on_bad_image"] == "skip" and skipped is None and processes.is_first():
         print("every training image is decoded once (data.on_bad_image is 'skip')", file=sys.stderr, flush=True)
     names = ("path", "select_on", "train_examples", "image_size", "augment", "workers", "on_bad_image")
     options = {name: settings[f"data.{name}"] for name in names}
     dataset = data.load(settings["data.name"], **options, skipped=skipped)
     if isinstance(dataset, data.StreamedDataset) and dataset.skipped is not None and processes.is_first():
         print(dataset.skipped.report(), file=sys.stderr, flush=True)
-    if dataset.num_classes != settings["data.num_classes"]:
-        got = settings["data.num_classes"]
+    if dataset.num_classes != (got := settings["data.num_classes"]):
         raise ValueError(f"data.num_classes: {dataset.name} has {dataset.num_classes} on disk, the config says {got}")
     return dataset
 
@@ -81,10 +84,7 @@ def refuse_cache(settings: Settings) -> None:
 
 
 def steps_per_call(settings: Settings, platform: str | None = None) -> int:
-    """How many steps one call of the jitted program takes; one, if each needs new images from disk.
-
-    ``platform`` is what the program runs on; None: the default backend.
-    """
+    """How many steps one call of the program takes on ``platform`` (None: the default backend); one for disk."""
     single = (platform or jax.default_backend()) == "cpu" or from_disk(settings)
     return settings["steps_per_call"] or (1 if single else STEPS_PER_CALL)
 
@@ -101,10 +101,8 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
     """Networks and objective; ``ValueError`` names the field of a name that is not known."""
 
     def network(field, dtype):
-        try:
+        with named_field(field):
             return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[dtype])
-        except ValueError as error:
-            raise ValueError(f"{field}: {error}") from error
 
     student = network("model.student", settings["model.dtype"])
     has_teacher = settings["model.teacher"] != "none"
@@ -115,13 +113,18 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
 def make_objective(settings: Settings, num_classes: int) -> objectives.Objective:
     """What a step of the method minimises."""
     method = parse_method(settings)
-    options = {name: settings[name] for name in option_fields(settings, method)}
+    options: dict[str, dict[str, Any]] = {"loss": {}, "features": {}}
+    for name in option_fields(settings, method):
+        room, _, option = name.split(".")
+        options[room][option] = settings[name]
     base = methods.base_of(method, settings["loss.base"])
     if base is None:
-        task_weight = 1.0 if method == methods.Method() else settings["loss.task_weight"]
-        logits = objectives.plain(task_weight)
+        logits = objectives.plain(1.0 if method == methods.Method() else settings["loss.task_weight"])
     else:
-        function = partial(base.function, **_of("loss.options", options))
+        function = partial(base.function, **options["loss"])
+        example, labels = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+        with named_field(f"loss.base {settings['loss.base']}"):  # the function itself says what is wrong with options
+            jax.eval_shape(function, example, example, labels)
         weighting = ("complementary_weight", "consistent_weight", "consistency", "reduction")
         logits = objectives.distill(
             function,
@@ -131,29 +134,14 @@ def make_objective(settings: Settings, num_classes: int) -> objectives.Objective
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"],
         )
-        _try(function, f"loss.base {settings['loss.base']}", (2, num_classes))
     if method.features is None:
         return logits
     features = methods.FEATURES[method.features]
-    where = {"regions": regions(settings), "reduction": settings["sdd.reduction"]} if features.by_region else {}
-    try:
-        loss = features.make(settings["features.weight"], **_of("features.options", options), **where)
-    except ValueError as error:
-        raise ValueError(f"features.options of {method.features}: {error}") from error
+    if features.by_region:
+        options["features"] |= {"regions": regions(settings), "reduction": settings["sdd.reduction"]}
+    with named_field(f"features.options of {method.features}"):
+        loss = features.make(settings["features.weight"], **options["features"])
     return objectives.added(logits=logits, features=loss)
-
-
-def _of(room: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.rpartition(".")[2]: value for name, value in options.items() if name.startswith(room)}
-
-
-def _try(base: Callable[..., Any], what: str, shape: tuple[int, int]) -> None:
-    """Traces a base loss on logits of ``shape``: the function itself says what is wrong with its options."""
-    logits, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    try:
-        jax.eval_shape(base, logits, logits, labels)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from error
 
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
@@ -164,19 +152,14 @@ def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTrans
     else:
         milestones = settings["optim.milestones"]
         schedule = optim.step_schedule(rate, milestones, num_examples=num_examples, batch_size=batch_size)
-    return optim.sgd(
-        schedule,
-        momentum=settings["optim.momentum"],
-        weight_decay=settings["optim.weight_decay"],
-        clip_norm=settings["optim.clip_norm"],
-    )
+    options = ("momentum", "weight_decay", "clip_norm")
+    return optim.sgd(schedule, **{name: settings[f"optim.{name}"] for name in options})
 
 
 def build(config: Mapping[str, Any], skipped: data.Skipped | None = None) -> Built:
     """Checks ``config``, loads its data and its teacher, and returns what ``train`` takes.
 
-    ``skipped`` are the images that an earlier start of the run left out; without it they are looked for, if the config
-    says so.
+    ``skipped`` are the images that an earlier start left out; without it they are looked for, if the config says so.
 
     Raises:
       ValueError: for a config that ``check`` refuses, data that are wrong, or a teacher that is missing, does not fit,
@@ -204,9 +187,8 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     else:
         assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
         seeds, steps = [one["seed"] for one in all_settings], steps_per_call(settings)
-        network, objective = parts.teacher, parts.objective
-        teacher = ask_cache(settings, network, variables, dataset, objective, seeds=seeds, steps_per_call=steps)
-    return assemble(all_settings, parts, dataset, teacher, teacher_accuracy=accuracy, teacher_stated=stated)
+        teacher = ask_cache(settings, parts.teacher, variables, dataset, parts.objective, seeds, steps)
+    return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
 
 
 def assemble(
@@ -214,7 +196,6 @@ def assemble(
     parts: Parts,
     dataset: AnyDataset,
     teacher: Teacher,
-    *,
     teacher_accuracy: float | None = None,
     teacher_stated: float | None = None,
 ) -> list[Built]:
@@ -252,16 +233,12 @@ def state_shapes(
     num_examples: int,
 ) -> Any:
     """The shapes of a run's state before its first step."""
-    begin = partial(
-        init_state,
-        model=parts.model,
-        ask=teacher.apply,
-        objective=parts.objective,
-        optimizer=optimizer,
-        image_shape=image_shape,
-        num_examples=num_examples,
-    )
-    return jax.eval_shape(lambda key, arrays: begin(key, teacher_arrays=arrays), jax.random.key(0), teacher.arrays)
+    shape = {"image_shape": image_shape, "num_examples": num_examples}
+
+    def begin(key, arrays):
+        return init_state(key, parts.model, teacher.apply, arrays, parts.objective, optimizer, **shape)
+
+    return jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
 
 
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -279,13 +256,7 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
         variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
         teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
     state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
-    step = make_train_step(
-        parts.model,
-        teacher.apply,
-        parts.objective,
-        optimizer,
-        num_examples=num_examples,
-        accumulate=settings["optim.accumulate_steps"],
-    )
+    options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
+    step = make_train_step(parts.model, teacher.apply, parts.objective, optimizer, **options)
     numbers = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
     return jax.eval_shape(step, state, teacher.arrays, {"image": images, **numbers}, jax.random.key(0))

@@ -1,6 +1,6 @@
 """From a config to the teacher of its runs: out of its run's folder, held against its accuracy, live or in a cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,26 @@ from sdd_jax.mesh import make_mesh
 from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
-from sdd_jax.training.cached_teacher import cached_teacher
 from sdd_jax.training.loop import make_evaluator
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.teacher import Teacher, live_teacher, variables_hash
-from sdd_jax.training.teacher_cache import Cache, Layout, make_layout, stored_as
+from sdd_jax.training.teacher import Teacher, cached_teacher, live_teacher, variables_hash
+from sdd_jax.training.teacher_cache import Cache, Layout, stored_as
 
 MEASURED = "measured.json"
 TOLERANCE = 0.1  # percentage points
 
 
 def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
-    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them.
+    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them, if any.
 
     That is, in percent, ``teacher.accuracy``; else, of a run on the same data, what it ended with; else, of an imported
-    network, ``teacher.published``. None if there is nothing to hold it against.
+    network, ``teacher.published``.
     """
     name = settings["model.teacher"]
     if settings["teacher.run"] is None:
         raise ValueError(
-            f"teacher.run must name the folder of a trained {name}: train one with teacher=none,student={name} in the "
-            "config's argument, or import one (python -m sdd_jax import --help), and give its --workdir as "
-            "--config.teacher.run"
+            f"teacher.run must name the folder of a trained {name}: train one (teacher=none,student={name} in the "
+            "config's argument) or import one (python -m sdd_jax import --help), and give its --workdir"
         )
     folder = Path(settings["teacher.run"])
     teacher = saved.read(folder)
@@ -50,15 +48,13 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     stated = settings["teacher.accuracy"]
     if stated is None and teacher.data is None:
         stated = settings["teacher.published"]
-    elif stated is None and teacher.data and same_data(teacher.data, settings):
-        stated = 100 * done["last"]["accuracy"]
+    elif stated is None and teacher.data:
+        names = ["name", "image_size", "augment"]
+        if settings["data.name"] not in data.INFO:  # sets of one's own go by their path
+            names.append("path")
+        if all(teacher.data.get(name) == settings[f"data.{name}"] for name in names):
+            stated = 100 * done["last"]["accuracy"]
     return teacher, saved.load_variables(folder, done["last"]["step"]), stated
-
-
-def same_data(room: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether a run whose config had this room ``data`` saw the set that this one sees; own sets go by their path."""
-    names = ("name", "image_size", "augment") + (() if settings["data.name"] in data.INFO else ("path",))
-    return all(room.get(name) == settings[f"data.{name}"] for name in names)
 
 
 def measure_teacher(
@@ -72,9 +68,7 @@ def measure_teacher(
     """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
 
     It is measured once, and kept in the teacher's folder by the variables, the test images and the dtype.
-
-    Raises:
-      ValueError: if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
+    ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
     path = teacher.folder / MEASURED
@@ -115,18 +109,15 @@ def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:
     """Which rows of the teacher ``network`` this config's runs read."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
-    return make_layout(outputs.logit_map.shape[1:3], regions(settings))
+    asked = regions(settings)
+    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]))
 
 
 def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
     """What a cache is of: it serves a run whose header is the same."""
     return {
         "teacher": {"variables": variables_hash(variables), "dtype": teacher_dtype(settings)},
-        "data": {
-            "train": dataset.fingerprint("train"),
-            "mean": list(dataset.mean),
-            "std": list(dataset.std),
-        },
+        "data": {"train": dataset.fingerprint("train"), "mean": list(dataset.mean), "std": list(dataset.std)},
         "views": {"pad": dataset.pad, "flip": dataset.flip, "count": num_views(dataset.pad, dataset.flip)},
         "rows": {"count": layout.rows, **layout.cache_key()},
         "num_classes": dataset.num_classes,
@@ -140,7 +131,6 @@ def ask_cache(
     variables: Any,
     dataset: Dataset,
     objective: Objective,
-    *,
     seeds: Sequence[int],
     steps_per_call: int,
 ) -> Teacher:
@@ -152,12 +142,5 @@ def ask_cache(
     layout = cache_layout(settings, network, dataset)
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
     cache.check_files()
-    return cached_teacher(
-        cache,
-        layout,
-        dataset,
-        seeds=seeds,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        steps_per_call=steps_per_call,
-    )
+    length = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "steps_per_call": steps_per_call}
+    return cached_teacher(cache, layout, dataset, seeds=seeds, **length)

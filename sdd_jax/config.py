@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 
 from sdd_jax import data, methods
 from sdd_jax.fields import FIELDS, RENAMED, RUNTIME_FIELDS, Field
@@ -29,14 +30,8 @@ class Settings(dict):
 
     def nested(self) -> dict[str, Any]:
         """As it is written to ``config.json``."""
-        tree: dict[str, Any] = {}
-        for name, value in self.items():
-            *rooms, leaf = name.split(".")
-            room = tree
-            for part in rooms:
-                room = room.setdefault(part, {})
-            room[leaf] = list(value) if isinstance(value, tuple) else value
-        return tree
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.items()}
+        return unflatten_dict(plain, sep=".")
 
     def hash(self) -> str:
         """SHA-256, in hex, of the config, without the runtime fields."""
@@ -45,7 +40,7 @@ class Settings(dict):
 
 
 def read(config: Mapping[str, Any]) -> Settings:
-    """The config's fields as plain values, each checked, and together.
+    """The config's fields as plain values, each checked, then together.
 
     Raises:
       ValueError: names the field, what it holds and what it may hold.
@@ -55,39 +50,38 @@ def read(config: Mapping[str, Any]) -> Settings:
         raise ValueError(f"this config is a sequence of runs: choose one of {tree['sequence']} in its argument")
     flat = flatten(tree)
     argument = {name: flat.pop(f"argument.{name}") for name in CHOSEN if f"argument.{name}" in flat}
-    for name in sorted(FIELDS.keys() - flat.keys()):
-        raise ValueError(f"config lacks the field {name!r}")
-    method = parse_method(flat)
-    options = option_fields(flat, method)
+    for name, chosen in argument.items():
+        field = CHOSEN[name]
+        if (now := _value(field, flat.get(field, chosen), FIELDS[field])) != chosen:
+            raise ValueError(
+                f"config.{field} was changed from {chosen!r} to {now!r}, but other fields follow from it: "
+                f"choose it in the config's argument, --config=FILE.py:{name}={now}"
+            )
+    method, teacher = flat.get("method"), flat.get("model.teacher")
+    if (method == "plain") != (teacher == "none"):
+        raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
+    options = _options(flat) if {"method", "loss.base"} <= flat.keys() else {}
     fields = FIELDS | options
     for name in sorted(flat.keys() - fields.keys()):
         if name in RENAMED:
             raise ValueError(f"config has no field {name!r} any more: it is {RENAMED[name]} now")
         raise ValueError(f"config has no field {name!r}{_closest(name, fields)}")
+    for name in sorted(FIELDS.keys() - flat.keys()):
+        raise ValueError(f"config lacks the field {name!r}")
     for name in options.keys() - flat.keys():
         if options[name].default is inspect.Parameter.empty:
             raise ValueError(f"{name} has no default in {flat['loss.base']}: set it")
         flat[name] = options[name].default
     settings = Settings((name, _value(name, flat[name], field)) for name, field in fields.items())
-
-    for name, chosen in argument.items():
-        if (now := settings[CHOSEN[name]]) != chosen:
-            raise ValueError(
-                f"config.{CHOSEN[name]} was changed from {chosen!r} to {now!r}, but other fields follow from it: "
-                f"choose it in the config's argument, --config=FILE.py:{name}={now}"
-            )
-    method, teacher = settings["method"], settings["model.teacher"]
     if settings["seeds"] and settings["seed"]:
         raise ValueError(f"set seed or seeds, not both: got {settings['seed']} and {settings['seeds']}")
     if len(set(settings["seeds"])) != len(settings["seeds"]):
         raise ValueError(f"seeds must differ, got {settings['seeds']}")
     if any(seed >= 2**32 for seed in (settings["seed"], *settings["seeds"])):
         raise ValueError("a seed must be below 2^32: JAX would read a larger one as another")
-    if (method == "plain") != (teacher == "none"):
-        raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
-    with _named("sdd.scales"):
+    with named_field("sdd.scales"):
         regions(settings)
-    with _named("data.name"):
+    with named_field("data.name"):
         data.check_name(settings["data.name"])
     if settings["optim.momentum"] >= 1:
         raise ValueError(f"optim.momentum must be below 1, got {settings['optim.momentum']}")
@@ -104,33 +98,38 @@ def read(config: Mapping[str, Any]) -> Settings:
         raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {batch_size}")
     parts = settings["optim.accumulate_steps"]
     if batch_size % (parts * devices):
-        raise ValueError(
-            f"optim.accumulate_steps splits a batch in parts for all devices: {batch_size} images are not a multiple "
-            f"of {parts} parts x {devices} devices"
-        )
+        got = f"{batch_size} images are not a multiple of {parts} parts x {devices} devices"
+        raise ValueError(f"optim.accumulate_steps splits a batch in parts for all devices: {got}")
     profile = settings["profile_steps"]
     if profile and (len(profile) != 2 or profile[0] >= profile[1]):
-        raise ValueError(
-            f"profile_steps must be the first step of a trace and one after it, such as 10,20; got {profile}"
-        )
+        raise ValueError(f"profile_steps must be a trace's first step and one after it, such as 10,20; got {profile}")
     return settings
+
+
+def _options(flat: dict[str, Any]) -> dict[str, Field]:
+    """The option fields of a flat config; where ``loss.base`` is unset it becomes the method's."""
+    for name in ("method", "loss.base"):
+        flat[name] = _value(name, flat[name], FIELDS[name])
+    method = parse_method(flat)
+    if flat["loss.base"] is None and method.base != methods.OWN:
+        flat["loss.base"] = method.base
+    return option_fields(flat, method)
 
 
 def parse_method(flat: Mapping[str, Any]) -> Method:
     """The method of a flat config."""
-    with _named("method"):
+    with named_field("method"):
         return methods.parse(flat["method"])
 
 
 def option_fields(flat: Mapping[str, Any], method: Method) -> dict[str, Field]:
     """The fields of a method's losses by their full names, ``loss.options.NAME`` and ``features.options.NAME``."""
-    with _named("loss.base"):
+    with named_field("loss.base"):
         base = methods.base_of(method, flat["loss.base"])
-    found = {f"loss.options.{name}": option for name, option in (methods.base_options(base) if base else {}).items()}
+    options = {"loss": methods.base_options(base) if base else {}}
     if method.features is not None:
-        options = methods.feature_options(methods.FEATURES[method.features])
-        found |= {f"features.options.{name}": option for name, option in options.items()}
-    return found
+        options["features"] = methods.feature_options(methods.FEATURES[method.features])
+    return {f"{room}.options.{name}": option for room, found in options.items() for name, option in found.items()}
 
 
 def reads(settings: Mapping[str, Any]) -> frozenset[str]:
@@ -166,7 +165,7 @@ def image_dtype(settings: Settings) -> Any:
 
 
 @contextlib.contextmanager
-def _named(field: str) -> Iterator[None]:
+def named_field(field: str) -> Iterator[None]:
     """Puts the field's name before the message of a ``ValueError``."""
     try:
         yield
@@ -184,14 +183,13 @@ def _value(name: str, value: Any, field: Field) -> Any:
             raise ValueError(f"{name} must be integers of at least {field.least:g}, such as 1,2,4; got {value!r}")
         return values
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = {
-        str: isinstance(value, str),
-        bool: isinstance(value, bool),
-        int: number and float(value).is_integer(),
-        float: number and math.isfinite(value),
+    fits, kind = {
+        str: (isinstance(value, str), "a name"),
+        bool: (isinstance(value, bool), "True or False"),
+        int: (number and float(value).is_integer(), "an integer"),
+        float: (number and math.isfinite(value), "a finite number"),
     }[field.kind]
     if not fits:
-        kind = {str: "a name", bool: "True or False", int: "an integer", float: "a finite number"}[field.kind]
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     if field.known and value not in field.known:
         raise ValueError(f"{name}: unknown {value!r}{_closest(value, field.known)}")

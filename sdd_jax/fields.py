@@ -19,27 +19,16 @@ SELECTIONS, SCHEDULES = ("validation", "test"), ("step", "cosine")
 
 
 class Field(NamedTuple):
-    """A config field.
+    """A config field."""
 
-    Attributes:
-      kind: str, int, float, bool, or tuple for integers.
-      default: None for an optional field that is unset.
-      meaning: one sentence, as Markdown.
-      least: the smallest number that it may hold.
-      known: the names that it may hold; empty if any.
-      above: every number that it may hold is greater.
-      optional: whether it may be unset.
-      runtime: whether it only says how a run is carried out: a start may change it, and it is not part of the hash.
-    """
-
-    kind: type
-    default: Any
-    meaning: str
-    least: float = -math.inf
-    known: tuple[str, ...] = ()
-    above: float = -math.inf
-    optional: bool = False
-    runtime: bool = False
+    kind: type  # str, int, float, bool, or tuple for integers
+    default: Any  # None for an optional field that is unset
+    meaning: str  # one sentence, as Markdown
+    least: float = -math.inf  # the smallest number that it may hold
+    known: tuple[str, ...] = ()  # the names that it may hold; empty if any
+    above: float = -math.inf  # every number that it may hold is greater
+    optional: bool = False  # whether it may be unset
+    runtime: bool = False  # only says how a run is carried out: a start may change it, and it is not part of the hash
 
 
 FIELDS: dict[str, Field] = {
@@ -47,9 +36,7 @@ FIELDS: dict[str, Field] = {
     "seeds": Field(tuple, (), "Several seeds, trained together; each leaves its run in `WORKDIR/seed_N`.", 0),
     "preset": Field(str, "released", "The released code's settings, or the paper's: `configs/rows.py`.", known=PRESETS),
     "method": Field(str, "plain", "`plain`, a base loss (`kd`), its form over regions (`sdd_kd`), `sp`, `sdd_dkd+sp`."),
-    "model.student": Field(
-        str, "", "The network that is trained: of [networks.md](networks.md), or `MODULE:FUNCTION`."
-    ),
+    "model.student": Field(str, "", "The network that is trained ([networks.md](networks.md)), or `MODULE:FUNCTION`."),
     "model.teacher": Field(str, "none", "The network that it learns from, or `none`."),
     "model.stem": Field(str, "cifar", "The stem of both: `cifar`, `imagenet` or `cub200`."),
     "model.dtype": Field(str, "float32", "The student's; weights, statistics, losses: at least float32.", known=DTYPES),
@@ -72,9 +59,7 @@ FIELDS: dict[str, Field] = {
     ),
     "data.num_classes": Field(int, None, "K; unset: as many as the set has.", 1, optional=True),
     "data.image_size": Field(int, None, "The side of images of sets on disk; unset: 224.", 1, optional=True),
-    "data.augment": Field(
-        str, None, "The crop of sets on disk; unset: the set's own ([data.md](data.md)).", known=AUGMENTS, optional=True
-    ),
+    "data.augment": Field(str, None, "The crop of sets on disk; unset: the set's own.", known=AUGMENTS, optional=True),
     "data.workers": Field(int, 0, "Processes that decode images on disk; 0: threads.", 0, runtime=True),
     "data.on_bad_image": Field(
         str, "error", "At an image on disk that cannot be decoded: stop, or leave it out.", known=ON_BAD_IMAGE
@@ -83,16 +68,14 @@ FIELDS: dict[str, Field] = {
         tuple, (1, 2, 4), "The paper's M: s x s regions of each scale s. From 1 on; above 4 with direct pooling.", 1
     ),
     "sdd.pooling": Field(str, "nested", "Regions averaged from a 4x4 grid, or from the map itself.", known=POOLINGS),
-    "sdd.consistency": Field(
-        str, "label", "A verdict: whether the class is the label, or the class ([sdd.md](sdd.md)).", known=CONSISTENCIES
-    ),
+    "sdd.consistency": Field(str, "label", "A verdict: right or wrong, or the predicted class.", known=CONSISTENCIES),
     "sdd.reduction": Field(str, "mean", "The weighted losses of the regions: mean or sum.", known=REDUCTIONS),
     "sdd.complementary_weight": Field(float, 2.0, "The weight of complementary regions.", 0),
     "sdd.consistent_weight": Field(float, 1.0, "The weight of consistent regions, the whole image among them.", 0),
     "loss.base": Field(
         str,
         None,
-        "Follows from the method, but for `nkd` (`nkd_as_released`) and `own` (`MODULE:FUNCTION`).",
+        "Unset: the method's, but for `nkd` (`nkd_as_released`) and `own` (`MODULE:FUNCTION`).",
         optional=True,
     ),
     "loss.task_weight": Field(float, 1.0, "The weight of the cross-entropy with the labels.", 0),
@@ -103,9 +86,7 @@ FIELDS: dict[str, Field] = {
     "optim.momentum": Field(float, 0.9, "The momentum of SGD (not Nesterov's).", 0),
     "optim.weight_decay": Field(float, 5e-4, "L2, added to the gradient of every parameter.", 0),
     "optim.clip_norm": Field(float, 40.0, "The largest norm of all gradients together.", above=0, optional=True),
-    "optim.schedule": Field(
-        str, "step", "A tenth of the rate from each milestone on, or a cosine to zero.", known=SCHEDULES
-    ),
+    "optim.schedule": Field(str, "step", "A tenth of the rate from each milestone, or a cosine to 0.", known=SCHEDULES),
     "optim.milestones": Field(tuple, (150, 180, 210), "Epochs of `step`: increasing, below `epochs`.", 1),
     "optim.accumulate_steps": Field(int, 1, "Parts of a batch, one after the other ([scale.md](scale.md)).", 1),
     "epochs": Field(int, 240, "The length of a run, which has `ceil(epochs * images / batch_size)` steps.", 1),

@@ -1,7 +1,6 @@
-"""What losses over logits have in common: input that is checked, and their terms on log-probabilities.
+"""What losses over logits share: checks of their input, and terms on log-probabilities, over the last axis.
 
-Conventions (float32 upwards, ``-inf`` for a class that is left out, NaN never hidden, labels) are those of
-``sdd_jax.losses``.
+Conventions are those of ``sdd_jax.losses``.
 """
 
 import jax
@@ -10,24 +9,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 __all__ = [
-    "as_float", "check_labels", "cross_entropy", "expectation", "kl_divergence", "log_softmax", "logsumexp",
-    "nan_unless", "prepare", "select", "target_mask", "without",
+    "as_float", "check_labels", "cross_entropy", "expectation", "kl_divergence", "prepare", "root", "select",
+    "target_mask", "without",
 ]  # fmt: skip
-
-# ---------------------------------------------------------------------- input
 
 
 def prepare(student_logits: ArrayLike, teacher_logits: ArrayLike, **positive: float) -> tuple[jax.Array, jax.Array]:
-    """Both networks' logits, of one shape ``[..., K]`` and one dtype, float32 or float64.
-
-    Args:
-      student_logits: ``[..., K]``.
-      teacher_logits: ``[..., K]``.
-      **positive: numbers by name that must be greater than 0.
-
-    Raises:
-      ValueError: if the logits' shapes differ, hold no class, or are not floating point, or a number is not positive.
-    """
+    """Both networks' logits in one dtype, float32 or float64; checks them, and that the named numbers are positive."""
     student, teacher = jnp.asarray(student_logits), jnp.asarray(teacher_logits)
     if student.shape != teacher.shape or student.ndim == 0 or student.shape[-1] == 0:
         raise ValueError(
@@ -42,12 +30,12 @@ def prepare(student_logits: ArrayLike, teacher_logits: ArrayLike, **positive: fl
     return student.astype(dtype), teacher.astype(dtype)
 
 
-def as_float(logits: ArrayLike, name: str) -> jax.Array:
-    """``logits`` in float32 or float64; ``ValueError`` if they are not floating point."""
-    logits = jnp.asarray(logits)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"{name} must be floating point, got {logits.dtype}")
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+def as_float(values: ArrayLike, name: str) -> jax.Array:
+    """``values`` in float32 or float64; ``ValueError`` if they are not floating point."""
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floating point, got {values.dtype}")
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def target_mask(labels: ArrayLike, shape: tuple[int, ...], name: str) -> tuple[jax.Array, jax.Array]:
@@ -79,21 +67,13 @@ def check_labels(labels: ArrayLike, shape: tuple[int, ...], num_classes: int) ->
             raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {values[wrong].ravel()[0]}")
 
 
-def nan_unless(valid: jax.Array, loss: jax.Array) -> jax.Array:
-    """``loss`` where it is valid: a label out of range must be seen."""
-    return jnp.where(valid, loss, jnp.nan)
-
-
-# ---------------------------------------------------------------------- terms, on log-probabilities
-
-
 def kl_divergence(teacher_log: jax.Array, student_log: jax.Array) -> jax.Array:
-    """KL(teacher || student) over the last axis."""
+    """KL(teacher || student) of log-probabilities."""
     return expectation(teacher_log, teacher_log - student_log)
 
 
 def cross_entropy(teacher_log: jax.Array, student_log: jax.Array) -> jax.Array:
-    """-sum(teacher * log student) over the last axis."""
+    """-sum(teacher * log student) of log-probabilities."""
     return -expectation(teacher_log, student_log)
 
 
@@ -116,11 +96,7 @@ def without(logits: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.where(target, -jnp.inf, logits)
 
 
-def log_softmax(logits: jax.Array) -> jax.Array:
-    """Log-probabilities over the last axis."""
-    return jax.nn.log_softmax(logits, axis=-1)
-
-
-def logsumexp(logits: jax.Array) -> jax.Array:
-    """Over the last axis."""
-    return jax.nn.logsumexp(logits, axis=-1)
+def root(squares: jax.Array) -> jax.Array:
+    """The square root, with a gradient of zero at zero: it has none there, but the quotient that it stands in does."""
+    zero = squares == 0.0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))

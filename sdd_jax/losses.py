@@ -3,9 +3,10 @@
 Conventions of every ``*_loss`` here:
 
 - ``student_logits`` and ``teacher_logits`` are ``[..., K]`` with equal shapes, ``labels`` integers ``[...]``;
-  the loss is taken over the last axis and comes out as ``[...]``, with no mean over examples.
+  the loss is taken over the last axis and comes out as ``[...]``, in nats, with no mean over examples. A loss that
+  does not read labels accepts them, so that all are called alike.
 - float16 and bfloat16 logits are computed, and returned, in float32; float64 stays float64. Their gradient comes back
-  in their own type.
+  in their own type, of which float16 ends at 65504: a gradient beyond is infinite.
 - Everything stays in log space, so the value and its gradient are finite for any finite logits that float32 can
   carry through a difference (1e4 and beyond), also for a saturated student.
 - A logit of ``-inf`` is a class left out of that network's distribution: a class that the teacher leaves out adds
@@ -17,21 +18,14 @@ Conventions of every ``*_loss`` here:
 
 import jax
 import jax.numpy as jnp
+from jax.nn import log_softmax, logsumexp
 from jax.typing import ArrayLike
 
-from sdd_jax.logits import (
-    cross_entropy,
-    kl_divergence,
-    log_softmax,
-    logsumexp,
-    nan_unless,
-    prepare,
-    select,
-    target_mask,
-    without,
-)
+from sdd_jax.logits import cross_entropy, kl_divergence, prepare, root, select, target_mask, without
 
-__all__ = ["dkd_loss", "kd_loss", "nkd_as_released_loss", "nkd_loss", "ttm_loss", "wttm_loss"]
+__all__ = ["dist_loss", "dkd_loss", "kd_loss", "nkd_as_released_loss", "nkd_loss", "ttm_loss", "wttm_loss"]
+
+EPSILON = 1e-8  # what the released code of DIST adds to the product of norms
 
 
 def kd_loss(
@@ -46,20 +40,19 @@ def kd_loss(
     Args:
       student_logits: ``[..., K]``.
       teacher_logits: ``[..., K]``.
-      labels: not read; accepted so that every base loss is called alike.
+      labels: not read.
       temperature: ``T > 0``.
 
     Returns:
-      ``[...]``, in nats times ``T^2``.
+      ``[...]``, times ``T^2``.
 
     Raises:
-      ValueError: if the logits' shapes differ, hold no class, or are not floating point.
+      ValueError: if the logits' shapes differ, hold no class, or are not floating point, or ``T`` is not positive.
 
     Source: "Distilling the Knowledge in a Neural Network" (Hinton, Vinyals, Dean, 2015), section 2, with the factor
     ``T^2`` that keeps gradients comparable between temperatures; equation 1 of "Scale Decoupled Distillation"
     (2024), which prints no temperature while its released code uses ``T = 4``, the default here.
     """
-    del labels
     student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
     return temperature**2 * kl_divergence(log_softmax(teacher / temperature), log_softmax(student / temperature))
 
@@ -75,8 +68,7 @@ def dkd_loss(
 ) -> jax.Array:
     """Decoupled knowledge distillation: ``T^2 (alpha TCKD + beta NCKD)``.
 
-    TCKD is the KL divergence between the two networks' (target, any other class) probabilities, NCKD the one between
-    their distributions over the other classes alone.
+    TCKD is the KL divergence of (target, any other class) probabilities, NCKD that of the other classes alone.
 
     Args:
       student_logits: ``[..., K]``, ``K >= 2``.
@@ -87,10 +79,10 @@ def dkd_loss(
       beta: weight of NCKD (not SDD's weight of complementary regions).
 
     Returns:
-      ``[...]``, in nats times ``T^2``.
+      ``[...]``, times ``T^2``.
 
     Raises:
-      ValueError: for shapes or dtypes that do not fit, fewer than two classes, or a concrete label out of range.
+      ValueError: as ``kd_loss``, and for fewer than two classes or a concrete label out of range.
 
     Source: "Decoupled Knowledge Distillation" (Zhao et al., CVPR 2022), equation 7. Its released code takes the target
     out by subtracting 1000 from its logit and the logarithm of probabilities that may be zero; here the target is
@@ -101,7 +93,7 @@ def dkd_loss(
     student, teacher = student / temperature, teacher / temperature
     tckd = kl_divergence(_log_binary(teacher, target), _log_binary(student, target))
     nckd = kl_divergence(log_softmax(without(teacher, target)), log_softmax(without(student, target)))
-    return nan_unless(valid, temperature**2 * (alpha * tckd + beta * nckd))
+    return jnp.where(valid, temperature**2 * (alpha * tckd + beta * nckd), jnp.nan)
 
 
 def nkd_loss(
@@ -112,7 +104,7 @@ def nkd_loss(
     temperature: float = 1.0,
     gamma: float = 1.5,
 ) -> jax.Array:
-    """Normalised knowledge distillation, as its paper defines it.
+    """Normalised knowledge distillation, as its paper defines it (the official SDD code: ``nkd_as_released_loss``).
 
     ``-p_t[y] log p_s[y]`` (no temperature) plus ``gamma T^2`` times the cross-entropy between the two networks'
     distributions over the classes other than ``y``. Both terms are cross-entropies, so the minimum is not zero.
@@ -125,21 +117,20 @@ def nkd_loss(
       gamma: weight of the second term.
 
     Returns:
-      ``[...]``, in nats.
+      ``[...]``.
 
     Raises:
-      ValueError: for shapes or dtypes that do not fit, fewer than two classes, or a concrete label out of range.
+      ValueError: as ``kd_loss``, and for fewer than two classes or a concrete label out of range.
 
     Source: "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
-    Customized Soft Labels" (Yang et al., ICCV 2023), equation 7. See ``nkd_as_released_loss`` for what the official
-    SDD code runs under this name.
+    Customized Soft Labels" (Yang et al., ICCV 2023), equation 7.
     """
     student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
     target, valid = target_mask(labels, student.shape, "nkd_loss")
     others = cross_entropy(
         log_softmax(without(teacher / temperature, target)), log_softmax(without(student / temperature, target))
     )
-    return nan_unless(valid, _target_term(student, teacher, target) + gamma * temperature**2 * others)
+    return jnp.where(valid, _target_term(student, teacher, target) + gamma * temperature**2 * others, jnp.nan)
 
 
 def nkd_as_released_loss(
@@ -163,17 +154,17 @@ def nkd_as_released_loss(
       gamma: weight of the second term.
 
     Returns:
-      ``[...]``, in nats.
+      ``[...]``.
 
     Raises:
-      ValueError: for shapes or dtypes that do not fit, fewer than two classes, or a concrete label out of range.
+      ValueError: as ``kd_loss``, and for fewer than two classes or a concrete label out of range.
 
     Source: the official code of "Scale Decoupled Distillation" (2024), commit e412036, SDD_nkd.py and nkd.py.
     """
     student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
     target, valid = target_mask(labels, student.shape, "nkd_as_released_loss")
     softened = cross_entropy(log_softmax(teacher / temperature), log_softmax(student / temperature))
-    return nan_unless(valid, _target_term(student, teacher, target) + gamma * temperature**2 * softened)
+    return jnp.where(valid, _target_term(student, teacher, target) + gamma * temperature**2 * softened, jnp.nan)
 
 
 def ttm_loss(
@@ -191,20 +182,18 @@ def ttm_loss(
     Args:
       student_logits: ``[..., K]``.
       teacher_logits: ``[..., K]``.
-      labels: not read; accepted so that every base loss is called alike.
-      gamma: the power, greater than 0. 0.1 is the released example's, vgg13 to vgg8 on CIFAR-100, with a loss weight
-        of 45.
+      labels: not read.
+      gamma: the power, greater than 0.
 
     Returns:
-      ``[...]``, in nats.
+      ``[...]``.
 
     Raises:
-      ValueError: if the logits' shapes differ, hold no class, or are not floating point, or ``gamma`` is not positive.
+      ValueError: as ``kd_loss``, and if ``gamma`` is not positive.
 
     Source: "Knowledge Distillation Based on Transformed Teacher Matching" (Zheng and Yang, ICLR 2024), section 3, and
-    its released code (distiller_zoo/ttm.py), whose ``ttm_l`` is ``gamma``.
+    its released code (distiller_zoo/ttm.py), whose ``ttm_l`` is ``gamma``, 0.1 in its example.
     """
-    del labels
     transformed, _, student_log = _transformed(student_logits, teacher_logits, gamma)
     return kl_divergence(transformed, student_log)
 
@@ -224,46 +213,104 @@ def wttm_loss(
     Args:
       student_logits: ``[..., K]``.
       teacher_logits: ``[..., K]``.
-      labels: not read; accepted so that every base loss is called alike.
-      gamma: the power, greater than 0. 0.2 is that of the one released example, where WTTM is added to CRD with a loss
-        weight of 4.
+      labels: not read.
+      gamma: the power, greater than 0.
 
     Returns:
-      ``[...]``, in nats.
+      ``[...]``.
 
     Raises:
-      ValueError: if the logits' shapes differ, hold no class, or are not floating point, or ``gamma`` is not positive.
+      ValueError: as ``kd_loss``, and if ``gamma`` is not positive.
 
-    Source: as of ``ttm_loss``, section 4, and distiller_zoo/wttm.py.
+    Source: as of ``ttm_loss``, section 4, and distiller_zoo/wttm.py; 0.2 in its example, where WTTM is added to CRD.
     """
-    del labels
     transformed, power_sum, student_log = _transformed(student_logits, teacher_logits, gamma)
     return power_sum * kl_divergence(transformed, student_log)
 
 
-# ---------------------------------------------------------------------- terms of these losses alone
+def dist_loss(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    temperature: float = 4.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+) -> jax.Array:
+    """DIST: ``T^2 (beta (1 - rows) + gamma (1 - columns))`` of Pearson correlations of softened probabilities.
+
+    ``rows`` correlates the two networks' probabilities of an example over the classes; ``columns`` their probabilities
+    of a class over the batch, averaged over the classes. The second is one number for the batch, or for each region of
+    it, and is added to each example, so that the mean over the batch is the paper's loss. Under ``sdd_loss`` an
+    example's share of it weighs as its region does there. Gradients accumulated over parts of a batch are of another
+    loss, which relates fewer examples; over several devices the batch is the global one. NaN in one example is NaN in
+    all examples of its region.
+
+    A correlation is ``a.b / (|a| |b| + 1e-8)`` of centred values, as the released code has it. So where values do not
+    vary (a row of equal probabilities, a batch of one) it is zero: such a term is its weight times ``T^2``, and its
+    gradient is exact and finite (zero for a batch of one, up to ``1e8`` for equal probabilities against a teacher whose
+    are not). Classes whose norms over the batch multiply to well below ``1e-8`` hardly count.
+
+    Args:
+      student_logits: ``[B, ..., K]``, batch first.
+      teacher_logits: ``[B, ..., K]``.
+      labels: not read.
+      temperature: ``T > 0``.
+      beta: weight of the rows.
+      gamma: weight of the columns.
+
+    Returns:
+      ``[B, ...]``. A class that both networks leave out (``-inf``) is as if it did not exist; one that one of them
+      leaves out has probability zero there, which costs a finite amount, unlike in a KL divergence.
+
+    Raises:
+      ValueError: as ``kd_loss``, and if the logits have no batch axis.
+
+    Source: "Knowledge Distillation from A Stronger Teacher" (Huang et al., NeurIPS 2022), equations 6 to 10, and its
+    released code (dist_kd.py), with T = 4 on CIFAR-100 and 1 on ImageNet.
+    """
+    student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
+    if student.ndim < 2:
+        raise ValueError(f"dist_loss relates the examples of a batch: it needs [B, ..., K], got {student.shape}")
+    exists = ~(jnp.isneginf(student) & jnp.isneginf(teacher))
+    student, teacher = (jax.nn.softmax(logits / temperature, axis=-1) for logits in (student, teacher))
+    rows = _correlation(student, teacher, exists, axis=-1)
+    columns = _correlation(student, teacher, jnp.ones_like(exists), axis=0)
+    columns = jnp.mean(columns, axis=-1, where=jnp.any(exists, axis=0))
+    return temperature**2 * (beta * (1.0 - rows) + gamma * (1.0 - columns)[None])
 
 
-def _transformed(
-    student_logits: ArrayLike, teacher_logits: ArrayLike, gamma: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The teacher's log-probabilities to the power ``gamma`` and normalised, their power sum, and the student's."""
-    student, teacher = prepare(student_logits, teacher_logits, gamma=gamma)
-    powers = gamma * log_softmax(teacher)
-    total = logsumexp(powers)
-    return powers - total[..., None], jnp.exp(total), log_softmax(student)
-
-
-def _target_term(student: jax.Array, teacher: jax.Array, target: jax.Array) -> jax.Array:
-    """``-p_t[y] log p_s[y]``: NKD's first term. NaN stays NaN, also where ``p_t[y]`` is zero."""
-    student_log = select(log_softmax(student), target)
-    teacher_log = select(log_softmax(teacher), target)
-    return nan_unless(~jnp.isnan(student_log), cross_entropy(teacher_log[..., None], student_log[..., None]))
+# ---------------------------------------------------------------------- terms of one or two losses
 
 
 def _log_binary(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Log-probabilities of (target, any other class), ``[..., 2]``."""
     # Taken from logits of 1e5, the small number that log-sum-exp adds to them would be rounded away.
     logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    pair = jnp.stack([select(logits, target), logsumexp(without(logits, target))], axis=-1)
-    return log_softmax(pair)
+    return log_softmax(jnp.stack([select(logits, target), logsumexp(without(logits, target), axis=-1)], axis=-1))
+
+
+def _target_term(student: jax.Array, teacher: jax.Array, target: jax.Array) -> jax.Array:
+    """``-p_t[y] log p_s[y]``: NKD's first term. NaN stays NaN, also where ``p_t[y]`` is zero."""
+    student_log, teacher_log = (select(log_softmax(logits), target) for logits in (student, teacher))
+    term = cross_entropy(teacher_log[..., None], student_log[..., None])
+    return jnp.where(jnp.isnan(student_log), jnp.nan, term)
+
+
+def _transformed(student_logits: ArrayLike, teacher_logits: ArrayLike, gamma: float) -> tuple[jax.Array, ...]:
+    """The teacher's log-probabilities to the power ``gamma`` and normalised, their power sum, and the student's."""
+    student, teacher = prepare(student_logits, teacher_logits, gamma=gamma)
+    powers = gamma * log_softmax(teacher)
+    total = logsumexp(powers, axis=-1)
+    return powers - total[..., None], jnp.exp(total), log_softmax(student)
+
+
+def _correlation(first: jax.Array, second: jax.Array, exists: jax.Array, axis: int) -> jax.Array:
+    """Pearson's correlation along ``axis`` of the values that exist."""
+
+    def centred(values):
+        return jnp.where(exists, values - jnp.mean(values, axis, keepdims=True, where=exists), 0.0)
+
+    first, second = centred(first), centred(second)
+    norms = root(jnp.sum(first**2, axis)) * root(jnp.sum(second**2, axis))
+    return jnp.sum(first * second, axis) / (norms + EPSILON)

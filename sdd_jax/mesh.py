@@ -1,8 +1,6 @@
 """Devices in two axes: "seeds", for runs that train together, and "data", over which a run's batch is divided.
 
-A single run has all devices along "data": its state is replicated, its batches are split, and ``jit`` derives the rest.
-Several runs share one program: the states are stacked, their leading axis lies along "seeds", and each group of devices
-trains its own runs.
+Several runs share one program: their states are stacked along "seeds", and each group of devices trains its own runs.
 """
 
 import math
@@ -40,14 +38,11 @@ def seed_keys(seeds: Sequence[int], mesh: Mesh) -> jax.Array:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays, the same in every process, on the devices.
-
-    ``jax.device_put`` would gather every process's copy to compare them.
-    """
+    """Host arrays, the same in every process, on the devices."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
-    def whole(leaf):
+    def whole(leaf):  # jax.device_put would gather every process's copy to compare them
         array = np.asarray(leaf)
         places = sharding.addressable_devices_indices_map(array.shape).items()
         parts = [jax.device_put(array[index], device) for device, index in places]
@@ -62,10 +57,7 @@ def split_batch(batch: Any, mesh: Mesh, axes: tuple[str, ...] = (SEEDS, DATA)) -
 
 
 def over_seeds(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """``function(states, shared, own, count)`` in every group of devices, on its runs' part of ``states`` and ``own``.
-
-    Its results have a leading axis of runs too.
-    """
+    """``function(states, shared, own, count)`` in every group of devices, on its part of ``states`` and ``own``."""
     if mesh.shape[SEEDS] == 1:
         return function
     whole, part = PartitionSpec(), PartitionSpec(SEEDS)

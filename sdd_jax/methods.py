@@ -13,52 +13,34 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sdd_jax import losses
-from sdd_jax.correlation import dist_loss
 from sdd_jax.fields import Field
 from sdd_jax.own import own_function
 from sdd_jax.standardize import standardized
-from sdd_jax.training.contrast import contrast
+from sdd_jax.training.features import contrast, similarity
 from sdd_jax.training.objective import Objective
-from sdd_jax.training.similarity import similarity
 
 SDD, PLUS = "sdd_", "+"
 PLAIN, OWN = "plain", "own"
-OWN_FORM = "MODULE:FUNCTION"  # how a user's own function is named
 RENAMED = {"sdd_kd_sp": "sdd_kd+sp", "sdd_kd_crd": "sdd_kd+crd"}  # names of earlier versions
 
 
 class Base(NamedTuple):
-    """A base loss and the numbers that it is used with where no row says otherwise.
+    """A base loss and the numbers that it is used with where no row says otherwise."""
 
-    Attributes:
-      function: ``(student_logits, teacher_logits, labels, *, option=default, ...) -> [...]``.
-      source: where the numbers are from.
-      task_weight: weight of the cross-entropy with the labels.
-      distill_weight: weight of the distillation loss.
-      options: options that differ from the function's own defaults.
-    """
-
-    function: Callable[..., Any]
-    source: str
-    task_weight: float = 1.0
+    function: Callable[..., Any]  # (student_logits, teacher_logits, labels, *, option=default, ...) -> [...]
+    source: str  # of the numbers
+    task_weight: float = 1.0  # of the cross-entropy with the labels
     distill_weight: float = 1.0
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}  # those that differ from the function's own defaults
 
 
 class Features(NamedTuple):
-    """A loss over feature maps.
+    """A loss over feature maps."""
 
-    Attributes:
-      make: ``make(weight, *, option=default, ...) -> Objective``.
-      weight: of the loss.
-      source: where the numbers are from.
-      by_region: whether ``make`` takes ``regions`` and ``reduction`` too.
-    """
-
-    make: Callable[..., Objective]
+    make: Callable[..., Objective]  # make(weight, *, option=default, ...)
     weight: float
-    source: str
-    by_region: bool = False
+    source: str  # of the numbers
+    by_region: bool = False  # whether `make` takes `regions` and `reduction` too
 
 
 CFG = "mdistiller/engine/cfg.py"  # of the official SDD code, commit e412036
@@ -87,7 +69,7 @@ BASES: dict[str, Base] = {
         distill_weight=9.0,
         options={"temperature": 2.0},
     ),
-    "dist": Base(dist_loss, "the paper and the code of DIST (Huang et al., NeurIPS 2022)", distill_weight=2.0),
+    "dist": Base(losses.dist_loss, "the paper and the code of DIST (Huang et al., NeurIPS 2022)", distill_weight=2.0),
     "ttm": Base(losses.ttm_loss, TTM_README, distill_weight=45.0),
     "wttm": Base(losses.wttm_loss, f"{TTM_README} with CRD: --add wttm --ttm_l 0.2 -a 4", distill_weight=4.0),
 }
@@ -104,17 +86,11 @@ FEATURES: dict[str, Features] = {
 
 
 class Method(NamedTuple):
-    """What a method's name says.
+    """What a method's name says."""
 
-    Attributes:
-      base: a name of ``BASES``, "own", or None where logits are not distilled.
-      regions: whether the base loss is applied region by region.
-      features: a name of ``FEATURES``, or None.
-    """
-
-    base: str | None = None
-    regions: bool = False
-    features: str | None = None
+    base: str | None = None  # a name of BASES, "own", or None where logits are not distilled
+    regions: bool = False  # whether the base loss is applied region by region
+    features: str | None = None  # a name of FEATURES
 
 
 def parse(name: str) -> Method:
@@ -137,22 +113,18 @@ def parse(name: str) -> Method:
 
 
 def names() -> list[str]:
-    """Every method but combinations: plain, base losses, their ``sdd_`` forms, feature losses."""
+    """Every method but combinations."""
     bases = (*BASES, OWN)
     return [PLAIN, *bases, *(SDD + base for base in bases), *FEATURES]
 
 
 def base_of(method: Method, loss_base: str | None) -> Base | None:
-    """The base loss of a method whose ``loss.base`` is given: of the table, or the user's own function.
-
-    Raises:
-      ValueError: if ``loss_base`` is of another method, or names no function.
-    """
+    """The base loss of a method whose ``loss.base`` is given: of the table, or the user's own function."""
     if method.base is None:
         return None
     if method.base == OWN:
         if loss_base is None or ":" not in loss_base:
-            raise ValueError(f"a method with {OWN!r} needs {OWN_FORM}, got {loss_base!r}")
+            raise ValueError(f"a method with {OWN!r} needs MODULE:FUNCTION, got {loss_base!r}")
         return Base(own_function(loss_base, "loss", ("student_logits", "teacher_logits", "labels")), "the user's own")
     known = [name for name in (method.base, f"{method.base}_as_released") if name in BASES]
     if loss_base not in known:
@@ -161,7 +133,7 @@ def base_of(method: Method, loss_base: str | None) -> Base | None:
 
 
 def base_options(base: Base) -> dict[str, Field]:
-    """The options of a base loss: what its function takes beside logits and labels."""
+    """The options of a base loss: what its function takes after logits and labels."""
     found = _options(base.function, skip=3)
     return {name: field._replace(default=base.options.get(name, field.default)) for name, field in found.items()}
 
@@ -174,11 +146,11 @@ def feature_options(features: Features) -> dict[str, Field]:
 
 def _options(function: Callable[..., Any], skip: int) -> dict[str, Field]:
     """The parameters of ``function`` after the first ones; ``Parameter.empty`` is the default of one that has none."""
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = [one for one in inspect.signature(function).parameters.values() if one.kind not in variable]
     kinds = {"float": float, "int": int, "bool": bool, "str": str}
     options = {}
-    for parameter in parameters[skip:]:
+    for parameter in list(inspect.signature(function).parameters.values())[skip:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
         annotation = getattr(parameter.annotation, "__name__", parameter.annotation)  # a type, or its name
         kind = type(parameter.default) if parameter.default is not parameter.empty else float
         options[parameter.name] = Field(kinds.get(str(annotation), kind), parameter.default, "of the loss")

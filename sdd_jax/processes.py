@@ -24,28 +24,17 @@ from jax.experimental import multihost_utils
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30  # a process that was silent for so long counts as lost, and the others end
 PAUSE = 0.5  # seconds between two attempts to reach the coordinator
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def join(
     coordinator: str | None = None, count: int | None = None, index: int | None = None, *, wait: float = 300.0
 ) -> None:
-    """Makes this process one of several; to be called before anything else of JAX.
+    """Makes this process number ``index`` of ``count``; to be called before anything else of JAX.
 
-    Without the first three arguments it is one of several if :func:`named_by_environment` says so, and JAX finds the
-    others itself.
-
-    Args:
-      coordinator: ``HOST:PORT``, where process 0 listens and every other one can reach it.
-      count: how many processes there are; 1 is this one alone, whatever the environment says.
-      index: which one this is, from 0.
-      wait: seconds in which all of them have to come.
-
-    Raises:
-      ValueError: if only some of the three are given, they are out of range, the coordinator cannot be reached, its
-        port is taken, or the processes cannot find each other.
+    Process 0 listens at ``coordinator``, ``HOST:PORT``, and all have to come within ``wait`` seconds. One process is
+    alone whatever the environment says. Without all three it is one of several if the environment says so, and JAX
+    finds the others itself. ``ValueError`` says what does not go together, or that the others were not found.
     """
-    given = {"coordinator": coordinator, "processes": count, "process": index}
     if count == 1 and coordinator is None and index in (None, 0):
         return
     if coordinator is None and count is None and index is None:
@@ -53,15 +42,17 @@ def join(
             _initialize(wait)
         return
     if coordinator is None or count is None or index is None:
-        missing = ", ".join(name for name, value in given.items() if value is None)
-        raise ValueError(f"coordinator, processes and process go together: {missing} is not given")
+        raise ValueError(f"coordinator, processes and process go together, got {coordinator}, {count} and {index}")
     if not 0 <= index < count:
         raise ValueError(f"process must be from 0 to {count - 1} of {count} processes, got {index}")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"coordinator must be HOST:PORT, got {coordinator!r}")
     if index == 0:
-        _check_free(int(port))
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise ValueError(f"process 0 cannot listen on port {port} of this machine: {error.strerror}") from error
         # If the others do not come, the runtime ends this process with messages of its own.
         print(f"process 0 of {count}: waiting up to {wait:.0f} s at {coordinator} for the others", file=sys.stderr)
     else:
@@ -72,9 +63,8 @@ def join(
 def named_by_environment() -> bool:
     """Whether this is one of several processes by the variables that the launchers known to JAX set.
 
-    These are SLURM's ``srun``, Open MPI, an indexed Job of Kubernetes (with the package ``kubernetes``), and slices of
-    Cloud TPUs. A TPU host outside of GKE has no such variables: True, and JAX asks the metadata server, which may say
-    that it is alone.
+    A TPU host outside of GKE has no such variables: True, and JAX asks the metadata server, which may say that it is
+    alone.
     """
     values = os.environ
     hosts = values.get("TPU_PROCESS_ADDRESSES") or values.get("TPU_WORKER_HOSTNAMES")
@@ -102,15 +92,16 @@ def from_first(make: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return make()
-    answer: dict[str, Any] = {}
-    error = None
+    message, error = b"", None
     if is_first():
         try:
             answer = {"value": make()}
         except Exception as caught:
-            error = caught
-            answer = {"error": str(caught), "refusal": isinstance(caught, ValueError)}
-    answer = json.loads(_broadcast(json.dumps(answer).encode()))
+            error, answer = caught, {"error": str(caught), "refusal": isinstance(caught, ValueError)}
+        message = json.dumps(answer).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    text = np.frombuffer(message.ljust(length), np.uint8)  # of one length in all processes, only the first one's counts
+    answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(text)))
     if error is not None:
         raise error
     if "error" in answer:
@@ -127,16 +118,12 @@ def check_all(fine: bool, message: str) -> None:
 
 
 class Preempted(Exception):
-    """The run was asked to stop and has saved; the same command goes on with it.
-
-    Attributes:
-      code: the process's exit code: 143 after SIGTERM, 130 after SIGINT.
-    """
+    """The run was asked to stop and has saved; the same command goes on with it."""
 
     def __init__(self, number: int, step: int):
         where = f"after step {step}, which is saved" if step else "before its first step"
         super().__init__(f"{signal.Signals(number).name}: ended {where}; the same command goes on")
-        self.code = 128 + number
+        self.code = 128 + number  # the process's exit code: 143 after SIGTERM, 130 after SIGINT
 
 
 def preemption_requested(step: int) -> int | None:
@@ -165,20 +152,12 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
         name = signal.Signals(number).name
         print(f"{name}: saving after these steps; the same signal again ends it now", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, receive) for number in SIGNALS}
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda step: received[0] if received else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: one that was not set from Python
-
-
-def _broadcast(message: bytes) -> bytes:
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-    text = np.zeros(length, np.uint8)
-    if is_first():
-        text[:] = np.frombuffer(message, np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(text))
 
 
 def _initialize(wait: float, **where: Any) -> None:
@@ -194,13 +173,6 @@ def _initialize(wait: float, **where: Any) -> None:
             f"the processes could not find each other: {error} (--processes=1 runs this one alone; "
             "--coordinator, --processes and --process say who the others are)"
         ) from error
-
-
-def _check_free(port: int) -> None:
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        raise ValueError(f"process 0 cannot listen on port {port} of this machine: {error.strerror}") from error
 
 
 def _reach(host: str, port: int, wait: float) -> float:

@@ -1,10 +1,9 @@
-"""Regions of a logit map or feature map: which there are, and the averages over them.
+"""Regions of a logit map or feature map, and the averages over them.
 
 A region is a cell of an ``m x m`` grid over the map, for each scale ``m``. Regions are numbered scale by scale, row by
-row within a scale; region 0 is the whole map. ``R`` is the sum of ``m^2`` over the scales: 21 for (1, 2, 4).
+row within a scale; region 0 is the whole map. ``R`` is their number: 21 for the scales (1, 2, 4).
 
-Source: "Scale Decoupled Distillation" (Wei, Luo, Luo; CVPR 2024), equations 4 to 7, and its official code (commit
-e412036), "the released code".
+Source: "Scale Decoupled Distillation" (CVPR 2024), equations 4 to 7, and its released code (see ``sdd_jax.sdd``).
 """
 
 import dataclasses
@@ -15,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from sdd_jax.logits import as_float
 
 __all__ = ["Regions", "average_grid", "check_name", "pool_regions"]
 
@@ -30,7 +31,7 @@ def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
 
 def _check_scales(scales: Sequence[int]) -> tuple[int, ...]:
     """``scales`` as a tuple of integers that increase from 1, or ``ValueError``."""
-    checked = tuple(scales) if isinstance(scales, Sequence) and not isinstance(scales, str) else (scales,)
+    checked = tuple(scales) if isinstance(scales, Sequence) else (scales,)
     integers = all(isinstance(scale, int | np.integer) and not isinstance(scale, bool) for scale in checked)
     if not checked or not integers or checked[0] != 1 or list(checked) != sorted(set(checked)):
         raise ValueError(f"scales must be integers that increase and start with 1, such as (1, 2, 4); got {scales!r}")
@@ -43,9 +44,9 @@ class Regions:
 
     Attributes:
       scales: the paper's ``M``: increasing, starting with 1.
-      pooling: "direct" averages the map itself, as the paper writes. "nested" makes a 4x4 grid first and every scale
-        from that grid, as the released code does. The two differ where 4 does not divide the map (7x7, 14x14), and
-        there region 0 is not the map's mean.
+      pooling: "direct" averages the map itself, as the paper writes; "nested" makes a 4x4 grid first and every scale
+        from that grid, as the released code does. They differ where 4 does not divide the map (7x7, 14x14): there
+        region 0 of "nested" is not the map's mean.
 
     Raises:
       ValueError: for scales that do not increase from 1, an unknown pooling, or nested pooling with a scale above 4.
@@ -58,14 +59,11 @@ class Regions:
         check_name("pooling", self.pooling, POOLINGS)
         object.__setattr__(self, "scales", _check_scales(self.scales))
         if self.pooling == "nested" and self.scales[-1] > NESTED_GRID:
-            raise ValueError(
-                f"nested pooling makes every scale from a {NESTED_GRID}x{NESTED_GRID} grid: a scale above "
-                f"{NESTED_GRID} needs pooling='direct'; got {self.scales}"
-            )
+            raise ValueError(f"a scale above {NESTED_GRID} needs pooling='direct'; got {self.scales}")
 
     @property
     def count(self) -> int:
-        """``R``, the number of regions."""
+        """``R``."""
         return sum(scale**2 for scale in self.scales)
 
     def places(self) -> list[tuple[int, int, int]]:
@@ -75,8 +73,7 @@ class Regions:
     def grid(self, height: int, width: int) -> int | None:
         """The side of the one grid whose cells average to every region of a map, or None where no such grid exists.
 
-        It is 4 for nested pooling, and the finest scale where pooling is direct and every scale tiles the map and that
-        grid. The head has to be applied to this grid alone, and a cache of a teacher keeps this grid alone.
+        The head is applied to this grid alone, and a cache of a teacher keeps this grid alone.
         """
         if self.pooling == "nested":
             return NESTED_GRID
@@ -85,7 +82,7 @@ class Regions:
         return finest if tiles else None
 
     def pool(self, values: ArrayLike) -> jax.Array:
-        """The averages ``[B, R, K]`` of a map ``[B, h, w, K]`` over the regions; see :func:`pool_regions`."""
+        """See :func:`pool_regions`."""
         values = _check_map(values)
         batch, height, width, channels = values.shape
         grid = self.grid(height, width)
@@ -149,9 +146,7 @@ def _averaging_matrix(size: int, cells: int) -> np.ndarray:
 
 
 def _check_map(values: ArrayLike) -> jax.Array:
-    values = jnp.asarray(values)
+    values = as_float(values, "a map")
     if values.ndim != 4 or 0 in values.shape[1:3]:
         raise ValueError(f"a map must have shape [B, h, w, K] with h, w >= 1, got {values.shape}")
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(f"a map must be floating point, got {values.dtype}")
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from sdd_jax import data
 from sdd_jax.config import DTYPES
 from sdd_jax.data import AnyDataset
+from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
@@ -144,4 +145,4 @@ def write_imported(
     checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
     checkpoints.save({"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}, 0)
     checkpoints.close()
-    run_dir.write_done(folder, {"last": {"step": 0}})
+    write_json(folder / run_dir.DONE, {"last": {"step": 0}})

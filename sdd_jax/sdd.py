@@ -1,7 +1,7 @@
 """Scale decoupled distillation: which regions are complementary, and the loss over all of them.
 
-Source of everything here: "Scale Decoupled Distillation" (Wei, Luo, Luo; CVPR 2024; arXiv 2403.13512), cited below as
-"the paper", and its official code (commit e412036), "the released code". Regions are those of ``sdd_jax.regions``.
+Source: "Scale Decoupled Distillation" (Wei, Luo, Luo; CVPR 2024; arXiv 2403.13512), "the paper", and its official code
+(commit e412036), "the released code". Regions are those of ``sdd_jax.regions``.
 """
 
 from collections.abc import Callable
@@ -79,15 +79,8 @@ def sdd_loss(
         not return ``[B, R]``.
     """
     check_name("reduction", reduction, REDUCTIONS)
-    terms, complementary = region_terms(
-        student_regions,
-        teacher_regions,
-        labels,
-        base=base,
-        complementary_weight=complementary_weight,
-        consistent_weight=consistent_weight,
-        consistency=consistency,
-    )
+    weighting = (complementary_weight, consistent_weight, consistency)
+    terms, complementary = region_terms(student_regions, teacher_regions, labels, base, *weighting)
     return reduce_terms(terms, complementary.shape[1], reduction)
 
 
@@ -95,16 +88,12 @@ def region_terms(
     student_regions: ArrayLike,
     teacher_regions: ArrayLike,
     labels: ArrayLike,
-    *,
     base: Callable[..., jax.Array],
     complementary_weight: float = 2.0,
     consistent_weight: float = 1.0,
     consistency: str = "label",
 ) -> tuple[jax.Array, jax.Array]:
-    """What ``sdd_loss`` adds up, and which of it is complementary: weighted losses ``[B, R]`` and a mask ``[B, R]``.
-
-    Arguments and errors are those of ``sdd_loss``.
-    """
+    """What ``sdd_loss`` adds up: weighted losses ``[B, R]``, and which of them are complementary, a mask ``[B, R]``."""
     student_regions, teacher_regions = jnp.asarray(student_regions), jnp.asarray(teacher_regions)
     if student_regions.shape != teacher_regions.shape:
         raise ValueError(
@@ -115,10 +104,7 @@ def region_terms(
     region_labels = jnp.broadcast_to(jnp.asarray(labels)[:, None], complementary.shape)
     losses = base(student_regions, teacher_regions, region_labels)
     if losses.shape != complementary.shape:
-        raise ValueError(
-            f"base must return one value per region, {complementary.shape}, got {losses.shape}: "
-            "a base loss keeps the leading axes and takes no mean"
-        )
+        raise ValueError(f"base must return one value per region, {complementary.shape}, no mean; got {losses.shape}")
     weights = jnp.where(complementary, complementary_weight, consistent_weight).astype(losses.dtype)
     return weights * losses, complementary
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdd_jax.logits import as_float
+from sdd_jax.logits import as_float, root
 
 __all__ = ["standardize_logits", "standardized"]
 
@@ -21,9 +21,7 @@ EPSILON = 1e-7  # what the released code adds to the standard deviation
 def standardized(base: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """A base loss of standardised logits: ``base(standardize_logits(s), standardize_logits(t), labels)``.
 
-    Under ``sdd_loss`` every region is standardised by itself, since the classes are its last axis. The released code
-    uses it with a temperature of 2 and a weight of 9: KD as 0.1 cross-entropy + 9 KD, DKD with ``alpha`` and ``beta``
-    each times 9.
+    Under ``sdd_loss`` every region is standardised by itself, since the classes are its last axis.
 
     Args:
       base: a base loss ``(student_logits, teacher_logits, labels, **options) -> [...]`` over the last axis, such as
@@ -33,7 +31,7 @@ def standardized(base: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
       A base loss with the arguments of ``base``, from ``[..., K]`` to ``[...]``.
 
     Raises:
-      ValueError: never by itself; what it returns raises as ``standardize_logits`` and ``base`` do.
+      ValueError: only when called, as ``standardize_logits`` and ``base`` do.
     """
 
     @functools.wraps(base)  # so that its options are found by their names
@@ -51,9 +49,8 @@ def standardize_logits(logits: ArrayLike) -> jax.Array:
     The standard deviation divides by ``K - 1``, as the released code's does; dividing by ``K`` would be the same as a
     temperature smaller by ``sqrt(1 - 1/K)``. Where the spread is taken out, so is the scale of the gradient: it grows
     as ``1 / std``. Logits that are all equal become zeros, with a gradient of ``1e7`` times the deviation from its
-    mean, which is the exact one; clipping has to deal with it (the gradient of float16 logits is float16, which ends at
-    65504: it can be infinite there). A class of ``-inf`` is left out of mean and deviation and stays ``-inf``; a single
-    class that is left becomes zero.
+    mean, which is the exact one; clipping has to deal with it. A class of ``-inf`` is left out of mean and deviation
+    and stays ``-inf``; a single class that is left becomes zero.
 
     Args:
       logits: ``[..., K]``.
@@ -70,13 +67,10 @@ def standardize_logits(logits: ArrayLike) -> jax.Array:
     left_out = jnp.isneginf(logits)
     count = jnp.sum(~left_out, axis=-1, keepdims=True).astype(logits.dtype)
     # A shift changes nothing but rounding: so equal logits are exactly zero, however large they are.
-    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    shifted = jnp.where(left_out, 0.0, shifted)
+    shifted = jnp.where(left_out, 0.0, logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     # Nor does a scale: in units of the spread no square overflows.
     unit = jnp.maximum(1.0, -jax.lax.stop_gradient(jnp.min(shifted, axis=-1, keepdims=True)))
     shifted = shifted / unit
     centred = jnp.where(left_out, 0.0, shifted - jnp.sum(shifted, axis=-1, keepdims=True) / count)
     variance = jnp.sum(centred**2, axis=-1, keepdims=True) / jnp.maximum(count - 1.0, 1.0)
-    constant = variance == 0.0  # the root has no derivative at zero, the quotient has one
-    std = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
-    return jnp.where(left_out, -jnp.inf, centred / (std + EPSILON / unit))
+    return jnp.where(left_out, -jnp.inf, centred / (root(variance) + EPSILON / unit))

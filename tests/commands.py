@@ -54,6 +54,13 @@ def call(*arguments, name="sdd_jax", **given):
     return Ended(code or 0, out.getvalue(), err.getvalue())
 
 
+def forget_config_files(known):
+    """Removes config files from the modules, but for those ``known`` before: another file would be added to them."""
+    for module in set(sys.modules) - known:
+        if module.endswith("_config") and "." not in module:
+            del sys.modules[module]
+
+
 @contextlib.contextmanager
 def _flags_kept():
     """absl keeps flags, verbosity and log handler for the whole process: they are put back."""
@@ -70,8 +77,6 @@ def _flags_kept():
                     delattr(flags.FLAGS, flag)
             if not parsed:
                 flags.FLAGS.unparse_flags()
-            for module in set(sys.modules) - modules:
-                if module.endswith("_config") and "." not in module:  # a config file, which the next would be added to
-                    del sys.modules[module]
+            forget_config_files(modules)
             handler.filters[:] = filters
             logging.set_verbosity(verbosity)

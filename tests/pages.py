@@ -8,6 +8,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from absl import flags
+from commands import forget_config_files
 from ml_collections import config_flags
 
 ROOT = Path(__file__).parents[1]
@@ -69,8 +70,9 @@ def commands(text):
 def config_of(arguments):
     """The config that a command makes of its flags ``--config...``, in flags of the test's own, and the other words."""
     given = [word for word in arguments if word.startswith("--config")]
-    values = flags.FlagValues()
+    values, modules = flags.FlagValues(), set(sys.modules)
     with mock.patch.object(sys, "argv", ["command", *given]):  # where the config's flag looks for overrides
         config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
         assert not values(["command", *given])[1:]
+    forget_config_files(modules)
     return values.config.to_dict(), [word for word in arguments if word not in given]

@@ -10,7 +10,7 @@ import tiny
 
 from sdd_jax import processes
 from sdd_jax.training import logbook, loop
-from sdd_jax.training.contrast import contrast
+from sdd_jax.training.features import contrast
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.objective import added
 

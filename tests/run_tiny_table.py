@@ -7,16 +7,16 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from experiments import run  # noqa: E402
-from experiments.cells import compare  # noqa: E402
+from experiments.cells import compare, known  # noqa: E402
 
 SHORT = (("data.name", "digits"), ("epochs", 2), ("batch_size", 16))
 TINY = compare(
     "tiny",
     "Digits",
-    "the tests",
-    "fashion_mnist",
-    {"RN8 -> RN8": ("resnet8", "resnet8")},
-    {row: (None,) for row in ("teacher", "FitNet", "SD-KD")},
+    "row | RN8 -> RN8",
+    source="the tests",
+    file="fashion_mnist",
+    rows=known("teacher", "FitNet", "SD-KD"),
     overrides=(*SHORT, ("data.train_examples", 64)),
     teacher_overrides=(*SHORT, ("data.train_examples", 96)),
 )

@@ -104,7 +104,7 @@ def test_an_objective_sees_one_part_after_the_other_each_with_a_key_of_its_own(x
         }
         return loss, terms, state
 
-    state, arrays, make = begin(without_batch_norm(), Objective(init, apply, OBJECTIVE.needs))
+    state, arrays, make = begin(without_batch_norm(), Objective(init, apply, OBJECTIVE.needs, OBJECTIVE.regions))
     state, _ = jax.jit(make(accumulate=PARTS, rolled=True))(state, arrays, batch(), jax.random.key(0))
     memory = jax.device_get(state.objective_state)
     assert memory["calls"] == PARTS and len(set(memory["drawn"].tolist())) == PARTS

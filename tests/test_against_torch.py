@@ -1,21 +1,18 @@
 """Against PyTorch at run time: imported networks give its logits, and training steps are its steps."""
 
 import functools
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from golden import weights
-from torch import nn
-from torch.nn import functional as F
 
-from benchmarks import plain_torch
+from sdd_jax.files import read_checkpoint
 from sdd_jax.losses import kd_loss
 from sdd_jax.models import create_model
 from sdd_jax.regions import Regions
-from sdd_jax.tensor_files import read_checkpoint
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import optim
 from sdd_jax.training.objective import distill
@@ -25,35 +22,47 @@ from sdd_jax.training.teacher import live_teacher
 CLASSES, BATCH, STEPS = 10, 6, 5
 
 
-@pytest.fixture(autouse=True)
-def seed():
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, imported by slow tests alone, with its random numbers from one seed."""
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        yield
+        yield torch
 
 
-class TorchvisionVGG11(nn.Module):
+@pytest.fixture
+def plain_torch(torch):
+    from benchmarks import plain_torch
+
+    return plain_torch
+
+
+def torchvision_vgg11(nn, num_classes, batch_norm):
     """torchvision's layout, with or without batch normalisation."""
+    layers, channels = [], 3
+    for size, width in zip((1, 1, 2, 2, 2), (64, 128, 256, 512, 512), strict=True):
+        for _ in range(size):
+            layers.append(nn.Conv2d(channels, width, 3, padding=1))
+            layers += [nn.BatchNorm2d(width)] if batch_norm else []
+            layers.append(nn.ReLU())
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    dense = [nn.Linear(512 * 7 * 7, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
+    parts = {
+        "features": nn.Sequential(*layers),
+        "pool": nn.AdaptiveAvgPool2d(7),
+        "flatten": nn.Flatten(),
+        "classifier": nn.Sequential(*dense, nn.Linear(4096, num_classes)),
+    }
+    return nn.Sequential(OrderedDict(parts))
 
-    def __init__(self, num_classes, batch_norm):
-        super().__init__()
-        layers, channels = [], 3
-        for size, width in zip((1, 1, 2, 2, 2), (64, 128, 256, 512, 512), strict=True):
-            for _ in range(size):
-                layers.append(nn.Conv2d(channels, width, 3, padding=1))
-                layers += [nn.BatchNorm2d(width)] if batch_norm else []
-                layers.append(nn.ReLU())
-                channels = width
-            layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)
-        dense = [nn.Linear(512 * 7 * 7, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
-        self.classifier = nn.Sequential(*dense, nn.Linear(4096, num_classes))
 
-    def forward(self, x):
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 7).flatten(1))
-
-
-def randomise_statistics(model):
+def randomise_statistics(nn, model):
     """Running statistics as if it had been trained, so that a swapped or forgotten one shows."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -69,8 +78,8 @@ def as_jax(images):
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v1", "vgg13", "resnet8x4", "resnet50", "mobilenet_v2"])
-def test_a_pth_file_gives_the_same_logits_here(name, tmp_path):
-    module = randomise_statistics(plain_torch.create(name, CLASSES)).eval()
+def test_a_pth_file_gives_the_same_logits_here(torch, plain_torch, name, tmp_path):
+    module = randomise_statistics(torch.nn, plain_torch.create(name, CLASSES)).eval()
     torch.save({"model": module.state_dict(), "epoch": 240}, tmp_path / "ckpt_epoch_240.pth")
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
@@ -86,8 +95,8 @@ def test_a_pth_file_gives_the_same_logits_here(name, tmp_path):
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize("size", [(64, 64), (96, 40)])
-def test_a_vgg_in_torchvisions_layout_gives_the_same_logits_here(batch_norm, size):
-    module = randomise_statistics(TorchvisionVGG11(CLASSES, batch_norm)).eval()
+def test_a_vgg_in_torchvisions_layout_gives_the_same_logits_here(torch, batch_norm, size):
+    module = randomise_statistics(torch.nn, torchvision_vgg11(torch.nn, CLASSES, batch_norm)).eval()
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
         expected = module(images).numpy()
@@ -98,7 +107,7 @@ def test_a_vgg_in_torchvisions_layout_gives_the_same_logits_here(batch_norm, siz
     np.testing.assert_allclose(outputs.region_logits, np.repeat(outputs.logits[:, None], 21, 1), rtol=1e-5, atol=1e-6)
 
 
-def filled(module, seed):
+def filled(torch, module, seed):
     """In float64, with weights large enough that predictions differ from image to image."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     tensors = {name: torch.from_numpy(array) for name, array in weights.state_dict(shapes, seed).items()}
@@ -107,9 +116,10 @@ def filled(module, seed):
 
 
 @pytest.mark.parametrize("name", ["vgg8", "shufflenet_v1"])
-def test_five_steps_are_those_of_plain_pytorch(name, x64):
+def test_five_steps_are_those_of_plain_pytorch(torch, plain_torch, name, x64):
     teacher_module, module = (
-        filled(plain_torch.create(network, CLASSES), number) for number, network in enumerate(("vgg11", name), start=1)
+        filled(torch, plain_torch.create(network, CLASSES), number)
+        for number, network in enumerate(("vgg11", name), start=1)
     )
     teacher_module.eval()
     torch_sgd = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)

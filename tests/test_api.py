@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     path for folder in ("sdd_jax", "configs", "benchmarks", "experiments") for path in (ROOT / folder).rglob("*.py")
 )
-OF_ARRAYS = ("correlation", "logits", "losses", "metrics", "regions", "sdd", "standardize")
+OF_ARRAYS = ("logits", "losses", "metrics", "regions", "sdd", "standardize")
 LOSSES = [name for name in sdd_jax.__all__ if name.endswith("_loss")]
 
 
@@ -30,9 +30,9 @@ def level_of(module):
         return 0
     if module in {f"sdd_jax.{name}" for name in OF_ARRAYS}:
         return 0
-    if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.tensor_files", "sdd_jax.own"):
+    if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.files", "sdd_jax.own"):
         return 1
-    if module in ("sdd_jax.training.optim", "sdd_jax.files", "sdd_jax.mesh", "sdd_jax.processes"):
+    if module in ("sdd_jax.training.optim", "sdd_jax.mesh", "sdd_jax.processes"):
         return 1
     if module.startswith(("sdd_jax.data", "sdd_jax.training", "sdd_jax.fields")):
         return 2

@@ -14,8 +14,8 @@ from experiment_lines import line as result_line
 
 from experiments import tables
 from sdd_jax import saved
+from sdd_jax.files import write_safetensors
 from sdd_jax.models import create_model
-from sdd_jax.tensor_files import write_safetensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 
@@ -90,7 +90,7 @@ COMMANDS = {
     ("train", PLAIN, "--workdir=DIR/teacher"): "DIR/teacher holds a run of another config",
     ("train", PLAIN, "--workdir=DIR/no_json"): "DIR/no_json/config.json does not read as JSON",
     ("train", PLAIN, "--workdir=DIR/new", "--processes=two"): "processes=two: invalid literal",
-    ("train", PLAIN, "--workdir=DIR/new", "--processes=2"): "go together: coordinator, process is not given",
+    ("train", PLAIN, "--workdir=DIR/new", "--processes=2"): "go together, got None, 2 and None",
     ("train", PLAIN, "--workdir=DIR/new", "--coordinator_wait=0"): "coordinator_wait=0: 0.0 is not number >= 1.0",
     ("train", PLAIN, "--workdir=DIR/new", *SILENT): "no coordinator answers at 127.0.0.1:1 within 1 s",
     ("evaluate", "--workdir=DIR/none"): "DIR/none is not a run's folder: it has no config.json",
@@ -129,7 +129,7 @@ MORE = {
     ("train", PLAIN, "--workdir=DIR/new", "--config.data.select_on=none"): "data.select_on: unknown 'none'",
     ("train", PLAIN, "--workdir=DIR/file"): "DIR/file is a file",
     ("train", PLAIN, "--workdir=DIR/other_json"): "DIR/other_json/config.json",
-    ("train", PLAIN, "--workdir=DIR/new", "--process=0"): "go together: coordinator, processes is not given",
+    ("train", PLAIN, "--workdir=DIR/new", "--process=0"): "go together, got None, None and 0",
     ("train", PLAIN, "--workdir=DIR/new", "--processes=2", "--process=2", "--coordinator=a:1"): "from 0 to 1 .* got 2",
     ("train", PLAIN, "--workdir=DIR/new", "--processes=0", "--process=0", "--coordinator=a:1"): "processes.*got 0",
     ("train", PLAIN, "--workdir=DIR/new", "--processes=2", "--process=1", "--coordinator=a"): "HOST:PORT, got 'a'",
@@ -166,9 +166,9 @@ MORE = {
     ("cache", KD, "--workdir=DIR/full", "--config.teacher.run=DIR/teacher"): "DIR/full is not empty and holds no cache",
     ("cache", KD, "--workdir=DIR/cache_torn", "--config.teacher.run=DIR/teacher"): "cache.json does not read as JSON",
     ("cache", KD, "--workdir=DIR/cache_none", "--config.teacher.run=DIR/teacher"): "DIR/cache_none",
-    ("plan", PLAIN, "--topology="): "no topology is written ''",
+    ("plan", PLAIN, "--topology="): "there is no topology '': topologies are written",
     ("plan", PLAIN, "--topology=v5e"): "topologies are written GENERATION:SHAPE, such as v4:2x2x4",
-    ("plan", PLAIN, "--topology=v9:2x2"): "no chip is called 'v9'; the closest is 'v4'",
+    ("plan", PLAIN, "--topology=v9:2x2"): "no topology 'v9:2x2': .* such as v4:2x2x4, v5e:16x16",
     ("plan", PLAIN, "--topology=v5e:0x4"): "'v5e:0x4' does not exist",
     ("plan", PLAIN, "--topology=v5e:2x4", "--batch_size=0"): "at least 1, such as 1024,4096; got '0'",
     ("plan", PLAIN, "--topology=v5e:2x4", "--batch_size=many"): "got 'many'",

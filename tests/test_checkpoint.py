@@ -61,11 +61,17 @@ def flip_a_bit(path):
 
 
 DAMAGES = {
-    "a flipped bit": (flip_a_bit, "SHA-256 differs"),
-    "a truncated file": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, the manifest has"),
-    "an empty file": (lambda path: path.write_bytes(b""), "0 bytes, the manifest has"),
-    "a missing file": (lambda path: path.unlink(), "missing"),
-    "a file too many": (lambda path: path.with_name("extra").write_bytes(b"x"), "not in the manifest"),
+    "a flipped bit": (flip_a_bit, r"{'size': (\d+), 'sha256': '(\w+)'}, found {'size': \1, 'sha256': '(?!\2)"),
+    "a truncated file": (
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        r"'size': (\d+),.* found {'size': (?!\1)",
+    ),
+    "an empty file": (lambda path: path.write_bytes(b""), "found {'size': 0,"),
+    "a missing file": (lambda path: path.unlink(), "has {'size': .*, found None"),
+    "a file too many": (
+        lambda path: path.with_name("extra").write_bytes(b"x"),
+        "extra: .* has None, found {'size': 1,",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from test_loop import assert_same, interrupt, lines
 from test_processes import alone
 
 from sdd_jax.training import loop
-from sdd_jax.training.contrast import contrast, noise_contrast, renew
+from sdd_jax.training.features import contrast, noise_contrast, renew
 from sdd_jax.training.objective import added
 
 EXAMPLES, BATCH, NEGATIVES, DIMENSIONS = 30, 6, 20, 8
@@ -179,6 +179,7 @@ def test_a_killed_run_has_the_memory_of_one_that_was_not(uninterrupted, tmp_path
     assert lines(tmp_path) == lines(workdir)
 
 
+@pytest.mark.slow
 def test_seeds_together_and_several_steps_a_call_have_each_its_own_memory(x64, tmp_path):
     runs = [built(seed=seed, dtype=jnp.float64, steps_per_call=4) for seed in (0, 3)]
     together = loop.train_together(runs, [tmp_path / f"seed_{run.seed}" for run in runs])

@@ -73,7 +73,7 @@ def test_the_default_place_is_where_the_commands_put_it(tmp_path, monkeypatch):
         (lambda c: c + b"x", "must have 55 bytes .*, got 56"),
         (lambda c: b"\0\0\x0d\x03" + c[4:], "must begin with 00000803 .*, got 00000d03"),
         (lambda c: b"\0\0\x08\x01" + c[4:], "got 00000801"),
-        (lambda c: c[:10], "ends within its header: 16 bytes expected, got 10"),
+        (lambda c: c[:10], "must begin with 00000803 and 3 sizes .*, got 00000803000000030000$"),
         (lambda c: b"", "got nothing"),
         (lambda c: c[:4] + b"\xff" * 12 + c[16:], "must have .* bytes for the shape"),
     ],
@@ -191,15 +191,16 @@ def tar_bytes(folder, members):
 
 def make_layout(kind, name, train, test):
     """The tiny members as a :class:`Layout` with their own checks, and the archive's content."""
-    official = next(layout for layout in cifar.LAYOUTS[name] if layout.kind == kind)
-    assert list(official.train) == list(train) and list(official.test) == list(test)
+    official = cifar.LAYOUTS[name][0 if kind == "python" else 1]
+    members = {**train, **test}
+    assert list(official.members) == list(members)
 
     def check(content):
         return hashlib.md5(content).hexdigest() if kind == "python" else len(content)
 
-    content = tar_bytes(official.folder, {**train, **test})
-    checks = [{member: check(c) for member, c in part.items()} for part in (train, test)]
-    return Layout(kind, official.archive, hashlib.md5(content).hexdigest(), official.folder, *checks), content
+    content = tar_bytes(official.folder, members)
+    checks = {member: check(c) for member, c in members.items()}
+    return Layout(official.archive, hashlib.md5(content).hexdigest(), official.folder, checks), content
 
 
 def write_folder(folder, *parts):
@@ -303,18 +304,15 @@ def test_pickles_of_today_are_read_too():
     got, labels = cifar._decode_pickle(content, hashlib.md5(content).hexdigest(), "it")
     np.testing.assert_array_equal(got, pixels)
     assert labels.tolist() == [1] * 10
-    short = pickle.dumps({"data": pixels[:, :-1], "labels": [1] * 10}, protocol=4)
-    with pytest.raises(ValueError, match=r"uint8 \[10, 3072\], got uint8 \[10, 3071\]"):
-        cifar._decode_pickle(short, hashlib.md5(short).hexdigest(), "it")
 
 
 def test_the_published_checks_describe_the_official_files():
     for name, label_bytes, files in (("cifar10", 1, 5), ("cifar100", 2, 1)):
         python, binary = cifar.LAYOUTS[name]
-        assert sum(binary.train.values()) == 50_000 * (label_bytes + 3072)
-        assert sum(binary.test.values()) == 10_000 * (label_bytes + 3072)
-        assert len(python.train) == len(binary.train) == files
-        sums = [python.md5, binary.md5, *python.train.values(), *python.test.values()]
+        *train, test = binary.members.values()
+        assert sum(train) == 50_000 * (label_bytes + 3072) and test == 10_000 * (label_bytes + 3072)
+        assert len(python.members) == len(binary.members) == files + 1
+        sums = [python.md5, binary.md5, *python.members.values()]
         assert all(len(value) == 32 and int(value, 16) for value in sums) and len(set(sums)) == len(sums)
 
 
@@ -370,7 +368,7 @@ def test_a_tfds_directory_in_another_format_is_refused(tmp_path):
     folder = tmp_path / "cifar10" / "3.0.2"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text('{"fileFormat": "tfrecord"}')
-    with pytest.raises(ValueError, match="no ArrayRecord files.*needs TensorFlow.*\n.*file_format='array_record'"):
+    with pytest.raises(ValueError, match="no ArrayRecord files.*\n.*file_format='array_record'.*needs TensorFlow"):
         read_cifar("cifar10", tmp_path)
 
 
@@ -428,14 +426,13 @@ def test_names_that_cannot_be_loaded(name, path, message):
         data.load(name, path=path)
 
 
-@pytest.mark.parametrize(("module", "name"), [("sklearn.datasets", "digits"), ("tensorflow_datasets", "cifar10")])
-def test_a_missing_package_names_its_pip_command(tmp_path, monkeypatch, module, name):
+def test_a_missing_package_names_its_pip_command(tmp_path, monkeypatch):
     folder = tmp_path / "cifar10" / "3.0.2"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text('{"fileFormat": "array_record"}')
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match="pip install (scikit-learn|tensorflow-datasets)"):
-        data.load(name, path=None if name == "digits" else tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match="pip install tensorflow-datasets"):
+        data.load("cifar10", path=tmp_path)
 
 
 def test_descriptions_agree_with_themselves():

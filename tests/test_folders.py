@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +97,11 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "train" / "bird").mkdir()
     with pytest.raises(ValueError, match="train/bird holds no image"):
         folders.read_folder("image_folder", tmp_path)
+    for part in ("train", "test"):
+        shutil.rmtree(tmp_path / part)
+        (tmp_path / part).mkdir()
+    with pytest.raises(ValueError, match="image_folder needs training and test images, got 0 and 0"):
+        data.load("image_folder", path=tmp_path)
 
 
 def test_a_broken_link_is_named_when_it_is_read(tmp_path):

@@ -188,7 +188,7 @@ def test_what_the_differences_are_shown_by_is_there():
 def test_a_checkpoint_of_a_distillation_there_is_read_as_the_page_says(tmp_path):
     """Student and teacher in one file, as its trainer saves them: with optimizer, a tensor for the best accuracy."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch-tests]'")
-    from sdd_jax.tensor_files import read_checkpoint
+    from sdd_jax.files import read_checkpoint
     from sdd_jax.torch_io import from_state_dict
 
     state = {}

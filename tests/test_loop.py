@@ -47,7 +47,9 @@ def interrupt(monkeypatch, name, at):
     monkeypatch.setattr(Logbook, name, method)
 
 
-@pytest.mark.parametrize(("method", "at"), [("evaluation", 1), ("evaluation", 4), ("write_means", 2)])
+@pytest.mark.parametrize(
+    ("method", "at"), [pytest.param("evaluation", 1, marks=pytest.mark.slow), ("evaluation", 4), ("write_means", 2)]
+)
 def test_interrupted_run_ends_as_the_uninterrupted(uninterrupted, tmp_path, monkeypatch, method, at):
     state, workdir = uninterrupted
     with monkeypatch.context() as patched:
@@ -223,7 +225,7 @@ def train_seeds(folder, seeds, **changes):
     return loop.train_together(runs, [folder / f"seed_{seed}" for seed in seeds])
 
 
-@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_seeds_together_are_each_the_single_run(x64, tmp_path, length):
     changes = {"dtype": jnp.float64, "epochs": 4, "steps_per_call": length}
     together = train_seeds(tmp_path, (0, 3), **changes)
@@ -249,7 +251,9 @@ def test_in_float32_the_first_loss_of_seeds_together_agrees(uninterrupted, tmp_p
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-@pytest.mark.parametrize("at", [5, 8])  # evaluations: two splits of two seeds at the end of each epoch
+@pytest.mark.parametrize(
+    "at", [pytest.param(5, marks=pytest.mark.slow), 8]
+)  # evaluations: two splits of two seeds at the end of each epoch
 def test_seeds_interrupted_together_go_on(tmp_path, monkeypatch, at):
     """At 5, both have one of the first epoch; at 8, only the first seed has one of the second, and goes back."""
     expected = train_seeds(tmp_path / "whole", (0, 3))

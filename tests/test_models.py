@@ -185,7 +185,7 @@ def test_vgg_pools_once_more_at_64_rows_alone():
 
 def test_images_too_small_for_a_vgg_are_refused():
     with pytest.raises(ValueError, match="at least 8 pixels"):
-        create_model("vgg8").init(jax.random.key(0), jnp.zeros((1, 7, 32, 3)), train=False)
+        jax.eval_shape(lambda: create_model("vgg8").init(jax.random.key(0), jnp.zeros((1, 7, 32, 3)), train=False))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_head_and_pooling_commute(size, pooling, x64):
     variables = model.init(jax.random.key(1), images, train=False, regions=None)
     head = variables["params"]["head"]
     logit_map = np.asarray(images) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-    for scales in ((1,), (1, 2), (1, 2, 4), (1, 3, 4)):
+    for scales in ((1,), (1, 2, 4), (1, 3, 4)):
         regions = Regions(scales, pooling)
         outputs = jax.jit(partial(model.apply, train=False, regions=regions))(variables, images)
         expected = regions.pool(logit_map)
@@ -350,7 +350,7 @@ def test_training_updates_statistics_and_gradients_reach_every_parameter():
         assert np.all(new != old)
 
 
-@pytest.mark.parametrize("network", quick_first(["cifar/vgg8", "imagenet/ResNet18"], ["cifar/vgg8"]))
+@pytest.mark.parametrize("network", quick_first(["cifar/resnet8", "imagenet/ResNet18"], ["cifar/resnet8"]))
 def test_nan_is_not_hidden(network):
     stem = network.split("/")[0]
     model = create_model(NETWORKS[network], CLASSES[stem], stem)

@@ -21,7 +21,7 @@ def own(method, base=MATCHING, **overrides):
 
 def applied(method, **overrides):
     """The loss of some regions by the objective of that config, with the regions."""
-    regions = np.random.default_rng(0).normal(size=(2, 6, 5, 10))
+    regions = np.random.default_rng(0).normal(size=(2, 6, 21, 10))
     student, teacher = (SimpleNamespace(logits=one[:, 0], region_logits=one) for one in map(jnp.asarray, regions))
     objective = make_parts(check(own(method, **overrides)), 10).objective
     batch = {"label": jnp.arange(6) % 10}
@@ -29,8 +29,8 @@ def applied(method, **overrides):
     return loss, regions, batch["label"]
 
 
-def test_it_is_applied_to_the_global_logits_with_the_numbers_that_it_reads(x64):
-    numbers = {"loss__alpha": 3.0, "loss__beta": 99.0, "loss__task_weight": 0.0, "loss__distill_weight": 0.5}
+def test_it_is_applied_to_the_global_logits_with_its_options(x64):
+    numbers = {"loss__options__alpha": 3.0, "loss__task_weight": 0.0, "loss__distill_weight": 0.5}
     loss, (student, teacher), _ = applied("own", **numbers)
     np.testing.assert_allclose(loss, 1.5 * np.var(student[:, 0] - teacher[:, 0], axis=-1), rtol=1e-9)
 
@@ -45,11 +45,12 @@ def test_it_traces_and_a_change_of_what_it_reads_is_another_run():
     _, metrics = trace(own("sdd_own"))
     assert metrics["loss"].shape == () and "complementary_share" in metrics
     key = recipes.key(check(own("own")))
-    assert recipes.key(check(own("own", loss__beta=3.0))) == key != recipes.key(check(own("own", loss__alpha=3.0)))
+    default, other = (recipes.key(check(own("own", loss__options__power=power))) for power in (2.0, 3.0))
+    assert default == key != other
 
 
 WRONG = {
-    "no name": ("kd", "method 'own' has loss.base MODULE:FUNCTION, got 'kd'"),
+    "no name": ("kd", "loss.base: a method with 'own' needs MODULE:FUNCTION, got 'kd'"),
     "no such module": ("no_such_losses:f", "loss.base: loss 'no_such_losses:f': No module named 'no_such_losses'"),
     "no such function": ("own_losses:f", "must be a function of student_logits, teacher_logits, labels .*got None"),
     "no function": ("own_losses:CONSTANT", "must be a function .*own_losses.py; got 3"),
@@ -65,11 +66,11 @@ def test_a_mistake_is_found_before_anything_runs(case):
 
 
 def test_a_function_does_not_stand_under_another_methods_name():
-    with pytest.raises(ValueError, match="method 'sdd_kd' has loss.base kd, got 'own_losses:logit_matching'"):
+    with pytest.raises(ValueError, match="loss.base: the method 'kd' has kd, got 'own_losses:logit_matching'"):
         check(config(loss__base=MATCHING))
 
 
 @pytest.mark.parametrize(("method", "shape"), [("own", r"\(64,\)"), ("sdd_own", r"\(64, 21\)")])
 def test_a_loss_that_takes_the_mean_is_refused(method, shape):
-    with pytest.raises(ValueError, match=rf"base must return one value per .*{shape}, got \(\)"):
+    with pytest.raises(ValueError, match=rf"base must return one value per .*{shape},.* got \(\)"):
         trace(own(method, "own_losses:mean_over_the_batch"))

@@ -15,7 +15,7 @@ LIBTPU = importlib.util.find_spec("libtpu") is not None
 
 REFUSALS = {
     "a slice that does not exist": ([IMAGENET, "--topology=v5e:3x5"], "'v5e:3x5' does not exist: .*2x4.*16x16"),
-    "a chip that does not exist": ([IMAGENET, "--topology=v9:2x2"], "'v9'.*'v[456][a-z]?'.*v5e:16x16"),
+    "a chip that does not exist": ([IMAGENET, "--topology=v9:2x2"], "'v9:2x2'.*v4:2x2x4.*v5e:16x16"),
     "a batch that does not divide": (
         [IMAGENET, "--topology=v5e:16x16", "--batch_size=1000"],
         "1000 .* 256 chips .* 768 or 1024 would",

@@ -129,8 +129,8 @@ def test_a_run_goes_on_with_other_devices_and_other_processes(one_device, tmp_pa
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"coordinator": "host:1"}, "go together: processes, process is not given"),
-        ({"count": 2}, "go together: coordinator, process is not given"),
+        ({"coordinator": "host:1"}, "go together, got host:1, None and None"),
+        ({"count": 2}, "go together, got None, 2 and None"),
         ({"coordinator": "host:1", "count": 2, "index": 2}, "from 0 to 1 of 2 processes, got 2"),
         ({"coordinator": "host:1", "count": 2, "index": -1}, "from 0 to 1 of 2 processes, got -1"),
         ({"coordinator": "host", "count": 2, "index": 1}, "HOST:PORT, got 'host'"),

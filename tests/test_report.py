@@ -14,6 +14,7 @@ from served import variables
 from configs import quickstart
 from sdd_jax import data
 from sdd_jax.build import check
+from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.reporting import study, write_report
 from sdd_jax.reporting.study import find_runs, group_runs
@@ -113,7 +114,7 @@ def write_run(root, name, networks, accuracies):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = run_dir.summarize(lines, select_on="validation")
     teacher = accuracies["teacher"] if distills else None
-    run_dir.write_done(folder, {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0})
+    write_json(folder / run_dir.DONE, {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0})
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,6 +17,7 @@ from configs import cifar100, quickstart, rows
 from sdd_jax import data, saved
 from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
+from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import run_dir
@@ -38,7 +39,7 @@ def trained(tmp_path_factory):
     images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
     logits = jax.jit(partial(model.apply, train=False, regions=None))(values, images).logits
     right = float((np.argmax(logits, -1) == dataset.test.labels).mean())
-    run_dir.write_done(folder, {"last": {"step": 3, "accuracy": right}})
+    write_json(folder / run_dir.DONE, {"last": {"step": 3, "accuracy": right}})
     return folder, to_state_dict(model, values)
 
 

@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from sdd_jax.regions import Regions
-from sdd_jax.training.similarity import similarity, similarity_loss
+from sdd_jax.training.features import similarity, similarity_loss
 
 
 def maps(student=(6, 4, 4, 5), teacher=(6, 8, 8, 7), seed=0):

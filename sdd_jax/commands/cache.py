@@ -23,8 +23,8 @@ from sdd_jax.build import check, load_data, make_parts, refuse_cache
 from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import image_dtype
 from sdd_jax.data import Dataset
-from sdd_jax.training.cached_teacher import make_compute, run_keys
 from sdd_jax.training.checkpoint import Damaged
+from sdd_jax.training.teacher import make_compute, run_keys
 from sdd_jax.training.teacher_cache import STORES, Cache, stored_as, unpack
 
 BATCH = 256

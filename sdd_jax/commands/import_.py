@@ -12,9 +12,8 @@ import jax
 from absl import flags
 
 from sdd_jax import saved
-from sdd_jax.files import sha256
+from sdd_jax.files import read_checkpoint, sha256
 from sdd_jax.models import create_model
-from sdd_jax.tensor_files import read_checkpoint
 from sdd_jax.torch_io import find_state_dict, from_state_dict
 
 ARGUMENTS = ("FILE",)

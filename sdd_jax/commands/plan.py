@@ -11,20 +11,20 @@ is one compilation. --compare=kd adds another, --search several for each kind of
 """
 
 import json
+import math
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from sdd_jax import methods
+from sdd_jax import methods, planning
 from sdd_jax.build import check
 from sdd_jax.config import Settings
+from sdd_jax.files import flatten
 from sdd_jax.mesh import make_mesh
-from sdd_jax.planning import topology as topologies
-from sdd_jax.planning.compile import Compiled, TooLarge, compile_step, find_largest, train_examples
-from sdd_jax.planning.report import as_text, make_plan
-from sdd_jax.planning.topology import Topology
+from sdd_jax.planning import GIB, Compiled, Topology, train_examples
 
 
 def define_flags() -> None:
@@ -45,15 +45,15 @@ def define_flags() -> None:
 
 def main() -> None:
     """Runs the command."""
-    topologies.prepare()
-    settings = read_settings(flags.FLAGS.config.to_dict())
-    wanted = pair_up(flags.FLAGS.topology, flags.FLAGS.batch_size or [str(settings["batch_size"])])
+    planning.prepare()
+    given = flags.FLAGS
+    settings = read_settings(given.config.to_dict())
     plans, searched = [], set()
-    for topology, batch_size in wanted:
-        search = flags.FLAGS.search and topology.generation not in searched
-        plans.append(compile_plan(settings, topology, batch_size, flags.FLAGS.compare, search))
-        searched.add(topology.generation)
-    print(json.dumps(plans, indent=2) if flags.FLAGS.json else as_text(plans))
+    for topology, batch_size in pair_up(given.topology, given.batch_size or [str(settings["batch_size"])]):
+        search = given.search and topology.chip not in searched
+        plans.append(compile_plan(settings, topology, batch_size, given.compare, search))
+        searched.add(topology.chip)
+    print(json.dumps(plans, indent=2) if given.json else as_text(plans))
 
 
 def read_settings(tree: dict[str, Any]) -> Settings:
@@ -73,7 +73,7 @@ def read_settings(tree: dict[str, Any]) -> Settings:
 
 def pair_up(names: list[str], sizes: list[str]) -> list[tuple[Topology, int]]:
     """Each topology with its batch size; ``ValueError`` for an unknown topology or a batch that does not divide."""
-    slices = [topologies.parse(name) for name in names or [""]]
+    slices = [planning.parse_topology(name) for name in names or [""]]
     if wrong := [size for size in sizes if not size.isdecimal() or int(size) < 1]:
         raise ValueError(f"batch_size must be whole numbers of at least 1, such as 1024,4096; got {wrong[0]!r}")
     if len(sizes) > 1 and len(slices) > 1 and len(sizes) != len(slices):
@@ -90,18 +90,20 @@ def pair_up(names: list[str], sizes: list[str]) -> list[tuple[Topology, int]]:
 
 def compile_plan(settings: Settings, topology: Topology, batch_size: int, compare: str | None, search: bool) -> Any:
     """One column: one compilation, unless it is compared or the largest batch is searched for."""
-    mesh = make_mesh(topologies.devices(topology))
+    mesh = make_mesh(planning.topology_devices(topology))
 
-    def compiled(method: str, size: int) -> Compiled | TooLarge:
+    def compiled(method: str, size: int) -> Compiled | str:
         print(f"compiling {method} for {topology.name} at batch size {size} ...", file=sys.stderr, flush=True)
-        return compile_step(by_method(settings, method, size), mesh)
+        return planning.compile_step(by_method(settings, method, size), mesh)
 
-    own, per_chip, hbm = settings["method"], batch_size // topology.chips, topology.chip.hbm_bytes
+    own, chips, hbm = settings["method"], topology.chips, topology.chip.hbm_bytes
     results, largest = {own: compiled(own, batch_size)}, None
     if compare and own not in ("plain", compare):
         results[compare] = compiled(compare, batch_size)
     if search:
-        largest = find_largest(per_chip, results[own], hbm, lambda count: compiled(own, count * topology.chips))
+        largest = planning.find_largest(
+            batch_size // chips, results[own], hbm, lambda count: compiled(own, count * chips)
+        )
     return make_plan(topology, batch_size, settings["epochs"], train_examples(settings), results, largest)
 
 
@@ -113,3 +115,129 @@ def by_method(settings: Settings, method: str, batch_size: int) -> Settings:
     kept = {name: value for name, value in settings.items() if ".options." not in name}
     own = {f"loss.options.{name}": option.default for name, option in options.items()}
     return Settings({**kept, **own, "method": method, "loss.base": method, "batch_size": batch_size})
+
+
+def make_plan(
+    topology: Topology,
+    batch_size: int,
+    epochs: int,
+    num_examples: int,
+    results: Mapping[str, Compiled | str],
+    largest: dict[str, int] | None,
+) -> dict[str, Any]:
+    """One column, JSON-ready: bytes, operations and seconds per chip and step.
+
+    ``results`` has the config's method first, then the one that it is compared with, if any.
+    """
+    steps = math.ceil(epochs * num_examples / batch_size)
+    return {
+        "topology": topology.name,
+        "chips": topology.chips,
+        "batch_size": batch_size,
+        "images_per_chip": batch_size // topology.chips,
+        "epochs": epochs,
+        "hbm_bytes": topology.chip.hbm_bytes,
+        "peak_flops": topology.chip.flops,
+        "hbm_bytes_per_second": topology.chip.hbm_rate,
+        "link_bytes_per_second": topology.chip.link_rate,
+        "methods": [{"method": name, **_figures(topology, batch_size, steps, of)} for name, of in results.items()],
+        "largest": largest and largest | {"batch_size": largest["per_chip"] * topology.chips},
+    }
+
+
+def _figures(topology: Topology, batch_size: int, steps: int, result: Compiled | str) -> dict[str, Any]:
+    """A step's least time, by "Roofline: An Insightful Visual Performance Model", Williams, Waterman, Patterson, 2009.
+
+    That of its operations at the chip's peak or of its memory traffic; what it sends to other chips comes on top, since
+    it waits for it.
+    """
+    if isinstance(result, str):
+        return {"fits": False, "compiler": result}
+    chip = topology.chip
+    sent = 2 * (topology.chips - 1) / topology.chips * result.reduced_bytes  # in a ring
+    compute, memory, network = result.flops / chip.flops, result.bytes / chip.hbm_rate, sent / chip.link_rate
+    step = max(compute, memory) + network
+    return {
+        "fits": True,
+        "memory_bytes": result.memory,
+        "flops": result.flops,
+        "bytes": result.bytes,
+        "collectives": {"operand_bytes": result.reduced_bytes, "sent_bytes": sent},
+        "seconds": {"compute": compute, "memory": memory, "network": network, "step": step},
+        "images_per_second": batch_size / step,
+        "hours": steps * step / 3600,
+        "compile_seconds": result.seconds,
+    }
+
+
+def as_text(plans: Sequence[dict[str, Any]]) -> str:
+    """A table with a column per plan and a figure per row; in brackets, its ratio to that of the compared method."""
+    columns = [_column(plan) for plan in plans]
+    table = [list(columns[0]), *(list(column.values()) for column in columns)]
+    widths = [max(map(len, column)) for column in table]
+    lines = []
+    for name, *cells in zip(*table, strict=True):
+        lines.append("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *dict.fromkeys(_notes(plans))])
+
+
+def _column(plan: dict[str, Any]) -> dict[str, str]:
+    own, *others = plan["methods"]
+    hbm, largest, room = plan["hbm_bytes"], plan["largest"], f"NO: more than {plan['hbm_bytes'] / GIB:.0f} GiB"
+    searched = f"{largest['batch_size']} ({largest['per_chip']} a chip)" if largest else "not searched"
+    if own["fits"]:
+        room = f"fits {hbm / GIB:.0f} GiB, {(hbm - own['memory_bytes']['total']) / GIB:.2f} free"
+    figures, compared = flatten(own), flatten(others[0]) if others else {}
+
+    def cell(name: str, unit: float, form: str) -> str:
+        if not own["fits"]:
+            return "-"
+        ratio = f" ({figures[name] / compared[name]:.4f})" if compared.get(name) else ""
+        return f"{figures[name] / unit:{form}}{ratio}"
+
+    return {
+        "per chip and step": plan["topology"],
+        "chips": str(plan["chips"]),
+        "batch size": str(plan["batch_size"]),
+        "images a chip": str(plan["images_per_chip"]),
+        "method": own["method"] + (f" (over {others[0]['method']})" if others else ""),
+        "GiB parameters, statistics": cell("memory_bytes.params", GIB, ".3f"),
+        "GiB optimizer state": cell("memory_bytes.optimizer", GIB, ".3f"),
+        "GiB teacher": cell("memory_bytes.teacher", GIB, ".3f"),
+        "GiB data": cell("memory_bytes.data", GIB, ".3f"),
+        "GiB activations, temporary": cell("memory_bytes.temporary", GIB, ".3f"),
+        "GiB in all": cell("memory_bytes.total", GIB, ".3f"),
+        "the chip's memory": room,
+        "largest batch that fits": searched,
+        "GFLOP": cell("flops", 1e9, ".1f"),
+        "GB to and from memory": cell("bytes", 1e9, ".2f"),
+        "MB all-reduced": cell("collectives.operand_bytes", 1e6, ".2f"),
+        "ms compute at peak": cell("seconds.compute", 1e-3, ".3f"),
+        "ms memory": cell("seconds.memory", 1e-3, ".3f"),
+        "ms interconnect": cell("seconds.network", 1e-3, ".3f"),
+        "ms a step, at least": cell("seconds.step", 1e-3, ".3f"),
+        "images a second, at most": cell("images_per_second", 1, ".0f"),
+        f"hours for {plan['epochs']} epochs, at least": cell("hours", 1, ".2f"),
+        "seconds to compile": f"{own['compile_seconds']:.0f}" if own["fits"] else "-",
+    }
+
+
+def _notes(plans: Sequence[dict[str, Any]]) -> list[str]:
+    notes = [
+        f"{plan['topology'].partition(':')[0]}: {plan['peak_flops'] / 1e12:.0f} TFLOP/s in bfloat16 (of a float32 "
+        "network as well: by default its products are taken in bfloat16), "
+        f"{plan['hbm_bytes'] / GIB:.0f} GiB at {plan['hbm_bytes_per_second'] / 1e9:.0f} GB/s, links "
+        f"{plan['link_bytes_per_second'] / 1e9:.0f} GB/s each way"
+        for plan in plans
+    ]
+    notes.append(
+        "ms a step = max(compute, memory) + interconnect; of S bytes all-reduced a chip sends 2 (n - 1) / n * S"
+    )
+    if any(plan["largest"] for plan in plans):
+        notes.append("largest batch: searched for on each chip's first topology; a program of that size was compiled")
+    return notes + [
+        f"{figures['method']} at batch size {plan['batch_size']} does not fit {plan['topology']}: {figures['compiler']}"
+        for plan in plans
+        for figures in plan["methods"]
+        if not figures["fits"]
+    ]

@@ -1,8 +1,4 @@
-"""Data sets by name, a user's own arrays, and the batches of either: ``load``, ``from_arrays``, ``train_data``.
-
-Small sets are held in memory (:class:`Dataset`); large ones and folders of images are read from disk as they are needed
-(:class:`StreamedDataset`).
-"""
+"""Data sets by name or of a user's own arrays, in memory or read from disk as they are needed, and their batches."""
 
 import difflib
 from os import PathLike
@@ -28,17 +24,12 @@ class Info(NamedTuple):
     """Facts of a set that are known without reading it.
 
     Attributes:
-      num_classes: K.
       image_shape: ``(H, W, C)`` as networks see it.
       train_examples: images of the official training set, before any validation split.
-      test_examples: images of the official test set.
-      mean: per channel, in units of [0, 1].
-      std: per channel, in units of [0, 1].
+      mean: per channel, in units of [0, 1], as ``std``.
       pad: pixels of zero padding before the random crop.
-      flip: whether training images are flipped.
-      augment: how a training image is cropped: "pad_crop" (padded, then a window of its own size), "resize_crop"
-        (resized to a square, then a smaller window) or "random_resized_crop" (a window of random size, resized). Sets
-        of the last two are read from disk as they are needed, the others are held in memory.
+      augment: how a training image is cropped: "pad_crop" (padded, then a window of its own size) of sets in memory,
+        "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk.
     """
 
     num_classes: int
@@ -99,18 +90,18 @@ def check_name(name: str) -> None:
 
 
 def refuse_in_memory(name: str, option: str, value: Any) -> None:
-    """``ValueError`` if ``name`` is held in memory, where this option does not exist."""
-    if name in _MEMORY:
+    """``ValueError`` if ``name`` is held in memory, where this option does not exist, and it is set."""
+    if name in _MEMORY and value not in (None, "error"):
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 
 
 def describe(
     name: str, *, path: str | PathLike[str] | None = None, image_size: int | None = None, num_classes: int | None = None
 ) -> Info:
-    """The :class:`Info` of a set; arguments as in :func:`load`.
+    """The :class:`Info` of a set; arguments and errors as in :func:`load`.
 
     The classes of an image folder or a TFDS set are counted on disk, unless ``num_classes`` is given; its numbers of
-    images are 0, unknown. Raises what :func:`load` raises.
+    images are 0, unknown.
     """
     check_name(name)
     info = INFO.get(name, _ANY)
@@ -118,10 +109,8 @@ def describe(
         info = info._replace(num_classes=len(class_names(name, path)) if num_classes is None else num_classes)
     elif num_classes not in (None, info.num_classes):
         raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
-    if image_size is None:
-        return info
     refuse_in_memory(name, "image_size", image_size)
-    return info._replace(image_shape=(image_size, image_size, 3))
+    return info if image_size is None else info._replace(image_shape=(image_size, image_size, 3))
 
 
 def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str, ...]:
@@ -129,7 +118,7 @@ def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str
     check_name(name)
     if name in _MEMORY:
         return _MEMORY[name][1]
-    if name == FOLDER or (name == "imagenet" and not folders.has_tfds(folders.IMAGENET_TFDS, path)):
+    if _has_class_folders(name, path):
         return folders.folder_classes(name, path)
     return _read_listed(name, path).class_names
 
@@ -154,8 +143,7 @@ def load(
       path: where its files are; None looks in ``data`` (and, for Fashion-MNIST, where Debian's package puts it). For
         imagenet it holds class folders or TFDS's imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``,
         ``test/CLASS/*.jpg``), for "tfds:NAME" it is the TFDS data directory.
-      select_on: as in :func:`from_arrays`.
-      train_examples: as in :func:`from_arrays`.
+      select_on: as in :func:`from_arrays`, like ``train_examples``.
       image_size: the side of the images of a set on disk; None: 224.
       augment: how a set on disk is augmented, "resize_crop" or "random_resized_crop"; None: as is usual for it.
       workers: processes that decode the images of a set on disk; 0: threads of this process.
@@ -168,25 +156,16 @@ def load(
       ImportError: if a package is missing; it says which.
     """
     check_name(name)
-    chosen = {
-        "image_size": image_size,
-        "augment": augment,
-        "on_bad_image": None if on_bad_image == "error" else on_bad_image,
-    }
-    for option, value in chosen.items():
-        if value is not None:
-            refuse_in_memory(name, option, value)
+    for option, value in (("image_size", image_size), ("augment", augment), ("on_bad_image", on_bad_image)):
+        refuse_in_memory(name, option, value)
     info = INFO.get(name, _ANY)
     shared: dict[str, Any] = {"name": name, "mean": info.mean, "std": info.std}
     shared |= {"select_on": select_on, "train_examples": train_examples}
     if name in _MEMORY:
         read, names = _MEMORY[name]
         return from_arrays(*read(path), class_names=names, pad=info.pad, flip=info.flip, **shared)
-    listed = _read_listed(name, path)
     return from_records(
-        listed.train,
-        listed.test,
-        class_names=listed.class_names,
+        *_read_listed(name, path),
         image_size=info.image_shape[0] if image_size is None else image_size,
         augment=info.augment if augment is None else augment,
         workers=workers,
@@ -199,18 +178,17 @@ def load(
 def _read_listed(name: str, path: str | PathLike[str] | None) -> folders.Listed:
     if name == "cub200":
         return folders.read_cub200(path)
-    if name == "imagenet":
-        return folders.read_imagenet(path)
-    if name == FOLDER:
+    if _has_class_folders(name, path):
         return folders.read_folder(name, path)
-    return folders.read_tfds(name.removeprefix(PREFIX), path)
+    return folders.read_tfds(folders.IMAGENET_TFDS if name == "imagenet" else name.removeprefix(PREFIX), path)
+
+
+def _has_class_folders(name: str, path: str | PathLike[str] | None) -> bool:
+    return name == FOLDER or (name == "imagenet" and not folders.has_tfds(folders.IMAGENET_TFDS, path))
 
 
 def train_data(dataset: AnyDataset, **arguments: Any) -> Any:
-    """The training batches of runs: ``shared``, ``own(step)``, ``batch_function(dtype)``, ``indices`` and ``close()``.
-
-    Arguments as :class:`~sdd_jax.data.memory.MemoryData` has them.
-    """
+    """The training batches of runs: a :class:`~sdd_jax.data.memory.MemoryData`, or what is called as one."""
     if isinstance(dataset, Dataset):
         return MemoryData(dataset, **arguments)
     from sdd_jax.data.grain_source import GrainData  # Grain takes a second to import

@@ -23,16 +23,10 @@ def identity_view(pad: int) -> int:
 
 
 def draw_views(key: jax.Array, epochs: ArrayLike, indices: ArrayLike, *, pad: int = 4, flip: bool) -> jax.Array:
-    """Draws each example's view, uniformly, as a function of (seed, epoch, example) and nothing else.
+    """Views, int32 ``[B]``, for the epoch that each example is seen in and its number in the original set.
 
-    So batch size, order, device and process change no outcome, and a run resumes without saved random state.
-
-    Args:
-      key: ``jax.random.key(seed)``.
-      epochs: int ``[B]``, the epoch that each example is seen in.
-      indices: int ``[B]``, each example's number in its original set.
-      pad: pixels of zero padding on every side.
-      flip: whether half of the views are flipped horizontally.
+    Each is drawn uniformly, as a function of (seed, epoch, example) and nothing else: batch size, order, device and
+    process change no outcome, and a run resumes without saved random state.
     """
 
     def draw(epoch: jax.Array, index: jax.Array) -> jax.Array:
@@ -43,11 +37,7 @@ def draw_views(key: jax.Array, epochs: ArrayLike, indices: ArrayLike, *, pad: in
 
 
 def crop_flip(images: ArrayLike, views: ArrayLike, *, pad: int = 4) -> jax.Array:
-    """Pads uint8 ``[B, H, W, C]`` with black, crops back to the image's size and flips, as each view says.
-
-    This is ``RandomCrop(size, padding=pad)`` followed by ``RandomHorizontalFlip`` for given outcomes. ``views`` are
-    int ``[B]``, as :func:`draw_views` gives them for the same ``pad``.
-    """
+    """``RandomCrop(size, padding=pad)`` and ``RandomHorizontalFlip`` of uint8 ``[B, H, W, C]``, as the views say."""
     images, views = _check_images(images), jnp.asarray(views)
     if views.shape != images.shape[:1] or not jnp.issubdtype(views.dtype, jnp.integer):
         raise ValueError(f"views must be integers [{images.shape[0]}], got {views.dtype} {list(views.shape)}")

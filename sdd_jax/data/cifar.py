@@ -39,29 +39,20 @@ CIFAR100_CLASSES = tuple(
 
 
 class Layout(NamedTuple):
-    """One official distribution of a set.
+    """An official archive: its name and MD5 sum, the folder that it extracts to, and ``{member: check}`` in order.
 
-    Attributes:
-      kind: "python" (pickles) or "binary" (records of label bytes and pixels).
-      archive: name of the ``.tar.gz``.
-      md5: of the archive.
-      folder: what the archive extracts to.
-      train: ``{member: check}`` in order; the check is an MD5 sum for pickles, a size in bytes for records.
-      test: likewise.
+    The last member is the test set. A check is the MD5 sum of a pickle, or the size in bytes of records.
     """
 
-    kind: str
     archive: str
     md5: str
     folder: str
-    train: Mapping[str, str | int]
-    test: Mapping[str, str | int]
+    members: Mapping[str, str | int]
 
 
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "cifar10": (
         Layout(
-            "python",
             "cifar-10-python.tar.gz",
             "c58f30108f718f92721af3b95e74349a",
             "cifar-10-batches-py",
@@ -71,34 +62,28 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
                 "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
                 "data_batch_4": "634d18415352ddfa80567beed471001a",
                 "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                "test_batch": "40351d587109b95175f43aff81a1287e",
             },
-            {"test_batch": "40351d587109b95175f43aff81a1287e"},
         ),
         Layout(
-            "binary",
             "cifar-10-binary.tar.gz",
             "c32a1d4ab5d03f1284b67883e8d87530",
             "cifar-10-batches-bin",
-            {f"data_batch_{number}.bin": 10_000 * 3073 for number in range(1, 6)},
-            {"test_batch.bin": 10_000 * 3073},
+            {f"data_batch_{number}.bin": 10_000 * 3073 for number in range(1, 6)} | {"test_batch.bin": 10_000 * 3073},
         ),
     ),
     "cifar100": (
         Layout(
-            "python",
             "cifar-100-python.tar.gz",
             "eb9058c3a382ffc7106e4002c42a8d85",
             "cifar-100-python",
-            {"train": "16019d7e3df5f24257cddd939b257f8d"},
-            {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+            {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
         ),
         Layout(
-            "binary",
             "cifar-100-binary.tar.gz",
             "03b5dce01913d631647c71ecec9e9cb8",
             "cifar-100-binary",
-            {"train.bin": 50_000 * 3074},
-            {"test.bin": 10_000 * 3074},
+            {"train.bin": 50_000 * 3074, "test.bin": 10_000 * 3074},
         ),
     ),
 }
@@ -109,20 +94,17 @@ _PIXELS = 3 * 32 * 32
 def read_cifar(
     name: str, path: str | PathLike[str] | None = None, layouts: Mapping[str, tuple[Layout, ...]] = LAYOUTS
 ) -> Raw:
-    """CIFAR-10 or CIFAR-100 (fine labels) from any of its distributions; the order is that of the official files.
+    """CIFAR-10 or CIFAR-100 (fine labels), in the order of the official files.
 
-    Args:
-      name: "cifar10" or "cifar100".
-      path: an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. None
-        looks in ``data``.
-      layouts: the known distributions; a checksum or a size that is not the published one is a ``ValueError``.
+    ``path`` is an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. A
+    checksum or a size that is not that of ``layouts`` is a ``ValueError``.
     """
     root, known = data_root(path), layouts[name]
     if root.is_file():
         return _read_archive(root, known)
     for layout in known:
         for folder in (root / layout.folder, root):
-            if any((folder / member).is_file() for member in (*layout.train, *layout.test)):
+            if any((folder / member).is_file() for member in layout.members):
                 return _read_members(layout, functools.partial(_read_file, folder), str(folder))
     for layout in known:
         if (root / layout.archive).is_file():
@@ -130,7 +112,12 @@ def read_cifar(
     if has_tfds(name, path):
         return _read_tfds(find_tfds(name, path))
     places = [root / part for layout in known for part in (layout.folder, layout.archive)]
-    raise not_found(name, [root, *places, root / name / "VERSION" / "dataset_info.json"], _ways(name, known[0]))
+    ways = [
+        f"curl -fL --create-dirs -o data/{known[0].archive} https://www.cs.toronto.edu/~kriz/{known[0].archive}",
+        f"python -c \"from torchvision.datasets import {name.upper()}; {name.upper()}('data', download=True)\"",
+        prepare_command(name),
+    ]
+    raise not_found(name, [root, *places, root / name / "VERSION" / "dataset_info.json"], ways)
 
 
 def _read_tfds(directory: Path) -> Raw:
@@ -155,7 +142,7 @@ def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
 
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
 
-        def read(member: str) -> bytes:
+        def read(member):
             try:
                 file = archive.extractfile(f"{layout.folder}/{member}")
             except KeyError:  # it is not there, or a link to a file that is not
@@ -170,19 +157,19 @@ def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
 def _read_file(folder: Path, member: str) -> bytes:
     path = folder / member
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing, though other files of the set are there: extract the archive again"
-        )
+        raise FileNotFoundError(f"{path} is missing, though others of the set are there: extract the archive again")
     return path.read_bytes()
 
 
 def _read_members(layout: Layout, read: Callable[[str], bytes], where: str) -> Raw:
-    decode: Any = _decode_pickle if layout.kind == "python" else _decode_records
+    decoded = []
+    for member, check in layout.members.items():
+        decode: Any = _decode_pickle if isinstance(check, str) else _decode_records
+        decoded.append(decode(read(member), check, f"{where}: {member}"))
     arrays = []
-    for members in (layout.train, layout.test):
-        parts = [decode(read(member), check, f"{where}: {member}") for member, check in members.items()]
-        images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        arrays += [np.ascontiguousarray(images), np.concatenate([labels for _, labels in parts])]
+    for part in (decoded[:-1], decoded[-1:]):
+        images = np.concatenate([pixels for pixels, _ in part]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        arrays += [np.ascontiguousarray(images), np.concatenate([labels for _, labels in part])]
     return Raw(*arrays)
 
 
@@ -200,20 +187,15 @@ def _decode_pickle(content: bytes, md5: str, what: str) -> tuple[np.ndarray, np.
     if got != md5:
         raise ValueError(f"{what} must have the MD5 sum {md5}, got {got}: not read, since it is a pickle")
     entry = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # Python 2 wrote the official files
-    pixels = np.asarray(entry["data"])
-    labels = np.asarray(entry["fine_labels" if "fine_labels" in entry else "labels"])
-    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
-        raise ValueError(f"{what} must hold uint8 [{len(labels)}, {_PIXELS}], got {pixels.dtype} {list(pixels.shape)}")
-    return pixels, labels
+    return entry["data"], np.asarray(entry["fine_labels" if "fine_labels" in entry else "labels"])
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and plain Python values; any other name in the pickle is refused before it is imported."""
 
-    _RECONSTRUCT = np.empty(0).__reduce__()[0]
     _ADMITTED: Mapping[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
@@ -222,13 +204,3 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self._ADMITTED:
             raise ValueError(f"the pickle asks for {module}.{name}, which a CIFAR file has no use for: refused")
         return self._ADMITTED[module, name]
-
-
-def _ways(name: str, layout: Layout) -> list[str]:
-    archive = f"data/{layout.archive}"
-    return [
-        f"curl -fL --create-dirs -o {archive} https://www.cs.toronto.edu/~kriz/{layout.archive}",
-        f"python -c \"from torchvision.datasets import {name.upper()}; {name.upper()}('data', download=True)\"",
-        f"{prepare_command(name)}  (preparing needs TensorFlow: "
-        "pip install tensorflow tensorflow-datasets importlib_resources)",
-    ]

@@ -39,13 +39,7 @@ def not_found(name: str, places: Sequence[Path], ways: Sequence[str]) -> FileNot
 
 
 class Split(NamedTuple):
-    """One split on the host.
-
-    Attributes:
-      images: uint8 ``[N, H, W, C]``.
-      labels: int32 ``[N]``.
-      index: int32 ``[N]``, each example's number in its original set, kept through subsets.
-    """
+    """One split on the host: images uint8 ``[N, H, W, C]``, labels and numbers in the original set int32 ``[N]``."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -54,12 +48,9 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; fields not listed as in :func:`from_arrays`.
+    """A data set in memory, as :func:`from_arrays` makes it.
 
-    Attributes:
-      train: what is trained on.
-      selection: what the best epoch is chosen on; the same object as ``test`` when ``select_on`` is "test".
-      test: what is reported.
+    The best epoch is chosen on ``selection``, which is ``test`` itself when ``select_on`` is "test".
     """
 
     name: str
@@ -75,19 +66,14 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
         return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(H, W, C)``."""
         return self.train.images.shape[1:]
 
     def fingerprint(self, *splits: str) -> str:
-        """SHA-256, in hex, over images, labels and numbers of the named splits (all three by default), with shapes.
-
-        Only the data count: mean, std, pad and flip are not in it.
-        """
+        """SHA-256, in hex, over the arrays of the named splits (all three by default), not mean, std, pad and flip."""
         digest = hashlib.sha256()
         for name in splits or ("train", "selection", "test"):
             for array, dtype in zip(getattr(self, name), ("u1", "<i4", "<i4"), strict=True):
@@ -116,13 +102,10 @@ def from_arrays(
     Args:
       train_images: uint8 ``[N, H, W, C]``, or ``[N, H, W]`` for grey.
       train_labels: integers ``[N]`` in ``0 .. K-1``.
-      test_images: uint8, of the same H, W and C.
-      test_labels: integers in ``0 .. K-1``.
-      name: what the set is called.
+      test_images: uint8, of the same H, W and C; ``test_labels`` as ``train_labels``.
       class_names: K names; None: K is one more than the largest training label, and the names are numbers.
       mean: per channel in units of [0, 1]; None measures it on all training images, before any split, so that a teacher
-        and a student with different splits see the same numbers.
-      std: likewise.
+        and a student with different splits see the same numbers. So does ``std``.
       pad: pixels of zero padding before the random crop of training images.
       flip: whether training images are flipped horizontally at random.
       select_on: "validation" holds out a tenth of each class (at least one image where it has two, never the whole
@@ -130,36 +113,33 @@ def from_arrays(
       train_examples: how many training images to keep, drawn after the validation split in the proportions of the
         classes, the same for every seed.
 
-    Returns:
-      The data set, with its splits in the order of the arrays.
-
     Raises:
       ValueError: if an argument is not as described.
     """
-    train_images = _check_images(train_images, "train_images")
-    test_images = _check_images(test_images, "test_images")
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise ValueError(
-            f"train and test images must have one shape, got {train_images.shape[1:]} and {test_images.shape[1:]}"
-        )
-    class_names = _check_class_names(class_names, train_labels)
-    train_labels = _check_labels(train_labels, len(train_images), len(class_names), "train_labels")
-    test_labels = _check_labels(test_labels, len(test_images), len(class_names), "test_labels")
+    whole, test = _checked(train_images, train_labels, "train"), _checked(test_images, test_labels, "test")
+    shapes = whole.images.shape[1:], test.images.shape[1:]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"train and test images must have one shape, got {shapes[0]} and {shapes[1]}")
+    names = _number_classes(whole.labels) if class_names is None else tuple(str(name) for name in class_names)
+    if isinstance(class_names, str) or not names or len(set(names)) != len(names):
+        raise ValueError(f"class_names must be a sequence of names that differ, one per class, got {class_names!r}")
+    for labels, what in ((whole.labels, "train_labels"), (test.labels, "test_labels")):
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if wrong.size:
+            got = f"got {labels[wrong[0]]} at position {wrong[0]}"
+            raise ValueError(f"{what} must be in 0 .. {len(names) - 1} ({len(names)} classes), {got}")
     if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
         raise ValueError(f"pad must be a whole number of pixels, 0 or more, got {pad!r}")
-
-    channels = train_images.shape[-1]
     if mean is None or std is None:
-        measured_mean, measured_std = _moments(train_images)
+        measured_mean, measured_std = _moments(whole.images)
         mean, std = measured_mean if mean is None else mean, measured_std if std is None else std
-    mean, std = _check_moments(mean, channels, "mean"), _check_moments(std, channels, "std")
+    mean, std = _check_moments(mean, shapes[0][-1], "mean"), _check_moments(std, shapes[0][-1], "std")
 
-    whole = Split(train_images, train_labels, np.arange(len(train_images), dtype=np.int32))
-    test = Split(test_images, test_labels, np.arange(len(test_images), dtype=np.int32))
-    rows, held = split_rows(train_labels, select_on, train_examples)
-    train = whole if len(rows) == len(train_labels) else _take(whole, rows)
+    whole, test = (split._replace(labels=split.labels.astype(np.int32)) for split in (whole, test))
+    rows, held = split_rows(whole.labels, select_on, train_examples)
+    train = whole if len(rows) == len(whole.labels) else _take(whole, rows)
     selection = test if held is None else _take(whole, held)
-    return Dataset(name, class_names, train, selection, test, select_on, mean, std, pad, bool(flip))
+    return Dataset(name, names, train, selection, test, select_on, mean, std, pad, bool(flip))
 
 
 def _take(split: Split, rows: np.ndarray) -> Split:
@@ -212,52 +192,28 @@ def _subset(labels: np.ndarray, examples: int) -> np.ndarray:
     return stratified_draw(labels, counts, _SUBSET_KEY)
 
 
-def _check_images(images: np.ndarray, what: str) -> np.ndarray:
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        raise ValueError(f"{what} must be uint8 (0 to 255), got {images.dtype}")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
-        raise ValueError(f"{what} must be [N, H, W, C] or [N, H, W], got the shape {images.shape}")
-    if 0 in images.shape:
-        raise ValueError(f"{what} must not be empty, got the shape {images.shape}")
-    return np.ascontiguousarray(images)
+def _checked(images: np.ndarray, labels: ArrayLike, what: str) -> Split:
+    """The arrays of a part as a split, with labels of any integer type and range."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        expected = f"{what}_images must be uint8 (0 to 255), [N, H, W, C] or [N, H, W] and not empty"
+        raise ValueError(f"{expected}, got {images.dtype} {list(images.shape)}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        expected = f"{what}_labels must be integers, one label per image, [{len(images)}]"
+        raise ValueError(f"{expected}, got {labels.dtype} {list(labels.shape)}")
+    images = images if images.ndim == 4 else images[..., None]
+    return Split(np.ascontiguousarray(images), labels, np.arange(len(images), dtype=np.int32))
 
 
-def _check_class_names(class_names: Sequence[str] | None, train_labels: ArrayLike) -> tuple[str, ...]:
-    if class_names is None:
-        labels = np.asarray(train_labels)
-        if labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
-            return ("0",)  # _check_labels refuses such labels, whatever the classes are
-        largest = int(labels.argmax())
-        if labels.flat[largest] >= labels.size:
-            raise ValueError(
-                f"train_labels has {labels.flat[largest]} at position {largest}, which would make more classes than "
-                f"the {labels.size} examples: if that is meant, give class_names"
-            )
-        return tuple(str(label) for label in range(max(int(labels.flat[largest]), 0) + 1))
-    names = tuple(str(name) for name in class_names)
-    if isinstance(class_names, str) or not names:
-        raise ValueError(f"class_names must be a sequence with a name per class, got {class_names!r}")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"class_names must differ, got {twice!r} more than once")
-    return names
-
-
-def _check_labels(labels: ArrayLike, examples: int, classes: int, what: str) -> np.ndarray:
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{what} must be integers, got {labels.dtype}")
-    if labels.shape != (examples,):
-        raise ValueError(f"{what} must have one label per image, [{examples}], got the shape {list(labels.shape)}")
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
+def _number_classes(labels: np.ndarray) -> tuple[str, ...]:
+    """The names of classes that nobody named: their numbers up to the largest label."""
+    largest = int(labels.argmax())
+    if labels[largest] >= labels.size:
         raise ValueError(
-            f"{what} must be in 0 .. {classes - 1} ({classes} classes), got {labels[wrong[0]]} at position {wrong[0]}"
+            f"train_labels has {labels[largest]} at position {largest}, which would make more classes than the "
+            f"{labels.size} examples: if that is meant, give class_names"
         )
-    return labels.astype(np.int32)
+    return tuple(str(label) for label in range(max(int(labels[largest]), 0) + 1))
 
 
 def _check_moments(values: Sequence[float], channels: int, what: str) -> tuple[float, ...]:

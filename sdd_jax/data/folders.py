@@ -1,8 +1,7 @@
 """Sets of images on disk: CUB-200-2011, class folders (ImageNet's or one's own), and TFDS directories.
 
 Nothing is decoded here: a reader lists the encoded images and their classes. TFDS sets have to be in the ArrayRecord
-format, and are read without TensorFlow. A set that is missing is a ``FileNotFoundError`` with the command that gets it,
-one that does not fit together a ``ValueError``.
+format, and are read without TensorFlow.
 """
 
 import hashlib
@@ -19,39 +18,31 @@ import numpy as np
 
 from sdd_jax.data.dataset import data_root, not_found
 
-# What a folder of training and of test images may be called, in this order.
-TRAIN, TEST = ("train",), ("test", "val", "valid", "validation")
-TEST_OF = {"imagenet": ("val", "valid", "validation")}  # its test set is published without labels
+# What the folder of test images may be called, in this order.
+TEST = ("test", "val", "valid", "validation")
+TEST_OF = {"imagenet": TEST[1:]}  # its test set is published without labels
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MOST_BYTES = 2**30  # of one file
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
-_CUB_LISTS = ("images", "classes", "image_class_labels", "train_test_split")
 
 PREFIX = "tfds:"
 IMAGENET_TFDS = "imagenet2012"
-# Which split of a TFDS set is reported: ImageNet's test set has no labels.
-_TESTS = ("test", "validation")
-_TESTS_OF = {IMAGENET_TFDS: ("validation",)}
 _INSTALL = "pip install tensorflow-datasets importlib_resources"  # it imports the latter and does not require it
 
 
 class Records(Protocol):
-    """Encoded images in a fixed order; can be pickled for worker processes."""
+    """Encoded images in a fixed order; can be pickled for worker processes.
+
+    ``labels`` are int32 ``[N]``, or None if a label is known only once its image has been read. ``read`` returns the
+    bytes of an image (or its uint8 pixels) and its label, ``name`` what errors call it, ``fingerprint`` a cheap hash.
+    """
 
     @property
-    def labels(self) -> np.ndarray | None:
-        """int32 ``[N]``; None if a label is known only once its image has been read."""
-
+    def labels(self) -> np.ndarray | None: ...
     def __len__(self) -> int: ...
-
-    def read(self, number: int) -> tuple[Any, int]:
-        """The bytes of an image (or its uint8 pixels), and its label."""
-
-    def name(self, number: int) -> str:
-        """What errors call it."""
-
-    def fingerprint(self) -> str:
-        """A hash of the set, cheap to make."""
+    def read(self, number: int) -> tuple[Any, int]: ...
+    def name(self, number: int) -> str: ...
+    def fingerprint(self) -> str: ...
 
 
 class Listed(NamedTuple):
@@ -96,13 +87,12 @@ class Files:
 
 def read_cub200(path: str | PathLike[str] | None) -> Listed:
     """CUB-200-2011 with the official split, from its folder or the one that holds it."""
-    root = data_root(path)
-    places = [root, root / "CUB_200_2011"]
-    folder = next((place for place in places if (place / "images.txt").is_file()), None)
+    lists = [place / "images.txt" for place in (data_root(path), data_root(path) / "CUB_200_2011")]
+    folder = next((file.parent for file in lists if file.is_file()), None)
     if folder is None:
-        lists = [place / "images.txt" for place in places]
         raise not_found("cub200", lists, [f"mkdir -p data && curl -fL {_CUB_URL} | tar -xz -C data"])
-    images, classes, class_of, trained_on = (_numbered(folder / f"{name}.txt") for name in _CUB_LISTS)
+    names = ("images", "classes", "image_class_labels", "train_test_split")
+    images, classes, class_of, trained_on = (_numbered(folder / f"{name}.txt") for name in names)
     for name, table in (("image_class_labels", class_of), ("train_test_split", trained_on)):
         if table.keys() != images.keys():
             raise ValueError(f"{folder}: {name}.txt and images.txt do not number the same images")
@@ -116,7 +106,7 @@ def read_cub200(path: str | PathLike[str] | None) -> Listed:
         names = [images[number] for number in numbers]
         return Files(folder / "images", names, [labels[class_of[number]] for number in numbers])
 
-    return _checked(Listed(part(True), part(False), tuple(classes.values())), folder)
+    return Listed(part(True), part(False), tuple(classes.values()))
 
 
 def _numbered(path: Path) -> dict[str, str]:
@@ -136,22 +126,17 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
     Classes are numbered in the order of their names, images likewise; folders within a class are searched as well.
     Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Every class needs an image in both parts.
     """
-    train, test = (_part(name, path, names) for names in (TRAIN, TEST_OF.get(name, TEST)))
-    classes, others = (_class_folders(folder) for folder in (train, test))
+    train, test = _part(name, path, ["train"]), _part(name, path, TEST_OF.get(name, TEST))
+    classes, others = _class_folders(train), _class_folders(test)
     if classes != others:
         only = sorted(set(classes) ^ set(others))
         raise ValueError(f"{train} and {test} must have the same classes: only one of them has {', '.join(only[:5])}")
-    return _checked(Listed(_files(train, classes), _files(test, classes), classes), train.parent)
-
-
-def read_imagenet(path: str | PathLike[str] | None) -> Listed:
-    """ImageNet from TFDS's imagenet2012 or from class folders."""
-    return read_tfds(IMAGENET_TFDS, path) if has_tfds(IMAGENET_TFDS, path) else read_folder("imagenet", path)
+    return Listed(_files(train, classes), _files(test, classes), classes)
 
 
 def folder_classes(name: str, path: str | PathLike[str] | None) -> tuple[str, ...]:
     """The classes of :func:`read_folder`, without listing the images."""
-    return _class_folders(_part(name, path, TRAIN))
+    return _class_folders(_part(name, path, ["train"]))
 
 
 def _class_folders(path: Path) -> tuple[str, ...]:
@@ -163,7 +148,7 @@ def _part(name: str, path: str | PathLike[str] | None, names: Sequence[str]) -> 
     places = [root / part for part in names]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
-        form = f"{root}/{{{TRAIN[0]},{TEST_OF.get(name, TEST)[0]}}}/CLASS/IMAGE"
+        form = f"{root}/{{train,{TEST_OF.get(name, TEST)[0]}}}/CLASS/IMAGE"
         raise not_found(name, places, [f"put the images there as {form}, or name their folder by --config.data.path"])
     return found
 
@@ -185,15 +170,6 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
         if len(names) == before:
             raise ValueError(f"{folder / name} holds no image: every class needs one, or remove the folder")
     return Files(folder, names, labels)
-
-
-def _checked(listed: Listed, folder: Path) -> Listed:
-    if not listed.class_names:
-        raise ValueError(f"{folder} has no class")
-    for what, files in (("training", listed.train), ("test", listed.test)):
-        if not len(files):
-            raise ValueError(f"{folder} has no {what} image")
-    return listed
 
 
 class TfdsRecords:
@@ -223,7 +199,6 @@ class TfdsRecords:
         return example[self._keys[0]], int(example[self._keys[1]])
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the directory's own description and of the split's name."""
         described = Path(self._directory, "dataset_info.json").read_bytes()
         return hashlib.sha256(described + self._split.encode()).hexdigest()
 
@@ -247,13 +222,14 @@ def read_tfds(name: str, path: str | PathLike[str] | None) -> Listed:
     class_names = getattr(info.features[label_key], "names", None)
     if not class_names:
         raise ValueError(f"{directory}: {label_key!r} is not a class label, which this package needs")
-    tests = [split for split in _TESTS_OF.get(name.partition("/")[0], _TESTS) if split in info.splits]
+    tests = [split for split in ("test", "validation") if split in info.splits]
     if "train" not in info.splits or not tests:
         raise ValueError(f"{directory} needs a split train, and test or validation; it has {', '.join(info.splits)}")
 
     def records(split):
         return TfdsRecords(directory, split, (image_key, label_key), info.splits[split].num_examples)
 
+    # ImageNet's test set has no labels, and some other set's may have none.
     labelled = [split for split in tests if 0 <= records(split).read(0)[1] < len(class_names)]
     if not labelled:
         raise ValueError(f"{directory}: the images of {' and '.join(tests)} have no labels")
@@ -270,16 +246,13 @@ def find_tfds(name: str, path: str | PathLike[str] | None) -> Path:
     root = data_root(path)
     versions = [file.parent for file in (root / name).glob("*/dataset_info.json")]
     if not versions:
-        raise not_found(
-            f"{PREFIX}{name}",
-            [root / name / "VERSION" / "dataset_info.json"],
-            [f"{prepare_command(name, root)}  (needs TensorFlow: {_INSTALL} tensorflow)"],
-        )
+        place = root / name / "VERSION" / "dataset_info.json"
+        raise not_found(f"{PREFIX}{name}", [place], [prepare_command(name, root)])
     directory = max(versions, key=lambda version: [int(part) for part in version.name.split(".") if part.isdigit()])
     if json.loads((directory / "dataset_info.json").read_text()).get("fileFormat") != "array_record":
         raise ValueError(
-            f"{directory} holds no ArrayRecord files, the only format that can be read at random. Prepare the set as "
-            f"such (this needs TensorFlow):\n  {prepare_command(name, root)}"
+            f"{directory} holds no ArrayRecord files, the only format that can be read at random: prepare the set as "
+            f"such\n  {prepare_command(name, root)}"
         )
     return directory
 
@@ -294,6 +267,7 @@ def import_tfds() -> Any:
 
 
 def prepare_command(name: str, data_dir: str | PathLike[str] = "data") -> str:
-    """The command that downloads a set and prepares it as this package reads it."""
+    """The command that downloads a set and prepares it as this package reads it, and what it needs."""
     builder = f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
-    return f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'
+    command = f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'
+    return f"{command}  (needs TensorFlow: {_INSTALL} tensorflow)"

@@ -15,7 +15,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdd_jax.data.memory import check_positions
-from sdd_jax.data.streamed import EvalExample, StreamedDataset, StreamedSplit, TrainExample, eval_batch, train_batch
+from sdd_jax.data.streamed import StreamedDataset, StreamedSplit, eval_batch, eval_example, train_batch, train_example
 from sdd_jax.mesh import DATA, SEEDS, seed_keys
 from sdd_jax.processes import processors
 
@@ -25,11 +25,10 @@ MOST_THREADS = 16
 
 
 class GrainData:
-    """The training batches of runs over ``dataset.train``, one run for each of ``seeds``, as ``MemoryData``'s.
+    """The training batches of runs over ``dataset.train``, as ``MemoryData``'s, in the order of Grain's shuffle.
 
-    Order: position p of a run is entry ``p % N`` of a permutation that is a function of (seed, ``p // N``), Grain's
-    shuffle. Every process reads its share of a batch. Only batches read ahead are kept between steps: a run that goes
-    on from step s reads from there.
+    Every process reads its share of a batch. Only batches read ahead are kept between steps: a run that goes on from
+    step s reads from there.
     """
 
     shared: dict[str, jax.Array] = {}
@@ -53,15 +52,21 @@ class GrainData:
         if processes > 1 and mesh.shape[SEEDS] > 1:
             raise ValueError(f"several seeds of images on disk train in one process, got {processes} processes")
         self._dataset, self._batch_size = dataset, batch_size
-        examples = [_examples(dataset, seed)[share::processes].batch(batch_size // processes) for seed in seeds]
-        self._batches = grain.experimental.ZipMapDataset(examples).map(_stack)
+        runs = []
+        for seed in seeds:
+            example = functools.partial(train_example, dataset=dataset, seed=seed)
+            examples = _rows(dataset, seed).map_with_index(example)
+            runs.append(examples[share::processes].batch(batch_size // processes))
+        self._batches = grain.experimental.ZipMapDataset(runs).map(
+            lambda parts: {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        )
         self._sharding = NamedSharding(mesh, PartitionSpec(SEEDS, DATA))
         self._keys = seed_keys(seeds, mesh)
         self._next = -1
         self._iterator: grain.DatasetIterator | None = None
 
     def own(self, step: int) -> dict[str, jax.Array]:
-        """Each run's key, and its batch of ``step``, ``[runs, B, ...]``."""
+        """Each run's key and batch, ``[runs, ...]``."""
         if self._iterator is None or step != self._next:
             self.close()
             self._iterator = _start(self._batches[step:], self._dataset.workers, self._sharding)
@@ -69,30 +74,27 @@ class GrainData:
         return {"key": self._keys, **_take(self._iterator)}
 
     def indices(self, seed: int, step: int) -> np.ndarray:
-        """The numbers in the original set of the examples that a run of ``seed`` takes in ``step``."""
         rows = _rows(self._dataset, seed)
         start = step * self._batch_size
         places = np.array([rows[position] for position in range(start, start + self._batch_size)])
         return self._dataset.train.index[places]
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
-        """``batch(arrays, step)``, to be called inside ``jit``."""
         return functools.partial(train_batch, source=self._dataset, dtype=dtype)
 
     def close(self) -> None:
-        """Ends threads and processes."""
         if self._iterator is not None:
             _end(self._iterator)
         self._iterator = None
 
 
 class GrainEval:
-    """A split for evaluation, in its order, padded to whole batches; as ``MemoryEval`` is for sets in memory."""
+    """A split for evaluation, in its order, padded to whole batches; as ``MemoryEval``."""
 
     def __init__(self, dataset: StreamedDataset, split: StreamedSplit, *, batch_size: int, mesh: Mesh):
         self._dataset = dataset
         share, processes = jax.process_index(), jax.process_count()
-        example = EvalExample(split, dataset.augment, dataset.image_size, dataset.num_classes, seed=0)
+        example = functools.partial(eval_example, dataset=dataset, split=split)
         self._count = -(-len(split.index) // batch_size)
         positions = grain.MapDataset.range(self._count * batch_size)[share::processes]
         self._batches = positions.map(example).batch(batch_size // processes)
@@ -100,7 +102,6 @@ class GrainEval:
         self._workers = min(dataset.workers, len(split.index) // processes // WORTH_A_PROCESS)
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
-        """The arrays of each batch, for :meth:`batch_function`."""
         iterator = _start(self._batches, self._workers, self._sharding)
         try:
             for _ in range(self._count):
@@ -109,23 +110,12 @@ class GrainEval:
             _end(iterator)
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
-        """``batch(arrays)``, to be called inside ``jit``."""
         return functools.partial(eval_batch, source=self._dataset, dtype=dtype)
-
-
-def _examples(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
-    """Infinite stream of augmented examples, in the order of a run of ``seed``."""
-    example = TrainExample(dataset.train, dataset.augment, dataset.image_size, dataset.num_classes, seed)
-    return _rows(dataset, seed).map_with_index(example)
 
 
 def _rows(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
     """Infinite stream of rows of the training split, in the order of a run of ``seed``."""
     return grain.MapDataset.range(len(dataset.train.index)).seed(seed).shuffle().repeat(None)
-
-
-def _stack(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
 def _put_share(sharding: NamedSharding, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -9,7 +9,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 AUGMENTS = ("resize_crop", "random_resized_crop")
 # Of one image: 256 MiB of RGB. Pillow warns above this number, which it has from the header, and refuses twice as many.
@@ -18,34 +18,15 @@ MOST_PIXELS = 2**28 // 3
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 NO_VIEW = -1  # of crops of random size: too many to number
 
-# What turns the pixels of an EXIF orientation upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # torchvision's RandomResizedCrop: shares of the image's area, widths over heights, and how often it tries.
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
 def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
-    """An RGB image of 8 bits a channel, upright.
+    """An upright RGB image of the bytes of a file, or of uint8 pixels ``[H, W]`` or ``[H, W, C]`` with C 1, 3 or 4.
 
-    Grey, palette, CMYK and 16-bit images are converted (of 16 bits the upper 8 count), a transparent one is laid over
-    white, of an animation the first frame counts, and a rotation noted in EXIF is applied. A header of more than
-    ``MOST_PIXELS`` is refused before anything is decoded.
-
-    Args:
-      data: the bytes of a file, or uint8 pixels ``[H, W]`` or ``[H, W, C]`` with C 1, 3 or 4.
-      name: what errors call it.
-
-    Raises:
-      ValueError: if the image is bad; it says why.
-      MemoryError: if there is too little memory, which is no fault of the image.
+    Of 16 bits the upper 8 count, a transparent image is laid over white, of an animation the first frame counts. A bad
+    image is a ``ValueError``, too little memory a ``MemoryError``; both call it ``name``.
     """
     try:
         if isinstance(data, np.ndarray):
@@ -57,7 +38,8 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"its {image.width} x {image.height} pixels exceed the limit of {MOST_PIXELS} pixels")
         image.load()
-        return _to_rgb(_upright(image))
+        _turn_upright(image)
+        return _to_rgb(image)
     except UnidentifiedImageError:
         known = ", ".join(_formats())
         raise ValueError(f"{name} cannot be read as an image: it is in none of the formats {known}") from None
@@ -74,12 +56,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     try:
-        orientation = image.getexif().get(0x0112)
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
     except Exception:  # damaged metadata do not make the pixels bad
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        pass
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -104,15 +87,10 @@ def resized_side(size: int) -> int:
 
 
 def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """A random window of a decoded image for training, mirrored in half of the cases.
+    """A random window for training, uint8 ``[size, size, 3]``, mirrored in half of the cases, and its view.
 
     "resize_crop" resizes to a square of :func:`resized_side`, whatever the proportions, and takes a window (CUB-200 in
-    the official code). "random_resized_crop" takes a window of 8 to 100 % of the area and 3/4 to 4/3 of proportion,
-    and resizes it (ImageNet; torchvision's RandomResizedCrop).
-
-    Returns:
-      uint8 ``[S, S, 3]`` for the ``size`` S, and the view: ``flip * side**2 + dy * side + dx`` with
-      ``side = resized_side(S) - S + 1`` for "resize_crop", ``NO_VIEW`` for the other.
+    the official code). "random_resized_crop" takes a :func:`random_box` and resizes it (ImageNet).
     """
     if augment == "resize_crop":
         large = resized_side(size)
@@ -127,7 +105,7 @@ def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Gene
 
 
 def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
-    """The middle of a resized image for evaluation, uint8 ``[S, S, 3]`` for the ``size`` S.
+    """The middle of a resized image for evaluation, uint8 ``[size, size, 3]``.
 
     "resize_crop" resizes to a square of :func:`resized_side`, "random_resized_crop" the shorter side to that.
     """

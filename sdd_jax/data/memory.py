@@ -36,18 +36,16 @@ def check_positions(epochs: int, num_examples: int, batch_size: int) -> None:
 
 
 def epochs_per_chunk(steps: int, batch_size: int, num_examples: int) -> int:
-    """The most epochs that ``steps`` consecutive steps can touch, wherever they start (a static number for shapes)."""
+    """The most epochs that ``steps`` consecutive steps can touch, wherever they start."""
     latest_start = num_examples - math.gcd(batch_size, num_examples)
     return -(-(latest_start + steps * batch_size) // num_examples)
 
 
 @functools.partial(jax.jit, static_argnames="num_examples")
 def epoch_order(key: jax.Array, epochs: ArrayLike, num_examples: int) -> jax.Array:
-    """The order of the examples in each of the given epochs, for ``jax.random.key(seed)``.
+    """The permutation of the examples in each of the epochs, int32 ``[E, N]``, for ``jax.random.key(seed)``.
 
-    Returns:
-      int32 ``[E, N]``: a permutation of ``0 .. N-1`` in every row, a function of (seed, epoch). 50,000 examples take
-      about 15 ms an epoch on a CPU, so an order is kept for as many steps as its epochs cover.
+    50,000 examples take about 15 ms an epoch on a CPU, so an order is kept for as many steps as its epochs cover.
     """
     stream = jax.random.fold_in(key, _ORDER_STREAM)
     rows = jnp.arange(num_examples, dtype=jnp.int32)
@@ -63,8 +61,7 @@ def locate(
 ) -> tuple[jax.Array, jax.Array]:
     """The epoch and the row of the split for each of the positions, int32 ``[B]``, of a run.
 
-    ``order`` is int32 ``[E, N]``, the permutations of ``first_epoch``, ``first_epoch + 1``, ...: enough of them for the
-    positions (:func:`epochs_per_chunk`). A row of an epoch that it does not hold is N, out of range.
+    ``order`` has the permutations of ``first_epoch`` and the next ones; a row of an epoch that it does not hold is N.
     """
     epochs = positions // num_examples
     held = epochs - first_epoch
@@ -76,19 +73,9 @@ def locate(
 def train_batch(
     arrays: dict[str, jax.Array], step: ArrayLike, *, source: Any, batch_size: int, dtype: DTypeLike = jnp.float32
 ) -> dict[str, jax.Array]:
-    """The augmented batch of a step; to be called inside ``jit``.
+    """The augmented batch of a step of the run; to be called inside ``jit``.
 
-    Args:
-      arrays: the split's images, labels and index; a run's key (``jax.random.key(seed)``), order and first_epoch, as
-        :func:`locate` takes them.
-      step: int scalar, counted from 0 over the whole run.
-      source: has mean, std, pad and flip: a :class:`Dataset` or what is known of one.
-      batch_size: B; may be larger than N.
-      dtype: of the images.
-
-    Returns:
-      image ``dtype [B, H, W, C]``; label, index, row (of the split, 0 to N - 1), view and position (in the whole run)
-      int32 ``[B]``; valid bool ``[B]``, all True.
+    ``arrays`` are the split's and the run's key, order and first_epoch; ``source`` has mean, std, pad and flip.
     """
     position = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     epochs, rows = locate(position, arrays["labels"].shape[0], arrays["first_epoch"], arrays["order"])
@@ -113,9 +100,6 @@ def eval_batch(
     """Evaluation batch ``arrays["number"]`` of the split in ``arrays``, in its order; to be called inside ``jit``.
 
     Rows past the end repeat the last example, an ordinary image, with ``valid`` False.
-
-    Returns:
-      As :func:`train_batch`, but without row and position, and with the view that changes nothing.
     """
     examples = arrays["labels"].shape[0]
     positions = jnp.asarray(arrays["number"], jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
@@ -132,7 +116,8 @@ def eval_batch(
 class MemoryData:
     """The training batches of runs over ``dataset.train``, one run for each of ``seeds``.
 
-    ``batch({**shared, **run's part of own(step)}, step)`` is a function of (seed, step).
+    ``batch_function(dtype)`` gives ``batch(arrays, step)``, to be called inside ``jit``; a run's arrays are ``shared``
+    and its part of ``own(step)``, and its batch is a function of (seed, step).
     """
 
     def __init__(
@@ -163,7 +148,7 @@ class MemoryData:
         return self._own
 
     def indices(self, seed: int, step: int) -> np.ndarray:
-        """The numbers in the original set of the examples that a run of ``seed`` takes in ``step``."""
+        """The numbers in the original set of the examples that a run of ``seed`` takes in ``step``, on the host."""
         positions = step * self._batch_size + np.arange(self._batch_size)
         epochs, places = np.divmod(positions, self._num_examples)
         touched = np.arange(epochs[0], epochs[-1] + 1)
@@ -174,12 +159,11 @@ class MemoryData:
         """Nothing was opened."""
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
-        """``batch(arrays, step)``, to be called inside ``jit``."""
         return functools.partial(train_batch, source=self._dataset, batch_size=self._batch_size, dtype=dtype)
 
 
 class MemoryEval:
-    """A split for evaluation: in its order, the last batch padded."""
+    """A split for evaluation, in its order, the last batch padded: ``batch(arrays)`` for each of ``batches()``."""
 
     def __init__(self, dataset: Dataset, split: Split, *, batch_size: int, mesh: Mesh):
         on_all = replicated(mesh)
@@ -188,9 +172,7 @@ class MemoryEval:
         self._numbers = [put(np.int32(number), on_all) for number in range(-(-len(split.index) // batch_size))]
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
-        """The arrays of each batch, for :meth:`batch_function`."""
         return ({**self._arrays, "number": number} for number in self._numbers)
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
-        """``batch(arrays)``, to be called inside ``jit``."""
         return functools.partial(eval_batch, source=self._dataset, batch_size=self._batch_size, dtype=dtype)

@@ -1,7 +1,7 @@
 """Small grey images: MNIST and Fashion-MNIST from IDX files, plain or gzipped, and scikit-learn's digits.
 
-The IDX format is described at http://yann.lecun.com/exdb/mnist: two zero bytes, a type (8 is uint8), the number of
-dimensions, each size as four big-endian bytes, then the values.
+An IDX file (http://yann.lecun.com/exdb/mnist) has two zero bytes, a type (8 is uint8), the number of dimensions, each
+size as four big-endian bytes, then the values.
 """
 
 import gzip
@@ -33,10 +33,7 @@ _TEST_KEY = 20_240_619  # of the digits' test set; another key makes published r
 
 
 def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file (unzipped if its name ends in ``.gz``) with so many dimensions.
-
-    ``ValueError`` if the header is another, a byte is missing or left over, or the gzip data are damaged.
-    """
+    """The uint8 array of an IDX file with so many dimensions; ``ValueError`` if it is damaged or another."""
     start = 4 + 4 * dimensions
     if str(path).endswith(".gz"):
         try:
@@ -49,10 +46,9 @@ def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
     else:
         content = Path(path).read_bytes()
     magic = bytes((0, 0, 8, dimensions))
-    if content[:4] != magic:
-        raise ValueError(f"{path} must begin with {magic.hex()} (IDX, bytes), got {content[:4].hex() or 'nothing'}")
-    if len(content) < start:
-        raise ValueError(f"{path} ends within its header: {start} bytes expected, got {len(content)}")
+    if content[:4] != magic or len(content) < start:
+        expected = f"{path} must begin with {magic.hex()} and {dimensions} sizes (IDX, bytes)"
+        raise ValueError(f"{expected}, got {content[:start].hex() or 'nothing'}")
     shape = tuple(np.frombuffer(content, ">u4", dimensions, offset=4).tolist())
     expected = start + math.prod(shape)
     if len(content) != expected:
@@ -61,13 +57,7 @@ def read_idx(path: str | PathLike[str], dimensions: int) -> np.ndarray:
 
 
 def read_mnist(name: str, path: str | PathLike[str] | None = None) -> Raw:
-    """MNIST or Fashion-MNIST from a folder of its four IDX files, zero-padded from 28x28 to 32x32.
-
-    Args:
-      name: "mnist" or "fashion_mnist". The two have the same file names: only the folder tells them apart.
-      path: the folder of the files, or the folder that holds torchvision's ``MNIST/raw`` or ``FashionMNIST/raw``. None
-        looks there below ``data``, and for Fashion-MNIST where Debian's package dataset-fashion-mnist puts it.
-    """
+    """MNIST or Fashion-MNIST, zero-padded from 28x28 to 32x32; ``path`` as in :func:`sdd_jax.data.load`."""
     torchvision = Path(_FOLDERS[name], "raw")
     if path is None:
         places = [Path("data") / torchvision, *([_DEBIAN] if name == "fashion_mnist" else [])]
@@ -98,34 +88,29 @@ def _find(folder: Path, file: str) -> Path | None:
 
 
 def _ways(name: str) -> list[str]:
-    folder = f"data/{_FOLDERS[name]}/raw"
-    files = ",".join(FILES)
+    folder, files = _FOLDERS[name], ",".join(FILES)
     debian = ["apt-get install dataset-fashion-mnist"] if name == "fashion_mnist" else []
     return [
         *debian,
-        f"curl -fL --create-dirs --output-dir {folder} --remote-name-all '{_ADDRESSES[name]}/{{{files}}}.gz'",
-        f"python -c \"from torchvision.datasets import {_FOLDERS[name]}; {_FOLDERS[name]}('data', download=True)\"",
+        f"curl -fL --create-dirs --output-dir data/{folder}/raw --remote-name-all '{_ADDRESSES[name]}/{{{files}}}.gz'",
+        f"python -c \"from torchvision.datasets import {folder}; {folder}('data', download=True)\"",
     ]
 
 
 def read_digits(path: str | PathLike[str] | None = None) -> Raw:
-    """The 1,797 handwritten digits of ``sklearn.datasets.load_digits``, which need no download.
+    """The 1,797 handwritten digits of scikit-learn, which need no download.
 
     The 8x8 values 0 to 16 become 0 to 255, and each pixel a block of 4x4, so that networks for 32x32 take them. A fifth
     of each class, drawn by a fixed key, is the test set; the source has no split of its own.
     """
     if path is not None:
         raise ValueError(f"digits come with scikit-learn and have no path, got {str(path)!r}")
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError('the data set "digits" comes with scikit-learn: pip install scikit-learn') from error
+    from sklearn.datasets import load_digits  # takes a second
 
     data: Any = load_digits()
     scaled = np.floor(data.images * (255 / 16) + 0.5).astype(np.uint8)
     images = scaled.repeat(4, axis=1).repeat(4, axis=2)[..., None]
     labels = data.target.astype(np.int32)
-    sizes = np.bincount(labels)
-    test = stratified_draw(labels, (2 * sizes + 5) // 10, _TEST_KEY)
+    test = stratified_draw(labels, (2 * np.bincount(labels) + 5) // 10, _TEST_KEY)
     train = np.delete(np.arange(len(labels)), test)
     return Raw(images[train], labels[train], images[test], labels[test])

@@ -3,7 +3,7 @@
 import dataclasses
 import errno
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.typing import ArrayLike, DTypeLike
+from PIL import Image
 
 from sdd_jax.data import augment as device
 from sdd_jax.data import images
@@ -25,31 +26,24 @@ _BROKEN_LINK = (errno.ENOENT, errno.ELOOP)  # it leads nowhere, or in a circle
 
 
 class Skipped(NamedTuple):
-    """The training images that a run leaves out; ``skipped.json`` in its folder holds them.
+    """The training images that a run leaves out; ``skipped.json`` in its folder holds them."""
 
-    Attributes:
-      listing: :func:`hash_names` of the records that the numbers belong to.
-      images: ``{number: reason}``, in increasing order; the reason names the file.
-    """
-
-    listing: str
-    images: Mapping[int, str]
+    listing: str  # hash_names of the records that the numbers belong to
+    images: Mapping[int, str]  # the reason for each number, which names the file; in increasing order
 
     def same(self, other: "Skipped") -> bool:
         """Whether a run without these images has the same order as one without the ``other`` ones."""
         return self.listing == other.listing and self.images.keys() == other.images.keys()
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for a file."""
         return {"listing": self.listing, "images": {str(number): reason for number, reason in self.images.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Skipped":
-        """The inverse of :meth:`to_json`."""
         return cls(content["listing"], {int(number): reason for number, reason in content["images"].items()})
 
     def report(self) -> str:
-        """Their number, and the reasons for the first 20, for the start of a run."""
+        """Their number and the first reasons, for the start of a run."""
         count = len(self.images)
         lines = [f"{count} training image{'' if count == 1 else 's'} skipped"]
         lines += list(self.images.values())[:SHOWN]
@@ -57,12 +51,7 @@ class Skipped(NamedTuple):
 
 
 class StreamedSplit(NamedTuple):
-    """One split.
-
-    Attributes:
-      records: the original set that its images are in.
-      index: int32 ``[N]``, each example's number there.
-    """
+    """One split: the original set that its images are in, and the number of each there, int32 ``[N]``."""
 
     records: Records
     index: np.ndarray
@@ -70,14 +59,7 @@ class StreamedSplit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:
-    """A data set on disk; fields that a :class:`~sdd_jax.data.dataset.Dataset` in memory has too mean the same.
-
-    Attributes:
-      image_size: S; images are ``[S, S, 3]``.
-      augment: one of ``images.AUGMENTS``.
-      workers: processes that decode; 0: threads of this process.
-      skipped: the images that were left out of ``train`` and ``selection``; None if bad images are an error.
-    """
+    """A data set on disk; fields that a :class:`~sdd_jax.data.dataset.Dataset` in memory has too mean the same."""
 
     name: str
     class_names: tuple[str, ...]
@@ -88,18 +70,16 @@ class StreamedDataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    augment: str
-    workers: int
-    skipped: Skipped | None = None
+    augment: str  # one of images.AUGMENTS
+    workers: int  # processes that decode; 0: threads of this process
+    skipped: Skipped | None  # None if bad images are an error
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
         return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(H, W, C)``."""
         return (self.image_size, self.image_size, 3)
 
     def fingerprint(self, *splits: str) -> str:
@@ -114,11 +94,11 @@ class StreamedDataset:
 def from_records(
     train: Records,
     test: Records,
+    class_names: tuple[str, ...],
     *,
     name: str,
-    class_names: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     image_size: int,
     augment: str,
     select_on: str,
@@ -134,10 +114,8 @@ def from_records(
 
     Args:
       train: the images of training and validation.
-      test: those of tests; one that cannot be decoded is an error when it is read, whatever ``on_bad_image`` is.
-      class_names: a name per class.
-      mean: per channel, in units of [0, 1].
-      std: likewise.
+      test: those of tests, all of which must be good.
+      mean: per channel, in units of [0, 1], as ``std``.
       on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
         and leaves the bad ones out, after all draws, so that these do not depend on them.
       skipped: the images that an earlier start of the same run left out; None decodes all to find them.
@@ -145,6 +123,8 @@ def from_records(
     Raises:
       ValueError: if an argument is not as described, ``skipped`` is of other images, or no image of a class is left.
     """
+    if not (len(train) and len(test)):
+        raise ValueError(f"{name} needs training and test images, got {len(train)} and {len(test)}")
     if augment not in images.AUGMENTS:
         raise ValueError(f"augment must be one of {', '.join(images.AUGMENTS)}, got {augment!r}")
     if image_size < 1:
@@ -171,20 +151,11 @@ def from_records(
         rows, held = left, None if held is None else held[~np.isin(held, bad)]
         if held is not None and not len(held):
             raise ValueError(f'every held-out image of {name} is skipped: repair them, or use select_on="test"')
-    whole_test = StreamedSplit(test, np.arange(len(test), dtype=np.int32))
+    tested = StreamedSplit(test, np.arange(len(test), dtype=np.int32))
+    trained = StreamedSplit(train, rows.astype(np.int32))
+    selection = tested if held is None else StreamedSplit(train, held.astype(np.int32))
     return StreamedDataset(
-        name=name,
-        class_names=tuple(class_names),
-        train=StreamedSplit(train, rows.astype(np.int32)),
-        selection=whole_test if held is None else StreamedSplit(train, held.astype(np.int32)),
-        test=whole_test,
-        select_on=select_on,
-        mean=tuple(mean),
-        std=tuple(std),
-        image_size=image_size,
-        augment=augment,
-        workers=workers,
-        skipped=skipped,
+        name, class_names, trained, selection, tested, select_on, mean, std, image_size, augment, workers, skipped
     )
 
 
@@ -199,8 +170,7 @@ def hash_names(records: Records) -> str:
 def find_bad_images(records: Records, numbers: np.ndarray) -> Skipped:
     """Decodes the records of ``numbers``, each once, in threads; each of several processes takes a share.
 
-    Skipped are images at fault: content that cannot be decoded, too many pixels, a broken link. An error of the machine
-    (any other error of the file system, too little memory) is raised.
+    Only a fault of the image skips it; an error of the machine (of the file system, too little memory) is raised.
     """
     processes = jax.process_count()
     share = numbers[jax.process_index() :: processes]
@@ -237,51 +207,37 @@ def _problem(records: Records, number: int) -> str | None:
     return None
 
 
-class _Example(NamedTuple):
-    """Prepares the example of a row; can be pickled for worker processes."""
-
-    split: StreamedSplit
-    augment: str
-    size: int
-    classes: int
-    seed: int
-
-    def read(self, row: int) -> tuple[Any, int]:
-        """The decoded image of a row of the split, and its label."""
-        records, number = self.split.records, int(self.split.index[row])
-        data, label = records.read(number)
-        if not 0 <= label < self.classes:
-            raise ValueError(f"{records.name(number)} has the label {label}, expected 0 to {self.classes - 1}")
-        return images.decode(data, records.name(number)), label
-
-
-class TrainExample(_Example):
-    """``example(position, row)``: the row's image as it is seen at a position of the run.
+def train_example(position: int, row: int, *, dataset: StreamedDataset, seed: int) -> dict[str, Any]:
+    """A row of the training split as it is seen at a position of a run.
 
     It is augmented by a function of (seed, epoch, number of the example) and of nothing else, as images in memory are,
     but drawn by NumPy's Philox, as worker processes should not start JAX. NumPy promises the generator's bits for good,
     the numbers made of them for one version.
     """
-
-    def __call__(self, position: int, row: int) -> dict[str, Any]:
-        number = int(self.split.index[row])
-        entropy = np.random.SeedSequence((self.seed, position // len(self.split.index), number))
-        image, label = self.read(row)
-        rng = np.random.Generator(np.random.Philox(entropy))
-        pixels, view = images.train_image(image, self.augment, self.size, rng)
-        return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
+    image, label = _read(dataset, dataset.train, row)
+    number = int(dataset.train.index[row])
+    entropy = np.random.SeedSequence((seed, position // len(dataset.train.index), number))
+    rng = np.random.Generator(np.random.Philox(entropy))
+    pixels, view = images.train_image(image, dataset.augment, dataset.image_size, rng)
+    return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
 
 
-class EvalExample(_Example):
-    """``example(position)``: an example in the order of the split; past the end the last one, with ``valid`` False."""
+def eval_example(position: int, *, dataset: StreamedDataset, split: StreamedSplit) -> dict[str, Any]:
+    """An example in the order of the split; past the end the last one, with ``valid`` False."""
+    row = min(position, len(split.index) - 1)
+    image, label = _read(dataset, split, row)
+    pixels = images.eval_image(image, dataset.augment, dataset.image_size)
+    arrays = _as_arrays(image=pixels, label=label, index=int(split.index[row]), view=images.NO_VIEW)
+    return {**arrays, "valid": np.bool_(position == row)}
 
-    def __call__(self, position: int) -> dict[str, Any]:
-        last = len(self.split.index) - 1
-        row = min(position, last)
-        image, label = self.read(row)
-        pixels = images.eval_image(image, self.augment, self.size)
-        arrays = _as_arrays(image=pixels, label=label, index=int(self.split.index[row]), view=images.NO_VIEW)
-        return {**arrays, "valid": np.bool_(position <= last)}
+
+def _read(dataset: StreamedDataset, split: StreamedSplit, row: int) -> tuple[Image.Image, int]:
+    """The decoded image of a row, and its label."""
+    number = int(split.index[row])
+    name, (data, label) = split.records.name(number), split.records.read(number)
+    if not 0 <= label < dataset.num_classes:
+        raise ValueError(f"{name} has the label {label}, expected 0 to {dataset.num_classes - 1}")
+    return images.decode(data, name), label
 
 
 def _as_arrays(*, image: np.ndarray, **numbers: int) -> dict[str, Any]:

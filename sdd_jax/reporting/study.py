@@ -13,7 +13,7 @@ from sdd_jax import saved
 from sdd_jax.data import AnyDataset, Dataset, eval_data
 from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import stratified_draw
-from sdd_jax.data.streamed import EvalExample
+from sdd_jax.data.streamed import eval_example
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.files import flatten, read_json
 from sdd_jax.mesh import make_mesh
@@ -311,8 +311,8 @@ def test_pixels(dataset: AnyDataset, rows: Sequence[int]) -> np.ndarray:
     """The test images of some rows as networks see them, before normalisation: uint8 ``[n, H, W, C]``."""
     if isinstance(dataset, Dataset):
         return dataset.test.images[np.asarray(rows, int)]
-    example = EvalExample(dataset.test, dataset.augment, dataset.image_size, dataset.num_classes, seed=0)
-    return np.stack([example(int(row))["image"] for row in rows])
+    examples = (eval_example(int(row), dataset=dataset, split=dataset.test) for row in rows)
+    return np.stack([example["image"] for example in examples])
 
 
 def _points(dataset: AnyDataset) -> np.ndarray:

@@ -17,10 +17,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 from sdd_jax._version import __version__
+from sdd_jax.files import write_new
 from sdd_jax.models import create_model
 from sdd_jax.models.layers import fold
 from sdd_jax.serving.network import Served
-from sdd_jax.tensor_files import write_new
 
 try:
     import onnx

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jax
 
+from sdd_jax.files import write_new
 from sdd_jax.serving.network import Served
-from sdd_jax.tensor_files import write_new
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -1,11 +1,8 @@
 """Checkpoints: folders that Orbax writes, made valid by a manifest that is written last.
 
-``checkpoints/00000120/`` holds the state after 120 steps and ``MANIFEST.json``: step, config hash, selection accuracy,
-and size and SHA-256 of every file. A folder without a manifest is an unfinished write. If files do not match the
-manifest, the checkpoint is damaged and never given to Orbax, which restores flipped bytes without an error.
-
-The two newest checkpoints are kept, and the best. Orbax's own policies for this do not know manifests: they would count
-an unfinished folder as one of the newest, and delete a whole one for it.
+``checkpoints/00000120/`` holds the state after 120 steps and ``MANIFEST.json``. A folder without one is an unfinished
+write. If files do not match it, the checkpoint is damaged and never given to Orbax, which restores flipped bytes
+without an error.
 """
 
 import errno
@@ -14,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +23,7 @@ from sdd_jax import processes
 from sdd_jax.files import checksum, read_json, write_json
 
 MANIFEST = "MANIFEST.json"
-KEEP_NEWEST = 2
+KEEP_NEWEST = 2  # and the best. Orbax's own policies would count an unfinished folder, and delete a whole one for it
 
 
 class Manifest(NamedTuple):
@@ -35,7 +32,7 @@ class Manifest(NamedTuple):
     step: int
     config_hash: str
     selection_accuracy: float | None
-    files: dict[str, dict[str, Any]]
+    files: dict[str, dict[str, Any]]  # size and SHA-256 of each
 
 
 class Damaged(ValueError):
@@ -53,7 +50,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.config_hash = config_hash
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: tuple[Path, Future] | None = None
+        self._writing: Future | None = None
 
     def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
         """Starts to save ``state``. Its values are copied before this returns, so it may be donated afterwards.
@@ -68,47 +65,38 @@ class Checkpoints:
                 _set_aside(path, "replaced")
             response = ocp.save_async(str(path), state)
         manifest = Manifest(step, self.config_hash, selection_accuracy, {})
-        self._writing = path, self._executor.submit(self._finish, path, response, manifest)
+        self._writing = self._executor.submit(self._finish, path, response, manifest)
 
     def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
-        response.result()
-        if processes.is_first():  # to which Orbax answers when every process has written its part
-            manifest = manifest._replace(files=_checksums(path))
-            write_json(path / MANIFEST, manifest._asdict())
-            self._prune()
+        with _reported(path):
+            response.result()
+            if processes.is_first():  # to which Orbax answers when every process has written its part
+                write_json(path / MANIFEST, manifest._replace(files=_checksums(path))._asdict())
+                self._prune()
 
     def _prune(self) -> None:
         steps = self.steps()
-        keep = set(steps[-KEEP_NEWEST:]) | {self.best_step()}
-        for step in steps:
-            if step not in keep:
-                path = self.folder / f"{step:08d}"
-                (path / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
-                shutil.rmtree(path)
+        for step in set(steps[:-KEEP_NEWEST]) - {self.best_step()}:
+            path = self.folder / f"{step:08d}"
+            (path / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
+            shutil.rmtree(path)
 
     def wait(self) -> None:
         """Returns when nothing is being written; ``SaveFailed`` says what went wrong while writing."""
-        if self._writing is None:
-            return
-        (path, writing), self._writing = self._writing, None
-        with _reported(path):
+        writing, self._writing = self._writing, None
+        if writing is not None:
             writing.result()
 
     def close(self) -> None:
         """``wait``, and no save after it."""
-        try:
+        with self._executor:
             self.wait()
-        finally:
-            self._executor.shutdown()
 
     def remove_unfinished(self) -> list[str]:
-        """Removes what a killed process was writing, and returns its names.
-
-        What Orbax had not finished is deleted. A folder that only lacks its manifest is renamed: it may have had one.
-        """
+        """Removes what a killed process was writing, and returns its names."""
         unfinished = [path for path in _children(self.folder) if not (path / MANIFEST).exists()]
         for path in unfinished:
-            if re.fullmatch(r"\d+", path.name):
+            if path.name.isdecimal():  # it only lacks its manifest, and may have had one
                 _set_aside(path, "unfinished")
             else:
                 shutil.rmtree(path)
@@ -116,8 +104,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a manifest, oldest first."""
-        found = [path for path in _children(self.folder) if re.fullmatch(r"\d{8,}", path.name)]
-        return sorted(int(path.name) for path in found if (path / MANIFEST).exists())
+        whole = [path for path in _children(self.folder) if (path / MANIFEST).exists()]
+        return sorted(int(path.name) for path in whole if path.name.isdecimal())
 
     def manifest(self, step: int) -> Manifest:
         """The manifest of ``step``; ``Damaged`` if it does not read."""
@@ -132,15 +120,12 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the highest selection accuracy, the earliest of equals; None if none was measured."""
-        best, best_accuracy = None, float("-inf")
+        accuracies: dict[int, float] = {}
         for step in self.steps():
-            try:
-                accuracy = self.manifest(step).selection_accuracy
-            except Damaged:  # reported by whoever reads it
-                continue
-            if accuracy is not None and accuracy > best_accuracy:
-                best, best_accuracy = step, accuracy
-        return best
+            with suppress(Damaged):  # reported by whoever reads it
+                if (accuracy := self.manifest(step).selection_accuracy) is not None:
+                    accuracies[step] = accuracy
+        return max(accuracies, key=accuracies.__getitem__, default=None)
 
     def verify(self, step: int) -> Path:
         """The folder of ``step``, after checking all of its files; ``Damaged`` names one that is not in order."""
@@ -148,7 +133,7 @@ class Checkpoints:
         expected, found = self.manifest(step).files, _checksums(path)
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
-                raise Damaged(f"{path / name}: {_difference(expected.get(name), found.get(name))}")
+                raise Damaged(f"{path / name}: the manifest has {expected.get(name)}, found {found.get(name)}")
         return path
 
     def load_variables(self, step: int) -> dict[str, Any]:
@@ -172,9 +157,11 @@ class Checkpoints:
           Damaged: if there are only damaged ones. To start afresh would lose the run without a word.
         """
 
-        def look() -> tuple[int | None, list[str]]:
-            problems: list[str] = []
-            for step in reversed([step for step in self.steps() if at_most is None or step <= at_most]):
+        def look():
+            problems = []
+            for step in reversed(self.steps()):
+                if at_most is not None and step > at_most:
+                    continue
                 try:
                     self.verify(step)
                     return step, problems
@@ -211,16 +198,6 @@ def _checksums(path: Path) -> dict[str, dict[str, Any]]:
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
     manifest = (MANIFEST, MANIFEST + ".tmp")
     return {file.relative_to(path).as_posix(): checksum(file) for file in files if file.name not in manifest}
-
-
-def _difference(expected: dict[str, Any] | None, found: dict[str, Any] | None) -> str:
-    if expected is None:
-        return "not in the manifest"
-    if found is None:
-        return "missing"
-    if expected["size"] != found["size"]:
-        return f"{found['size']} bytes, the manifest has {expected['size']}"
-    return "its SHA-256 differs from the manifest's"
 
 
 def _set_aside(path: Path, word: str) -> None:

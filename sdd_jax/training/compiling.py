@@ -1,6 +1,9 @@
-"""``jit`` for programs that run a network, with the compiler options that were measured to be fast."""
+"""What was measured to be fast: compiler options of programs that run a network, and on CPU the C library's memory."""
 
+import ctypes
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -15,13 +18,9 @@ REDUCTIONS, ELEMENTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELT
 
 
 def jit_network(function: Callable[..., Any], model: Any, *, platform: str | None = None, **options: Any) -> Any:
-    """``jax.jit(function, **options)``, compiled with the options that are fast on its platform.
+    """``jax.jit(function, **options)`` with the compiler options that are fast for ``model`` on ``platform``.
 
-    Args:
-      function: the program.
-      model: the network that takes most of its time.
-      platform: what it is compiled for; None: the default backend.
-      options: as ``jax.jit`` has them.
+    ``model`` is the network that takes most of the time; without a platform it is the default backend.
     """
     if (platform or jax.default_backend()) != "cpu":
         return jax.jit(function, **options)
@@ -42,3 +41,27 @@ def known_options(options: dict[str, str]) -> dict[str, str] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return options
+
+
+MALLOC = (  # parameters of glibc's malloc.h, and their values
+    (-1, -1),  # M_TRIM_THRESHOLD: nothing is given back
+    (-4, 0),  # M_MMAP_MAX: nothing is mapped by itself
+    (-8, 1),  # M_ARENA_MAX: one heap for all threads, which is the only one without a limit
+)
+ACCELERATORS = ("jax_plugins", "libtpu")  # what JAX looks for devices with, where it is not told which to take
+
+
+def keep_freed_memory() -> bool:
+    """On CPU: tells glibc to keep freed memory, before JAX starts the threads that use it; whether it was told.
+
+    XLA's CPU client takes every array from malloc. glibc gives one of megabytes back to the kernel as soon as it is
+    freed, and the kernel fills its pages with zeros when the next step takes them again: a fifth to a half of the
+    processor's seconds of a step of a small network. ``python -m benchmarks.run --only=allocator`` measures it.
+
+    Nothing happens where another device computes, since threads that decode images there would wait for the one heap,
+    nor with another C library.
+    """
+    chosen = jax.config.values.get("jax_platforms")
+    cpu_alone = chosen == "cpu" if chosen else not any(map(find_spec, ACCELERATORS))
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return cpu_alone and mallopt is not None and all(mallopt(*setting) for setting in MALLOC)

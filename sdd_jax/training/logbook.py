@@ -21,15 +21,11 @@ BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{post
 
 
 class NonFinite(FloatingPointError):
-    """A loss, a term of it, a gradient or an evaluation that is NaN or infinite.
-
-    Attributes:
-      step: the training step; -1 for an evaluation.
-    """
+    """A loss, a term of it, a gradient or an evaluation that is NaN or infinite."""
 
     def __init__(self, message: str, step: int = -1):
         super().__init__(message)
-        self.step = step
+        self.step = step  # of training; -1: an evaluation
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -43,10 +39,7 @@ class Logbook:
 
     Resumed at a step, it first drops the lines after that step. They are written again as the steps are repeated, so an
     interrupted run leaves the lines of an uninterrupted one. Every process has a logbook, and the first one's writes.
-
-    Args:
-      boundaries: steps at which a line ends, besides every fiftieth: those of evaluations and checkpoints.
-      name: of this run, where several are trained together.
+    A line ends at every fiftieth step and at the ``boundaries``.
     """
 
     def __init__(
@@ -58,8 +51,8 @@ class Logbook:
         steps_per_epoch: float,
         batch_size: int,
         boundaries: set[int],
-        name: str = "",
-        shows_progress: bool = True,
+        name: str,
+        shows_progress: bool,
     ):
         self.lines: list[dict[str, Any]] = []
         self._writes = processes.is_first()
@@ -72,8 +65,8 @@ class Logbook:
         self._elapsed_before = self.lines[-1]["elapsed"] if self.lines else 0.0
         self._start = self._last_time = self._last_said = time.monotonic()
         self._last_step = step
-        self._shows_lines = shows_progress and not sys.stdout.isatty()
-        shows_bar = self._writes and shows_progress and sys.stdout.isatty()
+        terminal = sys.stdout.isatty()
+        self._shows_lines = shows_progress and not terminal
         self._bar = tqdm(
             total=total_steps,
             initial=step,
@@ -81,7 +74,7 @@ class Logbook:
             bar_format=BAR,
             dynamic_ncols=True,
             leave=False,
-            disable=not shows_bar,
+            disable=not (self._writes and shows_progress and terminal),
         )
 
     def _open(self, path: Path) -> None:
@@ -102,11 +95,7 @@ class Logbook:
         return self._elapsed_before + time.monotonic() - self._start
 
     def add(self, first: int, count: int, measured: dict[str, np.ndarray]) -> None:
-        """Adds ``count`` steps from step ``first`` on, and writes a line when one is due.
-
-        Raises:
-          NonFinite: for the first step that has a metric which is not finite.
-        """
+        """Adds ``count`` steps from ``first`` on, and writes a line when one is due; ``NonFinite`` names a bad step."""
         for i in range(count):
             values = {name: float(column[i]) for name, column in measured.items()}
             if not all(math.isfinite(value) for value in values.values()):
@@ -140,8 +129,9 @@ class Logbook:
     def evaluation(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes and says the results of an evaluation of ``split``."""
         self._write("evaluation", step, {"split": split, **values})
-        text = " ".join(f"{name} {_format(name, value)}" for name, value in values.items() if name != "examples")
-        self.say(f"epoch {step / self._per_epoch:.1f} step {step}/{self._total} | {split}: {text}")
+        forms = {"accuracy": ".2%", "top5": ".2%"}
+        shown = (f"{name} {value:{forms.get(name, '.4f')}}" for name, value in values.items() if name != "examples")
+        self.say(f"epoch {step / self._per_epoch:.1f} step {step}/{self._total} | {split}: {' '.join(shown)}")
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -180,7 +170,3 @@ class Logbook:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._tensorboard.add_scalar(f"{values.get('split', kind)}/{name}", value, step)
-
-
-def _format(name: str, value: float) -> str:
-    return f"{100 * value:.2f}%" if name in ("accuracy", "top5") else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""The training loop. One for every method, network and data set: what varies comes in as an argument.
+"""The training loop, one for every method, network and data set.
 
 The order is fixed: evaluate, save, step, log. A checkpoint of step s therefore holds everything up to s, its evaluation
 included, and a run that goes on from it repeats nothing and skips nothing.
@@ -68,8 +68,13 @@ def train_together(
     built, programs = runs[0], Programs(runs)
     dataset, num_examples, on_all = built.dataset, len(built.dataset.train.index), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
-    eval_steps = _due(built.eval_every_epochs, built.epochs, num_examples, built.batch_size)
-    save_steps = _due(built.save_every_epochs, built.epochs, num_examples, built.batch_size)
+
+    def due(every_epochs):
+        """The steps at which something due every so many epochs happens: at the ends of epochs, and of the run."""
+        epochs = range(every_epochs, built.epochs, every_epochs)
+        return frozenset((*(optim.first_step(epoch, num_examples, built.batch_size) for epoch in epochs), total))
+
+    eval_steps, save_steps = due(built.eval_every_epochs), due(built.save_every_epochs)
 
     with ExitStack() as closing:  # each of these, whatever becomes of the others
         closing.callback(programs.close)
@@ -81,7 +86,7 @@ def train_together(
         # ---- states: the newest whole checkpoint, else the beginning
         newest = [file.newest() for file in files]
         step = resumed_at = min(newest)
-        if len(set(newest)) > 1:  # a kill between two of their saves: all go back to the one before, if that is all
+        if len(set(newest)) > 1:  # killed between two seeds' saves: all go back to the older step, if that is all
             between = [save for save in save_steps if step < save < max(newest)]
             if between or not all(file.has(step) for file in files):
                 closing.close()
@@ -111,9 +116,9 @@ def train_together(
 
         with jax.transfer_guard("disallow"):  # nothing crosses between host and device unless it says so
             while True:
-                due = step != resumed_at  # what a checkpoint holds was evaluated before it was saved
                 signal = should_stop(step)
-                if due and (step in eval_steps or step in save_steps or signal is not None):
+                # What a checkpoint holds was evaluated before it was saved.
+                if step != resumed_at and (step in eval_steps or step in save_steps or signal is not None):
                     for file in files:
                         file.checkpoints.wait()  # so that a kill from here on costs what came since the last one
                     tally(pending)  # a state is evaluated or saved only after its loss proved finite
@@ -189,9 +194,3 @@ def make_evaluator(
         return {**results, "examples": seen}
 
     return evaluator
-
-
-def _due(every_epochs: int, epochs: int, num_examples: int, batch_size: int) -> frozenset[int]:
-    """The steps at which something due every so many epochs happens: at the ends of epochs, and of the run."""
-    ends = (optim.first_step(epoch, num_examples, batch_size) for epoch in range(every_epochs, epochs, every_epochs))
-    return frozenset((*ends, optim.total_steps(epochs, num_examples, batch_size)))

@@ -13,34 +13,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+from optax import softmax_cross_entropy_with_integer_labels
 
 from sdd_jax.regions import Regions
 from sdd_jax.sdd import reduce_terms, region_terms
 
 
 class Objective(NamedTuple):
-    """See the module's docstring.
-
-    Attributes:
-      init: makes parameters and memory.
-      apply: the loss of a batch.
-      needs: the teacher's outputs that ``apply`` reads, so that a cache which lacks them can be refused.
-      regions: the regions that the networks have to show; None if ``apply`` reads none.
-    """
+    """See the module's docstring."""
 
     init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., tuple[jax.Array, dict[str, jax.Array], Any]]
-    needs: frozenset[str] = frozenset()
-    regions: Regions | None = None
+    needs: frozenset[str] = frozenset()  # the teacher's outputs that `apply` reads: a cache which lacks them is refused
+    regions: Regions | None = None  # those that the networks have to show; None if `apply` reads none
 
 
 def plain(task_weight: float = 1.0) -> Objective:
     """``task_weight`` times the cross-entropy with the labels: alone it is training without a teacher."""
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
-        del params, teacher, epoch, key
-        loss = _task_loss(student.logits, batch["label"])
+        loss = softmax_cross_entropy_with_integer_labels(student.logits, batch["label"])
         return task_weight * loss, {"task_loss": loss}, state
 
     return Objective(no_variables, apply)
@@ -70,18 +62,15 @@ def distill(
     reduction = weighting.pop("reduction", "mean")
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
-        del params, key
         labels = batch["label"]
-        task = _task_loss(student.logits, labels)
+        task = softmax_cross_entropy_with_integer_labels(student.logits, labels)
         metrics = {"task_loss": task}
         if regions is None:
             term = base(student.logits, teacher.logits, labels)
             if term.shape != labels.shape:
                 raise ValueError(f"base must return one value per example, {labels.shape}, got {term.shape}")
         else:
-            terms, complementary = region_terms(
-                student.region_logits, teacher.region_logits, labels, base=base, **weighting
-            )
+            terms, complementary = region_terms(student.region_logits, teacher.region_logits, labels, base, **weighting)
             term = reduce_terms(terms, regions.count, reduction)
             metrics["complementary_share"] = jnp.mean(complementary, axis=1, dtype=jnp.float32)
             metrics |= _by_scale(terms, complementary, regions, reduction)
@@ -101,11 +90,10 @@ def added(**terms: Objective) -> Objective:
 
     def init(key, student, teacher, num_examples):
         keys = jax.random.split(key, len(terms))
-        made = {
-            name: term.init(own, student, teacher, num_examples)
-            for own, (name, term) in zip(keys, terms.items(), strict=True)
-        }
-        return {name: params for name, (params, _) in made.items()}, {name: state for name, (_, state) in made.items()}
+        params, states = {}, {}
+        for own, (name, term) in zip(keys, terms.items(), strict=True):
+            params[name], states[name] = term.init(own, student, teacher, num_examples)
+        return params, states
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
         losses, metrics, states = [], {}, {}
@@ -123,23 +111,21 @@ def added(**terms: Objective) -> Objective:
 
 def no_variables(key: Any, student: Any, teacher: Any, num_examples: int) -> tuple[Any, Any]:
     """The ``init`` of an objective without parameters and memory."""
-    del key, student, teacher, num_examples
     return {}, {}
 
 
 def check_feature_maps(student: Any, teacher: Any, what: str) -> None:
-    """Raises ``ValueError`` unless both networks give the feature map that ``what`` reads."""
+    """``ValueError`` unless both networks give the feature map that ``what`` reads."""
     for role, outputs in (("student", student), ("teacher", teacher)):
         if outputs is None or outputs.feature_map is None:
             raise ValueError(f"{what} reads the {role}'s feature_map, which it does not give: it has a logit map alone")
 
 
 def _by_scale(terms: jax.Array, complementary: jax.Array, regions: Regions, reduction: str) -> dict[str, jax.Array]:
-    """Metrics ``[B]`` of each scale m: the share of its regions that is complementary, and its part of the loss.
+    """Metrics ``[B]`` of each scale m: the complementary share of its m^2 regions, and its weighted losses.
 
-    ``complementary_share_mxm`` is a share of the scale's m^2 regions. ``complementary_loss_mxm`` and
-    ``consistent_loss_mxm`` are weighted losses; over all scales they add up to ``distill_loss``. Region 0 is never
-    complementary, so scale 1 has ``consistent_loss_1x1`` alone.
+    The losses of all scales add up to ``distill_loss``. Region 0 is never complementary, so scale 1 has
+    ``consistent_loss_1x1`` alone.
     """
     metrics, first = {}, 0
     for scale in regions.scales:
@@ -153,7 +139,3 @@ def _by_scale(terms: jax.Array, complementary: jax.Array, regions: Regions, redu
         if scale > 1:
             metrics[f"complementary_share_{scale}x{scale}"] = jnp.mean(apart, axis=1, dtype=jnp.float32)
     return metrics
-
-
-def _task_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -12,15 +12,9 @@ def sgd(
 ) -> optax.GradientTransformation:
     """SGD as PyTorch and the released code have it.
 
-    The gradient is clipped to a global L2 norm first, then decay is added for every parameter (batch normalisation and
-    biases included), then comes momentum (not Nesterov), and the learning rate multiplies the result, so that a drop
-    of the rate acts at once on what momentum holds.
-
-    Args:
-      learning_rate: a number, or a schedule of the step.
-      momentum: 0 to below 1.
-      weight_decay: L2 coefficient, added to the gradient.
-      clip_norm: the largest global norm of a gradient (40 in the released code); None leaves gradients alone.
+    The gradient is clipped to a global L2 norm of ``clip_norm`` first (None: not at all), then decay is added for every
+    parameter (batch normalisation and biases included), then comes momentum (not Nesterov), and the learning rate
+    multiplies the result, so that a drop of the rate acts at once on what momentum holds.
     """
     return optax.chain(
         optax.identity() if clip_norm is None else clip_by_global_norm(clip_norm),
@@ -31,7 +25,7 @@ def sgd(
 
 
 def clip_by_global_norm(clip_norm: float) -> optax.GradientTransformation:
-    """Scales gradients by ``min(clip_norm / (norm + 1e-6), 1)``, norm the L2 norm of all of them together.
+    """Scales gradients by ``min(clip_norm / (norm + 1e-6), 1)``, ``norm`` that of all of them together.
 
     PyTorch's ``clip_grad_norm_`` has that 1e-6, optax's transformation has not: a relative 2.5e-8 at norm 40, which
     five steps of a MobileNetV2 grow to a few percent.

@@ -52,39 +52,23 @@ def jit_run_chunk(
     steps_per_call: int,
     accumulate: int,
 ) -> Any:
-    """The jitted program of the training loop, for the devices of ``mesh``, which need not be there to compile it.
+    """``run_chunk`` of ``make_run_chunk``, jitted for the devices of ``mesh``, which need not be there to compile it.
 
-    It is ``run_chunk(states, shared, own, count) -> states, metrics``; ``states`` are donated.
+    ``states`` are donated.
     """
     platform = mesh.devices.flat[0].platform
-    train_step = make_train_step(
-        model,
-        ask,
-        objective,
-        optimizer,
-        num_examples=num_examples,
-        accumulate=accumulate,
-        rolled=platform != "cpu",
-    )
-    return jit_network(
-        make_run_chunk(train_step, make_batch, mesh, steps_per_call),
-        model,
-        platform=platform,
-        donate_argnums=0,
-        out_shardings=(by_seed(mesh), replicated(mesh)),
-    )
+    options = {"num_examples": num_examples, "accumulate": accumulate, "rolled": platform != "cpu"}
+    train_step = make_train_step(model, ask, objective, optimizer, **options)
+    run_chunk = make_run_chunk(train_step, make_batch, mesh, steps_per_call)
+    out_shardings = by_seed(mesh), replicated(mesh)
+    return jit_network(run_chunk, model, platform=platform, donate_argnums=0, out_shardings=out_shardings)
 
 
 class Programs:
     """The programs of ``runs``, which differ in their seed alone, and what they read.
 
-    Attributes:
-      mesh: the devices, for so many runs.
-      on_all: the sharding of what every device has.
-      begin: ``begin(key) -> State`` of one run.
-      stack: the states of single runs as one tree with a leading axis of runs.
-      pick: ``pick(states, number)``, one run's.
-      run_chunk: ``run_chunk(states, *arrays(step), count) -> states, metrics``; ``states`` are donated.
+    ``begin(key)`` is a run's first ``State``; ``stack`` joins the states of runs, ``pick(states, number)`` takes one.
+    ``run_chunk(states, *arrays(step), count) -> states, metrics`` takes steps; ``states`` are donated.
     """
 
     def __init__(self, runs: Sequence[Built]):
@@ -121,16 +105,11 @@ class Programs:
 
         teacher_arrays = jax.eval_shape(of_one_run, self._shared[0], self._teacher_chunk(0))
 
+        shape = {"image_shape": built.dataset.image_shape, "num_examples": num_examples}
+
         def begin(key: jax.Array) -> State:
             return init_state(
-                key,
-                built.model,
-                built.teacher.apply,
-                teacher_arrays,
-                built.objective,
-                built.optimizer,
-                image_shape=built.dataset.image_shape,
-                num_examples=num_examples,
+                key, built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer, **shape
             )
 
         self.begin = jax.jit(begin, out_shardings=self.on_all)

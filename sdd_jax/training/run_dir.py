@@ -1,8 +1,4 @@
-"""A run's folder: the names of its files, its lock, and what is read from it.
-
-Every run has ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``lock``, and at its end
-``done.json``. A run that leaves out bad training images has ``skipped.json``. ``lock.json`` says which process trains.
-"""
+"""A run's folder: the names of its files, its lock, and what is read from it."""
 
 import importlib.metadata
 import os
@@ -12,32 +8,39 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from filelock import FileLock, Timeout
 
+from sdd_jax import __version__
 from sdd_jax.data import Skipped
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.files import flatten, read_json, read_mapping, write_json
 
-CONFIG, ENVIRONMENT, DONE, CHECKPOINTS = "config.json", "environment.json", "done.json", "checkpoints"
-SKIPPED, LOCK, HOLDER = "skipped.json", "lock", "lock.json"
+CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", "lock"
+DONE = "done.json"  # the results, at the end of a run
+SKIPPED = "skipped.json"  # of a run that leaves out bad training images
+HOLDER = "lock.json"  # which process trains
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def lock_folder(folder: Path) -> FileLock:
     """Locks ``folder`` until the lock is released or this process ends, however it ends.
 
-    Raises:
-      ValueError: if another process has the lock; the message says which, where and since when.
+    ``ValueError`` if another process has the lock: it says which, where and since when.
     """
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"{folder} is in use by {_holder(folder)}: wait for it, or end it and start again") from None
+        try:
+            holder = "process {process} on {host} since {started}".format_map(read_mapping(folder / HOLDER))
+        except FileNotFoundError:
+            holder = "another process that has just begun"
+        raise ValueError(f"{folder} is in use by {holder}: wait for it, or end it and start again") from None
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     write_json(folder / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "started": started})
     return lock
@@ -49,20 +52,8 @@ def unlock_folder(folder: Path, lock: FileLock) -> None:
     lock.release()
 
 
-def _holder(folder: Path) -> str:
-    try:
-        holder = read_mapping(folder / HOLDER)
-        return f"process {holder['process']} on {holder['host']} since {holder['started']}"
-    except FileNotFoundError:
-        return "another process that has just begun"
-
-
 def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start.
-
-    Raises:
-      ValueError: if it holds a run of another config; the message names the fields that differ.
-    """
+    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start."""
     check_same_config(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).exists():
@@ -71,11 +62,8 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
 
 
-def check_same_config(folder: Path, config: Mapping[str, Any], besides: Set[str] = RUNTIME_FIELDS) -> None:
-    """``ValueError`` if ``folder`` holds anything else than a run of ``config``; creates nothing.
-
-    The fields ``besides`` may differ.
-    """
+def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """``ValueError`` if ``folder`` holds anything else than a run of ``config``; ``RUNTIME_FIELDS`` may differ."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
@@ -84,7 +72,7 @@ def check_same_config(folder: Path, config: Mapping[str, Any], besides: Set[str]
         if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
         return
-    fields = differing(read_config(folder), config, besides)
+    fields = differing(read_config(folder), config, RUNTIME_FIELDS)
     if fields:
         raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
 
@@ -106,11 +94,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The results of a finished run, or None."""
     return read_mapping(folder / DONE) if (folder / DONE).exists() else None
-
-
-def write_done(folder: Path, results: Mapping[str, Any]) -> None:
-    """Marks the run as finished, with its ``results``."""
-    write_json(folder / DONE, results)
 
 
 def read_skipped(folder: Path) -> Skipped | None:
@@ -139,23 +122,18 @@ def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str
     Best is the test result at the step of the highest accuracy on the selection split, the earliest of equals; with
     ``select_on="test"`` that is the best test accuracy itself, an optimistic number.
     """
-    results = {split: {} for split in ("test", select_on)}
+    keep = ("step", "epoch", "accuracy", "top5", "loss", "examples")
+    results = {"test": {}, select_on: {}}
     for line in lines:
         if line["kind"] == "evaluation":
-            results[line["split"]][line["step"]] = line
-    selected = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))
-    last = max(results["test"].values(), key=lambda line: line["step"])
-    keep = ("step", "epoch", "accuracy", "top5", "loss", "examples")
-    last, best = (
-        {name: line[name] for name in keep if name in line} for line in (last, results["test"][selected["step"]])
-    )
-    return {"select_on": select_on, "last": last, "best": best}
+            results[line["split"]][line["step"]] = {name: line[name] for name in keep if name in line}
+    best = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))["step"]
+    last = max(results["test"])
+    return {"select_on": select_on, "last": results["test"][last], "best": results["test"][best]}
 
 
 def describe_environment() -> dict[str, Any]:
     """Versions, devices, host and commit of this process, ready for JSON."""
-    from sdd_jax import __version__
-
     devices = jax.devices()
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -175,14 +153,10 @@ def commit(folder: Path = Path(__file__).parent) -> str | None:
 
     Files of results are left out: each run of a table adds a line to them.
     """
-    code = ("--", ":(top)", ":(top,exclude)experiments/results")
+    run = partial(subprocess.run, cwd=folder, capture_output=True, text=True)
     try:
-        revision, changes = (
-            subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", *code))
-        )
+        revision = run(["git", "rev-parse", "HEAD"], check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or an installed package: there is no commit to name
         return None
-    return revision + ("+changes" if changes else "")
+    changes = run(["git", "diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)experiments/results"])
+    return revision + ("+changes" if changes.returncode else "")

@@ -18,7 +18,6 @@ from sdd_jax.training.logbook import Logbook, NonFinite
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import State
 
-NOT_FINITE, PROFILE = "not_finite.json", "profile"
 SHOWN = 16  # examples that an error names
 
 
@@ -26,28 +25,27 @@ class RunWriter:
     """Writes one run's folder. All processes of the run have one; the first process writes."""
 
     def __init__(self, run: Built, workdir: Path):
-        self._run, self._workdir = run, workdir
-        self._closing = ExitStack()
-        self._messages: list[str] = []
+        self._run, self._workdir, self._closing = run, workdir, ExitStack()
         self._skipped = run.dataset.skipped if isinstance(run.dataset, StreamedDataset) else None
         self.checkpoints = Checkpoints(workdir / run_dir.CHECKPOINTS, run.config_hash)
 
     def open(self) -> None:
         """Locks the folder, notes this start in it, and removes what a killed process was writing."""
-        processes.from_first(self._open)
+
+        def begin():
+            run_dir.check_same_config(self._workdir, self._run.config)
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            lock = run_dir.lock_folder(self._workdir)
+            self._closing.callback(run_dir.unlock_folder, self._workdir, lock)
+            run_dir.open_folder(self._workdir, self._run.config)
+            run_dir.keep_skipped(self._workdir, self._skipped)
+            return self.checkpoints.remove_unfinished()
+
+        removed = processes.from_first(begin)
         self._closing.callback(self.checkpoints.close)
         there = (self._workdir / run_dir.CONFIG).exists()
         processes.check_all(there, f"{self._workdir} has to be one folder for all processes")
-        removed = processes.from_first(self.checkpoints.remove_unfinished)
         self._messages = [f"removed an unfinished checkpoint: {name}" for name in removed]
-
-    def _open(self) -> None:
-        run_dir.check_same_config(self._workdir, self._run.config)
-        self._workdir.mkdir(parents=True, exist_ok=True)
-        lock = run_dir.lock_folder(self._workdir)
-        self._closing.callback(run_dir.unlock_folder, self._workdir, lock)
-        run_dir.open_folder(self._workdir, self._run.config)
-        run_dir.keep_skipped(self._workdir, self._skipped)
 
     def newest(self) -> int:
         """The step of the newest whole checkpoint; 0 if there is none."""
@@ -87,8 +85,8 @@ class RunWriter:
         """Writes the results."""
         run = self._run
         self.checkpoints.wait()
-        done = run_dir.summarize(self.logbook.lines, select_on=run.dataset.select_on)
-        done |= {
+        done = {
+            **run_dir.summarize(self.logbook.lines, select_on=run.dataset.select_on),
             "seed": run.seed,
             "steps": total,
             "train_examples": len(run.dataset.train.index),
@@ -97,11 +95,11 @@ class RunWriter:
             "seconds": round(self.logbook.elapsed, 1),
             "trained_together": trained_together,
         }
-        run_dir.write_done(self._workdir, done)
+        write_json(self._workdir / run_dir.DONE, done)
 
     def explained(self, error: NonFinite, indices: np.ndarray) -> NonFinite:
         """``error`` with the first examples of its step; all of them are written to ``not_finite.json``."""
-        path = self._workdir / NOT_FINITE
+        path = self._workdir / "not_finite.json"
         report = {"step": error.step, "error": str(error), "examples": indices.tolist()}
         processes.from_first(lambda: write_json(path, report))
         shown = ", ".join(map(str, indices[:SHOWN])) + (", ..." if len(indices) > SHOWN else "")
@@ -116,16 +114,10 @@ class RunWriter:
 
 
 class Trace:
-    """A profiler trace of the first process over some steps, rounded to whole chunks.
-
-    Args:
-      workdir: the run's folder, which gets a folder ``profile``.
-      steps: the first step, and the one before which the trace ends; empty for no trace.
-      say: prints a line when the trace is there.
-    """
+    """A profiler trace of the first process, from the first to before the last of ``steps``; none if they are empty."""
 
     def __init__(self, workdir: Path, steps: tuple[int, ...], say: Callable[[str], None]):
-        self._folder, self._running, self._say = workdir / PROFILE, False, say
+        self._folder, self._running, self._say = workdir / "profile", False, say
         self._first, self._last = steps if steps and processes.is_first() else (0, 0)
 
     def at(self, step: int, states: Any) -> None:

@@ -52,13 +52,8 @@ def init_state(
         teacher_outputs = jax.eval_shape(ask, teacher_arrays, {"image": images, **numbers})
     objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, num_examples)
     params = {"student": variables["params"], "objective": objective_params}
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        objective_state=objective_state,
-        opt_state=optimizer.init(params),
-    )
+    batch_stats = variables.get("batch_stats", {})
+    return State(jnp.zeros((), jnp.int32), params, batch_stats, objective_state, optimizer.init(params))
 
 
 def student_variables(state: State) -> dict[str, Any]:
@@ -78,20 +73,19 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """``train_step(state, teacher_arrays, batch, key) -> state, metrics`` (scalars, means over the global batch).
 
-    ``key`` is the step's own, for objectives that draw and for a student's dropout (the rng "dropout"). ``grad_norm``
-    is the global L2 norm before clipping. Accuracy and agreement are those of the training batch, as the student saw it
-    in training mode.
+    ``key`` is the step's own, for objectives that draw and for a student's dropout. ``grad_norm`` is the global L2 norm
+    before clipping. Accuracy and agreement are those of the student in training mode.
 
     Args:
-      model: the student.
+      model: the student; it shows the objective's regions.
       ask: a teacher's ``apply``; None trains without one.
-      objective: what is minimised; the student shows its regions.
+      objective: what is minimised.
       optimizer: as optax has it.
       num_examples: in the training split.
       accumulate: in how many parts the batch is taken, one after the other, for batches that do not fit. The update is
         that of the mean of their gradients: the whole batch's, but for what relates the examples of a batch. Batch
-        normalisation takes its statistics over a part, and its running averages move once a part; a loss over the
-        examples of a batch (DIST's columns, SP) is one over those of a part.
+        normalisation takes its statistics over a part, and its running averages move once a part; DIST's columns and SP
+        relate the examples of a part.
       rolled: whether the parts are a loop of the program, so that each reuses the memory of the one before. On CPU they
         are not: XLA's convolutions are many times slower inside one.
     """
@@ -135,32 +129,22 @@ def make_train_step(
         if accumulate == 1:
             grads, batch_stats, objective_state, measured = take(state.batch_stats, state.objective_state, batch, key)
         else:
-            nothing = optax.tree.zeros_like(state.params)
+            begin = (optax.tree.zeros_like(state.params), state.batch_stats, state.objective_state)
             parts = (_in_parts(batch, accumulate), jax.random.split(key, accumulate))
-            (total, batch_stats, objective_state), measured = jax.lax.scan(
-                take_part, (nothing, state.batch_stats, state.objective_state), parts, unroll=not rolled
-            )
+            carry, measured = jax.lax.scan(take_part, begin, parts, unroll=not rolled)
+            total, batch_stats, objective_state = carry
             grads = optax.tree.scale(1 / accumulate, total)
             measured = jax.tree.map(jnp.mean, measured)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         measured["grad_norm"] = optax.tree.norm(grads)
-        state = State(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            objective_state=objective_state,
-            opt_state=opt_state,
-        )
-        return state, measured
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, batch_stats, objective_state, opt_state), measured
 
     return train_step
 
 
 def _in_parts(batch: Any, count: int) -> Any:
-    """``[B, ...]`` as ``[count, B / count, ...]``: row i goes to part ``i % count``.
-
-    So each device splits the rows that it has, and none moves.
-    """
+    """``[B, ...]`` as ``[count, B / count, ...]``: row i in part ``i % count``, so that no row leaves its device."""
     return jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, count, *rows.shape[1:]), 1, 0), batch)
 
 
@@ -170,17 +154,16 @@ def make_run_chunk(
     mesh: Mesh,
     steps_per_call: int,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """``run_chunk(states, shared, own, count) -> states, metrics``: up to ``steps_per_call`` steps of every run.
+    """``run_chunk(states, shared, own, count) -> states, metrics``: ``count`` steps of every run.
 
-    ``states`` and ``own`` have a leading axis of runs, a single one included. ``shared`` and ``own`` are each a pair,
+    ``states`` and ``own`` have a leading axis of runs, also of a single one. ``shared`` and ``own`` are each a pair,
     ``(teacher arrays, data arrays)``, whose entries a run sees put together; its ``key`` and order are in ``own``. They
     are arguments, so that runs which differ in their seed alone share one compiled program. The runs of one device are
     unrolled: ``vmap`` would turn their convolutions into grouped ones, which are slow on CPU.
 
-    ``count`` (int32, at most ``steps_per_call``) is how many steps to take, so that a chunk may end wherever an
-    evaluation or a checkpoint is due without a second compilation. Metrics are ``[runs, steps_per_call]``, the first
-    ``count`` of them filled. With one step a call there is no loop: XLA's CPU convolutions are many times slower inside
-    one.
+    ``count`` (int32, at most ``steps_per_call``) is an argument, so that a chunk may end wherever an evaluation or a
+    checkpoint is due without a second compilation. Metrics are ``[runs, steps_per_call]``, the first ``count`` of them
+    filled. With one step a call there is no loop: XLA's CPU convolutions are many times slower inside one.
     """
 
     def one_step(states, shared, own):
@@ -194,7 +177,6 @@ def make_run_chunk(
         return stack(results)
 
     def run_one(states, shared, own, count):
-        del count
         states, measured = one_step(states, shared, own)
         return states, jax.tree.map(lambda value: value[:, None], measured)
 

@@ -1,27 +1,39 @@
-"""A teacher as one value, which a step asks."""
+"""A teacher as one value, which a step asks: the network itself, or the rows of a cache.
+
+Where the rows that a run needs fit on the device they lie there, and a step gathers its own by example and view.
+Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps go to the device with it.
+"""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from sdd_jax.data import Dataset
+from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
+from sdd_jax.data.memory import epoch_order
+from sdd_jax.models import Outputs
+from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
+from sdd_jax.training import optim
+from sdd_jax.training.compiling import jit_network
+from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
 
 
 class Teacher(NamedTuple):
-    """Whoever answers the student's questions: a network, a cache, or nobody.
+    """Whoever answers the student's questions: a network, a cache, or nobody (``apply`` is None).
 
-    Attributes:
-      apply: ``apply({**arrays, **chunk(seed, step)}, batch) -> Outputs``, called inside ``jit``; None: no teacher.
-      arrays: what it reads through the whole run.
-      chunk: ``chunk(seed, step)``: what else it reads in the chunk of steps that starts at ``step``; None: nothing.
+    ``apply({**arrays, **chunk(seed, step)}, batch) -> Outputs`` is called inside ``jit``.
     """
 
     apply: Callable[..., Any] | None = None
-    arrays: Mapping[str, Any] = {}
-    chunk: Callable[[int, int], Mapping[str, Any]] | None = None
+    arrays: Mapping[str, Any] = {}  # what it reads through the whole run
+    chunk: Callable[[int, int], Mapping[str, Any]] | None = None  # what else in the chunk that starts at a step
 
 
 def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
@@ -41,3 +53,137 @@ def variables_hash(variables: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------- out of a cache
+
+
+class Replay:
+    """Every example and view of a run in order: the host's copy of what the jitted program draws."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        num_examples = len(dataset.train.index)
+
+        @jax.jit
+        def draw(key, index, epoch):
+            views = draw_views(key, jnp.full(num_examples, epoch), index, pad=dataset.pad, flip=dataset.flip)
+            return views, epoch_order(key, epoch[None], num_examples)[0]
+
+        self._index, self._views = dataset.train.index.astype(np.int64), num_views(dataset.pad, dataset.flip)
+        self._draw = partial(draw, *jax.device_put((jax.random.key(seed), dataset.train.index)))
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def keys(self, start: int, stop: int) -> np.ndarray:
+        """``index * views + view`` at positions ``start`` to ``stop - 1`` of the run, int64."""
+        num_examples = len(self._index)
+        first, last = start // num_examples, (stop - 1) // num_examples
+        wanted = range(first, last + 1)
+        self._epochs = {e: self._epochs[e] if e in self._epochs else self._epoch(e) for e in wanted}
+        whole = np.concatenate([*self._epochs.values()])
+        return whole[start - first * num_examples : stop - first * num_examples]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        views, order = jax.device_get(self._draw(jax.device_put(np.int32(epoch))))
+        return (self._index * self._views + views)[order]
+
+
+def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
+    """Every key, without repetition, that a run asks for; increasing. At most one of each example in each epoch."""
+    num_examples = len(dataset.train.index)
+    replay = Replay(dataset, seed)
+    end = optim.total_steps(epochs, num_examples, batch_size) * batch_size
+    seen = np.zeros((int(dataset.train.index.max()) + 1) * num_views(dataset.pad, dataset.flip), bool)
+    for start in range(0, end, num_examples):
+        seen[replay.keys(start, min(start + num_examples, end))] = True
+    return np.flatnonzero(seen)
+
+
+def make_compute(
+    model: Any, variables: Any, dataset: Dataset, layout: Layout, dtype: Any, batch: int
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """``compute(index [batch], view [batch]) -> rows [batch, layout.rows, K]`` by the teacher itself."""
+    split = dataset.train
+    row_of = np.full(split.index.max() + 1, -1)
+    row_of[split.index] = np.arange(len(split.index))
+    images = jax.device_put(split.images)
+
+    def rows(variables, images, row, view):
+        pictures = crop_flip(images[row], view, pad=dataset.pad)
+        return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
+
+    variables = jax.device_put(variables)
+    rows = jit_network(rows, model)
+
+    def compute(index, view):
+        assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"
+        row, view = (jax.device_put(array.astype(np.int32)) for array in (row_of[index], view))
+        return np.asarray(jax.device_get(rows(variables, images, row, view)))
+
+    return compute
+
+
+def cached_teacher(
+    cache: Cache,
+    layout: Layout,
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int],
+    epochs: int,
+    batch_size: int,
+    steps_per_call: int,
+    on_device: bool | None = None,
+) -> Teacher:
+    """The teacher of runs that differ in their seed alone; ``ValueError`` if ``cache`` lacks rows that they need.
+
+    ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there.
+    """
+    end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
+    kept, needed = cache.keys(), np.zeros(0, np.int64)
+    for seed in seeds:
+        keys = run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
+        missing = np.setdiff1d(keys, kept)
+        if len(missing):
+            raise ValueError(
+                f"the cache in {cache.folder} lacks {len(missing)} of the {len(keys)} views that this run (seed "
+                f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
+            )
+        needed = np.union1d(needed, keys)
+    table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
+    if on_device is None:
+        on_device = from_first(lambda: len(needed) * cache.view_bytes < _free_bytes() / 2)
+    if on_device:
+        rows = _named(*cache.read(table.reshape(-1)[needed]))
+        return Teacher(partial(_answer, layout=layout), rows | {"table": slot_table(needed, *table.shape)})
+
+    replays = {seed: Replay(dataset, seed) for seed in seeds}
+    slots, size = table.reshape(-1), steps_per_call * batch_size
+
+    def chunk(seed: int, step: int) -> dict[str, Any]:
+        start = step * batch_size
+        keys = replays[seed].keys(start, min(start + size, end))
+        keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
+        return _named(*cache.read(slots[keys])) | {"first": np.int32(start)}
+
+    return Teacher(partial(_answer, layout=layout), {}, chunk)
+
+
+def _answer(arrays: dict[str, Any], batch: dict[str, Any], *, layout: Layout) -> Outputs:
+    """The outputs of a batch. A row that is not there is NaN, which stops the run."""
+    if "table" in arrays:
+        slot = arrays["table"][batch["index"], batch["view"]]
+    else:
+        slot = batch["position"] - arrays["first"]
+    rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
+    rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)
+    return outputs_of_rows(rows, layout)
+
+
+def _named(values: np.ndarray, scales: np.ndarray | None) -> dict[str, Any]:
+    return {"values": values} if scales is None else {"values": values, "scales": scales}
+
+
+def _free_bytes() -> int:
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a CPU's memory is the machine's

@@ -1,10 +1,8 @@
 """A replayable cache of a teacher: its logits for every (example, view), computed once and read by every later run.
 
 Crop and flip make few pictures of an image (162 at a padding of four pixels), each with a number, its *view*. A run's
-order and views are functions of its seed, so what it will ask the teacher is known beforehand. The cache holds rows of
-logits by (example, view): row 0 those of the whole image, then those of the finest grid of regions, from which coarser
-regions are averaged as they are live; where no grid serves (direct pooling of a map that the scales do not tile), those
-of every region. It knows nothing of seed, student, loss or temperature, and serves all of them.
+order and views are functions of its seed, so what it will ask the teacher is known beforehand. The cache knows nothing
+of seed, student, loss or temperature, and serves all of them.
 
 A folder: ``cache.json`` says of which teacher, data and views it is; ``00000.*`` are shards, of which ``00000.json``,
 written last, holds size and SHA-256 of each file. A shard without it is a write that did not finish.
@@ -27,14 +25,17 @@ from sdd_jax.training.run_dir import differing
 HEADER = "cache.json"
 STORES = ("float32", "float16", "int8", "float64")
 SHARD_BYTES = 2**26
-FILES = ("keys", "values", "scales")
 
 
 class Layout(NamedTuple):
-    """Which rows are kept of an image: row 0 of the whole, then the cells of a grid, or (grid None) every region."""
+    """Which rows are kept of an image: row 0 of the whole, then the cells of the finest grid of regions.
+
+    Coarser regions are averaged from the grid, as they are live. Where no grid serves (None: direct pooling of a map
+    that the scales do not tile), every region is kept.
+    """
 
     regions: Regions
-    grid: int | None
+    grid: int | None  # of the teacher's map, by `Regions.grid`
 
     @property
     def rows(self) -> int:
@@ -46,11 +47,6 @@ class Layout(NamedTuple):
         if self.grid:
             return {"grid": self.grid}
         return {"scales": list(self.regions.scales), "pooling": self.regions.pooling}
-
-
-def make_layout(map_size: tuple[int, int], regions: Regions) -> Layout:
-    """The layout that runs with ``regions`` read, for a teacher whose map is ``map_size``."""
-    return Layout(regions, regions.grid(*map_size))
 
 
 def teacher_rows(model: Any, variables: Any, images: jax.Array, layout: Layout) -> jax.Array:
@@ -80,11 +76,9 @@ class Cache:
     """
 
     def __init__(self, folder: Path, header: dict[str, Any]):
-        self.folder, self.header = folder, header
-        path = folder / HEADER
+        self.folder, path = folder, folder / HEADER
         if path.exists():
-            wrong = differing(read_mapping(path), header)
-            if wrong:
+            if wrong := differing(read_mapping(path), header):
                 raise ValueError(f"the cache in {folder} is another's ({wrong})")
         elif folder.exists() and {path.name for path in folder.iterdir()} - {f"{HEADER}.tmp"}:  # left by a kill
             raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
@@ -93,6 +87,7 @@ class Cache:
             write_json(path, header)
         self.views, self.rows = header["views"]["count"], header["rows"]["count"]
         self.classes, self.store = header["num_classes"], header["store"]
+        self.view_bytes = self.rows * self.classes * np.dtype(self.store).itemsize  # of one view
 
     def shards(self) -> list[int]:
         """The numbers of the shards that are whole, in order."""
@@ -108,8 +103,7 @@ class Cache:
         ``compute(index [batch], view [batch]) -> rows``; the last batch is filled up by repeating its last key.
         """
         missing = np.setdiff1d(wanted, self.keys())
-        bytes_of_one = self.rows * self.classes * np.dtype(self.store).itemsize
-        size = max(SHARD_BYTES // bytes_of_one // batch, 1) * batch
+        size = max(SHARD_BYTES // self.view_bytes // batch, 1) * batch
         number = max(self.shards(), default=-1) + 1
         for start in range(0, len(missing), size):
             keys = missing[start : start + size]
@@ -124,37 +118,34 @@ class Cache:
 
     def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
         values, scales = pack(rows, self.store)
-        if not np.isfinite(unpack(values, scales)).all():
+        stored = unpack(values, scales)
+        if not np.isfinite(stored).all():
             raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: nothing of them is kept")
         arrays = {"keys": keys, "values": values} | ({} if scales is None else {"scales": scales})
         for name, array in arrays.items():
             np.save(self._path(number, name), array)
         files = {name: checksum(self._path(number, name)) for name in arrays}
-        write_json(
-            self.folder / f"{number:05d}.json",
-            {"slots": len(keys), "files": files, "error": added_error(rows, unpack(values, scales))},
-        )
+        shard = {"slots": len(keys), "files": files, "error": added_error(rows, stored)}
+        write_json(self.folder / f"{number:05d}.json", shard)
 
     def check_files(self) -> None:
         """``Damaged`` names a file that is not as it was written."""
         for shard in self.shards():
-            for name, expected in read_json(self.folder / f"{shard:05d}.json")["files"].items():
+            for name, expected in self._facts(shard)["files"].items():
                 path = self._path(shard, name)
                 if not path.exists() or checksum(path) != expected:
                     state = "is missing" if not path.exists() else "is not as it was written: its SHA-256 differs"
-                    number = path.name.partition(".")[0]
-                    raise Damaged(f"{path} {state}; remove the files {number}.* and fill the cache again")
+                    raise Damaged(f"{path} {state}; remove the files {shard:05d}.* and fill the cache again")
 
     def error(self) -> dict[str, float]:
         """The largest error that storing added, over all shards; zero in the teacher's own precision."""
-        errors = [read_json(self.folder / f"{shard:05d}.json")["error"] for shard in self.shards()]
+        errors = [self._facts(shard)["error"] for shard in self.shards()]
         return {name: max(error[name] for error in errors) for name in errors[0]} if errors else {}
 
     def read(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Values and scales of ``slots``, in their order, from the memory-mapped files."""
         shards = self.shards()
-        sizes = [read_json(self.folder / f"{shard:05d}.json")["slots"] for shard in shards]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
+        starts = np.cumsum([0, *(self._facts(shard)["slots"] for shard in shards)])
         values = np.empty((len(slots), self.rows, self.classes), self.store)
         scales = np.empty((len(slots), self.rows), np.float32) if self.store == "int8" else None
         home = np.searchsorted(starts, slots, side="right") - 1
@@ -165,6 +156,9 @@ class Cache:
             if scales is not None:
                 scales[here] = self._load(shards[position], "scales")[inside]
         return values, scales
+
+    def _facts(self, number: int) -> dict[str, Any]:
+        return read_json(self.folder / f"{number:05d}.json")
 
     def _path(self, number: int, name: str) -> Path:
         return self.folder / f"{number:05d}.{name}.npy"

@@ -1,19 +1,82 @@
-"""CRD: contrastive distillation of pooled features against a memory of every training example, as an objective.
-
-Source: "Contrastive Representation Distillation" (Tian, Krishnan, Isola, ICLR 2020), section 3 and equation 18, and its
-released code (RepDistiller, crd/).
-"""
+"""Losses over feature maps, as objectives: SP, whole or region by region, and CRD."""
 
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from sdd_jax.logits import root
 from sdd_jax.models.layers import torch_affine_init
-from sdd_jax.training.objective import Objective, check_feature_maps
+from sdd_jax.regions import Regions
+from sdd_jax.sdd import reduce_terms
+from sdd_jax.training.objective import Objective, check_feature_maps, no_variables
 
-EPSILON = 1e-7  # what the released code adds to a score and the noise before it divides by them
+SP_EPSILON = 1e-12  # the least norm of a row, as the released code's normalisation has it
+CRD_EPSILON = 1e-7  # what the released code adds to a score and the noise before it divides by them
+
+
+def similarity_loss(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
+    """How far the two networks' similarities of an example to the batch are apart: ``mean_j (G_t[i,j] - G_s[i,j])^2``.
+
+    ``G`` is the Gram matrix of the batch's features, each row divided by its norm. The mean over the batch is the
+    paper's loss, ``|G_t - G_s|^2 / B^2``.
+
+    Args:
+      student_features: ``[B, ..., C]``, batch first; any leading axes between are regions, each with a Gram matrix.
+      teacher_features: ``[B, ..., C']``; the two may differ in channels alone.
+
+    Returns:
+      ``[B, ...]``, at least float32. An example whose features are all zero has similarities of zero.
+
+    Raises:
+      ValueError: if the shapes differ before the last axis, or lack batch or channels.
+    """
+    student, teacher = jnp.asarray(student_features), jnp.asarray(teacher_features)
+    if student.ndim < 2 or student.shape[:-1] != teacher.shape[:-1]:
+        raise ValueError(
+            f"student and teacher features must be [B, ..., C] of one [B, ...], got {student.shape} and {teacher.shape}"
+        )
+    return jnp.mean((_similarities(teacher) - _similarities(student)) ** 2, axis=-1)
+
+
+def similarity(weight: float = 3000.0, *, regions: Regions | None = None, reduction: str = "mean") -> Objective:
+    """``weight`` times SP, similarity-preserving distillation, of the feature maps that the head is applied to.
+
+    Source: "Similarity-Preserving Knowledge Distillation" (Tung and Mori, ICCV 2019), equations 1 to 4, and
+    RepDistiller's code of it (distiller_zoo/SP.py). SP on regions is SDD-SP of appendix 6.1 of "Scale Decoupled
+    Distillation" (CVPR 2024), which gives no formula and has no released code.
+
+    Args:
+      weight: of the loss; the metric ``similarity_loss`` is before it.
+      regions: None compares whole maps, all locations of an example as one vector, as SP does. Otherwise the mean
+        feature of each region is compared with that region of the other examples: SDD-SP. There is no classifier in
+        it, so no region is complementary.
+      reduction: over the regions, "mean" or "sum".
+    """
+
+    def init(key, student, teacher, num_examples):
+        check_feature_maps(student, teacher, "similarity")
+        return no_variables(key, student, teacher, num_examples)
+
+    def apply(params, state, student, teacher, batch, *, epoch, key):
+        maps = student.feature_map, teacher.feature_map
+        if regions is None:
+            loss = similarity_loss(*(features.reshape(features.shape[0], -1) for features in maps))
+        else:
+            terms = similarity_loss(*(regions.pool(features) for features in maps))
+            loss = reduce_terms(terms, regions.count, reduction)
+        return weight * loss, {"similarity_loss": loss}, state
+
+    return Objective(init, apply, frozenset({"feature_map"}))
+
+
+def _similarities(features: jax.Array) -> jax.Array:
+    """Each example's similarities to the batch, ``[B, ..., B]``."""
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    gram = jnp.einsum("i...c,j...c->i...j", features, features, precision=jax.lax.Precision.HIGHEST)
+    return gram / jnp.maximum(root(jnp.sum(gram**2, axis=-1, keepdims=True)), SP_EPSILON)
 
 
 def contrast(
@@ -24,7 +87,10 @@ def contrast(
     temperature: float = 0.07,
     momentum: float = 0.5,
 ) -> Objective:
-    """``weight`` times CRD of the mean features that the head is applied to; the defaults are the released code's.
+    """``weight`` times CRD, contrastive distillation against a memory, of the mean features.
+
+    Source: "Contrastive Representation Distillation" (Tian, Krishnan, Isola, ICLR 2020), section 3 and equation 18, and
+    its released code (RepDistiller, crd/), whose defaults are those here.
 
     Each network's feature is embedded by an affine map of its own, which is trained, and scaled to length 1. A memory
     holds such an embedding of every training example for each network. A student's embedding is to tell its example's
@@ -42,24 +108,19 @@ def contrast(
     themselves, [B,negatives,dimensions], would be forty times as many numbers on CIFAR-100.
 
     Args:
-      weight: of the term.
+      weight: of the loss; the metric ``contrast_loss`` is before it.
       dimensions: of the embeddings.
       negatives: drawn for each example.
       temperature: of the scores.
       momentum: the share of an entry that stays when it is renewed.
-
-    Returns:
-      An objective whose parameters are the two embeddings and whose state holds memories and constants; its metric
-      ``contrast_loss`` is before the weight.
     """
 
     def init(key, student, teacher, num_examples):
         check_feature_maps(student, teacher, "contrast")
         params, memories = {}, {}
-        for name, outputs, of_network in zip(
-            ("student", "teacher"), (student, teacher), jax.random.split(key), strict=True
-        ):
-            channels, dtype = outputs.feature_map.shape[-1], _dtype(outputs.feature_map)
+        networks = {"student": student.feature_map, "teacher": teacher.feature_map}
+        for of_network, (name, feature_map) in zip(jax.random.split(key), networks.items(), strict=True):
+            channels, dtype = feature_map.shape[-1], jnp.promote_types(feature_map.dtype, jnp.float32)
             of_kernel, of_bias, of_memory = jax.random.split(of_network, 3)
             make_kernel, make_bias = torch_affine_init(channels)
             params[name] = {
@@ -72,15 +133,12 @@ def contrast(
         return params, {"memory": memories, "log_constant": constants, "started": jnp.zeros((), bool)}
 
     def apply(params, state, student, teacher, batch, *, epoch, key):
-        del epoch
         rows, memories = batch["row"], state["memory"]
         num_examples = memories["student"].shape[0]
         drawn = jax.random.randint(key, (rows.shape[0], negatives), 0, num_examples, rows.dtype)
         sampled = jnp.concatenate([rows[:, None], drawn], axis=1)
-        embedded = {
-            "student": embed(params["student"], student.feature_map),
-            "teacher": embed(params["teacher"], teacher.feature_map),
-        }
+        networks = {"student": student.feature_map, "teacher": teacher.feature_map}
+        embedded = {name: embed(params[name], feature_map) for name, feature_map in networks.items()}
         losses, constants = {}, {}
         for name, other in (("student", "teacher"), ("teacher", "student")):
             scores = log_scores(embedded[name], memories[other], sampled, temperature)
@@ -97,7 +155,7 @@ def contrast(
 
 def embed(params: Any, feature_map: jax.Array) -> jax.Array:
     """The mean feature of ``[B, h, w, C]`` through an affine map, of length 1: ``[B, dimensions]``."""
-    features = jnp.mean(feature_map, axis=(1, 2), dtype=_dtype(feature_map))
+    features = jnp.mean(feature_map, axis=(1, 2), dtype=jnp.promote_types(feature_map.dtype, jnp.float32))
     embedded = jnp.matmul(features, params["kernel"], precision=jax.lax.Precision.HIGHEST) + params["bias"]
     return embedded / jnp.linalg.norm(embedded, axis=-1, keepdims=True)
 
@@ -114,7 +172,7 @@ def noise_contrast(log_scores: jax.Array, num_examples: int) -> jax.Array:
     ``-log(p_0 / (p_0 + K/N)) - sum_k log((K/N) / (p_k + K/N))``, in log space.
     """
     noise = (log_scores.shape[1] - 1) / num_examples
-    log_total = jnp.logaddexp(log_scores, math.log(noise + EPSILON))
+    log_total = jnp.logaddexp(log_scores, math.log(noise + CRD_EPSILON))
     positive = log_scores[:, 0] - log_total[:, 0]
     return -positive - jnp.sum(math.log(noise) - log_total[:, 1:], axis=1)
 
@@ -127,7 +185,3 @@ def renew(memory: jax.Array, rows: jax.Array, embedded: jax.Array, momentum: flo
     again = jnp.any((rows[:, None] == rows[None]) & (place[:, None] < place[None]), axis=1)
     # Rows past the end are dropped: no row is written twice, in whatever order a device would do so.
     return memory.at[jnp.where(again, memory.shape[0], rows)].set(new, mode="drop")
-
-
-def _dtype(feature_map: Any) -> Any:
-    return jnp.promote_types(feature_map.dtype, jnp.float32)

@@ -1,6 +1,12 @@
-"""The program of the training loop, compiled for chips that are not there, from shapes alone."""
+"""What a config takes on TPUs that are not here: slices such as "v5e:16x16", and the loop's program compiled for them.
 
+The program is compiled ahead of time, from shapes alone; what it takes is held against the chips' published numbers.
+"""
+
+import importlib.util
 import math
+import os
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,10 +24,55 @@ from sdd_jax.models.layers import fold
 from sdd_jax.training.programs import jit_run_chunk
 from sdd_jax.training.teacher import Teacher, live_teacher
 
+GIB = 2**30
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+FORM = "topologies are written GENERATION:SHAPE, such as v4:2x2x4, v5e:16x16, v5p:2x2x4, v6e:16x16"
+
 ROUND = 8  # images per chip: the TPU pads a batch to a multiple of 8 anyway
 COMPILATIONS = 6  # at most, in a search: each takes minutes
 CLOSE = 1.02  # a size that is larger by less than this is not worth another compilation
 USABLE = 63 / 64  # of v5e's 16 GiB the compiler lets a program have 15.75; other chips are taken to be alike
+
+# When libtpu is loaded it asks machine and cloud for its slice. With these answers it asks nobody.
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to wait for
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at once: nobody holds a chip
+}
+
+
+class Chip(NamedTuple):
+    """One generation of chips. GB a second are 10^9 bytes; the "GB" of a memory are GiB."""
+
+    flops: float  # peak per second in bfloat16 with float32 sums
+    hbm_bytes: int
+    hbm_rate: float  # bytes per second between chip and memory
+    link_rate: float  # bytes per second that it can send over all links: half of what is published for both directions
+    largest_cube: int | None  # the most chips of a slice with three sides; None: slices have two sides, as in FLAT
+    # libtpu's name for how Cloud TPU uses the cores, where that is not its default; with "megacore" the two of v4 are
+    # one device. Source: JAX's own tests of ahead-of-time compilation (tests/aot_test.py).
+    config: str | None
+
+
+# cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. v4's links are 6 of 50 GB/s in each direction: Jouppi et al., "TPU v4: An
+# Optically Reconfigurable Supercomputer", ISCA 2023, table 4. The others publish 400, 1200 and 800 GB/s both ways.
+CHIPS = {
+    "v4": Chip(275e12, 32 * GIB, 1200e9, 300e9, 4096, "megacore"),
+    "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, None, None),
+    "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, 6144, "megachip_tccontrol"),
+    "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, None, "megachip_tccontrol"),
+}
+
+
+class Topology(NamedTuple):
+    """A slice."""
+
+    name: str
+    chip: Chip
+    chips: int
 
 
 class Compiled(NamedTuple):
@@ -34,17 +85,52 @@ class Compiled(NamedTuple):
     seconds: float  # of compilation
 
 
-class TooLarge(NamedTuple):
-    """A program that does not fit into the chip's memory, with the compiler's own message."""
+def parse_topology(name: str) -> Topology:
+    """The slice that ``name`` stands for; ``ValueError`` says which ones exist."""
+    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if found is None or found[1] not in CHIPS:
+        raise ValueError(f"there is no topology {name!r}: {FORM}")
+    chip, sides = CHIPS[found[1]], [int(side) for side in found[2].split("x")]
+    if chip.largest_cube is None:
+        exists, shapes = found[2] in FLAT, ", ".join(FLAT)
+    else:
+        multiples = len(sides) == 3 and sides == sorted(sides) and all(side % 4 == 0 for side in sides)
+        exists = found[2] in SMALL_CUBES or (multiples and 0 < math.prod(sides) <= chip.largest_cube)
+        shapes = (
+            f"AxBxC: {', '.join(SMALL_CUBES)}, or multiples of 4 in increasing order, up to {chip.largest_cube} chips"
+        )
+    if not exists:
+        raise ValueError(f"topology {name!r} does not exist: {found[1]} slices are {shapes}")
+    return Topology(name, chip, math.prod(sides))
 
-    message: str
+
+def prepare() -> None:
+    """Keeps JAX from looking for the machine's chips; call it before anything asks for devices.
+
+    JAX's cache of compiled programs is off: it cannot read back programs for chips that are not there.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
-class Largest(NamedTuple):
-    """The largest batch found: images per chip, 0 if none fitted; and how many compilations the search took."""
+def topology_devices(topology: Topology) -> list[Any]:
+    """The chips as JAX devices: programs can be compiled for them, and not run. ``ImportError`` without libtpu."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError(
+            "plan compiles with libtpu, which is not installed: pip install -e '.[plan]' in an environment of its own, "
+            "since with it every start of JAX looks for a TPU first"
+        )
+    from jax.experimental import topologies
 
-    per_chip: int
-    compilations: int
+    options: dict[str, Any] = {"chip_config_name": topology.chip.config} if topology.chip.config else {}
+    if topology.chips == 1:  # a host of its own; of larger slices libtpu knows the hosts
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    found = list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
+    if len(found) != topology.chips:
+        raise ValueError(f"topology {topology.name!r}: libtpu sees {len(found)} devices in {topology.chips} chips")
+    return found
 
 
 def train_examples(settings: Settings) -> int:
@@ -58,10 +144,9 @@ def train_examples(settings: Settings) -> int:
 
 
 def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """The training loop's program for the devices of ``mesh``, one run with a live teacher.
+    """The loop's jitted chunk of steps for the devices of ``mesh``, one run with a live teacher, and its arguments.
 
-    Returns:
-      The jitted chunk of steps, and its arguments as shapes with shardings: states, shared, own, count.
+    These are shapes with shardings: states, shared, own, count.
     """
     info, num_examples, batch_size = described(settings), train_examples(settings), settings["batch_size"]
     parts, dtype = make_parts(settings, info.num_classes), image_dtype(settings)
@@ -69,7 +154,9 @@ def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     steps = steps_per_call(settings, mesh.devices.flat[0].platform)
     teacher = Teacher()
     if parts.teacher is not None:
-        variables = _folded(parts.teacher, jax.ShapeDtypeStruct((1, *info.image_shape), dtype))
+        images = jax.ShapeDtypeStruct((1, *info.image_shape), dtype)
+        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
+        variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
         teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
     state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
     on_all, each = replicated(mesh), by_seed(mesh)
@@ -101,8 +188,8 @@ def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return run_chunk, (_placed(state, each), shared, ({}, own), count)
 
 
-def compile_step(settings: Settings, mesh: Mesh) -> Compiled | TooLarge:
-    """Compiles the training program for the chips of ``mesh``."""
+def compile_step(settings: Settings, mesh: Mesh) -> Compiled | str:
+    """Compiles the training program for the chips of ``mesh``; the compiler's own message if it does not fit them."""
     run_chunk, arguments = make_program(settings, mesh)
     lowered, start = run_chunk.lower(*arguments), time.monotonic()
     try:
@@ -110,7 +197,7 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | TooLarge:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return TooLarge(str(error).splitlines()[0])
+        return str(error).splitlines()[0]
     states, (teacher, data), (_, own), _ = arguments
     analysis, costs = compiled.memory_analysis(), compiled.cost_analysis()
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -130,23 +217,23 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | TooLarge:
 
 
 def find_largest(
-    per_chip: int, result: Compiled | TooLarge, hbm_bytes: int, measure: Callable[[int], Compiled | TooLarge]
-) -> Largest:
-    """Searches for the largest batch that fits: where the line through the two largest that do meets the limit.
+    per_chip: int, result: Compiled | str, hbm_bytes: int, measure: Callable[[int], Compiled | str]
+) -> dict[str, int]:
+    """Searches for the largest batch that fits, in images per chip: 0 if none does.
 
-    A size that was refused is not tried again: the next one is halfway to it. ``result`` is that of ``per_chip`` images
-    per chip, ``measure`` compiles for another number of them.
+    The next size is where the line through the two largest that fit meets the limit, or halfway to one that was
+    refused. ``result`` is that of ``per_chip`` images per chip, ``measure`` compiles for another number of them.
     """
     fits: dict[int, int] = {}  # images per chip: bytes
     refused, count, compilations = None, per_chip, 0
     while True:
-        if isinstance(result, TooLarge):
+        if isinstance(result, str):
             refused = count
         else:
             fits[count] = result.memory["total"]
         best, count = max(fits, default=0), _next_size(fits, refused, hbm_bytes * USABLE)
         if count <= best * CLOSE or compilations == COMPILATIONS:
-            return Largest(best, compilations)
+            return {"per_chip": best, "compilations": compilations}
         result, compilations = measure(count), compilations + 1
 
 
@@ -160,12 +247,6 @@ def _next_size(fits: dict[int, int], refused: int | None, limit: float) -> int:
     if refused is not None and count >= refused:
         count = (best + refused) // 2
     return int(count) // ROUND * ROUND or int(count)
-
-
-def _folded(model: Any, images: Any) -> Any:
-    """The shapes of the teacher's folded variables."""
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    return jax.eval_shape(partial(fold, model, images=images), variables)
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
