@@ -10,12 +10,7 @@ from typing import Any
 def own_function(
     name: str, what: str, positional: Sequence[str] = (), keywords: Sequence[str] = ()
 ) -> Callable[..., Any]:
-    """The function called ``name``, which takes these arguments; ``what`` it is for begins every message.
-
-    Raises:
-      ValueError: for a name of another form, a module that cannot be imported (with the place where it fails), one that
-        has no such function, or a function of other arguments.
-    """
+    """The function called ``name``, which takes these arguments; ``what`` it is for begins every ``ValueError``."""
     module_name, _, function = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), function)):
         raise ValueError(f"{what} {name!r}: expected MODULE:FUNCTION")
