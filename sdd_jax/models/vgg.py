@@ -1,7 +1,5 @@
 """VGG trunks: "Very Deep Convolutional Networks" (2015), with batch normalisation unless it is turned off."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,8 +21,8 @@ class VGG(nn.Module):
 
     "imagenet": [B,1,1,4096], torchvision's network. Its head is not affine over locations: it averages its map
     onto 7x7 and flattens that into two dense layers. What remains under an affine head is one vector, so the
-    logit map has one location and every region of it says the same: as a teacher, this network gives what
-    plain distillation has. No dropout in training, which torchvision puts after both dense layers.
+    logit map has one location and every region of it says the same. No dropout in training, which torchvision
+    puts after both dense layers.
     """
 
     block_sizes: tuple[int, ...]
@@ -38,19 +36,17 @@ class VGG(nn.Module):
         poolings = 5 if self.stem == "imagenet" else 4 if images.shape[1] == 64 else 3
         for block, size in enumerate(self.block_sizes):
             for layer in range(size):
-                options: dict[str, Any] = {"use_bias": True, "dtype": self.dtype, "name": f"block{block}_conv{layer}"}
+                name = f"block{block}_conv{layer}"
                 if self.batch_norm:
-                    x = conv_bn(x, _WIDTHS[block], train=train, **options)
+                    x = conv_bn(x, _WIDTHS[block], use_bias=True, dtype=self.dtype, train=train, name=name)
                 else:
-                    x = nn.relu(conv(_WIDTHS[block], **options)(x))
+                    x = nn.relu(conv(_WIDTHS[block], use_bias=True, dtype=self.dtype, name=name)(x))
             if block < poolings:
                 if min(x.shape[1:3]) < 2:
-                    smallest = 2**poolings
-                    raise ValueError(f"images are too small for a VGG: it needs at least {smallest} pixels a side")
+                    raise ValueError(f"images are too small for a VGG: it needs at least {2**poolings} pixels a side")
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        return self._dense(x) if self.stem == "imagenet" else x
-
-    def _dense(self, x: jax.Array) -> jax.Array:
+        if self.stem != "imagenet":
+            return x
         x = average_grid(x, 7).transpose(0, 3, 1, 2)  # channels first, the order of PyTorch's flattening
         x = x.reshape(x.shape[0], 1, 1, -1).astype(self.dtype)
         for name in ("dense0", "dense1"):
