@@ -86,10 +86,9 @@ def load_test_data(network: Saved, name: str | None = None, path: str | None = N
 def steps(folder: Path) -> dict[str, int]:
     """``{"last": step, "best": step}`` of a run's checkpoints; the last is the best if none was called best."""
     checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
-    found = checkpoints.steps()
+    found, best = checkpoints.steps(), checkpoints.best_step()
     if not found:
         raise ValueError(f"{folder} has no checkpoint yet")
-    best = checkpoints.best_step()
     return {"last": found[-1], "best": found[-1] if best is None else best}
 
 
@@ -139,12 +138,8 @@ def write_imported(
         json.dumps(dict(source))
     except TypeError as error:
         raise ValueError(f"source must be JSON-ready: {error}") from error
-    config = {
-        "imported": dict(source),
-        "model": {"student": name, "stem": stem, "dtype": "float32"},
-        "num_classes": num_classes,
-    }
-    run_dir.open_folder(folder, config)
+    network = {"student": name, "stem": stem, "dtype": "float32"}
+    run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes})
     if run_dir.read_done(folder) is not None:
         return
     checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")

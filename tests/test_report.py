@@ -17,7 +17,7 @@ from sdd_jax.build import check
 from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.reporting import study, write_report
-from sdd_jax.reporting.runs import find_runs, group_runs
+from sdd_jax.reporting.study import find_runs, group_runs
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("jinja2", reason="Jinja2 is not installed: pip install -e '.[report]'")
 
 from sdd_jax.regions import Regions  # noqa: E402
+from sdd_jax.reporting import cells, png, template  # noqa: E402
 from sdd_jax.reporting.measures import mean_prediction  # noqa: E402
-from sdd_jax.reporting.page import cells, png, template  # noqa: E402
 
 NAMES = ("Trouser", "Bag & belt", "Coat")
 LABEL = 0

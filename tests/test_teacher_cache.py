@@ -59,7 +59,7 @@ class Filler:
         self.compute = counted
 
     def keys(self, seed=0, epochs=3):
-        return run_keys(self.data, seed=seed, epochs=epochs, batch_size=tiny.BATCH)
+        return np.unique(run_keys(self.data, seed=seed, epochs=epochs, batch_size=tiny.BATCH))
 
     def fill(self, **run):
         for _ in self.cache.add(self.keys(**run), self.compute, FILL_BATCH):

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.reporting import measures
-from sdd_jax.reporting.runs import Group, Run
-from sdd_jax.reporting.study import Study
+from sdd_jax.reporting.study import Group, Run, Study
 
 DPI = 120
 SHOWN_CLASSES = 30  # at most, of the figure of gains
@@ -95,7 +94,7 @@ def _panels(figure: Any, count: int, across: int, **options: Any) -> Any:
 
 def _values(runs: Sequence[Run], *metric: str) -> tuple[np.ndarray, np.ndarray]:
     """The epochs at which all runs have a metric, maybe none, and its values ``[runs, epochs]``."""
-    tables = [dict(run.curve(*metric)) for run in runs]
+    tables = [run.curve(*metric) for run in runs]
     epochs = sorted(set.intersection(*map(set, tables)))
     return np.array(epochs), np.array([[table[epoch] for epoch in epochs] for table in tables])
 
@@ -106,7 +105,7 @@ def _curves(study: Study) -> Picture:
         panels = (("test accuracy, %", "accuracy", 100), ("test loss, nats", "loss", 1))
         for axis, (title, metric, factor) in zip(axes, panels, strict=True):
             for number, group in enumerate(study.groups):
-                epochs, values = _values(group.runs, "evaluation", metric, "test")
+                epochs, values = _values(group.runs, metric, "test")
                 if len(epochs):
                     _band(axis, theme, number, group.label, epochs, factor * values)
             axis.set_title(title, loc="left")
@@ -181,7 +180,7 @@ def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str
     parts = {("consistent", scale): f"consistent_loss_{scale}" for scale in scales}
     parts |= {("complementary", scale): f"complementary_loss_{scale}" for scale in scales[1:]}
     names = ("distill_loss", *shares.values(), *parts.values())
-    runs = [run for run in group.runs if all(run.curve("train", name) for name in names)]
+    runs = [run for run in group.runs if all(run.curve(name) for name in names)]
     label = group.label
     if len(runs) < len(group.runs):
         without = ", ".join(str(run.seed) for run in group.runs if run not in runs)
@@ -193,7 +192,7 @@ def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str
             label += f", seed {', '.join(str(run.seed) for run in runs)} alone"
         else:
             runs, shares, parts = list(group.runs), {"all scales": "complementary_share"}, {}
-    found = {name: _values(runs, "train", name) for name in ("distill_loss", *shares.values(), *parts.values())}
+    found = {name: _values(runs, name) for name in ("distill_loss", *shares.values(), *parts.values())}
     if not all(len(epochs) for epochs, _ in found.values()):
         return None
     means = {name: values.mean(0) for name, (_, values) in found.items()}

@@ -46,10 +46,7 @@ def write_onnx(served: Served, path: Path) -> int:
 
     Raw uint8 images ``[batch, H, W, C]`` to logits ``[batch, K]``, any batch size; normalisation and weights are in it,
     and ``Served.metadata`` is under metadata_props. It computes in float32 whatever the run did: not every runtime
-    convolves in other types. Batch normalisations are folded into convolutions.
-
-    Raises:
-      ValueError: if the file exists or cannot be written, or the network uses an operation that has no translation.
+    convolves in other types. ``ValueError`` if the network uses an operation that has no translation.
     """
     network = served.network
     model: Any = create_model(network.name, network.num_classes, network.stem, jnp.float32)
@@ -73,11 +70,9 @@ def make_graph(function: Callable[..., jax.Array], variables: Any, images: jax.S
     """The graph of ``function(variables, images)`` from "images" to "logits"; it holds the arrays of ``variables``."""
     closed = jax.make_jaxpr(function)(variables, images)
     graph = _Graph(images.shape[0])
-    inputs = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        inputs.append(np.asarray(leaf))
-        graph.weights.append((inputs[-1], jax.tree_util.keystr(path, simple=True, separator="/")))
-    [result] = graph.run(closed, [*inputs, "images"])
+        graph.weights.append((np.asarray(leaf), jax.tree_util.keystr(path, simple=True, separator="/")))
+    [result] = graph.run(closed, [*(weight for weight, _ in graph.weights), "images"])
     graph.add("Identity", [result], output="logits")
 
     nodes, used = [], {"logits"}  # what the logits depend on
@@ -128,9 +123,7 @@ class _Graph:
     def reshape(self, value: Any, sizes: Sequence[Any]) -> str:
         """``value`` in a shape of which one size may be symbolic."""
         if sum(not isinstance(size, int) for size in sizes) > 1:
-            raise ValueError(
-                f"ONNX: the shape {tuple(sizes)} depends on the batch twice, which has no translation here"
-            )
+            raise ValueError(f"ONNX: the shape {tuple(sizes)} has the batch twice, which has no translation here")
         return self.add("Reshape", [value, _integers(size if isinstance(size, int) else -1 for size in sizes)])
 
     def shape(self, sizes: Sequence[Any]) -> Any:
@@ -287,10 +280,6 @@ def _window_sum(graph: _Graph, eqn: Any, images: str) -> str:
     return graph.add("Mul", [mean, np.asarray(np.prod(eqn.params["window_dimensions"]), eqn.invars[0].aval.dtype)])
 
 
-def _cast(graph: _Graph, eqn: Any, value: str, *_: Any) -> str:
-    return graph.add("Cast", [value], to=helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"])))
-
-
 def _select(graph: _Graph, eqn: Any, which: Any, *cases: Any) -> str:
     if len(cases) != 2 or eqn.invars[0].aval.dtype != bool:
         raise ValueError("ONNX: a choice among more than two has no translation here")
@@ -301,7 +290,9 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": lambda graph, eqn, *values: graph.add("Concat", values, axis=eqn.params["dimension"]),
     "conv_general_dilated": _convolution,
-    "convert_element_type": _cast,
+    "convert_element_type": lambda graph, eqn, value, *_: graph.add(
+        "Cast", [value], to=helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
+    ),
     "dot_general": _dot,
     "integer_pow": lambda graph, eqn, value: graph.add(
         "Pow", [value, np.asarray(eqn.params["y"], eqn.invars[0].aval.dtype)]

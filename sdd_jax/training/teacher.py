@@ -5,6 +5,7 @@ Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -58,44 +59,22 @@ def variables_hash(variables: Any) -> str:
 # ---------------------------------------------------------------------- out of a cache
 
 
-class Replay:
-    """Every example and view of a run in order: the host's copy of what the jitted program draws."""
-
-    def __init__(self, dataset: Dataset, seed: int):
-        num_examples = len(dataset.train.index)
-
-        @jax.jit
-        def draw(key, index, epoch):
-            views = draw_views(key, jnp.full(num_examples, epoch), index, pad=dataset.pad, flip=dataset.flip)
-            return views, epoch_order(key, epoch[None], num_examples)[0]
-
-        self._index, self._views = dataset.train.index.astype(np.int64), num_views(dataset.pad, dataset.flip)
-        self._draw = partial(draw, *jax.device_put((jax.random.key(seed), dataset.train.index)))
-        self._epochs: dict[int, np.ndarray] = {}
-
-    def keys(self, start: int, stop: int) -> np.ndarray:
-        """``index * views + view`` at positions ``start`` to ``stop - 1`` of the run, int64."""
-        num_examples = len(self._index)
-        first, last = start // num_examples, (stop - 1) // num_examples
-        wanted = range(first, last + 1)
-        self._epochs = {e: self._epochs[e] if e in self._epochs else self._epoch(e) for e in wanted}
-        whole = np.concatenate([*self._epochs.values()])
-        return whole[start - first * num_examples : stop - first * num_examples]
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        views, order = jax.device_get(self._draw(jax.device_put(np.int32(epoch))))
-        return (self._index * self._views + views)[order]
-
-
 def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
-    """Every key, without repetition, that a run asks for; increasing. At most one of each example in each epoch."""
-    num_examples = len(dataset.train.index)
-    replay = Replay(dataset, seed)
+    """The key ``index * views + view`` at every position of a run, int64: what the jitted program will draw."""
+    num_examples, views = len(dataset.train.index), num_views(dataset.pad, dataset.flip)
     end = optim.total_steps(epochs, num_examples, batch_size) * batch_size
-    seen = np.zeros((int(dataset.train.index.max()) + 1) * num_views(dataset.pad, dataset.flip), bool)
-    for start in range(0, end, num_examples):
-        seen[replay.keys(start, min(start + num_examples, end))] = True
-    return np.flatnonzero(seen)
+
+    @jax.jit
+    def draw(key, index, epoch):
+        view = draw_views(key, jnp.full(num_examples, epoch), index, pad=dataset.pad, flip=dataset.flip)
+        return view, epoch_order(key, epoch[None], num_examples)[0]
+
+    key, index = jax.device_put((jax.random.key(seed), dataset.train.index))
+    keys = []
+    for epoch in range(math.ceil(end / num_examples)):
+        view, order = jax.device_get(draw(key, index, np.int32(epoch)))
+        keys.append((dataset.train.index.astype(np.int64) * views + view)[order])
+    return np.concatenate(keys)[:end]
 
 
 def make_compute(
@@ -137,10 +116,10 @@ def cached_teacher(
 
     ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there.
     """
-    end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
     kept, needed = cache.keys(), np.zeros(0, np.int64)
-    for seed in seeds:
-        keys = run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size)
+    asked = {seed: run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size) for seed in seeds}
+    for seed, keys in asked.items():
+        keys = np.unique(keys)
         missing = np.setdiff1d(keys, kept)
         if len(missing):
             raise ValueError(
@@ -155,12 +134,11 @@ def cached_teacher(
         rows = _named(*cache.read(table.reshape(-1)[needed]))
         return Teacher(partial(_answer, layout=layout), rows | {"table": slot_table(needed, *table.shape)})
 
-    replays = {seed: Replay(dataset, seed) for seed in seeds}
     slots, size = table.reshape(-1), steps_per_call * batch_size
 
     def chunk(seed: int, step: int) -> dict[str, Any]:
         start = step * batch_size
-        keys = replays[seed].keys(start, min(start + size, end))
+        keys = asked[seed][start : start + size]
         keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
         return _named(*cache.read(slots[keys])) | {"first": np.int32(start)}
 
