@@ -14,15 +14,13 @@ _WIDTHS = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """images [B,H,W,C] -> feature map, after ReLU. Poolings drop an odd last row or column, as PyTorch's do.
 
-    "cifar" and "cub200": [B,H/8,W/8,512], the network of the distillation papers, as in "Contrastive
-    Representation Distillation" (2020). Images of exactly 64 rows are pooled once more before the last block,
-    as the official code does: H/16 and W/16. At every other size, 224 included, the last two blocks share one
-    resolution.
+    "cifar" and "cub200": [B,H/8,W/8,512], as in "Contrastive Representation Distillation" (2020). Images of exactly
+    64 rows are pooled once more before the last block, as the official code does: H/16 and W/16. At every other
+    size, 224 included, the last two blocks share one resolution.
 
-    "imagenet": [B,1,1,4096], torchvision's network. Its head is not affine over locations: it averages its map
-    onto 7x7 and flattens that into two dense layers. What remains under an affine head is one vector, so the
-    logit map has one location and every region of it says the same. No dropout in training, which torchvision
-    puts after both dense layers.
+    "imagenet": [B,1,1,4096], torchvision's network, which averages its map onto 7x7 and flattens that into two dense
+    layers: under the head is one vector, so the logit map has one location and every region of it says the same.
+    No dropout in training, which torchvision puts after both dense layers.
     """
 
     block_sizes: tuple[int, ...]
