@@ -17,10 +17,8 @@ def own_function(
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module does when it is imported
-        trace = traceback.extract_tb(error.__traceback__)[-1]
-        place = (
-            f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{trace.filename}:{trace.lineno}"
-        )
+        frame = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.filename}:{frame.lineno}"
         missing = isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name)
         reason = error if missing else f"importing {module_name} failed with {type(error).__name__}: {error} ({place})"
         raise ValueError(f"{what} {name!r}: {reason}") from error
