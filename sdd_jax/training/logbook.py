@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sdd_jax import processes
+from sdd_jax.files import write_whole
 
 METRICS = "metrics.jsonl"
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
@@ -82,9 +83,7 @@ class Logbook:
 
         kept = read_metrics(path) if path.exists() else []
         self.lines = [line for line in kept if line["step"] <= self._first]
-        temporary = path.with_name(METRICS + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        os.replace(temporary, path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
         self._path = path
         self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
         self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"), purge_step=self._first + 1)
