@@ -32,8 +32,7 @@ def join(
     """Makes this process number ``index`` of ``count``; to be called before anything else of JAX.
 
     Process 0 listens at ``coordinator``, ``HOST:PORT``, and all have to come within ``wait`` seconds. One process is
-    alone whatever the environment says. Without all three it is one of several if the environment says so, and JAX
-    finds the others itself. ``ValueError`` says what does not go together, or that the others were not found.
+    alone whatever the environment says. Without all three the environment says, and JAX finds the others itself.
     """
     if count == 1 and coordinator is None and index in (None, 0):
         return
@@ -63,8 +62,7 @@ def join(
 def named_by_environment() -> bool:
     """Whether this is one of several processes by the variables that the launchers known to JAX set.
 
-    A TPU host outside of GKE has no such variables: True, and JAX asks the metadata server, which may say that it is
-    alone.
+    A TPU host outside of GKE has none: True, and JAX asks the metadata server, which may say that it is alone.
     """
     values = os.environ
     hosts = values.get("TPU_PROCESS_ADDRESSES") or values.get("TPU_WORKER_HOSTNAMES")

@@ -1,8 +1,7 @@
 """Checkpoints: folders that Orbax writes, made valid by a manifest that is written last.
 
-``checkpoints/00000120/`` holds the state after 120 steps and ``MANIFEST.json``. A folder without one is an unfinished
-write. If files do not match it, the checkpoint is damaged and never given to Orbax, which restores flipped bytes
-without an error.
+``checkpoints/00000120/`` holds the state after 120 steps. Without ``MANIFEST.json`` it is an unfinished write. If files
+do not match that, it is damaged and never given to Orbax, which restores flipped bytes without an error.
 """
 
 import errno
@@ -53,10 +52,9 @@ class Checkpoints:
         self._writing: Future | None = None
 
     def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
-        """Starts to save ``state``. Its values are copied before this returns, so it may be donated afterwards.
+        """Starts to save ``state``, which is copied before this returns and may be donated then.
 
-        Raises:
-          SaveFailed: if this save cannot begin, or the one before it has failed.
+        ``SaveFailed`` if this save cannot begin, or the one before it has failed.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
@@ -64,22 +62,18 @@ class Checkpoints:
             if processes.is_first() and path.exists():
                 _set_aside(path, "replaced")
             response = ocp.save_async(str(path), state)
-        manifest = Manifest(step, self.config_hash, selection_accuracy, {})
-        self._writing = self._executor.submit(self._finish, path, response, manifest)
+        self._writing = self._executor.submit(self._finish, path, response, step, selection_accuracy)
 
-    def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
+    def _finish(self, path: Path, response: Any, step: int, selection_accuracy: float | None) -> None:
         with _reported(path):
             response.result()
             if processes.is_first():  # to which Orbax answers when every process has written its part
-                write_json(path / MANIFEST, manifest._replace(files=_checksums(path))._asdict())
-                self._prune()
-
-    def _prune(self) -> None:
-        steps = self.steps()
-        for step in set(steps[:-KEEP_NEWEST]) - {self.best_step()}:
-            path = self.folder / f"{step:08d}"
-            (path / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
-            shutil.rmtree(path)
+                manifest = Manifest(step, self.config_hash, selection_accuracy, _checksums(path))
+                write_json(path / MANIFEST, manifest._asdict())
+                for before in set(self.steps()[:-KEEP_NEWEST]) - {self.best_step()}:
+                    old = self.folder / f"{before:08d}"
+                    (old / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
+                    shutil.rmtree(old)
 
     def wait(self) -> None:
         """Returns when nothing is being written; ``SaveFailed`` says what went wrong while writing."""
@@ -151,10 +145,8 @@ class Checkpoints:
     def newest_whole(self, at_most: int | None = None) -> tuple[int | None, list[str]]:
         """The newest step, up to ``at_most``, that is not damaged, and a message for each that is.
 
-        The step is None if there is no checkpoint. All processes have to call this; the first one looks.
-
-        Raises:
-          Damaged: if there are only damaged ones. To start afresh would lose the run without a word.
+        The step is None if there is no checkpoint. All processes have to call this; the first one looks. ``Damaged`` if
+        there are only damaged ones: to start afresh would lose the run without a word.
         """
 
         def look():

@@ -59,7 +59,19 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
     starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
-    write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
+    devices = jax.devices()
+    start = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"sdd_jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
+        "commit": commit(),
+    }
+    write_json(folder / ENVIRONMENT, [*starts, start])
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -130,22 +142,6 @@ def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str
     best = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))["step"]
     last = max(results["test"])
     return {"select_on": select_on, "last": results["test"][last], "best": results["test"][best]}
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, devices, host and commit of this process, ready for JSON."""
-    devices = jax.devices()
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "host": socket.gethostname(),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {"sdd_jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-        "processes": jax.process_count(),
-        "commit": commit(),
-    }
 
 
 def commit(folder: Path = Path(__file__).parent) -> str | None:
