@@ -66,15 +66,15 @@ def _help(module) -> str:
     width = min(shutil.get_terminal_size().columns, HELP_COLUMNS)
     paragraphs = module.__doc__.strip().split("\n\n")
     words = [text if text.startswith("python -m") else textwrap.fill(text, width) for text in paragraphs]
-    own = flags.FLAGS.flags_by_module_dict()[module.__name__]
-    lines = [textwrap.fill(_flag(flag), width, initial_indent="  ", subsequent_indent="      ") for flag in own]
-    return "\n".join(["\n\n".join(words), "", "flags:", *lines])
-
-
-def _flag(flag: flags.Flag) -> str:
-    needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
-    default = "" if flag.default in (None, False, "", []) else f" Default: {str(flag.default_as_str).strip(chr(39))}."
-    return f"--{flag.name}: {flag.help}{needed}{default}"
+    lines = ["\n\n".join(words), "", "flags:"]
+    for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]:
+        needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
+        default = (
+            "" if flag.default in (None, False, "", []) else f" Default: {str(flag.default_as_str).strip(chr(39))}."
+        )
+        text = f"--{flag.name}: {flag.help}{needed}{default}"
+        lines.append(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="      "))
+    return "\n".join(lines)
 
 
 def _end(message: str, code: int = 2) -> NoReturn:

@@ -12,26 +12,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from sdd_jax import processes
-from sdd_jax.files import checksum, read_json, write_json
+from sdd_jax.files import checksum, read_mapping, write_json
 
 MANIFEST = "MANIFEST.json"
 KEEP_NEWEST = 2  # and the best. Orbax's own policies would count an unfinished folder, and delete a whole one for it
-
-
-class Manifest(NamedTuple):
-    """What a checkpoint says of itself."""
-
-    step: int
-    config_hash: str
-    selection_accuracy: float | None
-    files: dict[str, dict[str, Any]]  # size and SHA-256 of each
 
 
 class Damaged(ValueError):
@@ -68,8 +59,8 @@ class Checkpoints:
         with _reported(path):
             response.result()
             if processes.is_first():  # to which Orbax answers when every process has written its part
-                manifest = Manifest(step, self.config_hash, selection_accuracy, _checksums(path))
-                write_json(path / MANIFEST, manifest._asdict())
+                manifest = {"step": step, "config_hash": self.config_hash, "selection_accuracy": selection_accuracy}
+                write_json(path / MANIFEST, {**manifest, "files": _checksums(path)})
                 for before in set(self.steps()[:-KEEP_NEWEST]) - {self.best_step()}:
                     old = self.folder / f"{before:08d}"
                     (old / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
@@ -101,15 +92,16 @@ class Checkpoints:
         whole = [path for path in _children(self.folder) if (path / MANIFEST).exists()]
         return sorted(int(path.name) for path in whole if path.name.isdecimal())
 
-    def manifest(self, step: int) -> Manifest:
-        """The manifest of ``step``; ``Damaged`` if it does not read."""
+    def manifest(self, step: int) -> dict[str, Any]:
+        """The manifest of ``step``, with size and SHA-256 of each of its files; ``Damaged`` if it does not read."""
         path = self.folder / f"{step:08d}" / MANIFEST
         try:
-            manifest = Manifest(**read_json(path))
-        except (ValueError, TypeError) as error:
+            manifest = read_mapping(path)
+        except ValueError as error:
             raise Damaged(f"{path} does not read as a manifest: {error}") from error
-        if not isinstance(manifest.files, dict) or not isinstance(manifest.selection_accuracy, float | int | None):
-            raise Damaged(f"{path} does not read as a manifest: files {manifest.files!r:.40}")
+        files, accuracy = manifest.get("files"), manifest.get("selection_accuracy", "")
+        if not isinstance(files, dict) or not isinstance(accuracy, float | int | None):
+            raise Damaged(f"{path} does not read as a manifest: files {files!r:.40}")
         return manifest
 
     def best_step(self) -> int | None:
@@ -117,14 +109,14 @@ class Checkpoints:
         accuracies: dict[int, float] = {}
         for step in self.steps():
             with suppress(Damaged):  # reported by whoever reads it
-                if (accuracy := self.manifest(step).selection_accuracy) is not None:
+                if (accuracy := self.manifest(step)["selection_accuracy"]) is not None:
                     accuracies[step] = accuracy
         return max(accuracies, key=accuracies.__getitem__, default=None)
 
     def verify(self, step: int) -> Path:
         """The folder of ``step``, after checking all of its files; ``Damaged`` names one that is not in order."""
         path = self.folder / f"{step:08d}"
-        expected, found = self.manifest(step).files, _checksums(path)
+        expected, found = self.manifest(step)["files"], _checksums(path)
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise Damaged(f"{path / name}: the manifest has {expected.get(name)}, found {found.get(name)}")

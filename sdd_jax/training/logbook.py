@@ -43,15 +43,7 @@ class Logbook:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        run: Built,
-        step: int,
-        total: int,
-        boundaries: set[int],
-        *,
-        name: str,
-        shows_progress: bool,
+        self, folder: Path, run: Built, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool
     ):
         self.lines: list[dict[str, Any]] = []
         self._writes = processes.is_first()

@@ -62,8 +62,7 @@ def train_together(
 ) -> list[State]:
     """``train`` for runs that differ in their seed alone, in one program over one data set and one teacher.
 
-    Each leaves in its folder what it would leave alone. Runs that are more than a checkpoint apart go on one after the
-    other.
+    Each leaves what it would leave alone. Runs that are more than a checkpoint apart go on one after the other.
     """
     built, programs = runs[0], Programs(runs)
     dataset, num_examples, on_all = built.dataset, len(built.dataset.train.index), programs.on_all
@@ -94,7 +93,7 @@ def train_together(
         states = programs.stack([file.restore(programs.begin, on_all, step) for file in files])
         for number, file in enumerate(files):
             name = f"seed {runs[number].seed}" if len(runs) > 1 else ""
-            file.begin(step, total, {*eval_steps, *save_steps}, name=name, shows_progress=number == 0)
+            file.begin(step, total, {*eval_steps, *save_steps}, name, number == 0)
         splits = {dataset.select_on: dataset.selection, "test": dataset.test}  # one, if the test set selects
         evaluators = {
             name: make_evaluator(built.model, split, dataset, programs.mesh, built.dtype)

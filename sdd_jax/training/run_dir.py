@@ -28,10 +28,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Locks ``folder`` until the lock is released or this process ends, however it ends.
-
-    ``ValueError`` if another process has the lock: it says which, where and since when.
-    """
+    """Locks ``folder`` until the lock is released or this process ends; ``ValueError`` names a holder of the lock."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)

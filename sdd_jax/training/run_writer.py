@@ -57,10 +57,9 @@ class RunWriter:
         key = jax.jit(lambda: jax.random.key(self._run.seed), out_shardings=on_all)()
         return self.checkpoints.load(step, jax.eval_shape(begin, key), on_all) if step else begin(key)
 
-    def begin(self, step: int, total: int, boundaries: set[int], *, name: str, shows_progress: bool) -> None:
+    def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
-        show = {"name": name, "shows_progress": shows_progress}
-        self.logbook = Logbook(self._workdir, self._run, step, total, boundaries, **show)
+        self.logbook = Logbook(self._workdir, self._run, step, total, boundaries, name, shows_progress)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)

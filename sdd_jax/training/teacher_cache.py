@@ -126,8 +126,8 @@ class Cache:
             for name, expected in self._facts(shard)["files"].items():
                 path = self._path(shard, name)
                 if not path.exists() or checksum(path) != expected:
-                    what = "is not as it was written, or gone"
-                    raise Damaged(f"{path} {what}: remove the files {shard:05d}.* and fill the cache again")
+                    state = "is not as it was written: its SHA-256 differs" if path.exists() else "is missing"
+                    raise Damaged(f"{path} {state}; remove the files {shard:05d}.* and fill the cache again")
 
     def error(self) -> dict[str, float]:
         """The largest error that storing added, over all shards; zero in the teacher's own precision."""
