@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sdd_jax import processes
+from sdd_jax.files import write_whole
 from sdd_jax.training.programs import Built
 
 METRICS = "metrics.jsonl"
@@ -57,9 +58,7 @@ class Logbook:
             path = self._path = folder / METRICS
             kept = read_metrics(path) if path.exists() else []
             self.lines = [line for line in kept if line["step"] <= step]
-            temporary = path.with_name(METRICS + ".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-            os.replace(temporary, path)
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
             self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
             self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._elapsed_before = self.lines[-1]["elapsed"] if self.lines else 0.0
