@@ -1,5 +1,7 @@
 """The pages' blocks of code, and the training configs that their commands name."""
 
+import ast
+import importlib
 import re
 import shlex
 import sys
@@ -46,6 +48,18 @@ def blocks(page):
         reason, file = mark and mark["reason"], named and named["file"]
         found.append(Block(line, fence["language"], fence["text"], reason, file))
     return found
+
+
+def missing_imports(text):
+    """What Python code imports from this project and is not there."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in ("sdd_jax", "configs", "experiments"):
+            for alias in node.names:
+                if not hasattr(importlib.import_module(node.module), alias.name):
+                    try:
+                        importlib.import_module(f"{node.module}.{alias.name}")
+                    except ModuleNotFoundError:
+                        yield f"{node.module}.{alias.name}"
 
 
 def commands(text):

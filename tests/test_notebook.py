@@ -1,6 +1,5 @@
 """The notebook runs from the top in a fresh kernel, and what it prints is what its words say."""
 
-import ast
 import os
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from pages import missing_imports
 
 ROOT = Path(__file__).parents[1]
 SHORTER = {10: 3, 40: 9}  # epochs of teacher and students: every cell runs, in a third of the time
@@ -73,7 +73,7 @@ def test_what_is_committed_is_such_a_run():
     words = NOTEBOOK.read_text()
     assert not re.search(r"/(tmp|home|work|usr|Users)/|[Ww]arning", words)
     for cell in code:
-        ast.parse(cell.source)  # plain Python: no shell, no magic
+        assert not [*missing_imports(cell.source)]  # and it is plain Python: no shell, no magic
 
 
 def test_the_pages_it_links_to_are_there():

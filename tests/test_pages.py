@@ -15,7 +15,7 @@ import sys
 
 import commands
 import pytest
-from pages import PAGES, ROOT, blocks, config_of
+from pages import PAGES, ROOT, blocks, config_of, missing_imports
 from pages import commands as commands_in
 
 from experiments import plan, tables
@@ -108,6 +108,7 @@ def test_blocks_are_run_or_say_why_not(page):
     for block in blocks(page):
         where = f"{page}:{block.line}"
         assert block.language in (*SHELL, "text", *READ_BY_SPHINX), f"{where}: a block of {block.language!r}"
+        assert block.language != "python" or not [*missing_imports(block.text)], where
         assert block.not_run is None or block.language in SHELL and block.not_run.startswith(REASONS), where
 
 
