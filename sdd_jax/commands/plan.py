@@ -109,7 +109,7 @@ def by_method(settings: Settings, method: str, batch_size: int) -> Settings:
     """The config with another base loss, at its usual options, and another batch size."""
     if method == settings["method"]:
         return Settings({**settings, "batch_size": batch_size})
-    options = methods.base_options(methods.BASES[method])
+    options = methods.options_of(methods.BASES[method])
     kept = {name: value for name, value in settings.items() if ".options." not in name}
     own = {f"loss.options.{name}": option.default for name, option in options.items()}
     return Settings({**kept, **own, "method": method, "loss.base": method, "batch_size": batch_size})
