@@ -147,12 +147,11 @@ def make_objective(settings: Settings, num_classes: int) -> objectives.Objective
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
     """The optimizer with its schedule for a run over ``num_examples``."""
-    rate, batch_size = settings["optim.learning_rate"], settings["batch_size"]
+    rate, size = settings["optim.learning_rate"], {"num_examples": num_examples, "batch_size": settings["batch_size"]}
     if settings["optim.schedule"] == "cosine":
-        schedule = optim.cosine_schedule(rate, optim.total_steps(settings["epochs"], num_examples, batch_size))
+        schedule = optim.cosine_schedule(rate, optim.total_steps(settings["epochs"], **size))
     else:
-        milestones = settings["optim.milestones"]
-        schedule = optim.step_schedule(rate, milestones, num_examples=num_examples, batch_size=batch_size)
+        schedule = optim.step_schedule(rate, settings["optim.milestones"], **size)
     options = ("momentum", "weight_decay", "clip_norm")
     return optim.sgd(schedule, **{name: settings[f"optim.{name}"] for name in options})
 
@@ -163,8 +162,7 @@ def build(config: Mapping[str, Any], skipped: data.Skipped | None = None) -> Bui
     ``skipped`` are the images that an earlier start left out; without it they are looked for, if the config says so.
 
     Raises:
-      ValueError: for a config that ``check`` refuses, data that are wrong, or a teacher that is missing, does not fit,
-        or is off its stated accuracy by more than 0.1 points.
+      ValueError: for a config that ``check`` refuses, wrong data, or a teacher that is missing or does not fit.
       FileNotFoundError: for data that are missing; it says how to get them.
     """
     return build_together([config], skipped)[0]
@@ -187,8 +185,8 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
     else:
         assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
-        seeds, steps = [one["seed"] for one in all_settings], steps_per_call(settings)
-        teacher = ask_cache(settings, parts.teacher, variables, dataset, parts.objective, seeds, steps)
+        needs, steps = parts.objective.needs, steps_per_call(settings)
+        teacher = ask_cache(all_settings, parts.teacher, variables, dataset, needs, steps)
     return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
 
 
@@ -202,6 +200,7 @@ def assemble(
 ) -> list[Built]:
     """The runs of settings that differ in ``seed`` alone."""
     settings = all_settings[0]
+    same = ("epochs", "batch_size", "eval_every_epochs", "save_every_epochs", "profile_steps")
     built = Built(
         config={},
         config_hash="",
@@ -214,14 +213,10 @@ def assemble(
         dataset=dataset,
         mesh=make_mesh(),
         seed=0,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
         steps_per_call=steps_per_call(settings),
-        eval_every_epochs=settings["eval_every_epochs"],
-        save_every_epochs=settings["save_every_epochs"],
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
-        profile_steps=settings["profile_steps"],
+        **{name: settings[name] for name in same},
     )
     return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 

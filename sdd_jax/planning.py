@@ -74,16 +74,6 @@ class Topology(NamedTuple):
     chips: int
 
 
-class Compiled(NamedTuple):
-    """Figures of one compiled step, per chip."""
-
-    memory: dict[str, int]  # bytes of params, optimizer, teacher, data, temporary; total
-    flops: float
-    bytes: float  # read from and written to memory
-    reduced_bytes: int  # all-reduced over the chips: gradients, and the sums of batch normalisation
-    seconds: float  # of compilation
-
-
 def parse_topology(name: str) -> Topology:
     """The slice that ``name`` stands for; ``ValueError`` says which ones exist."""
     found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
@@ -165,8 +155,8 @@ def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return run_chunk, (_placed(state, each), shared, ({}, own), count)
 
 
-def compile_step(settings: Settings, mesh: Mesh) -> Compiled | str:
-    """Compiles the training program for the chips of ``mesh``; the compiler's own message if it does not fit them."""
+def compile_step(settings: Settings, mesh: Mesh) -> dict[str, Any]:
+    """Compiles the training program for the chips of ``mesh``: figures of a step, per chip, or why it does not fit."""
     run_chunk, arguments = make_program(settings, mesh)
     lowered, start = run_chunk.lower(*arguments), time.monotonic()
     try:
@@ -174,7 +164,7 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | str:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return str(error).splitlines()[0]
+        return {"fits": False, "compiler": str(error).splitlines()[0]}
     states, (teacher, data), (_, own), _ = arguments
     analysis, costs = compiled.memory_analysis(), compiled.cost_analysis()
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -187,14 +177,20 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | str:
         "total": held + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes,  # with padding
     }
     parts = settings["optim.accumulate_steps"]  # a loop, whose body the compiler counts once
-    # Batch normalisation sums two numbers per channel forward and two backward; its statistics are two per channel.
+    # All-reduced are gradients and the sums of batch normalisation: two numbers per channel forward and two backward.
     reduced = _bytes(states.params) + 2 * parts * _bytes(states.batch_stats) if mesh.size > 1 else 0
-    flops, traffic = parts * costs["flops"], parts * costs["bytes accessed"]
-    return Compiled(memory, flops, traffic, reduced, time.monotonic() - start)
+    return {
+        "fits": True,
+        "memory_bytes": memory,
+        "flops": parts * costs["flops"],
+        "bytes": parts * costs["bytes accessed"],  # read from and written to memory
+        "collectives": {"operand_bytes": reduced},
+        "compile_seconds": time.monotonic() - start,
+    }
 
 
 def find_largest(
-    per_chip: int, result: Compiled | str, hbm_bytes: int, measure: Callable[[int], Compiled | str]
+    per_chip: int, result: dict[str, Any], hbm_bytes: int, measure: Callable[[int], dict[str, Any]]
 ) -> dict[str, int]:
     """Searches for the largest batch that fits, in images per chip: 0 if none does.
 
@@ -204,10 +200,10 @@ def find_largest(
     fits, refused = {0: 0}, math.inf  # images per chip: bytes; the smallest number that did not fit
     count, compilations = per_chip, 0
     while True:
-        if isinstance(result, str):
-            refused = count
+        if result["fits"]:
+            fits[count] = result["memory_bytes"]["total"]
         else:
-            fits[count] = result.memory["total"]
+            refused = count
         best, largest = max(fits), math.inf
         if best:
             (low, low_size), (_, size) = sorted(fits.items())[-2:]

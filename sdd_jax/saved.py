@@ -66,9 +66,11 @@ def read(folder: Path) -> Saved:
     try:
         fields = None if "imported" in config else config["data"]
         name, stem, dtype = (config["model"][field] for field in ("student", "stem", "dtype"))
-        compute, num_classes = DTYPES[dtype], (config if fields is None else fields).get("num_classes")
-        # Older runs lack num_classes: use the registered data set's.
-        num_classes = int(num_classes or data.describe(fields["name"]).num_classes)
+        compute = DTYPES[dtype]
+        if fields is None:
+            num_classes = int(config["num_classes"])
+        else:  # Older runs lack num_classes: use the registered data set's.
+            num_classes = int(fields.get("num_classes") or data.describe(fields["name"]).num_classes)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / run_dir.CONFIG} is not the config of a run: {error!r}") from error
     return Saved(folder, name, stem, num_classes, dtype, fields, create_model(name, num_classes, stem, compute))
