@@ -25,6 +25,7 @@ from sdd_jax.config import (
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
+from sdd_jax.models.layers import fold
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
 from sdd_jax.training.programs import Built
@@ -225,38 +226,44 @@ def assemble(
     return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 
 
-def state_shapes(
-    parts: Parts,
-    teacher: Teacher,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-    num_examples: int,
-) -> Any:
-    """The shapes of a run's state before its first step."""
-    shape = {"image_shape": image_shape, "num_examples": num_examples}
+def train_examples(settings: Settings) -> int:
+    """How many images an epoch has; ``ValueError`` if nobody knows without the data."""
+    total = described(settings).train_examples
+    if settings["data.train_examples"] is not None:
+        return settings["data.train_examples"]
+    if not total:
+        raise ValueError(f"without the data of {settings['data.name']}, state data.train_examples")
+    return total - (total + 5) // 10 if settings["data.select_on"] == "validation" else total
+
+
+def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, optax.GradientTransformation, Any]:
+    """Parts, teacher, optimizer and first state of a run, where the arrays of teacher and state are shapes alone."""
+    info = described(settings)
+    parts, optimizer, teacher = (
+        make_parts(settings, info.num_classes),
+        make_optimizer(settings, num_examples),
+        Teacher(),
+    )
+    if parts.teacher is not None:
+        images = jax.ShapeDtypeStruct((1, *info.image_shape), image_dtype(settings))
+        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
+        variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
+        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
+    shape = {"image_shape": info.image_shape, "num_examples": num_examples}
 
     def begin(key, arrays):
         return init_state(key, parts.model, teacher.apply, arrays, parts.objective, optimizer, **shape)
 
-    return jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
+    return parts, teacher, optimizer, jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
 
 
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics)."""
     settings = check(config)
-    info = described(settings)
-    num_examples = settings["data.train_examples"] or info.train_examples
-    if not num_examples:
-        raise ValueError(f"to trace {settings['data.name']} without its data, state data.train_examples")
-    parts = make_parts(settings, info.num_classes)
-    optimizer = make_optimizer(settings, num_examples)
-    batch_size, teacher = settings["batch_size"], Teacher()
-    images = jax.ShapeDtypeStruct((batch_size, *info.image_shape), image_dtype(settings))
-    if parts.teacher is not None:
-        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
-        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
-    state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
+    num_examples, batch_size = train_examples(settings), settings["batch_size"]
+    parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
     step = make_train_step(parts.model, teacher.apply, parts.objective, optimizer, **options)
-    numbers = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
-    return jax.eval_shape(step, state, teacher.arrays, {"image": images, **numbers}, jax.random.key(0))
+    batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
+    batch["image"] = jax.ShapeDtypeStruct((batch_size, *described(settings).image_shape), image_dtype(settings))
+    return jax.eval_shape(step, state, teacher.arrays, batch, jax.random.key(0))

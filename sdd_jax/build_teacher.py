@@ -48,7 +48,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     stated = settings["teacher.accuracy"]
     if stated is None and teacher.data is None:
         stated = settings["teacher.published"]
-    elif stated is None and teacher.data:
+    elif stated is None:
         names = ["name", "image_size", "augment"]
         if settings["data.name"] not in data.INFO:  # sets of one's own go by their path
             names.append("path")

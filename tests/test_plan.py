@@ -10,7 +10,7 @@ import sets
 
 from configs import image_folder, quickstart
 from sdd_jax import planning
-from sdd_jax.build import assemble, check, load_data, make_parts
+from sdd_jax.build import assemble, check, load_data, make_parts, train_examples
 from sdd_jax.build_teacher import ask_network
 from sdd_jax.commands.plan import as_text, by_method, make_plan, pair_up, read_settings
 from sdd_jax.config import image_dtype
@@ -23,7 +23,6 @@ from sdd_jax.planning import (
     find_largest,
     make_program,
     parse_topology,
-    train_examples,
 )
 from sdd_jax.training.programs import Programs
 
@@ -233,7 +232,7 @@ def test_a_refusal_for_memory_is_an_answer_and_another_error_is_not(monkeypatch)
 
 def test_what_has_no_plan_is_refused():
     sequence = quickstart.get_config()
-    with pytest.raises(ValueError, match="choose from .*sdd_kd"):
+    with pytest.raises(ValueError, match="choose one of .*sdd_kd"):
         read_settings(sequence.to_dict())
     config = quickstart.get_config("run=sdd_kd")
     config.seeds = (0, 1)

@@ -20,11 +20,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdd_jax import methods, planning
-from sdd_jax.build import check
+from sdd_jax.build import check, train_examples
 from sdd_jax.config import Settings
 from sdd_jax.files import flatten
 from sdd_jax.mesh import make_mesh
-from sdd_jax.planning import GIB, Compiled, Topology, train_examples
+from sdd_jax.planning import GIB, Compiled, Topology
 
 
 def define_flags() -> None:
@@ -58,8 +58,6 @@ def main() -> None:
 
 def read_settings(tree: dict[str, Any]) -> Settings:
     """The checked config of a single run with a live teacher."""
-    if "sequence" in tree:
-        raise ValueError(f"plan takes one run, this config is a sequence of them: choose from {list(tree['sequence'])}")
     settings = check(tree)
     if settings["teacher.cache"] is not None:
         raise ValueError("plan compiles the teacher's network into the step: leave teacher.cache out")
@@ -111,7 +109,7 @@ def by_method(settings: Settings, method: str, batch_size: int) -> Settings:
     """The config with another base loss, at its usual options, and another batch size."""
     if method == settings["method"]:
         return Settings({**settings, "batch_size": batch_size})
-    options = methods.base_options(methods.BASES[method])
+    options = methods.options_of(methods.BASES[method])
     kept = {name: value for name, value in settings.items() if ".options." not in name}
     own = {f"loss.options.{name}": option.default for name, option in options.items()}
     return Settings({**kept, **own, "method": method, "loss.base": method, "batch_size": batch_size})
