@@ -23,22 +23,17 @@ AnyDataset = Dataset | StreamedDataset
 class Info(NamedTuple):
     """Facts of a set that are known without reading it.
 
-    Attributes:
-      image_shape: ``(H, W, C)`` as networks see it.
-      train_examples: images of the official training set, before any validation split.
-      mean: per channel, in units of [0, 1], as ``std``.
-      pad: pixels of zero padding before the random crop.
-      augment: how a training image is cropped: "pad_crop" (padded, then a window of its own size) of sets in memory,
-        "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk.
+    ``augment`` says how a training image is cropped: "pad_crop" (padded, then a window of its own size) of sets in
+    memory, "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk.
     """
 
     num_classes: int
-    image_shape: tuple[int, int, int]
-    train_examples: int
+    image_shape: tuple[int, int, int]  # (H, W, C) as networks see it
+    train_examples: int  # of the official training set, before any validation split
     test_examples: int
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, in units of [0, 1], as std
     std: tuple[float, ...]
-    pad: int
+    pad: int  # pixels of zero padding before the random crop
     flip: bool
     augment: str = "pad_crop"
 
@@ -119,7 +114,7 @@ def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str
     if name in _MEMORY:
         return _MEMORY[name][1]
     if _has_class_folders(name, path):
-        return folders.folder_classes(name, path)
+        return folders.find_part(name, path)[1]
     return _read_listed(name, path).class_names
 
 
@@ -143,12 +138,13 @@ def load(
       path: where its files are; None looks in ``data`` (and, for Fashion-MNIST, where Debian's package puts it). For
         imagenet it holds class folders or TFDS's imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``,
         ``test/CLASS/*.jpg``), for "tfds:NAME" it is the TFDS data directory.
-      select_on: as in :func:`from_arrays`, like ``train_examples``.
-      image_size: the side of the images of a set on disk; None: 224.
-      augment: how a set on disk is augmented, "resize_crop" or "random_resized_crop"; None: as is usual for it.
-      workers: processes that decode the images of a set on disk; 0: threads of this process.
-      on_bad_image: "error" or "skip" training images of a set on disk that cannot be decoded (:func:`from_records`).
-      skipped: as in :func:`from_records`.
+      select_on: as in :func:`from_arrays`, like ``train_examples``; the others are of sets on disk alone.
+      image_size: the side of the images; None: 224.
+      augment: "resize_crop" or "random_resized_crop"; None: as is usual for the set.
+      workers: processes that decode images; 0: threads of this process.
+      on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
+        and leaves the bad ones out, after all draws, so that these do not depend on them.
+      skipped: the images that an earlier start of the same run left out; None decodes all to find them.
 
     Raises:
       ValueError: for an unknown name, damaged files, a wrong argument, or an option that the set does not have.

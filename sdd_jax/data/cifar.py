@@ -39,15 +39,12 @@ CIFAR100_CLASSES = tuple(
 
 
 class Layout(NamedTuple):
-    """An official archive: its name and MD5 sum, the folder that it extracts to, and ``{member: check}`` in order.
-
-    The last member is the test set. A check is the MD5 sum of a pickle, or the size in bytes of records.
-    """
+    """An official archive."""
 
     archive: str
     md5: str
-    folder: str
-    members: Mapping[str, str | int]
+    folder: str  # that it extracts to
+    members: Mapping[str, str | int]  # in order, the test set last: the MD5 sum of a pickle, or the bytes of records
 
 
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
@@ -129,7 +126,7 @@ def _read_tfds(directory: Path) -> Raw:
         examples = sorted((source[row] for row in range(len(source))), key=lambda example: example["id"])
         arrays += [np.stack([example["image"] for example in examples])]
         arrays += [np.asarray([example["label"] for example in examples])]
-    return Raw(*arrays)
+    return tuple(arrays)
 
 
 def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
@@ -170,7 +167,7 @@ def _read_members(layout: Layout, read: Callable[[str], bytes], where: str) -> R
     for part in (decoded[:-1], decoded[-1:]):
         images = np.concatenate([pixels for pixels, _ in part]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         arrays += [np.ascontiguousarray(images), np.concatenate([labels for _, labels in part])]
-    return Raw(*arrays)
+    return tuple(arrays)
 
 
 def _decode_records(content: bytes, size: int, what: str) -> tuple[np.ndarray, np.ndarray]:

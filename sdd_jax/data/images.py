@@ -38,7 +38,12 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"its {image.width} x {image.height} pixels exceed the limit of {MOST_PIXELS} pixels")
         image.load()
-        _turn_upright(image)
+        try:
+            ImageOps.exif_transpose(image, in_place=True)
+        except MemoryError:
+            raise
+        except Exception:  # damaged metadata do not make the pixels bad
+            pass
         return _to_rgb(image)
     except UnidentifiedImageError:
         known = ", ".join(_formats())
@@ -54,15 +59,6 @@ def _formats() -> tuple[str, ...]:
     """Those of ``FORMATS`` that the installed Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _turn_upright(image: Image.Image) -> None:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # damaged metadata do not make the pixels bad
-        pass
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -48,12 +48,8 @@ def epoch_order(key: jax.Array, epochs: ArrayLike, num_examples: int) -> jax.Arr
     50,000 examples take about 15 ms an epoch on a CPU, so an order is kept for as many steps as its epochs cover.
     """
     stream = jax.random.fold_in(key, _ORDER_STREAM)
-    rows = jnp.arange(num_examples, dtype=jnp.int32)
-
-    def order(epoch: jax.Array) -> jax.Array:
-        return jax.random.permutation(jax.random.fold_in(stream, epoch), rows)
-
-    return jax.vmap(order)(jnp.asarray(epochs, jnp.int32))
+    keys = jax.vmap(lambda epoch: jax.random.fold_in(stream, epoch))(jnp.asarray(epochs, jnp.int32))
+    return jax.vmap(jax.random.permutation, (0, None))(keys, jnp.arange(num_examples, dtype=jnp.int32))
 
 
 def locate(

@@ -61,11 +61,7 @@ def find_pictures(path: Path) -> list[Path]:
 
 
 def prepare(path: Path, served: Served) -> np.ndarray:
-    """The picture's pixels as the network takes them, uint8 ``[H, W, C]``; docs/export.md says how.
-
-    Raises:
-      ValueError: names the picture if it cannot be read as one.
-    """
+    """The picture's pixels as the network takes them, uint8 ``[H, W, C]``; docs/export.md says how."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -90,11 +86,7 @@ def prepare(path: Path, served: Served) -> np.ndarray:
 
 
 def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
-    """A prediction for each picture, in their order.
-
-    Raises:
-      ValueError: names a picture that cannot be read, once those before it are done.
-    """
+    """A prediction for each picture, in their order; an error for one that cannot be read, once those before are done."""
     size = min(BATCH, len(pictures))
 
     @jax.jit
