@@ -1,6 +1,5 @@
 """Data sets by name or of a user's own arrays, in memory or read from disk as they are needed, and their batches."""
 
-import difflib
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -42,24 +41,16 @@ class Info(NamedTuple):
 # usual convention); CIFAR-10 the usual values; CIFAR-100 as in the official code's mdistiller/dataset/cifar100.py;
 # ImageNet as torchvision's, which the official code takes for CUB-200 as well. A mirrored digit is no digit: digits and
 # MNIST are not flipped.
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INFO = {
     "digits": Info(10, (32, 32, 1), 1438, 359, (0.3048,), (0.3754,), 4, False),
     "mnist": Info(10, (32, 32, 1), 60_000, 10_000, (0.1307,), (0.3081,), 4, False),
     "fashion_mnist": Info(10, (32, 32, 1), 60_000, 10_000, (0.2860,), (0.3530,), 4, True),
-    "cifar10": Info(
-        10, (32, 32, 3), 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, True
-    ),
-    "cifar100": Info(
-        100, (32, 32, 3), 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True
-    ),
-    "cub200": Info(
-        200, (224, 224, 3), 5994, 5794, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, True, "resize_crop"
-    ),
-    "imagenet": Info(
-        1000, (224, 224, 3), 1_281_167, 50_000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, True,
-        "random_resized_crop",
-    ),
-}  # fmt: skip
+    "cifar10": Info(10, (32, 32, 3), 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, True),
+    "cifar100": Info(100, (32, 32, 3), 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True),
+    "cub200": Info(200, (224, 224, 3), 5994, 5794, *_IMAGENET, 0, True, "resize_crop"),
+    "imagenet": Info(1000, (224, 224, 3), 1_281_167, 50_000, *_IMAGENET, 0, True, "random_resized_crop"),
+}
 
 _MEMORY = {  # name: its reader, what its classes are called
     "digits": (mnist.read_digits, mnist.DIGITS),
@@ -78,14 +69,11 @@ def check_name(name: str) -> None:
     """``ValueError`` if no set can have this name."""
     if name in INFO or name == FOLDER or (name.startswith(PREFIX) and len(name) > len(PREFIX)):
         return
-    known = (*INFO, FOLDER)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"no data set is called {name!r}: known are {', '.join(known)} and {PREFIX}NAME{hint}")
+    raise ValueError(f"no data set is called {name!r}: known are {', '.join(INFO)}, {FOLDER} and {PREFIX}NAME")
 
 
 def refuse_in_memory(name: str, option: str, value: Any) -> None:
-    """``ValueError`` if ``name`` is held in memory, where this option does not exist, and it is set."""
+    """``ValueError`` if the option is set of a set held in memory, which does not have it."""
     if name in _MEMORY and value not in (None, "error"):
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 

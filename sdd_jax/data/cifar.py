@@ -2,9 +2,6 @@
 
 The python archives hold pickles, and a pickle can run code. So one is read only after its checksum has matched the
 published one, and even then by a reader that can build NumPy arrays and nothing else.
-
-Sources: layouts and the archives' MD5 sums from https://www.cs.toronto.edu/~kriz/cifar.html; MD5 sums of the python
-archives' members from torchvision, https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py.
 """
 
 import functools
@@ -47,6 +44,8 @@ class Layout(NamedTuple):
     members: Mapping[str, str | int]  # in order, the test set last: the MD5 sum of a pickle, or the bytes of records
 
 
+# From https://www.cs.toronto.edu/~kriz/cifar.html; MD5 sums of the python archives' members from torchvision,
+# https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py.
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "cifar10": (
         Layout(
@@ -93,8 +92,7 @@ def read_cifar(
 ) -> Raw:
     """CIFAR-10 or CIFAR-100 (fine labels), in the order of the official files.
 
-    ``path`` is an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. A
-    checksum or a size that is not that of ``layouts`` is a ``ValueError``.
+    ``path`` is an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory.
     """
     root, known = data_root(path), layouts[name]
     if root.is_file():

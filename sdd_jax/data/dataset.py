@@ -116,7 +116,13 @@ def from_arrays(
     shapes = whole.images.shape[1:], test.images.shape[1:]
     if shapes[0] != shapes[1]:
         raise ValueError(f"train and test images must have one shape, got {shapes[0]} and {shapes[1]}")
-    names = _number_classes(whole.labels) if class_names is None else tuple(str(name) for name in class_names)
+    if class_names is None:
+        largest = int(whole.labels.argmax())
+        if whole.labels[largest] >= whole.labels.size:
+            got = f"train_labels has {whole.labels[largest]} at position {largest}, which would make more classes than"
+            raise ValueError(f"{got} the {whole.labels.size} examples: if that is meant, give class_names")
+        class_names = [str(label) for label in range(max(int(whole.labels[largest]), 0) + 1)]
+    names = tuple(str(name) for name in class_names)
     if isinstance(class_names, str) or not names or len(set(names)) != len(names):
         raise ValueError(f"class_names must be a sequence of names that differ, one per class, got {class_names!r}")
     for labels, what in ((whole.labels, "train_labels"), (test.labels, "test_labels")):
@@ -192,17 +198,6 @@ def _checked(images: np.ndarray, labels: ArrayLike, what: str) -> Split:
         raise ValueError(f"{expected}, got {labels.dtype} {list(labels.shape)}")
     images = images if images.ndim == 4 else images[..., None]
     return Split(np.ascontiguousarray(images), labels, np.arange(len(images), dtype=np.int32))
-
-
-def _number_classes(labels: np.ndarray) -> tuple[str, ...]:
-    """The names of classes that nobody named: their numbers up to the largest label."""
-    largest = int(labels.argmax())
-    if labels[largest] >= labels.size:
-        raise ValueError(
-            f"train_labels has {labels[largest]} at position {largest}, which would make more classes than the "
-            f"{labels.size} examples: if that is meant, give class_names"
-        )
-    return tuple(str(label) for label in range(max(int(labels[largest]), 0) + 1))
 
 
 def _check_moments(values: Sequence[float], channels: int, what: str) -> tuple[float, ...]:

@@ -100,9 +100,8 @@ class TfdsRecords:
         return builder.as_data_source(split=self._split, decoders=decoders)
 
 
-# Encoded images in a fixed order; can be pickled for worker processes. labels are int32 [N], or None if a label is known
-# only once its image has been read. read returns the bytes of an image (or its uint8 pixels) and its label, name what
-# errors call it, fingerprint a cheap hash.
+# Encoded images in a fixed order; worker processes can be sent it. labels are int32 [N], or None if they stand in the
+# records; read returns the bytes of an image (or its uint8 pixels) and its label, name what errors call it.
 Records = Files | TfdsRecords
 
 

@@ -85,8 +85,7 @@ def resized_side(size: int) -> int:
 def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A random window for training, uint8 ``[size, size, 3]``, mirrored in half of the cases, and its view.
 
-    "resize_crop" resizes to a square of :func:`resized_side`, whatever the proportions, and takes a window (CUB-200 in
-    the official code). "random_resized_crop" takes a :func:`random_box` and resizes it (ImageNet).
+    "resize_crop" is CUB-200's in the official code, whatever the proportions; "random_resized_crop" is ImageNet's.
     """
     if augment == "resize_crop":
         large = resized_side(size)
@@ -101,10 +100,7 @@ def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Gene
 
 
 def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
-    """The middle of a resized image for evaluation, uint8 ``[size, size, 3]``.
-
-    "resize_crop" resizes to a square of :func:`resized_side`, "random_resized_crop" the shorter side to that.
-    """
+    """The middle of an image for evaluation, resized to a square or, with "random_resized_crop", in proportion."""
     large = resized_side(size)
     width, height = large, large
     if augment == "random_resized_crop" and image.width != image.height:

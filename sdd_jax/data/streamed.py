@@ -199,7 +199,7 @@ def train_example(position: int, row: int, *, dataset: StreamedDataset, seed: in
     """A row of the training split as it is seen at a position of a run.
 
     Its augmentation is a function of (seed, epoch, number of the example) alone, drawn by NumPy's Philox, as worker
-    processes should not start JAX. NumPy promises the generator's bits for good, the numbers made of them for a version.
+    processes should not start JAX. NumPy keeps the generator's bits for good, the numbers made of them for one version.
     """
     image, label = _read(dataset, dataset.train, row)
     number = int(dataset.train.index[row])

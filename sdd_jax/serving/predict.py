@@ -86,7 +86,7 @@ def prepare(path: Path, served: Served) -> np.ndarray:
 
 
 def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
-    """A prediction for each picture, in their order; an error for one that cannot be read, once those before are done."""
+    """A prediction for each picture, in order; ``ValueError`` at one that cannot be read, after those before it."""
     size = min(BATCH, len(pictures))
 
     @jax.jit
@@ -149,8 +149,7 @@ def as_json(prediction: Prediction, names: Sequence[str]) -> dict[str, Any]:
 def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Sequence[str]) -> Iterator[Prediction]:
     """Passes predictions on and writes each to ``folder``: a line of CSV, a line of JSON, a picture of its regions.
 
-    The pictures were found in ``root``: their places below it are kept. ``ValueError`` if ``folder`` holds predictions
-    already.
+    The pictures were found in ``root``: their places below it are kept.
     """
     if (folder / CSV).exists() or (folder / JSON).exists():
         raise ValueError(f"{folder} holds predictions already: give --output another folder, or remove it")
