@@ -157,8 +157,9 @@ def _run(module, argv: list[str]) -> None:
     except ValueError as error:
         _end(" ".join(str(error).split()))
     except OWN_LINES as error:  # of data or a package: how to get it stands on its own lines
-        named = isinstance(error, OSError) and error.filename
-        _end(f"{error.filename}: {error.strerror}" if named else str(error))
+        if isinstance(error, OSError) and error.filename:
+            _end(f"{error.filename}: {error.strerror}")
+        _end(str(error))
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from what was saved last", 130)
     except Preempted as preempted:
