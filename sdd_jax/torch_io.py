@@ -263,9 +263,10 @@ def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str,
     shape = np.shape(first)
     channels = shape[axis] if len(shape) == 4 and shape[axis] > 0 else 3
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
-    wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    wanted: Any = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    leaves: Any = flatten_dict(wanted)
     entries = {}
-    for path, leaf in flatten_dict(wanted).items():
+    for path, leaf in leaves.items():
         if leaf.ndim not in _TO_TORCH:
             raise ValueError(f"{'/'.join(path)} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
         name = _torch_name(table, path)
