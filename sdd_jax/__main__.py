@@ -66,20 +66,20 @@ def _help(module) -> str:
     width = min(shutil.get_terminal_size().columns, HELP_COLUMNS)
     paragraphs = module.__doc__.strip().split("\n\n")
     words = [text if text.startswith("python -m") else textwrap.fill(text, width) for text in paragraphs]
-    own = flags.FLAGS.flags_by_module_dict()[module.__name__]
-    lines = [textwrap.fill(_flag(flag), width, initial_indent="  ", subsequent_indent="      ") for flag in own]
-    return "\n".join(["\n\n".join(words), "", "flags:", *lines])
+    lines = ["\n\n".join(words), "", "flags:"]
+    for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]:
+        needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
+        default = (
+            "" if flag.default in (None, False, "", []) else f" Default: {str(flag.default_as_str).strip(chr(39))}."
+        )
+        text = f"--{flag.name}: {flag.help}{needed}{default}"
+        lines.append(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="      "))
+    return "\n".join(lines)
 
 
-def _flag(flag: flags.Flag) -> str:
-    needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
-    default = "" if flag.default in (None, False, "", []) else f" Default: {str(flag.default_as_str).strip(chr(39))}."
-    return f"--{flag.name}: {flag.help}{needed}{default}"
-
-
-def _refuse(message: str) -> NoReturn:
-    print(f"sdd_jax: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+def _end(message: str, code: int = 2) -> NoReturn:
+    print(f"sdd_jax: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _config_problem(given: str) -> str | None:
@@ -116,23 +116,22 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
         configs = [text.removeprefix("--config=") for text in argv if text.startswith("--config=")]
         configs += [value for flag, value in pairwise(argv) if flag == "--config"]
         if configs and (problem := _config_problem(configs[0])):
-            _refuse(problem)
+            _end(" ".join(problem.split()))
         if missing := [f"--{name}" for name in flags.FLAGS if f"--{name} {REQUIRED}" in str(error)]:
-            _refuse(f"{' and '.join(missing)} must be given: {argv[0]} --help shows an example")
+            _end(f"{' and '.join(missing)} must be given: {argv[0]} --help shows an example")
         if isinstance(error, flags.UnrecognizedFlagError):
-            _refuse(f"{error}: {argv[0]} --help shows those that there are")
+            _end(f"{error}: {argv[0]} --help shows those that there are")
         if isinstance(error, KeyError | AttributeError):  # of ml_collections
-            _refuse(f"config has no such field: {error.args[0]}. docs/fields.md has all of them")
-        _refuse(str(error))
+            _end(f"config has no such field: {error.args[0]}. docs/fields.md has all of them")
+        _end(" ".join(str(error).split()))
     for name in ("workdir", "output"):  # an empty one would be the folder that this is started in
         if name in flags.FLAGS and flags.FLAGS[name].value == "":
-            _refuse(f"--{name} must name a place, got an empty name")
-    given, several = rest[1:], wanted[-1:] == ("...",)
-    usage, wanted = " ".join(wanted), wanted[:-1] if several else wanted
-    if len(given) < len(wanted):
-        _refuse(f"{wanted[len(given)]} is missing: python -m {argv[0]} {usage} --flag=value ...")
-    if len(given) > len(wanted) and not several:
-        _refuse(f"unexpected argument {given[len(wanted)]!r}: flags are written --name=value")
+            _end(f"--{name} must name a place, got an empty name")
+    given, needed = rest[1:], [name for name in wanted if name != "..."]
+    if len(given) < len(needed):
+        _end(f"{needed[len(given)]} is missing: python -m {argv[0]} {' '.join(wanted)} --flag=value ...")
+    if len(given) > len(needed) and "..." not in wanted:
+        _end(f"unexpected argument {given[len(needed)]!r}: flags are written --name=value")
     return rest
 
 
@@ -156,25 +155,20 @@ def _run(module, argv: list[str]) -> None:
         with jax.transfer_guard("allow"):  # of setting up, whatever the environment says; the loop forbids its own
             module.main(*argv[1:])
     except ValueError as error:
-        _refuse(str(error))
+        _end(" ".join(str(error).split()))
     except OWN_LINES as error:  # of data or a package: how to get it stands on its own lines
-        message = str(error)
         if isinstance(error, OSError) and error.filename:
-            message = f"{error.filename}: {error.strerror}"
-        print(f"sdd_jax: {message}", file=sys.stderr)
-        sys.exit(2)
+            _end(f"{error.filename}: {error.strerror}")
+        _end(str(error))
     except KeyboardInterrupt:
-        print("sdd_jax: interrupted; the same command goes on from what was saved last", file=sys.stderr)
-        sys.exit(130)
+        _end("interrupted; the same command goes on from what was saved last", 130)
     except Preempted as preempted:
-        print(f"sdd_jax: {preempted}", file=sys.stderr)
-        sys.exit(preempted.code)
+        _end(str(preempted), preempted.code)
     except (FloatingPointError, OSError) as error:  # such as a disk that is full or read-only
         first = error  # where closing the files failed as well: a full disk fails more than once
         while isinstance(first.__context__, OSError | FloatingPointError) and first.__cause__ is None:
             first = first.__context__
-        print(f"sdd_jax: {first}", file=sys.stderr)
-        sys.exit(1)
+        _end(str(first), 1)
 
 
 def main() -> None:
@@ -186,7 +180,7 @@ def main() -> None:
     command = arguments[0]
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
-        _refuse(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
+        _end(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
     module = importlib.import_module(f"sdd_jax.commands.{MODULES.get(command, command)}")
     for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser())):
         config_flags.register_flag_parser_for_type(kind, _OrNone(parser))

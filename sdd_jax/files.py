@@ -25,11 +25,12 @@ _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the f
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes ``content`` as JSON, whole or not at all; ``ValueError`` for what JSON has no form of, NaN among it."""
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def write_whole(path: Path, content: bytes) -> None:
     """Writes ``content`` so that a kill leaves ``path`` as it was or whole, never half of it."""
-    _write(path, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
-
-
-def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
@@ -81,7 +82,7 @@ def write_new(path: str | os.PathLike[str], content: bytes) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: {path.parent} is no directory")
     try:
-        _write(path, content)
+        write_whole(path, content)
     except OSError as error:
         path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error

@@ -10,22 +10,15 @@ from typing import Any
 def own_function(
     name: str, what: str, positional: Sequence[str] = (), keywords: Sequence[str] = ()
 ) -> Callable[..., Any]:
-    """The function called ``name``, which takes these arguments; ``what`` it is for begins every message.
-
-    Raises:
-      ValueError: for a name of another form, a module that cannot be imported (with the place where it fails), one that
-        has no such function, or a function of other arguments.
-    """
+    """The function called ``name``, which takes these arguments; ``what`` it is for begins every ``ValueError``."""
     module_name, _, function = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), function)):
         raise ValueError(f"{what} {name!r}: expected MODULE:FUNCTION")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module does when it is imported
-        trace = traceback.extract_tb(error.__traceback__)[-1]
-        place = (
-            f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{trace.filename}:{trace.lineno}"
-        )
+        frame = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.filename}:{frame.lineno}"
         missing = isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name)
         reason = error if missing else f"importing {module_name} failed with {type(error).__name__}: {error} ({place})"
         raise ValueError(f"{what} {name!r}: {reason}") from error

@@ -32,39 +32,46 @@ def join(
     """Makes this process number ``index`` of ``count``; to be called before anything else of JAX.
 
     Process 0 listens at ``coordinator``, ``HOST:PORT``, and all have to come within ``wait`` seconds. One process is
-    alone whatever the environment says. Without all three it is one of several if the environment says so, and JAX
-    finds the others itself. ``ValueError`` says what does not go together, or that the others were not found.
+    alone whatever the environment says. Without all three the environment says, and JAX finds the others itself.
     """
     if count == 1 and coordinator is None and index in (None, 0):
         return
+    where: dict[str, Any] = {}
     if coordinator is None and count is None and index is None:
-        if named_by_environment():
-            _initialize(wait)
-        return
-    if coordinator is None or count is None or index is None:
+        if not named_by_environment():
+            return
+    elif coordinator is None or count is None or index is None:
         raise ValueError(f"coordinator, processes and process go together, got {coordinator}, {count} and {index}")
-    if not 0 <= index < count:
-        raise ValueError(f"process must be from 0 to {count - 1} of {count} processes, got {index}")
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"coordinator must be HOST:PORT, got {coordinator!r}")
-    if index == 0:
-        try:
-            socket.create_server(("", int(port))).close()
-        except OSError as error:
-            raise ValueError(f"process 0 cannot listen on port {port} of this machine: {error.strerror}") from error
-        # If the others do not come, the runtime ends this process with messages of its own.
-        print(f"process 0 of {count}: waiting up to {wait:.0f} s at {coordinator} for the others", file=sys.stderr)
     else:
-        wait -= _reach(host.strip("[]"), int(port), wait)
-    _initialize(max(wait, 1.0), coordinator_address=coordinator, num_processes=count, process_id=index)
+        if not 0 <= index < count:
+            raise ValueError(f"process must be from 0 to {count - 1} of {count} processes, got {index}")
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(f"coordinator must be HOST:PORT, got {coordinator!r}")
+        if index == 0:
+            try:
+                socket.create_server(("", int(port))).close()
+            except OSError as error:
+                raise ValueError(f"process 0 cannot listen on port {port} of this machine: {error.strerror}") from error
+            # If the others do not come, the runtime ends this process with messages of its own.
+            print(f"process 0 of {count}: waiting up to {wait:.0f} s at {coordinator} for the others", file=sys.stderr)
+        else:
+            wait -= _reach(host.strip("[]"), int(port), wait)
+        where = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+    seconds = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
+    try:
+        jax.distributed.initialize(**where, **seconds, initialization_timeout=int(max(wait, 1.0)))
+    except (RuntimeError, ValueError) as error:  # JAX cannot tell from the environment who the others are
+        raise ValueError(
+            f"the processes could not find each other: {error} (--processes=1 runs this one alone; "
+            "--coordinator, --processes and --process say who the others are)"
+        ) from error
 
 
 def named_by_environment() -> bool:
     """Whether this is one of several processes by the variables that the launchers known to JAX set.
 
-    A TPU host outside of GKE has no such variables: True, and JAX asks the metadata server, which may say that it is
-    alone.
+    A TPU host outside of GKE has none: True, and JAX asks the metadata server, which may say that it is alone.
     """
     values = os.environ
     hosts = values.get("TPU_PROCESS_ADDRESSES") or values.get("TPU_WORKER_HOSTNAMES")
@@ -158,21 +165,6 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: one that was not set from Python
-
-
-def _initialize(wait: float, **where: Any) -> None:
-    try:
-        jax.distributed.initialize(
-            **where,
-            initialization_timeout=int(wait),
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-    except (RuntimeError, ValueError) as error:  # JAX cannot tell from the environment who the others are
-        raise ValueError(
-            f"the processes could not find each other: {error} (--processes=1 runs this one alone; "
-            "--coordinator, --processes and --process say who the others are)"
-        ) from error
 
 
 def _reach(host: str, port: int, wait: float) -> float:

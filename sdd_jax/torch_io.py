@@ -7,6 +7,7 @@ as [out,in]; Flax as [height,width,in,out] and [in,out].
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import flax.linen as nn
@@ -15,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdd_jax.models.mobilenet import MobileNetV1, MobileNetV2
+from sdd_jax.models.mobile import MobileNetV1, MobileNetV2, ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.resnet import ResNet, WideResNet
-from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.vgg import VGG
 
 # A table has a row for each kind of layer: its Flax path and its PyTorch name. `#` stands for a
@@ -157,11 +157,11 @@ def from_state_dict(
     for rows in _tables(model, table):
         first = f"{rows[0][1]}.weight".replace("#", "0")
         found = _strip(state_dict, prefix, first)
-        weight: Any = found.get(first)
-        entries = _entries(model, rows, channels=_channels(np.shape(weight), axis=1))
-        counters = set(_counters(entries))
-        found = {name: array for name, array in found.items() if name not in counters}
-        wrong = _problems(found, {name: _torch_shape(leaf) for name, (_, leaf) in entries.items()})
+        entries = _entries(model, rows, found.get(first), axis=1)
+        for name in _counters(entries):
+            found.pop(name, None)
+        shapes = {name: tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim]) for name, (_, leaf) in entries.items()}
+        wrong = _problems(found, shapes)
         if not wrong:
             flat = {}
             for name, (path, leaf) in entries.items():
@@ -181,10 +181,8 @@ def to_state_dict(
     """
     rows = _tables(model, table)[0]
     flat: dict[Path, Any] = flatten_dict(variables)
-    kernel: Any = flat.get(("params", *rows[0][0].replace("#", "0").split("/"), "kernel"))
-    entries = _entries(model, rows, channels=_channels(np.shape(kernel), axis=2))
-
     found = {"/".join(path): array for path, array in flat.items()}
+    entries = _entries(model, rows, found.get(f"params/{rows[0][0]}/kernel".replace("#", "0")), axis=2)
     wrong = _problems(found, {"/".join(path): leaf.shape for path, leaf in entries.values()})
     if wrong:
         _refuse("tree of variables", wrong)
@@ -196,11 +194,7 @@ def to_state_dict(
 
 
 def find_state_dict(checkpoint: Mapping[str, Any], entry: str | None = None) -> Mapping[str, Any]:
-    """The state dict in `checkpoint`: itself if it holds arrays alone, else its only entry that does.
-
-    Raises:
-      ValueError: if there is none, or several and `entry` names none of them.
-    """
+    """The state dict in `checkpoint`: itself if it holds arrays alone, else its `entry` or only entry that does."""
     if _is_state_dict(checkpoint):
         if entry is not None:
             raise ValueError(f"the checkpoint is a state dict itself: it has no entry {entry!r} to choose")
@@ -211,9 +205,10 @@ def find_state_dict(checkpoint: Mapping[str, Any], entry: str | None = None) -> 
     if entry in inside:
         return inside[entry]
     if not inside:
-        raise ValueError(f"the checkpoint holds no state dict (names with arrays); its entries: {_listed(checkpoint)}")
+        names = ", ".join(map(str, checkpoint)) or "none"
+        raise ValueError(f"the checkpoint holds no state dict (names with arrays); its entries: {names}")
     asked = "say which one is meant with entry" if entry is None else f"entry {entry!r} is none of them"
-    raise ValueError(f"the checkpoint's state dicts are {_listed(inside)}: {asked}")
+    raise ValueError(f"the checkpoint's state dicts are {', '.join(map(str, inside))}: {asked}")
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -222,23 +217,18 @@ def _is_state_dict(value: Any) -> bool:
     return all(isinstance(name, str) and hasattr(array, "shape") for name, array in value.items())
 
 
-def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, names)) or "none"
-
-
 def _strip(state_dict: Mapping[str, Any], prefix: str | None, first: str) -> dict[str, Any]:
     """The names without `prefix`, or without what all of them have before the name of the `first` weight."""
     if prefix is None:
-        before = sorted(name.removesuffix(first) for name in state_dict if name.endswith(f".{first}"))
-        shared = (start for start in before if all(name.startswith(start) for name in state_dict))
-        prefix = next(shared, "")
-        outermost = [
-            start for start in before if not any(start != other and start.startswith(other) for other in before)
-        ]
-        # The second check tells several networks from one whose first weight is missing.
-        several = len(outermost) > 1 and all(name.startswith(tuple(outermost)) for name in state_dict)
-        if not prefix and several:
+        outermost: list[str] = []
+        for before in sorted(name.removesuffix(first) for name in state_dict if name.endswith(f".{first}")):
+            if not before.startswith(tuple(outermost)):
+                outermost.append(before)
+        # Where some names stand elsewhere, this is one network whose first weight is missing.
+        covered = all(name.startswith(tuple(outermost)) for name in state_dict)
+        if covered and len(outermost) > 1:
             raise ValueError(f"names stand under {', '.join(outermost)}: say which network is meant with prefix")
+        prefix = outermost[0] if covered else ""
     elif not any(name.startswith(prefix) for name in state_dict):
         raise ValueError(f"no name starts with the prefix {prefix!r}; the first is {next(iter(state_dict))!r}")
     return {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
@@ -261,18 +251,21 @@ def _torch_name(table: Table, path: Path) -> str:
     for pattern, replacement in table:
         numbers = re.fullmatch(pattern.replace("#", r"(\d+)"), "/".join(layer))
         if numbers and (collection, leaf) in _LEAVES:
-            found = iter(numbers.groups())
-            stem = re.sub("#", lambda _, found=found: next(found), replacement)
-            return f"{stem}.{_LEAVES[collection, leaf]}"
+            return f"{replacement.replace('#', '{}').format(*numbers.groups())}.{_LEAVES[collection, leaf]}"
     raise ValueError(f"no PyTorch name is known for {'/'.join(path)}")
 
 
-def _entries(model: nn.Module, table: Table, channels: int) -> dict[str, tuple[Path, jax.ShapeDtypeStruct]]:
-    """The PyTorch name, Flax path and shape of every array of `model`'s variables on images of `channels` channels."""
+def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str, tuple[Path, jax.ShapeDtypeStruct]]:
+    """The PyTorch name, Flax path and shape of every array of `model`'s variables.
+
+    The network reads as many image channels as that axis of the `first` weight, 3 if it is no such weight.
+    """
+    shape = np.shape(first)
+    channels = shape[axis] if len(shape) == 4 and shape[axis] > 0 else 3
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
-    wanted = jax.eval_shape(lambda key, images: model.init(key, images, train=False), jax.random.key(0), images)
-    leaves: dict[Path, Any] = flatten_dict(wanted)
-    entries: dict[str, tuple[Path, jax.ShapeDtypeStruct]] = {}
+    wanted: Any = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    leaves: Any = flatten_dict(wanted)
+    entries = {}
     for path, leaf in leaves.items():
         if leaf.ndim not in _TO_TORCH:
             raise ValueError(f"{'/'.join(path)} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
@@ -282,15 +275,6 @@ def _entries(model: nn.Module, table: Table, channels: int) -> dict[str, tuple[P
             raise ValueError(f"the table gives {paths} one PyTorch name, {name}")
         entries[name] = path, leaf
     return entries
-
-
-def _torch_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    return tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim])
-
-
-def _channels(shape: tuple[int, ...], axis: int) -> int:
-    """How many image channels the first layer's weight of this shape reads; 3 if it is no such weight."""
-    return shape[axis] if len(shape) == 4 and shape[axis] > 0 else 3
 
 
 def _counters(entries: Iterable[str]) -> list[str]:

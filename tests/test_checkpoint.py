@@ -44,7 +44,7 @@ def restore_latest(checkpoints):
 def test_what_is_saved_comes_back_bit_for_bit(checkpoints):
     restored, problems = restore_latest(checkpoints)
     chex.assert_trees_all_equal(restored, state(2))
-    assert problems == [] and checkpoints.manifest(2).config_hash == "config"
+    assert problems == [] and checkpoints.manifest(2)["config_hash"] == "config"
 
 
 def test_only_the_student_is_loaded_for_evaluation(checkpoints):

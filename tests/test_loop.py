@@ -151,7 +151,7 @@ def test_an_evaluation_that_is_not_finite_stops(tmp_path):
         lambda leaf: leaf * np.nan, built.model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
     )
     with pytest.raises(loop.NonFinite, match="rows is not finite"):
-        loop.make_evaluators(built, built.mesh)["test"](broken)
+        loop.make_evaluator(built.model, built.dataset.test, built.dataset, built.mesh, built.dtype)(broken)
 
 
 def test_another_config_is_refused_by_field(uninterrupted):

@@ -179,7 +179,7 @@ def loop_and_plan(config):
         assert described == planned
         return programs.run_chunk.lower(*arguments).as_text(), run_chunk.lower(*shapes).as_text()
     finally:
-        programs.close()
+        programs.data.close()
 
 
 def test_the_program_is_the_loops_own_for_data_in_memory():

@@ -51,7 +51,8 @@ def final(workdir):
 
 def test_a_killed_and_a_preempted_run_end_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     killed, preempted = tmp_path / "killed", tmp_path / "preempted"
-    process = start([*TRAIN, killed, "--epochs=3", "--seconds=0.1"], 1)
+    same_programs = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}  # as this process compiles them
+    process = start([*TRAIN, killed, "--epochs=3", "--seconds=0.1"], 1, same_programs)
 
     with processes.stop_signals() as requested:
 

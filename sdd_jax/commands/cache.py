@@ -25,7 +25,7 @@ from sdd_jax.config import image_dtype
 from sdd_jax.data import Dataset
 from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.teacher import make_compute, run_keys
-from sdd_jax.training.teacher_cache import STORES, Cache, stored_as, unpack
+from sdd_jax.training.teacher_cache import STORES, Cache, ask, stored_as, unpack
 
 BATCH = 256
 SAMPLE = 1024
@@ -33,9 +33,8 @@ SAMPLE = 1024
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file(
-        "config", None, "The config of the runs that are to read it.", lock_config=False, accept_new_attributes=True
-    )
+    own = {"lock_config": False, "accept_new_attributes": True}  # `sdd_jax.config` refuses unknown fields
+    config_flags.DEFINE_config_file("config", None, "The config of the runs that are to read it.", **own)
     flags.DEFINE_string("workdir", None, "The cache's folder; made if it is not there.")
     flags.DEFINE_enum("store", "float32", STORES, "How a logit is kept; int8 has a scale for each region.")
     flags.DEFINE_bool("verify", False, "Check every file and a sample of the values; fill nothing.")
@@ -88,9 +87,8 @@ def verify(cache: Cache, compute) -> str:
     if not len(keys):
         raise ValueError(f"{cache.folder} holds no views yet")
     slots = np.sort(np.random.default_rng(0).choice(len(keys), min(SAMPLE, len(keys)), replace=False))
-    kept = unpack(*cache.read(slots))
-    asked = np.pad(keys[slots], (0, -len(slots) % BATCH), mode="edge").reshape(-1, BATCH)
-    rows = np.concatenate([compute(*np.divmod(batch, cache.views)) for batch in asked])[: len(slots)]
+    kept = unpack(**cache.read(slots))
+    rows = ask(compute, keys[slots], cache.views, BATCH)
     largest, allowed = float(np.abs(rows - kept).max()), cache.error()["max_logit"]
     rounding = 1e-5 * float(np.abs(rows).max())  # of another machine or device
     if not largest <= allowed + rounding:

@@ -9,7 +9,6 @@ python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,9 +29,8 @@ from sdd_jax.training.loop import train_together
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file(
-        "config", None, "A config file, as FILE.py or FILE.py:ARGUMENT.", lock_config=False, accept_new_attributes=True
-    )
+    own = {"lock_config": False, "accept_new_attributes": True}  # `sdd_jax.config` refuses unknown fields
+    config_flags.DEFINE_config_file("config", None, "A config file, as FILE.py or FILE.py:ARGUMENT.", **own)
     flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
     flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT where process 0 listens.")
     flags.DEFINE_integer("processes", None, "How many; 1: this one alone. Default: what the environment says.")
@@ -63,13 +61,12 @@ def _train(config: ConfigDict, workdir: Path, should_stop: Callable[[int], int |
     for run in runs:  # all of them are checked before the first one starts
         processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
     say = partial(print, flush=True) if processes.is_first() else lambda text: None
-    numbers = itertools.count(1)
     for group in groups:
         unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
         built = build_together([run.config for run in unfinished], _skipped(unfinished))
         for run in group:
             if len(runs) > 1:
-                say(f"[{next(numbers)}/{len(runs)}] {run.folder}")
+                say(f"[{1 + runs.index(run)}/{len(runs)}] {run.folder}")
             if run in unfinished:
                 say(describe(built[unfinished.index(run)], run.settings))
             else:
@@ -137,8 +134,8 @@ def describe(built: Any, settings: Settings) -> str:
         held = "" if built.teacher_stated is not None else "; no teacher.accuracy to hold it against"
         lines.append(f"teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held}")
     lines.append(f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images")
-    held_out = settings["data.select_on"] == "validation"
-    chosen_on = f"{len(dataset.selection.index)} held-out images" if held_out else "the test set itself"
+    held_out = f"{len(dataset.selection.index)} held-out images"
+    chosen_on = held_out if settings["data.select_on"] == "validation" else "the test set itself"
     return "\n".join([*lines, f"best epoch chosen on {chosen_on}"])
 
 

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,15 +10,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.classifier import Classifier, FunctionNetwork, LogitMapClassifier, Outputs
-from sdd_jax.models.layers import (
-    AffineInit,
-    small_normal_affine_init,
-    torch_affine_init,
-    zero_bias_affine_init,
-)
-from sdd_jax.models.mobilenet import MobileNetV1, MobileNetV2
+from sdd_jax.models.layers import AffineInit, small_normal_affine_init, torch_affine_init, zero_bias_affine_init
+from sdd_jax.models.mobile import MobileNetV1, MobileNetV2, ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.resnet import ResNet, WideResNet
-from sdd_jax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.vgg import VGG
 from sdd_jax.own import own_function
 
@@ -34,37 +27,34 @@ __all__ = [
 ]
 
 
-class _Network(NamedTuple):
-    stems: dict[str, Callable[..., nn.Module]]  # stem -> trunk, which takes dtype=
-    head_init: AffineInit
+# The trunk, which takes stem= and dtype=; the head's initial values; the stems.
+_Network = tuple[Callable[..., nn.Module], AffineInit, tuple[str, ...]]
 
-
-def _network(trunk: Callable[..., nn.Module], head_init: AffineInit, *stems: str) -> _Network:
-    return _Network({stem: partial(trunk, stem=stem) for stem in stems}, head_init)
+_SMALL = ("cifar", "cub200")
+_LARGE = ("imagenet",)
+_ALL = (*_SMALL, *_LARGE)
 
 
 def _resnet_cifar(depth: int, stem_width: int = 16, widths: tuple[int, int, int] = (16, 32, 64)) -> _Network:
     """`depth` is 6n + 2: n blocks of two convolutions in each of three stages, stem and head."""
-    stage_sizes = ((depth - 2) // 6,) * 3
-    return _network(partial(ResNet, stage_sizes, widths, stem_width), torch_affine_init, "cifar", "cub200")
+    return partial(ResNet, ((depth - 2) // 6,) * 3, widths, stem_width), torch_affine_init, _SMALL
 
 
 def _resnet(*stage_sizes: int, bottleneck: bool) -> _Network:
-    trunk = partial(ResNet, stage_sizes, (64, 128, 256, 512), 64, bottleneck)
-    return _network(trunk, torch_affine_init, "cifar", "imagenet", "cub200")
+    return partial(ResNet, stage_sizes, (64, 128, 256, 512), 64, bottleneck), torch_affine_init, _ALL
 
 
 def _wrn(depth: int, widening: int) -> _Network:
-    return _network(partial(WideResNet, depth, widening), zero_bias_affine_init, "cifar", "cub200")
+    return partial(WideResNet, depth, widening), zero_bias_affine_init, _SMALL
 
 
-def _vgg(block_sizes: tuple[int, ...], *stems: str, batch_norm: bool = True) -> _Network:
-    return _network(partial(VGG, block_sizes, batch_norm), small_normal_affine_init, *stems)
+def _vgg(block_sizes: tuple[int, ...], stems: tuple[str, ...], batch_norm: bool = True) -> _Network:
+    return partial(VGG, block_sizes, batch_norm), small_normal_affine_init, stems
 
 
 _VGG_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
-_NETWORKS = {
+_NETWORKS: dict[str, _Network] = {
     **{f"resnet{depth}": _resnet_cifar(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "resnet8x4": _resnet_cifar(8, 32, (64, 128, 256)),
     "resnet32x4": _resnet_cifar(32, 32, (64, 128, 256)),
@@ -72,21 +62,19 @@ _NETWORKS = {
     "wrn_16_2": _wrn(16, 2),
     "wrn_40_1": _wrn(40, 1),
     "wrn_40_2": _wrn(40, 2),
-    "vgg8": _vgg((1, 1, 1, 1, 1), "cifar", "cub200"),
-    **{f"vgg{depth}": _vgg(blocks, "cifar", "cub200", "imagenet") for depth, blocks in _VGG_BLOCKS.items()},
-    **{f"vgg{depth}_without_bn": _vgg(blocks, "imagenet", batch_norm=False) for depth, blocks in _VGG_BLOCKS.items()},
-    "mobilenet_v1": _Network({"imagenet": MobileNetV1}, torch_affine_init),
-    "mobilenet_v2": _network(MobileNetV2, small_normal_affine_init, "cifar", "cub200"),
-    "shufflenet_v1": _network(ShuffleNetV1, torch_affine_init, "cifar", "cub200"),
-    "shufflenet_v2": _network(ShuffleNetV2, torch_affine_init, "cifar", "cub200"),
+    "vgg8": _vgg((1, 1, 1, 1, 1), _SMALL),
+    **{f"vgg{depth}": _vgg(blocks, _ALL) for depth, blocks in _VGG_BLOCKS.items()},
+    **{f"vgg{depth}_without_bn": _vgg(blocks, _LARGE, batch_norm=False) for depth, blocks in _VGG_BLOCKS.items()},
+    "mobilenet_v1": (MobileNetV1, torch_affine_init, _LARGE),
+    "mobilenet_v2": (MobileNetV2, small_normal_affine_init, _SMALL),
+    "shufflenet_v1": (ShuffleNetV1, torch_affine_init, _SMALL),
+    "shufflenet_v2": (ShuffleNetV2, torch_affine_init, _SMALL),
     "resnet18": _resnet(2, 2, 2, 2, bottleneck=False),
     "resnet34": _resnet(3, 4, 6, 3, bottleneck=False),
     "resnet50": _resnet(3, 4, 6, 3, bottleneck=True),
     "resnet101": _resnet(3, 4, 23, 3, bottleneck=True),
     "resnet152": _resnet(3, 8, 36, 3, bottleneck=True),
 }
-
-_DTYPES = ("bfloat16", "float32", "float64")
 
 
 def model_names() -> tuple[str, ...]:
@@ -96,7 +84,7 @@ def model_names() -> tuple[str, ...]:
 
 def model_stems(name: str) -> tuple[str, ...]:
     """The stems that the network called `name` has."""
-    return tuple(_lookup(name).stems)
+    return _lookup(name)[2]
 
 
 def _lookup(name: str) -> _Network:
@@ -124,24 +112,23 @@ def create_model(
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     dtype = jnp.dtype(dtype)
-    if dtype.name not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype.name}")
+    if dtype.name not in ("bfloat16", "float32", "float64"):
+        raise ValueError(f"dtype must be bfloat16, float32 or float64, got {dtype.name}")
     if dtype != jax.dtypes.canonicalize_dtype(dtype):
         raise ValueError("dtype float64 needs jax_enable_x64, which is off")
     if ":" in str(name):
         return _own_model(name, num_classes=num_classes, stem=stem, dtype=dtype)
-    network = _lookup(name)
-    if stem not in network.stems:
-        raise ValueError(f"{name} has no stem {stem!r}; it has: {', '.join(network.stems)}")
+    trunk, head_init, stems = _lookup(name)
+    if stem not in stems:
+        raise ValueError(f"{name} has no stem {stem!r}; it has: {', '.join(stems)}")
     # The official code replaces the head for CUB-200: it keeps PyTorch's own initial values.
-    head_init = torch_affine_init if stem == "cub200" else network.head_init
-    return Classifier(network.stems[stem](dtype=dtype), num_classes, head_init, dtype)
+    head_init = torch_affine_init if stem == "cub200" else head_init
+    return Classifier(trunk(stem=stem, dtype=dtype), num_classes, head_init, dtype)
 
 
 def _own_model(name: str, **arguments) -> Classifier | LogitMapClassifier:
     """What the function called "module:function" makes; its own errors are its own."""
-    make = own_function(name, "model", keywords=tuple(arguments))
-    model = make(**arguments)
+    model = own_function(name, "model", keywords=tuple(arguments))(**arguments)
     if not isinstance(model, Classifier | LogitMapClassifier):
         raise ValueError(f"model {name!r} gives a {type(model).__name__}, expected a Classifier or LogitMapClassifier")
     if model.num_classes != arguments["num_classes"]:

@@ -1,7 +1,6 @@
 """A classifier that shows its logits at every location: trunk, feature map, pooling, affine head.
 
-Scale Decoupled Distillation (CVPR 2024) compares the logits of image regions. The head is affine
-and pooling is an average, so the two commute: a region's logits are the head of its mean feature
+The head is affine and pooling is an average, so the two commute: a region's logits are the head of its mean feature
 and the mean of its locations' logits alike.
 """
 
@@ -36,10 +35,9 @@ class Outputs(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """A trunk (images [B,H,W,C] -> feature map [B,h,w,C']) under one affine head.
+    """A trunk under one affine head; `create_model` makes one by name.
 
-    `create_model` makes one by name. The trunk is any Linen module that is called as
-    `trunk(images, train=...)`.
+    The trunk is any Linen module: `trunk(images [B,H,W,C], train=...)` gives a feature map [B,h,w,C'].
     """
 
     trunk: nn.Module
@@ -48,13 +46,7 @@ class Classifier(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        images: jax.Array,
-        *,
-        train: bool,
-        regions: Regions | None = EVERY_SCALE,
-    ) -> Outputs:
+    def __call__(self, images: jax.Array, *, train: bool, regions: Regions | None = EVERY_SCALE) -> Outputs:
         """images [B,H,W,C], floating -> `Outputs`; without `regions` it has no region logits.
 
         Outputs that nobody reads cost nothing under `jit`: XLA drops them.
@@ -94,13 +86,7 @@ class LogitMapClassifier(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(
-        self,
-        images: jax.Array,
-        *,
-        train: bool,
-        regions: Regions | None = EVERY_SCALE,
-    ) -> Outputs:
+    def __call__(self, images: jax.Array, *, train: bool, regions: Regions | None = EVERY_SCALE) -> Outputs:
         """As `Classifier`, without a feature map."""
         _check_images(images)
         logit_map = self.network(images, train=train)
@@ -113,9 +99,8 @@ class LogitMapClassifier(nn.Module):
 class FunctionNetwork(nn.Module):
     """A pair of plain functions as a Linen module, to stand under one of the classifiers.
 
-    init_fn(key, images) -> params, a nested dictionary of arrays; apply_fn(params, images) -> a
-    feature map or a logit map. The same in training and evaluation: a function has no running
-    statistics.
+    init_fn(key, images) -> params, a nested dictionary of arrays; apply_fn(params, images) -> a feature map or a
+    logit map, in training and evaluation alike.
     """
 
     init_fn: Callable[[jax.Array, jax.Array], Any]

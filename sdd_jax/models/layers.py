@@ -4,21 +4,19 @@ A module computes in its `dtype`. Parameters and running statistics are kept in 
 (`param_dtype`): with bfloat16 compute the weights are still float32, and so is a checkpoint.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from sdd_jax.models.convolution import convolve
-
-# Normal with variance 2 / (kernel area * output channels): "Delving Deep into Rectifiers" (2015),
-# the fan-out form. The official code writes this formula in three ways, one for each family.
+# "Delving Deep into Rectifiers" (2015). The official code writes this formula in three ways, one for each family.
 CONV_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 # PyTorch's default for convolutions: uniform within 1 / sqrt(fan_in).
@@ -36,25 +34,16 @@ def param_dtype(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def symmetric_uniform(bound: float) -> Initializer:
-    """Uniform on [-bound, bound)."""
-
-    def init(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
 def torch_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
     """PyTorch's default for `Linear`: kernel and bias uniform within 1 / sqrt(fan_in)."""
-    uniform = symmetric_uniform(fan_in**-0.5)
+    bound = fan_in**-0.5
+    uniform = partial(jax.random.uniform, minval=-bound, maxval=bound)
     return uniform, uniform
 
 
 def zero_bias_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
     """PyTorch's kernel with the bias at zero (wide residual networks)."""
-    return symmetric_uniform(fan_in**-0.5), jax.nn.initializers.zeros
+    return torch_affine_init(fan_in)[0], jax.nn.initializers.zeros
 
 
 def small_normal_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
@@ -74,10 +63,10 @@ def conv(
     dtype: DTypeLike,
     name: str,
 ) -> nn.Conv:
-    """A square convolution, [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features].
+    """A square convolution of odd size, [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features].
 
     The padding is the same on both sides, as PyTorch's: "SAME" would pad a strided convolution of
-    an even size on one side only and shift what every location sees. `kernel_size` is odd.
+    an even size on one side only and shift what every location sees.
     """
     return nn.Conv(
         features,
@@ -89,9 +78,82 @@ def conv(
         kernel_init=init,
         dtype=dtype,
         param_dtype=param_dtype(dtype),
-        conv_general_dilated=convolve if groups > 1 or kernel_size == 1 else None,
+        conv_general_dilated=_convolve if groups > 1 or kernel_size == 1 else None,
         name=name,
     )
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
+    """`lax.conv_general_dilated` as `nn.Conv` calls it: x [B,H,W,C], kernel [n,n,C/groups,features].
+
+    Undilated, n odd, one stride for both axes, padding n // 2 on every side. The form is chosen when a program is
+    lowered for its platform. TPU and GPU have kernels for all; XLA's CPU backend takes over ten times as long for a
+    3x3 depthwise convolution as for nine shifted products, and two to five times as long for the gradient of a 1x1
+    convolution as for matrix products.
+    """
+    native = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    size, _, group_size, features = kernel.shape
+    groups = x.shape[-1] // group_size
+    if size == 1:
+        return lax.platform_dependent(x, kernel, cpu=partial(_products, groups, strides[0]), default=native)
+    if group_size == 1 and features == groups:
+        return lax.platform_dependent(x, kernel, cpu=partial(_shifted, strides[0]), default=native)
+    return native(x, kernel)
+
+
+def _products(groups: int, stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 1x1 convolution in groups, as a matrix product for each."""
+    x = x[:, ::stride, ::stride]
+    blocks = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel[0, 0], groups, axis=-1), strict=True)
+    return jnp.concatenate([block @ weights for block, weights in blocks], axis=-1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _shifted(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A depthwise convolution as a sum of shifted products; kernel [n,n,1,C]."""
+    taps = _taps(x.astype(param_dtype(x.dtype)), kernel.shape[0], stride)
+    return reduce(jnp.add, (tap * kernel[i, j, 0] for (i, j), tap in taps.items())).astype(x.dtype)
+
+
+def _shifted_forward(stride, x, kernel):
+    return _shifted(stride, x, kernel), (x, kernel)
+
+
+def _shifted_backward(stride, residuals, dy):
+    x, kernel = residuals
+    size, dtype = kernel.shape[0], param_dtype(x.dtype)
+    dy = dy.astype(dtype)
+
+    # The image: dy, with stride - 1 zeros between its values, under the kernel turned half round.
+    half = size // 2
+    lengths = zip(x.shape[1:3], dy.shape[1:3], strict=True)
+    edges = [(half, want + half - 1 - (got - 1) * stride, stride - 1) for want, got in lengths]
+    spread = lax.pad(dy, jnp.zeros((), dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    height, width = x.shape[1:3]
+    turned = kernel[::-1, ::-1, 0]
+    shifts = (spread[:, i : i + height, j : j + width] * turned[i, j] for i in range(size) for j in range(size))
+    dx = reduce(jnp.add, shifts)
+
+    # The kernel: every tap in one pass over the image, then a sum over the batch. One pass over
+    # everything would add up in sequence and lose two digits; a sum for each tap is several passes.
+    taps = tuple(tap * dy for tap in _taps(x.astype(dtype), size, stride).values())
+    zeros = (jnp.zeros((), dtype),) * len(taps)
+    sums = lax.reduce(taps, zeros, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), (1, 2))
+    dkernel = jnp.sum(jnp.stack(sums), axis=1).reshape(kernel.shape)
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
+
+
+_shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
+def _taps(x: jax.Array, size: int, stride: int) -> dict[tuple[int, int], jax.Array]:
+    """What each of the kernel's size**2 weights sees: {(i, j): [B,ceil(H/stride),ceil(W/stride),C]}."""
+    pad = size // 2
+    ends = [stride * (-(-length // stride) - 1) + 1 for length in x.shape[1:3]]
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return {
+        (i, j): padded[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i in range(size) for j in range(size)
+    }
 
 
 def stem_options(stem: str, *, small: tuple[int, int] = (3, 1), init: Initializer = CONV_INIT) -> dict[str, Any]:
@@ -105,10 +167,7 @@ def stem_options(stem: str, *, small: tuple[int, int] = (3, 1), init: Initialize
 
 
 class Affine(nn.Module):
-    """x [...,C] -> [...,features] in at least float32; one kernel [C,features] and a bias.
-
-    The product runs in the dtype of `x` and accumulates in at least float32.
-    """
+    """x [...,C] -> [...,features]: the product runs in the dtype of `x` and accumulates in at least float32."""
 
     features: int
     init_fn: AffineInit
@@ -120,8 +179,7 @@ class Affine(nn.Module):
         stored = param_dtype(self.dtype)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features), stored)
         bias = self.param("bias", bias_init, (self.features,), stored)
-        product = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=stored)
-        return product + bias
+        return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=stored) + bias
 
 
 class BatchNorm(nn.Module):
@@ -131,18 +189,11 @@ class BatchNorm(nn.Module):
     running variance takes the unbiased one, n / (n - 1) times as large. Statistics are taken in at
     least float32, and the variance in a second pass over centred values: the difference of two
     means of squares cancels when the mean is large. Under `jit` with a sharded batch the means are
-    over the global batch, so no axis name is needed.
-
-    Collections: `params` scale and bias [C], `batch_stats` mean and var [C]; the bias alone where the
-    rest is folded into a convolution.
-
-    Attributes:
-      dtype: of the output.
-      convolution: the name of a convolution beside it whose output is read here and nowhere else.
+    over the global batch, so no axis name is needed. Folded variables (`fold`) have a bias alone.
     """
 
-    dtype: DTypeLike = jnp.float32
-    convolution: str | None = None
+    dtype: DTypeLike = jnp.float32  # of the output
+    convolution: str | None = None  # the name of one beside it whose output is read here and nowhere else
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -162,9 +213,8 @@ class BatchNorm(nn.Module):
             count = x.size // x.shape[-1]
             if count < 2:
                 raise ValueError(
-                    "batch normalisation in training needs more than one value per channel, got"
-                    f" an input of shape {x.shape} at {'/'.join(self.path)}: use a larger batch"
-                    " or larger images"
+                    f"batch normalisation in training needs more than one value per channel, got shape {x.shape}"
+                    f" at {'/'.join(self.path)}: use a larger batch or larger images"
                 )
             mean = jnp.mean(x, axes)
             var = jnp.mean(jnp.square(x - mean), axes)
@@ -174,7 +224,7 @@ class BatchNorm(nn.Module):
                 running_var.value = (1 - _UPDATE) * running_var.value + _UPDATE * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        y = (x - mean) * (scale * jax.lax.rsqrt(var + EPSILON)) + bias
+        y = (x - mean) * (scale * lax.rsqrt(var + EPSILON)) + bias
         return y.astype(self.dtype)
 
 
@@ -191,10 +241,9 @@ def conv_bn(
     train: bool,
     **options: Any,
 ) -> jax.Array:
-    """A `conv` with these options, then a batch normalisation, then ReLU if `relu`.
+    """A `conv` with these options, a batch normalisation and ReLU, inside a compact module.
 
-    It is called inside a compact module. The layers become that module's, as `name` and `norm` (or
-    `name` with "bn" in place of "conv").
+    The layers become that module's, as `name` and `norm` (or `name` with "bn" in place of "conv").
     """
     x = conv(features, kernel_size, stride, dtype=dtype, name=name, **options)(x)
     x = BatchNorm(dtype, convolution=name, name=norm or name.replace("conv", "bn"))(x, train=train)
@@ -207,11 +256,7 @@ def fold(model: nn.Module, variables: Any, images: Any) -> dict[str, Any]:
     With its running statistics a batch normalisation is affine, and a convolution is linear in its
     kernel: "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference" (2018), section 3.2. Kernels are folded in at least float32, whatever the model computes in.
-
-    Args:
-      model: a Linen module that is called as `model(images, train=...)`.
-      variables: its variables; `params` and `batch_stats` are nested dictionaries.
-      images: [B,H,W,C], or a `jax.ShapeDtypeStruct`: only the shape and dtype are read.
+    Only the shape and dtype of `images` are read.
     """
     pairs = set()
 
@@ -237,7 +282,7 @@ def _fold(pairs: list[tuple[tuple[str, ...], tuple[str, ...]]], variables: Any) 
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables, keep_empty_nodes=True)
     for conv_path, norm in pairs:
         mean, var = (flat.pop(("batch_stats", *norm, name)) for name in ("mean", "var"))
-        factor = flat.pop(("params", *norm, "scale")) * jax.lax.rsqrt(var + EPSILON)
+        factor = flat.pop(("params", *norm, "scale")) * lax.rsqrt(var + EPSILON)
         flat["params", *norm, "bias"] -= mean * factor
         for name in ("kernel", "bias"):
             if ("params", *conv_path, name) in flat:

@@ -13,8 +13,7 @@ from sdd_jax.models.layers import BatchNorm, conv, conv_bn, stem_options
 class ResidualBlock(nn.Module):
     """Convolutions around a shortcut, ReLU last: [B,H,W,C] -> [B,H/stride,W/stride,C'].
 
-    Two of 3x3 with C' = width, or as a bottleneck 1x1, 3x3 and 1x1 with C' = 4 * width. Where the shape
-    changes, the shortcut is a 1x1 convolution with a batch normalisation.
+    C' is the width, or four times that with a bottleneck.
     """
 
     width: int
@@ -40,14 +39,12 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """images [B,H,W,C] -> feature map [B,h,w,C'], after ReLU: "Deep Residual Learning" (2016).
 
-    C' is the last width, four times that with bottlenecks. Each stage but the first halves the map, and so do
-    the stems: "cifar" (3x3 convolution) not at all, "cub200" (7x7 convolution) once, "imagenet" (7x7
-    convolution, max-pooling) twice; halves are rounded up.
+    Each stage but the first halves the map, and so do the stems: "cifar" (3x3 convolution) not at all, "cub200"
+    (7x7 convolution) once, "imagenet" (7x7 convolution, max-pooling) twice; halves are rounded up.
 
-    Three stages are the networks for small images of section 4.2, four those for large ones. Both have their
-    teachers from "Contrastive Representation Distillation" (2020): its shortcuts of three stages are 1x1
-    convolutions where the shape changes, and its x4 networks are four times as wide after a stem of twice the
-    width. With "imagenet" the network is torchvision's: a bottleneck's stride sits in its 3x3 convolution.
+    Three stages are the networks for small images of section 4.2, four those for large ones, both as "Contrastive
+    Representation Distillation" (2020) has them: its shortcuts are 1x1 convolutions where the shape changes. With
+    "imagenet" the network is torchvision's: a bottleneck's stride sits in its 3x3 convolution.
     """
 
     stage_sizes: tuple[int, ...]
@@ -71,10 +68,9 @@ class ResNet(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """Normalise, ReLU, convolve, twice: [B,H,W,C] -> [B,H/stride,W/stride,width], no ReLU after.
+    """Normalise, ReLU, convolve, twice: [B,H,W,C] -> [B,H/stride,W/stride,width].
 
-    A block that changes the width has a 1x1 convolution as its shortcut, which reads the activated
-    input as the first convolution does; the others pass their input on untouched.
+    Where the width changes, the shortcut is a 1x1 convolution of the activated input.
     """
 
     width: int
@@ -98,9 +94,8 @@ class WideResNet(nn.Module):
     of three stages, the stem, two shortcuts and the head as the paper counts them. With the "cub200" stem,
     which the official code has for ResNets but not for these, the map is H/8 and W/8.
 
-    When the official code trains one of these as a student, it collects intermediate features by calling
-    three of the batch normalisations again, which moves their running statistics twice a step. That is a side
-    effect, not a part of the network, and is not done here.
+    A student of the official code collects features by calling three of the batch normalisations again, which
+    moves their running statistics twice a step. That is a side effect and is not done here.
     """
 
     depth: int
@@ -114,7 +109,6 @@ class WideResNet(nn.Module):
         for stage, width in enumerate((16, 32, 64), start=1):
             for block in range((self.depth - 4) // 6):
                 stride = 2 if stage > 1 and block == 0 else 1
-                x = PreActivationBlock(width * self.widening, stride, self.dtype, name=f"stage{stage}_block{block}")(
-                    x, train=train
-                )
+                name = f"stage{stage}_block{block}"
+                x = PreActivationBlock(width * self.widening, stride, self.dtype, name=name)(x, train=train)
         return nn.relu(BatchNorm(self.dtype, name="final_bn")(x, train=train))

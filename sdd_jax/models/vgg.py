@@ -1,7 +1,5 @@
 """VGG trunks: "Very Deep Convolutional Networks" (2015), with batch normalisation unless it is turned off."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,15 +14,13 @@ _WIDTHS = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """images [B,H,W,C] -> feature map, after ReLU. Poolings drop an odd last row or column, as PyTorch's do.
 
-    "cifar" and "cub200": [B,H/8,W/8,512], the network of the distillation papers, as in "Contrastive
-    Representation Distillation" (2020). Images of exactly 64 rows are pooled once more before the last block,
-    as the official code does: H/16 and W/16. At every other size, 224 included, the last two blocks share one
-    resolution.
+    "cifar" and "cub200": [B,H/8,W/8,512], as in "Contrastive Representation Distillation" (2020). Images of exactly
+    64 rows are pooled once more before the last block, as the official code does: H/16 and W/16. At every other
+    size, 224 included, the last two blocks share one resolution.
 
-    "imagenet": [B,1,1,4096], torchvision's network. Its head is not affine over locations: it averages its map
-    onto 7x7 and flattens that into two dense layers. What remains under an affine head is one vector, so the
-    logit map has one location and every region of it says the same: as a teacher, this network gives what
-    plain distillation has. No dropout in training, which torchvision puts after both dense layers.
+    "imagenet": [B,1,1,4096], torchvision's network, which averages its map onto 7x7 and flattens that into two dense
+    layers: under the head is one vector, so the logit map has one location and every region of it says the same.
+    No dropout in training, which torchvision puts after both dense layers.
     """
 
     block_sizes: tuple[int, ...]
@@ -38,19 +34,17 @@ class VGG(nn.Module):
         poolings = 5 if self.stem == "imagenet" else 4 if images.shape[1] == 64 else 3
         for block, size in enumerate(self.block_sizes):
             for layer in range(size):
-                options: dict[str, Any] = {"use_bias": True, "dtype": self.dtype, "name": f"block{block}_conv{layer}"}
+                name = f"block{block}_conv{layer}"
                 if self.batch_norm:
-                    x = conv_bn(x, _WIDTHS[block], train=train, **options)
+                    x = conv_bn(x, _WIDTHS[block], use_bias=True, dtype=self.dtype, train=train, name=name)
                 else:
-                    x = nn.relu(conv(_WIDTHS[block], **options)(x))
+                    x = nn.relu(conv(_WIDTHS[block], use_bias=True, dtype=self.dtype, name=name)(x))
             if block < poolings:
                 if min(x.shape[1:3]) < 2:
-                    smallest = 2**poolings
-                    raise ValueError(f"images are too small for a VGG: it needs at least {smallest} pixels a side")
+                    raise ValueError(f"images are too small for a VGG: it needs at least {2**poolings} pixels a side")
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        return self._dense(x) if self.stem == "imagenet" else x
-
-    def _dense(self, x: jax.Array) -> jax.Array:
+        if self.stem != "imagenet":
+            return x
         x = average_grid(x, 7).transpose(0, 3, 1, 2)  # channels first, the order of PyTorch's flattening
         x = x.reshape(x.shape[0], 1, 1, -1).astype(self.dtype)
         for name in ("dense0", "dense1"):

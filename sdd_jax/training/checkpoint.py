@@ -1,8 +1,7 @@
 """Checkpoints: folders that Orbax writes, made valid by a manifest that is written last.
 
-``checkpoints/00000120/`` holds the state after 120 steps and ``MANIFEST.json``. A folder without one is an unfinished
-write. If files do not match it, the checkpoint is damaged and never given to Orbax, which restores flipped bytes
-without an error.
+``checkpoints/00000120/`` holds the state after 120 steps. Without ``MANIFEST.json`` it is an unfinished write. If files
+do not match that, it is damaged and never given to Orbax, which restores flipped bytes without an error.
 """
 
 import errno
@@ -13,26 +12,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from sdd_jax import processes
-from sdd_jax.files import checksum, read_json, write_json
+from sdd_jax.files import checksum, read_mapping, write_json
 
 MANIFEST = "MANIFEST.json"
 KEEP_NEWEST = 2  # and the best. Orbax's own policies would count an unfinished folder, and delete a whole one for it
-
-
-class Manifest(NamedTuple):
-    """What a checkpoint says of itself."""
-
-    step: int
-    config_hash: str
-    selection_accuracy: float | None
-    files: dict[str, dict[str, Any]]  # size and SHA-256 of each
 
 
 class Damaged(ValueError):
@@ -53,10 +43,9 @@ class Checkpoints:
         self._writing: Future | None = None
 
     def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
-        """Starts to save ``state``. Its values are copied before this returns, so it may be donated afterwards.
+        """Starts to save ``state``, which is copied before this returns and may be donated then.
 
-        Raises:
-          SaveFailed: if this save cannot begin, or the one before it has failed.
+        ``SaveFailed`` if this save cannot begin, or the one before it has failed.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
@@ -64,22 +53,18 @@ class Checkpoints:
             if processes.is_first() and path.exists():
                 _set_aside(path, "replaced")
             response = ocp.save_async(str(path), state)
-        manifest = Manifest(step, self.config_hash, selection_accuracy, {})
-        self._writing = self._executor.submit(self._finish, path, response, manifest)
+        self._writing = self._executor.submit(self._finish, path, response, step, selection_accuracy)
 
-    def _finish(self, path: Path, response: Any, manifest: Manifest) -> None:
+    def _finish(self, path: Path, response: Any, step: int, selection_accuracy: float | None) -> None:
         with _reported(path):
             response.result()
             if processes.is_first():  # to which Orbax answers when every process has written its part
-                write_json(path / MANIFEST, manifest._replace(files=_checksums(path))._asdict())
-                self._prune()
-
-    def _prune(self) -> None:
-        steps = self.steps()
-        for step in set(steps[:-KEEP_NEWEST]) - {self.best_step()}:
-            path = self.folder / f"{step:08d}"
-            (path / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
-            shutil.rmtree(path)
+                manifest = {"step": step, "config_hash": self.config_hash, "selection_accuracy": selection_accuracy}
+                write_json(path / MANIFEST, {**manifest, "files": _checksums(path)})
+                for before in set(self.steps()[:-KEEP_NEWEST]) - {self.best_step()}:
+                    old = self.folder / f"{before:08d}"
+                    (old / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
+                    shutil.rmtree(old)
 
     def wait(self) -> None:
         """Returns when nothing is being written; ``SaveFailed`` says what went wrong while writing."""
@@ -107,15 +92,16 @@ class Checkpoints:
         whole = [path for path in _children(self.folder) if (path / MANIFEST).exists()]
         return sorted(int(path.name) for path in whole if path.name.isdecimal())
 
-    def manifest(self, step: int) -> Manifest:
-        """The manifest of ``step``; ``Damaged`` if it does not read."""
+    def manifest(self, step: int) -> dict[str, Any]:
+        """The manifest of ``step``, with size and SHA-256 of each of its files; ``Damaged`` if it does not read."""
         path = self.folder / f"{step:08d}" / MANIFEST
         try:
-            manifest = Manifest(**read_json(path))
-        except (ValueError, TypeError) as error:
+            manifest = read_mapping(path)
+        except ValueError as error:
             raise Damaged(f"{path} does not read as a manifest: {error}") from error
-        if not isinstance(manifest.files, dict) or not isinstance(manifest.selection_accuracy, float | int | None):
-            raise Damaged(f"{path} does not read as a manifest: files {manifest.files!r:.40}")
+        files, accuracy = manifest.get("files"), manifest.get("selection_accuracy", "")
+        if not isinstance(files, dict) or not isinstance(accuracy, float | int | None):
+            raise Damaged(f"{path} does not read as a manifest: files {files!r:.40}")
         return manifest
 
     def best_step(self) -> int | None:
@@ -123,14 +109,14 @@ class Checkpoints:
         accuracies: dict[int, float] = {}
         for step in self.steps():
             with suppress(Damaged):  # reported by whoever reads it
-                if (accuracy := self.manifest(step).selection_accuracy) is not None:
+                if (accuracy := self.manifest(step)["selection_accuracy"]) is not None:
                     accuracies[step] = accuracy
         return max(accuracies, key=accuracies.__getitem__, default=None)
 
     def verify(self, step: int) -> Path:
         """The folder of ``step``, after checking all of its files; ``Damaged`` names one that is not in order."""
         path = self.folder / f"{step:08d}"
-        expected, found = self.manifest(step).files, _checksums(path)
+        expected, found = self.manifest(step)["files"], _checksums(path)
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise Damaged(f"{path / name}: the manifest has {expected.get(name)}, found {found.get(name)}")
@@ -151,10 +137,8 @@ class Checkpoints:
     def newest_whole(self, at_most: int | None = None) -> tuple[int | None, list[str]]:
         """The newest step, up to ``at_most``, that is not damaged, and a message for each that is.
 
-        The step is None if there is no checkpoint. All processes have to call this; the first one looks.
-
-        Raises:
-          Damaged: if there are only damaged ones. To start afresh would lose the run without a word.
+        The step is None if there is no checkpoint. All processes have to call this; the first one looks. ``Damaged`` if
+        there are only damaged ones: to start afresh would lose the run without a word.
         """
 
         def look():

@@ -18,10 +18,7 @@ REDUCTIONS, ELEMENTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELT
 
 
 def jit_network(function: Callable[..., Any], model: Any, *, platform: str | None = None, **options: Any) -> Any:
-    """``jax.jit(function, **options)`` with the compiler options that are fast for ``model`` on ``platform``.
-
-    ``model`` is the network that takes most of the time; without a platform it is the default backend.
-    """
+    """``jax.jit`` with the options that are fast for ``model`` on ``platform``, the default backend if it is None."""
     if (platform or jax.default_backend()) != "cpu":
         return jax.jit(function, **options)
     fusions = REDUCTIONS if has_grouped_convolutions(model) else f"{REDUCTIONS},{ELEMENTWISE}"
@@ -58,8 +55,7 @@ def keep_freed_memory() -> bool:
     freed, and the kernel fills its pages with zeros when the next step takes them again: a fifth to a half of the
     processor's seconds of a step of a small network. ``python -m benchmarks.run --only=allocator`` measures it.
 
-    Nothing happens where another device computes, since threads that decode images there would wait for the one heap,
-    nor with another C library.
+    Nothing happens where another device computes: threads that decode images there would wait for the one heap.
     """
     chosen = jax.config.values.get("jax_platforms")
     cpu_alone = chosen == "cpu" if chosen else not any(map(find_spec, ACCELERATORS))

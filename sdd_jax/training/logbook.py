@@ -13,6 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from sdd_jax import processes
+from sdd_jax.files import write_whole
+from sdd_jax.training.programs import Built
 
 METRICS = "metrics.jsonl"
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
@@ -37,38 +39,35 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class Logbook:
     """Adds up the metrics of one run's steps, refuses what is not finite, and writes lines.
 
-    Resumed at a step, it first drops the lines after that step. They are written again as the steps are repeated, so an
-    interrupted run leaves the lines of an uninterrupted one. Every process has a logbook, and the first one's writes.
-    A line ends at every fiftieth step and at the ``boundaries``.
+    Resumed at a step, it first drops the lines after it, which the repeated steps write again. Every process has a
+    logbook, and the first one's writes. A line ends at every fiftieth step and at the ``boundaries``.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        step: int,
-        total_steps: int,
-        steps_per_epoch: float,
-        batch_size: int,
-        boundaries: set[int],
-        name: str,
-        shows_progress: bool,
+        self, folder: Path, run: Built, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool
     ):
         self.lines: list[dict[str, Any]] = []
         self._writes = processes.is_first()
-        self._per_epoch, self._batch_size, self._boundaries = steps_per_epoch, batch_size, boundaries
-        self._first, self._total, self._name = step, total_steps, name
+        self._per_epoch, self._batch_size = len(run.dataset.train.index) / run.batch_size, run.batch_size
+        self._first, self._total, self._boundaries, self._name = step, total, boundaries, name
         self._sums: dict[str, float] = {}
         self._count = 0
         if self._writes:
-            self._open(folder / METRICS)
+            from tensorboardX import SummaryWriter
+
+            path = self._path = folder / METRICS
+            kept = read_metrics(path) if path.exists() else []
+            self.lines = [line for line in kept if line["step"] <= step]
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+            self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._elapsed_before = self.lines[-1]["elapsed"] if self.lines else 0.0
         self._start = self._last_time = self._last_said = time.monotonic()
         self._last_step = step
         terminal = sys.stdout.isatty()
         self._shows_lines = shows_progress and not terminal
         self._bar = tqdm(
-            total=total_steps,
+            total=total,
             initial=step,
             file=sys.stdout,
             bar_format=BAR,
@@ -76,18 +75,6 @@ class Logbook:
             leave=False,
             disable=not (self._writes and shows_progress and terminal),
         )
-
-    def _open(self, path: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        kept = read_metrics(path) if path.exists() else []
-        self.lines = [line for line in kept if line["step"] <= self._first]
-        temporary = path.with_name(METRICS + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        os.replace(temporary, path)
-        self._path = path
-        self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
-        self._tensorboard = SummaryWriter(str(path.parent / "tensorboard"), purge_step=self._first + 1)
 
     @property
     def elapsed(self) -> float:
@@ -161,11 +148,10 @@ class Logbook:
         line = {"kind": kind, "step": step, "epoch": epoch, **values, "elapsed": round(self.elapsed, 3)}
         text = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
-            written = self._file.write(text)
+            if self._file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        if written != len(text):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self.lines.append(line)
         for name, value in values.items():
             if isinstance(value, int | float):

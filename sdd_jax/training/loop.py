@@ -26,7 +26,7 @@ from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import NonFinite
 from sdd_jax.training.programs import Built, Programs
 from sdd_jax.training.run_writer import RunWriter, Trace
-from sdd_jax.training.step import State, make_eval_step, student_variables
+from sdd_jax.training.step import State, make_eval_step
 
 EVAL_BATCH = 500
 
@@ -62,22 +62,20 @@ def train_together(
 ) -> list[State]:
     """``train`` for runs that differ in their seed alone, in one program over one data set and one teacher.
 
-    Each leaves in its folder what it would leave alone. Runs that are more than a checkpoint apart go on one after the
-    other.
+    Each leaves what it would leave alone. Runs that are more than a checkpoint apart go on one after the other.
     """
     built, programs = runs[0], Programs(runs)
     dataset, num_examples, on_all = built.dataset, len(built.dataset.train.index), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
 
-    def due(every_epochs):
-        """The steps at which something due every so many epochs happens: at the ends of epochs, and of the run."""
+    def due(every_epochs):  # the steps at the ends of these epochs, and of the run
         epochs = range(every_epochs, built.epochs, every_epochs)
         return frozenset((*(optim.first_step(epoch, num_examples, built.batch_size) for epoch in epochs), total))
 
     eval_steps, save_steps = due(built.eval_every_epochs), due(built.save_every_epochs)
 
     with ExitStack() as closing:  # each of these, whatever becomes of the others
-        closing.callback(programs.close)
+        closing.callback(programs.data.close)
         files = [RunWriter(run, Path(workdir)) for run, workdir in zip(runs, workdirs, strict=True)]
         for file in files:
             closing.push(file.close)
@@ -88,16 +86,19 @@ def train_together(
         step = resumed_at = min(newest)
         if len(set(newest)) > 1:  # killed between two seeds' saves: all go back to the older step, if that is all
             between = [save for save in save_steps if step < save < max(newest)]
-            if between or not all(file.has(step) for file in files):
+            if between or any(step and file.checkpoints.newest_whole(step)[0] != step for file in files):
                 closing.close()
-                return [
-                    train(run, workdir, should_stop=should_stop) for run, workdir in zip(runs, workdirs, strict=True)
-                ]
+                pairs = zip(runs, workdirs, strict=True)
+                return [train(run, workdir, should_stop=should_stop) for run, workdir in pairs]
         states = programs.stack([file.restore(programs.begin, on_all, step) for file in files])
         for number, file in enumerate(files):
             name = f"seed {runs[number].seed}" if len(runs) > 1 else ""
-            file.begin(step, total, {*eval_steps, *save_steps}, name=name, shows_progress=number == 0)
-        evaluators = make_evaluators(built, programs.mesh)
+            file.begin(step, total, {*eval_steps, *save_steps}, name, number == 0)
+        splits = {dataset.select_on: dataset.selection, "test": dataset.test}  # one, if the test set selects
+        evaluators = {
+            name: make_evaluator(built.model, split, dataset, programs.mesh, built.dtype)
+            for name, split in splits.items()
+        }
         numbers = [put(np.int32(number), on_all) for number in range(max(len(runs), built.steps_per_call + 1))]
         trace = Trace(Path(workdirs[0]), built.profile_steps, files[0].logbook.say)
         closing.callback(trace.close)
@@ -112,7 +113,7 @@ def train_together(
                         file.logbook.add(first, count, pick(measured, number))
                     except NonFinite as error:
                         with jax.transfer_guard("allow"):
-                            raise file.explained(error, programs.indices(number, error.step)) from None
+                            raise file.explained(error, programs.data.indices(runs[number].seed, error.step)) from None
 
         with jax.transfer_guard("disallow"):  # nothing crosses between host and device unless it says so
             while True:
@@ -125,6 +126,7 @@ def train_together(
                     pending = None
                     for number, file in enumerate(files):
                         state = programs.pick(states, numbers[number])
+                        variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
                         if signal is not None:
                             file.logbook.write_means(step)  # before the clock of images per second starts again
 
@@ -132,7 +134,7 @@ def train_together(
                         selection_accuracy = None
                         if step in eval_steps:
                             for split, evaluator in evaluators.items():
-                                results = evaluator(student_variables(state))
+                                results = evaluator(variables)
                                 file.logbook.evaluation(step, split, results)
                                 if split == dataset.select_on:
                                     selection_accuracy = results["accuracy"]
@@ -164,20 +166,12 @@ def train_together(
     return [programs.pick(states, number) for number in numbers[: len(runs)]]
 
 
-def make_evaluators(built: Built, mesh: Mesh) -> dict[str, Callable[[Any], dict[str, float]]]:
-    """``{split: evaluator(student variables) -> results}``: the test set and, if it is another, the selection set."""
-    splits = {built.dataset.select_on: built.dataset.selection, "test": built.dataset.test}
-    return {
-        name: make_evaluator(built.model, split, built.dataset, mesh, built.dtype) for name, split in splits.items()
-    }
-
-
 def make_evaluator(
     model: Any, split: Split | StreamedSplit, dataset: AnyDataset, mesh: Mesh, dtype: Any
 ) -> Callable[[Any], dict[str, float]]:
     """``evaluator(variables) -> results`` of ``model`` on ``split``: accuracy, top-5, loss, and how many were seen."""
-    num_examples, devices = len(split.index), mesh.size
-    batch_size = math.ceil(min(EVAL_BATCH, num_examples) / devices) * devices
+    num_examples = len(split.index)
+    batch_size = math.ceil(min(EVAL_BATCH, num_examples) / mesh.size) * mesh.size
     data = eval_data(dataset, split, batch_size=batch_size, mesh=mesh)
     step = make_eval_step(model, data.batch_function(dtype), mesh, dataset.num_classes)
     step = jit_network(step, model, out_shardings=replicated(mesh))

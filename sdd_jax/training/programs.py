@@ -52,10 +52,7 @@ def jit_run_chunk(
     steps_per_call: int,
     accumulate: int,
 ) -> Any:
-    """``run_chunk`` of ``make_run_chunk``, jitted for the devices of ``mesh``, which need not be there to compile it.
-
-    ``states`` are donated.
-    """
+    """``run_chunk``, jitted for the devices of ``mesh``, which need not be there; ``states`` are donated."""
     platform = mesh.devices.flat[0].platform
     options = {"num_examples": num_examples, "accumulate": accumulate, "rolled": platform != "cpu"}
     train_step = make_train_step(model, ask, objective, optimizer, **options)
@@ -68,7 +65,7 @@ class Programs:
     """The programs of ``runs``, which differ in their seed alone, and what they read.
 
     ``begin(key)`` is a run's first ``State``; ``stack`` joins the states of runs, ``pick(states, number)`` takes one.
-    ``run_chunk(states, *arrays(step), count) -> states, metrics`` takes steps; ``states`` are donated.
+    ``run_chunk(states, *arrays(step), count) -> states, metrics`` takes steps.
     """
 
     def __init__(self, runs: Sequence[Built]):
@@ -76,22 +73,16 @@ class Programs:
         self._seeds = [run.seed for run in runs]
         self.mesh = mesh = make_mesh(list(built.mesh.devices.flat), seeds=len(runs))
         self.on_all, self._each = replicated(mesh), by_seed(mesh)
-        self._data = train_data(
-            built.dataset,
-            seeds=self._seeds,
-            epochs=built.epochs,
-            batch_size=built.batch_size,
-            steps_per_call=built.steps_per_call,
-            mesh=mesh,
-        )
-        self._shared = put(built.teacher.arrays, self.on_all), self._data.shared
+        length = {"epochs": built.epochs, "batch_size": built.batch_size, "steps_per_call": built.steps_per_call}
+        self.data = train_data(built.dataset, seeds=self._seeds, mesh=mesh, **length)
+        self._shared = put(built.teacher.arrays, self.on_all), self.data.shared
         num_examples = len(built.dataset.train.index)
         self.run_chunk = jit_run_chunk(
             built.model,
             built.teacher.apply,
             built.objective,
             built.optimizer,
-            self._data.batch_function(built.dtype),
+            self.data.batch_function(built.dtype),
             mesh,
             num_examples=num_examples,
             steps_per_call=built.steps_per_call,
@@ -100,11 +91,9 @@ class Programs:
         self.stack = jax.jit(stack, out_shardings=self._each)
         self.pick = jax.jit(pick, out_shardings=self.on_all)
 
-        def of_one_run(shared, own):
-            return {**shared, **pick(own, 0)}
-
-        teacher_arrays = jax.eval_shape(of_one_run, self._shared[0], self._teacher_chunk(0))
-
+        teacher_arrays = jax.eval_shape(
+            lambda shared, own: {**shared, **pick(own, 0)}, self._shared[0], self._teacher_chunk(0)
+        )
         shape = {"image_shape": built.dataset.image_shape, "num_examples": num_examples}
 
         def begin(key: jax.Array) -> State:
@@ -116,15 +105,7 @@ class Programs:
 
     def arrays(self, step: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """What the chunk that starts at ``step`` reads: ``shared`` by all runs, and each run's ``own``."""
-        return self._shared, (self._teacher_chunk(step), self._data.own(step))
-
-    def indices(self, number: int, step: int) -> np.ndarray:
-        """The examples of a step of one of the runs, by their numbers for good."""
-        return self._data.indices(self._seeds[number], step)
-
-    def close(self) -> None:
-        """Ends what reads data ahead."""
-        self._data.close()
+        return self._shared, (self._teacher_chunk(step), self.data.own(step))
 
     def _teacher_chunk(self, step: int) -> Any:
         chunk = self._built.teacher.chunk

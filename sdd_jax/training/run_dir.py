@@ -28,10 +28,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Locks ``folder`` until the lock is released or this process ends, however it ends.
-
-    ``ValueError`` if another process has the lock: it says which, where and since when.
-    """
+    """Locks ``folder`` until the lock is released or this process ends; ``ValueError`` names a holder of the lock."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -59,7 +56,19 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
     starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
-    write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
+    devices = jax.devices()
+    start = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"sdd_jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
+        "commit": commit(),
+    }
+    write_json(folder / ENVIRONMENT, [*starts, start])
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -67,14 +76,12 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
-    if not (folder / CONFIG).exists():
-        begun = {LOCK, HOLDER, f"{HOLDER}.tmp", f"{CONFIG}.tmp"}  # left by a kill before the config was written
-        if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
-        return
-    fields = differing(read_config(folder), config, RUNTIME_FIELDS)
-    if fields:
-        raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
+    begun = {LOCK, HOLDER, f"{HOLDER}.tmp", f"{CONFIG}.tmp"}  # left by a kill before the config was written
+    if (folder / CONFIG).exists():
+        if fields := differing(read_config(folder), config, RUNTIME_FIELDS):
+            raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
+    elif folder.exists() and {path.name for path in folder.iterdir()} - begun:
+        raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:
@@ -130,22 +137,6 @@ def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str
     best = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))["step"]
     last = max(results["test"])
     return {"select_on": select_on, "last": results["test"][last], "best": results["test"][best]}
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, devices, host and commit of this process, ready for JSON."""
-    devices = jax.devices()
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "host": socket.gethostname(),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {"sdd_jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-        "processes": jax.process_count(),
-        "commit": commit(),
-    }
 
 
 def commit(folder: Path = Path(__file__).parent) -> str | None:

@@ -41,11 +41,10 @@ class RunWriter:
             run_dir.keep_skipped(self._workdir, self._skipped)
             return self.checkpoints.remove_unfinished()
 
-        removed = processes.from_first(begin)
+        self._messages = [f"removed an unfinished checkpoint: {name}" for name in processes.from_first(begin)]
         self._closing.callback(self.checkpoints.close)
         there = (self._workdir / run_dir.CONFIG).exists()
         processes.check_all(there, f"{self._workdir} has to be one folder for all processes")
-        self._messages = [f"removed an unfinished checkpoint: {name}" for name in removed]
 
     def newest(self) -> int:
         """The step of the newest whole checkpoint; 0 if there is none."""
@@ -53,32 +52,18 @@ class RunWriter:
         self._messages += problems
         return step or 0
 
-    def has(self, step: int) -> bool:
-        """Whether the run can go on from ``step``."""
-        return step == 0 or self.checkpoints.newest_whole(step)[0] == step
-
     def restore(self, begin: Callable[[jax.Array], State], on_all: NamedSharding, step: int) -> State:
         """The state of the checkpoint of ``step``; at 0 a new one, ``begin(key)``."""
         key = jax.jit(lambda: jax.random.key(self._run.seed), out_shardings=on_all)()
         return self.checkpoints.load(step, jax.eval_shape(begin, key), on_all) if step else begin(key)
 
-    def begin(self, step: int, total: int, boundaries: set[int], *, name: str, shows_progress: bool) -> None:
+    def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
-        run = self._run
-        self.logbook = Logbook(
-            self._workdir,
-            step=step,
-            total_steps=total,
-            steps_per_epoch=len(run.dataset.train.index) / run.batch_size,
-            batch_size=run.batch_size,
-            boundaries=boundaries,
-            name=name,
-            shows_progress=shows_progress,
-        )
+        self.logbook = Logbook(self._workdir, self._run, step, total, boundaries, name, shows_progress)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)
-        selection = (line for line in self.logbook.lines if line.get("split") == run.dataset.select_on)
+        selection = (line for line in self.logbook.lines if line.get("split") == self._run.dataset.select_on)
         self.best = processes.from_first(lambda: max((line["accuracy"] for line in selection), default=-1.0))
 
     def finish(self, total: int, *, trained_together: int) -> None:
@@ -99,10 +84,10 @@ class RunWriter:
 
     def explained(self, error: NonFinite, indices: np.ndarray) -> NonFinite:
         """``error`` with the first examples of its step; all of them are written to ``not_finite.json``."""
-        path = self._workdir / "not_finite.json"
-        report = {"step": error.step, "error": str(error), "examples": indices.tolist()}
+        path, numbers = self._workdir / "not_finite.json", indices.tolist()
+        report = {"step": error.step, "error": str(error), "examples": numbers}
         processes.from_first(lambda: write_json(path, report))
-        shown = ", ".join(map(str, indices[:SHOWN])) + (", ..." if len(indices) > SHOWN else "")
+        shown = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
         return NonFinite(f"{error}; its examples: {shown} (all {len(indices)} in {path})", error.step)
 
     def close(self, *error: Any) -> None:

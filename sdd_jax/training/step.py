@@ -56,11 +56,6 @@ def init_state(
     return State(jnp.zeros((), jnp.int32), params, batch_stats, objective_state, optimizer.init(params))
 
 
-def student_variables(state: State) -> dict[str, Any]:
-    """The student's Flax variables."""
-    return {"params": state.params["student"], "batch_stats": state.batch_stats}
-
-
 def make_train_step(
     model: Any,
     ask: Callable[..., Any] | None,
@@ -73,21 +68,15 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """``train_step(state, teacher_arrays, batch, key) -> state, metrics`` (scalars, means over the global batch).
 
-    ``key`` is the step's own, for objectives that draw and for a student's dropout. ``grad_norm`` is the global L2 norm
-    before clipping. Accuracy and agreement are those of the student in training mode.
+    ``model`` is the student, ``ask`` a teacher's ``apply``, ``num_examples`` those of the training split. ``key`` is
+    the step's own, for objectives that draw and for a student's dropout. ``grad_norm`` is the global L2 norm before
+    clipping. Accuracy and agreement are those of the student in training mode.
 
-    Args:
-      model: the student; it shows the objective's regions.
-      ask: a teacher's ``apply``; None trains without one.
-      objective: what is minimised.
-      optimizer: as optax has it.
-      num_examples: in the training split.
-      accumulate: in how many parts the batch is taken, one after the other, for batches that do not fit. The update is
-        that of the mean of their gradients: the whole batch's, but for what relates the examples of a batch. Batch
-        normalisation takes its statistics over a part, and its running averages move once a part; DIST's columns and SP
-        relate the examples of a part.
-      rolled: whether the parts are a loop of the program, so that each reuses the memory of the one before. On CPU they
-        are not: XLA's convolutions are many times slower inside one.
+    The batch is taken in ``accumulate`` parts, one after the other, for batches that do not fit. The update is that of
+    the mean of their gradients: the whole batch's, but for what relates the examples of a batch. Batch normalisation
+    takes its statistics over a part, and its running averages move once a part; DIST's columns and SP relate the
+    examples of a part. ``rolled`` parts are a loop of the program, so that each reuses the memory of the one before. On
+    CPU they are not: XLA's convolutions are many times slower inside one.
     """
 
     def train_step(state: State, teacher_arrays: Any, batch: dict[str, jax.Array], key: jax.Array):
@@ -121,6 +110,9 @@ def make_train_step(
                 measured["agreement"] = metrics.compute(metrics.agreement(student.logits, teacher_outputs.logits))
             return grads, batch_stats, objective_state, measured | {"loss": loss}
 
+        def in_parts(rows):  # row i in part i % accumulate, so that no row leaves its device
+            return jnp.moveaxis(rows.reshape(-1, accumulate, *rows.shape[1:]), 1, 0)
+
         def take_part(carry, part):
             total, batch_stats, objective_state = carry
             grads, batch_stats, objective_state, measured = take(batch_stats, objective_state, *part)
@@ -130,7 +122,7 @@ def make_train_step(
             grads, batch_stats, objective_state, measured = take(state.batch_stats, state.objective_state, batch, key)
         else:
             begin = (optax.tree.zeros_like(state.params), state.batch_stats, state.objective_state)
-            parts = (_in_parts(batch, accumulate), jax.random.split(key, accumulate))
+            parts = (jax.tree.map(in_parts, batch), jax.random.split(key, accumulate))
             carry, measured = jax.lax.scan(take_part, begin, parts, unroll=not rolled)
             total, batch_stats, objective_state = carry
             grads = optax.tree.scale(1 / accumulate, total)
@@ -143,11 +135,6 @@ def make_train_step(
     return train_step
 
 
-def _in_parts(batch: Any, count: int) -> Any:
-    """``[B, ...]`` as ``[count, B / count, ...]``: row i in part ``i % count``, so that no row leaves its device."""
-    return jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, count, *rows.shape[1:]), 1, 0), batch)
-
-
 def make_run_chunk(
     train_step: Callable[..., tuple[State, dict[str, jax.Array]]],
     make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]],
@@ -157,9 +144,8 @@ def make_run_chunk(
     """``run_chunk(states, shared, own, count) -> states, metrics``: ``count`` steps of every run.
 
     ``states`` and ``own`` have a leading axis of runs, also of a single one. ``shared`` and ``own`` are each a pair,
-    ``(teacher arrays, data arrays)``, whose entries a run sees put together; its ``key`` and order are in ``own``. They
-    are arguments, so that runs which differ in their seed alone share one compiled program. The runs of one device are
-    unrolled: ``vmap`` would turn their convolutions into grouped ones, which are slow on CPU.
+    ``(teacher arrays, data arrays)``, whose entries a run sees put together; its ``key`` and order are in ``own``. The
+    runs of one device are unrolled: ``vmap`` would turn their convolutions into grouped ones, which are slow on CPU.
 
     ``count`` (int32, at most ``steps_per_call``) is an argument, so that a chunk may end wherever an evaluation or a
     checkpoint is due without a second compilation. Metrics are ``[runs, steps_per_call]``, the first ``count`` of them
@@ -168,19 +154,18 @@ def make_run_chunk(
 
     def one_step(states, shared, own):
         results = []
-        for run in range(jax.tree.leaves(states)[0].shape[0]):
-            state, (teacher, data) = pick((states, own), run)
+        for number in range(jax.tree.leaves(states)[0].shape[0]):
+            state, (teacher, data) = pick((states, own), number)
             teacher, data = {**shared[0], **teacher}, {**shared[1], **data}
             batch = split_batch(make_batch(data, state.step), mesh, (DATA,))
             key = jax.random.fold_in(stream(data["key"], "objective"), state.step)
             results.append(train_step(state, teacher, batch, key))
         return stack(results)
 
-    def run_one(states, shared, own, count):
-        states, measured = one_step(states, shared, own)
-        return states, jax.tree.map(lambda value: value[:, None], measured)
-
-    def run_many(states, shared, own, count):
+    def run(states, shared, own, count):
+        if steps_per_call == 1:
+            states, measured = one_step(states, shared, own)
+            return states, jax.tree.map(lambda value: value[:, None], measured)
         shapes = jax.eval_shape(one_step, states, shared, own)[1]
         empty = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, steps_per_call), leaf.dtype), shapes)
 
@@ -191,7 +176,7 @@ def make_run_chunk(
 
         return jax.lax.fori_loop(0, count, body, (states, empty))
 
-    return over_seeds(run_one if steps_per_call == 1 else run_many, mesh)
+    return over_seeds(run, mesh)
 
 
 def make_eval_step(

@@ -8,7 +8,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,6 @@ import numpy as np
 from sdd_jax.data import Dataset
 from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
 from sdd_jax.data.memory import epoch_order
-from sdd_jax.models import Outputs
 from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
 from sdd_jax.training import optim
@@ -54,9 +52,6 @@ def variables_hash(variables: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
-
-
-# ---------------------------------------------------------------------- out of a cache
 
 
 def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
@@ -95,8 +90,8 @@ def make_compute(
 
     def compute(index, view):
         assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"
-        row, view = (jax.device_put(array.astype(np.int32)) for array in (row_of[index], view))
-        return np.asarray(jax.device_get(rows(variables, images, row, view)))
+        row, view = jax.device_put((row_of[index].astype(np.int32), view.astype(np.int32)))
+        return jax.device_get(rows(variables, images, row, view))
 
     return compute
 
@@ -116,23 +111,31 @@ def cached_teacher(
 
     ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there.
     """
-    kept, needed = cache.keys(), np.zeros(0, np.int64)
+    kept = cache.keys()
     asked = {seed: run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size) for seed in seeds}
     for seed, keys in asked.items():
-        keys = np.unique(keys)
-        missing = np.setdiff1d(keys, kept)
-        if len(missing):
+        if missing := len(np.setdiff1d(keys, kept)):
             raise ValueError(
-                f"the cache in {cache.folder} lacks {len(missing)} of the {len(keys)} views that this run (seed "
+                f"the cache in {cache.folder} lacks {missing} of the {len(np.unique(keys))} views that this run (seed "
                 f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
             )
-        needed = np.union1d(needed, keys)
+    needed = np.unique(np.concatenate(list(asked.values())))
+
+    def apply(arrays, batch):
+        if "table" in arrays:
+            slot = arrays["table"][batch["index"], batch["view"]]
+        else:
+            slot = batch["position"] - arrays["first"]
+        rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
+        rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)  # a row that is not there stops the run
+        return outputs_of_rows(rows, layout)
+
     table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
     if on_device is None:
         on_device = from_first(lambda: len(needed) * cache.view_bytes < _free_bytes() / 2)
     if on_device:
-        rows = _named(*cache.read(table.reshape(-1)[needed]))
-        return Teacher(partial(_answer, layout=layout), rows | {"table": slot_table(needed, *table.shape)})
+        rows = cache.read(table.reshape(-1)[needed])
+        return Teacher(apply, rows | {"table": slot_table(needed, *table.shape)})
 
     slots, size = table.reshape(-1), steps_per_call * batch_size
 
@@ -140,24 +143,9 @@ def cached_teacher(
         start = step * batch_size
         keys = asked[seed][start : start + size]
         keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
-        return _named(*cache.read(slots[keys])) | {"first": np.int32(start)}
+        return cache.read(slots[keys]) | {"first": np.int32(start)}
 
-    return Teacher(partial(_answer, layout=layout), {}, chunk)
-
-
-def _answer(arrays: dict[str, Any], batch: dict[str, Any], *, layout: Layout) -> Outputs:
-    """The outputs of a batch. A row that is not there is NaN, which stops the run."""
-    if "table" in arrays:
-        slot = arrays["table"][batch["index"], batch["view"]]
-    else:
-        slot = batch["position"] - arrays["first"]
-    rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
-    rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)
-    return outputs_of_rows(rows, layout)
-
-
-def _named(values: np.ndarray, scales: np.ndarray | None) -> dict[str, Any]:
-    return {"values": values} if scales is None else {"values": values, "scales": scales}
+    return Teacher(apply, {}, chunk)
 
 
 def _free_bytes() -> int:

@@ -1,13 +1,13 @@
 """A replayable cache of a teacher: its logits for every (example, view), computed once and read by every later run.
 
 Crop and flip make few pictures of an image (162 at a padding of four pixels), each with a number, its *view*. A run's
-order and views are functions of its seed, so what it will ask the teacher is known beforehand. The cache knows nothing
-of seed, student, loss or temperature, and serves all of them.
+order and views are functions of its seed, so what it will ask the teacher is known beforehand.
 
 A folder: ``cache.json`` says of which teacher, data and views it is; ``00000.*`` are shards, of which ``00000.json``,
 written last, holds size and SHA-256 of each file. A shard without it is a write that did not finish.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,16 +63,14 @@ def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
     """What a live teacher would give, without maps: logits, and the layout's regions."""
     cells = rows[:, 1:]
     if layout.grid:
-        cells = cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1])
-        cells = layout.regions.pool(cells)
+        cells = layout.regions.pool(cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1]))
     return Outputs(rows[:, 0], None, cells, None)
 
 
 class Cache:
     """The cache in ``folder``; ``header`` says of what, JSON-ready, and is written when the folder is new.
 
-    Raises:
-      ValueError: if the folder holds a cache of something else; the message names what differs.
+    ``ValueError`` if the folder holds a cache of something else; the message names what differs.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any]):
@@ -104,24 +102,18 @@ class Cache:
         """
         missing = np.setdiff1d(wanted, self.keys())
         size = max(SHARD_BYTES // self.view_bytes // batch, 1) * batch
-        number = max(self.shards(), default=-1) + 1
+        new = itertools.count(max(self.shards(), default=-1) + 1)
         for start in range(0, len(missing), size):
             keys = missing[start : start + size]
-            parts = []
-            for first in range(0, len(keys), batch):
-                some = keys[first : first + batch]
-                padded = np.pad(some, (0, batch - len(some)), mode="edge")
-                parts.append(compute(*np.divmod(padded, self.views))[: len(some)])
-            self._write(number, keys, np.concatenate(parts))
-            number += 1
+            self._write(next(new), keys, ask(compute, keys, self.views, batch))
             yield start + len(keys), len(missing)
 
     def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
-        values, scales = pack(rows, self.store)
-        stored = unpack(values, scales)
+        packed = pack(rows, self.store)
+        stored = unpack(**packed)
         if not np.isfinite(stored).all():
             raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: nothing of them is kept")
-        arrays = {"keys": keys, "values": values} | ({} if scales is None else {"scales": scales})
+        arrays = {"keys": keys, **packed}
         for name, array in arrays.items():
             np.save(self._path(number, name), array)
         files = {name: checksum(self._path(number, name)) for name in arrays}
@@ -134,7 +126,7 @@ class Cache:
             for name, expected in self._facts(shard)["files"].items():
                 path = self._path(shard, name)
                 if not path.exists() or checksum(path) != expected:
-                    state = "is missing" if not path.exists() else "is not as it was written: its SHA-256 differs"
+                    state = "is not as it was written: its SHA-256 differs" if path.exists() else "is missing"
                     raise Damaged(f"{path} {state}; remove the files {shard:05d}.* and fill the cache again")
 
     def error(self) -> dict[str, float]:
@@ -142,20 +134,19 @@ class Cache:
         errors = [self._facts(shard)["error"] for shard in self.shards()]
         return {name: max(error[name] for error in errors) for name in errors[0]} if errors else {}
 
-    def read(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Values and scales of ``slots``, in their order, from the memory-mapped files."""
+    def read(self, slots: np.ndarray) -> dict[str, np.ndarray]:
+        """What `pack` made of ``slots``, in their order, from the memory-mapped files."""
         shards = self.shards()
         starts = np.cumsum([0, *(self._facts(shard)["slots"] for shard in shards)])
-        values = np.empty((len(slots), self.rows, self.classes), self.store)
-        scales = np.empty((len(slots), self.rows), np.float32) if self.store == "int8" else None
+        arrays = {"values": np.empty((len(slots), self.rows, self.classes), self.store)}
+        if self.store == "int8":
+            arrays["scales"] = np.empty((len(slots), self.rows), np.float32)
         home = np.searchsorted(starts, slots, side="right") - 1
         for position in np.unique(home):
             here = home == position
-            inside = slots[here] - starts[position]
-            values[here] = self._load(shards[position], "values")[inside]
-            if scales is not None:
-                scales[here] = self._load(shards[position], "scales")[inside]
-        return values, scales
+            for name, array in arrays.items():
+                array[here] = self._load(shards[position], name)[slots[here] - starts[position]]
+        return arrays
 
     def _facts(self, number: int) -> dict[str, Any]:
         return read_json(self.folder / f"{number:05d}.json")
@@ -165,6 +156,12 @@ class Cache:
 
     def _load(self, number: int, name: str) -> np.ndarray:
         return np.load(self._path(number, name), mmap_mode="r")
+
+
+def ask(compute: Callable[..., np.ndarray], keys: np.ndarray, views: int, batch: int) -> np.ndarray:
+    """The rows that ``compute`` gives for ``keys``, a batch at a time."""
+    padded = np.pad(keys, (0, -len(keys) % batch), mode="edge").reshape(-1, batch)
+    return np.concatenate([compute(*np.divmod(some, views)) for some in padded])[: len(keys)]
 
 
 def stored_as(folder: Path) -> str:
@@ -181,20 +178,20 @@ def slot_table(keys: np.ndarray, num_indices: int, views: int) -> np.ndarray:
     return table.reshape(num_indices, views)
 
 
-def pack(rows: np.ndarray, store: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """``rows`` [S,R,K] as they are stored, and for int8 the scale of each row, float32 [S,R].
+def pack(rows: np.ndarray, store: str) -> dict[str, np.ndarray]:
+    """``rows`` [S,R,K] as they are stored: ``values``, and for int8 ``scales`` of the rows, float32 [S,R].
 
     int8 keeps ``round(row / scale)`` with ``scale = max |row| / 127``: an error of at most half a scale.
     """
     if store != "int8":
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused where it is written
-            return rows.astype(store), None
+            return {"values": rows.astype(store)}
     scales = (np.abs(rows).max(-1) / 127).astype(np.float32)
     safe = np.where(scales > 0, scales, 1)
-    return np.clip(np.rint(rows / safe[..., None]), -127, 127).astype(np.int8), scales
+    return {"values": np.clip(np.rint(rows / safe[..., None]), -127, 127).astype(np.int8), "scales": scales}
 
 
-def unpack(values: Any, scales: Any) -> Any:
+def unpack(values: Any, scales: Any = None) -> Any:
     """The rows of ``pack``, at least float32; NumPy or JAX arrays."""
     if scales is not None:
         return values.astype(np.float32) * scales[..., None]
