@@ -89,9 +89,9 @@ def region_terms(
     teacher_regions: ArrayLike,
     labels: ArrayLike,
     base: Callable[..., jax.Array],
-    complementary_weight: float,
-    consistent_weight: float,
-    consistency: str,
+    complementary_weight: float = 2.0,
+    consistent_weight: float = 1.0,
+    consistency: str = "label",
 ) -> tuple[jax.Array, jax.Array]:
     """What ``sdd_loss`` adds up: weighted losses ``[B, R]``, and which of them are complementary, a mask ``[B, R]``."""
     student_regions, teacher_regions = jnp.asarray(student_regions), jnp.asarray(teacher_regions)
