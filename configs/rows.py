@@ -295,7 +295,7 @@ def settle(data: str, teacher: str, student: str, method_name: str, preset: str)
     if method.features is not None:
         features = methods.FEATURES[method.features]
         found["features.weight"] = Setting(features.weight, features.source)
-        for name, option in methods.feature_options(features).items():
+        for name, option in methods.options_of(features).items():
             found[f"features.options.{name}"] = Setting(option.default, features.source)
     for row in rows:
         found |= {name: Setting(value, row.source) for name, value in row.fields.items()}
@@ -307,5 +307,5 @@ def _of_base(name: str) -> Iterator[tuple[str, Setting]]:
     yield "loss.base", Setting(name, base.source)
     yield "loss.task_weight", Setting(base.task_weight, base.source)
     yield "loss.distill_weight", Setting(base.distill_weight, base.source)
-    for option, of_function in methods.base_options(base).items():
+    for option, of_function in methods.options_of(base).items():
         yield f"loss.options.{option}", Setting(of_function.default, base.source)

@@ -53,10 +53,10 @@ def options() -> list[str]:
     """A line for each loss that has options."""
     lines = ["| loss | options and their defaults |", "|---|---|"]
     for name, base in methods.BASES.items():
-        found = ", ".join(f"`{option}` {one.default:g}" for option, one in methods.base_options(base).items())
+        found = ", ".join(f"`{option}` {one.default:g}" for option, one in methods.options_of(base).items())
         lines.append(f"| `{name}` | {found} |")
     for name, features in methods.FEATURES.items():
-        if found := methods.feature_options(features):
+        if found := methods.options_of(features):
             text = ", ".join(f"`{option}` {one.default:g}" for option, one in found.items())
             lines.append(f"| `{name}` (`features.options`) | {text} |")
     return lines

@@ -25,6 +25,7 @@ from sdd_jax.config import (
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
+from sdd_jax.models.layers import fold
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
 from sdd_jax.training.programs import Built
@@ -146,12 +147,11 @@ def make_objective(settings: Settings, num_classes: int) -> objectives.Objective
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
     """The optimizer with its schedule for a run over ``num_examples``."""
-    rate, batch_size = settings["optim.learning_rate"], settings["batch_size"]
+    rate, size = settings["optim.learning_rate"], {"num_examples": num_examples, "batch_size": settings["batch_size"]}
     if settings["optim.schedule"] == "cosine":
-        schedule = optim.cosine_schedule(rate, optim.total_steps(settings["epochs"], num_examples, batch_size))
+        schedule = optim.cosine_schedule(rate, optim.total_steps(settings["epochs"], **size))
     else:
-        milestones = settings["optim.milestones"]
-        schedule = optim.step_schedule(rate, milestones, num_examples=num_examples, batch_size=batch_size)
+        schedule = optim.step_schedule(rate, settings["optim.milestones"], **size)
     options = ("momentum", "weight_decay", "clip_norm")
     return optim.sgd(schedule, **{name: settings[f"optim.{name}"] for name in options})
 
@@ -162,8 +162,7 @@ def build(config: Mapping[str, Any], skipped: data.Skipped | None = None) -> Bui
     ``skipped`` are the images that an earlier start left out; without it they are looked for, if the config says so.
 
     Raises:
-      ValueError: for a config that ``check`` refuses, data that are wrong, or a teacher that is missing, does not fit,
-        or is off its stated accuracy by more than 0.1 points.
+      ValueError: for a config that ``check`` refuses, wrong data, or a teacher that is missing or does not fit.
       FileNotFoundError: for data that are missing; it says how to get them.
     """
     return build_together([config], skipped)[0]
@@ -186,8 +185,8 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
     else:
         assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
-        seeds, steps = [one["seed"] for one in all_settings], steps_per_call(settings)
-        teacher = ask_cache(settings, parts.teacher, variables, dataset, parts.objective, seeds, steps)
+        needs, steps = parts.objective.needs, steps_per_call(settings)
+        teacher = ask_cache(all_settings, parts.teacher, variables, dataset, needs, steps)
     return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
 
 
@@ -201,6 +200,7 @@ def assemble(
 ) -> list[Built]:
     """The runs of settings that differ in ``seed`` alone."""
     settings = all_settings[0]
+    same = ("epochs", "batch_size", "eval_every_epochs", "save_every_epochs", "profile_steps")
     built = Built(
         config={},
         config_hash="",
@@ -213,50 +213,52 @@ def assemble(
         dataset=dataset,
         mesh=make_mesh(),
         seed=0,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
         steps_per_call=steps_per_call(settings),
-        eval_every_epochs=settings["eval_every_epochs"],
-        save_every_epochs=settings["save_every_epochs"],
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
-        profile_steps=settings["profile_steps"],
+        **{name: settings[name] for name in same},
     )
     return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 
 
-def state_shapes(
-    parts: Parts,
-    teacher: Teacher,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-    num_examples: int,
-) -> Any:
-    """The shapes of a run's state before its first step."""
-    shape = {"image_shape": image_shape, "num_examples": num_examples}
+def train_examples(settings: Settings) -> int:
+    """How many images an epoch has; ``ValueError`` if nobody knows without the data."""
+    total = described(settings).train_examples
+    if settings["data.train_examples"] is not None:
+        return settings["data.train_examples"]
+    if not total:
+        raise ValueError(f"without the data of {settings['data.name']}, state data.train_examples")
+    return total - (total + 5) // 10 if settings["data.select_on"] == "validation" else total
+
+
+def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, optax.GradientTransformation, Any]:
+    """Parts, teacher, optimizer and first state of a run, where the arrays of teacher and state are shapes alone."""
+    info = described(settings)
+    parts, optimizer, teacher = (
+        make_parts(settings, info.num_classes),
+        make_optimizer(settings, num_examples),
+        Teacher(),
+    )
+    if parts.teacher is not None:
+        images = jax.ShapeDtypeStruct((1, *info.image_shape), image_dtype(settings))
+        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
+        variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
+        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
+    shape = {"image_shape": info.image_shape, "num_examples": num_examples}
 
     def begin(key, arrays):
         return init_state(key, parts.model, teacher.apply, arrays, parts.objective, optimizer, **shape)
 
-    return jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
+    return parts, teacher, optimizer, jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
 
 
 def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics)."""
     settings = check(config)
-    info = described(settings)
-    num_examples = settings["data.train_examples"] or info.train_examples
-    if not num_examples:
-        raise ValueError(f"to trace {settings['data.name']} without its data, state data.train_examples")
-    parts = make_parts(settings, info.num_classes)
-    optimizer = make_optimizer(settings, num_examples)
-    batch_size, teacher = settings["batch_size"], Teacher()
-    images = jax.ShapeDtypeStruct((batch_size, *info.image_shape), image_dtype(settings))
-    if parts.teacher is not None:
-        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
-        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
-    state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
+    num_examples, batch_size = train_examples(settings), settings["batch_size"]
+    parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
     step = make_train_step(parts.model, teacher.apply, parts.objective, optimizer, **options)
-    numbers = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
-    return jax.eval_shape(step, state, teacher.arrays, {"image": images, **numbers}, jax.random.key(0))
+    batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
+    batch["image"] = jax.ShapeDtypeStruct((batch_size, *described(settings).image_shape), image_dtype(settings))
+    return jax.eval_shape(step, state, teacher.arrays, batch, jax.random.key(0))

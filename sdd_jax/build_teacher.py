@@ -58,12 +58,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
 
 
 def measure_teacher(
-    settings: Settings,
-    network: Any,
-    teacher: Saved,
-    variables: dict[str, Any],
-    stated: float | None,
-    dataset: AnyDataset,
+    settings: Settings, network: Any, teacher: Saved, variables: Any, stated: float | None, dataset: AnyDataset
 ) -> float:
     """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
 
@@ -126,21 +121,16 @@ def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: L
 
 
 def ask_cache(
-    settings: Settings,
-    network: Any,
-    variables: Any,
-    dataset: Dataset,
-    objective: Objective,
-    seeds: Sequence[int],
-    steps_per_call: int,
+    all_settings: Sequence[Settings], network: Any, variables: Any, dataset: Dataset, needs: frozenset[str], steps: int
 ) -> Teacher:
-    """The teacher of ``teacher.cache`` for these seeds; ``ValueError`` if it is another's, or lacks what they need."""
-    lacking = objective.needs - {"logits", "region_logits"}
+    """The teacher of ``teacher.cache`` for all seeds; ``ValueError`` if it is another's, or lacks what they need."""
+    settings = all_settings[0]
+    lacking = needs - {"logits", "region_logits"}
     if lacking:
         raise ValueError(f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}: no cache holds that")
     folder = Path(settings["teacher.cache"])
     layout = cache_layout(settings, network, dataset)
     cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
     cache.check_files()
-    length = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "steps_per_call": steps_per_call}
-    return cached_teacher(cache, layout, dataset, seeds=seeds, **length)
+    length = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "steps_per_call": steps}
+    return cached_teacher(cache, layout, dataset, seeds=[one["seed"] for one in all_settings], **length)

@@ -60,7 +60,14 @@ def read(config: Mapping[str, Any]) -> Settings:
     method, teacher = flat.get("method"), flat.get("model.teacher")
     if (method == "plain") != (teacher == "none"):
         raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
-    options = _options(flat) if {"method", "loss.base"} <= flat.keys() else {}
+    options = {}
+    if {"method", "loss.base"} <= flat.keys():
+        for name in ("method", "loss.base"):
+            flat[name] = _value(name, flat[name], FIELDS[name])
+        parsed = parse_method(flat)
+        if flat["loss.base"] is None and parsed.base != methods.OWN:
+            flat["loss.base"] = parsed.base
+        options = option_fields(flat, parsed)
     fields = FIELDS | options
     for name in sorted(flat.keys() - fields.keys()):
         if name in RENAMED:
@@ -86,17 +93,15 @@ def read(config: Mapping[str, Any]) -> Settings:
     if settings["optim.momentum"] >= 1:
         raise ValueError(f"optim.momentum must be below 1, got {settings['optim.momentum']}")
     milestones, epochs = settings["optim.milestones"], settings["epochs"]
-    if settings["optim.schedule"] == "step" and (
-        list(milestones) != sorted(set(milestones)) or any(milestone >= epochs for milestone in milestones)
-    ):
+    increasing = list(milestones) == sorted(set(milestones)) and max(milestones, default=0) < epochs
+    if settings["optim.schedule"] == "step" and not increasing:
         raise ValueError(f"optim.milestones must increase and lie below the run's {epochs} epochs, got {milestones}")
     for name in ("model.dtype", "teacher.dtype"):
         if settings[name] == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError(f"{name} 'float64' needs JAX_ENABLE_X64=1 in the environment")
-    batch_size, devices = settings["batch_size"], jax.device_count()
+    batch_size, devices, parts = settings["batch_size"], jax.device_count(), settings["optim.accumulate_steps"]
     if batch_size % devices:
         raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {batch_size}")
-    parts = settings["optim.accumulate_steps"]
     if batch_size % (parts * devices):
         got = f"{batch_size} images are not a multiple of {parts} parts x {devices} devices"
         raise ValueError(f"optim.accumulate_steps splits a batch in parts for all devices: {got}")
@@ -104,16 +109,6 @@ def read(config: Mapping[str, Any]) -> Settings:
     if profile and (len(profile) != 2 or profile[0] >= profile[1]):
         raise ValueError(f"profile_steps must be a trace's first step and one after it, such as 10,20; got {profile}")
     return settings
-
-
-def _options(flat: dict[str, Any]) -> dict[str, Field]:
-    """The option fields of a flat config; where ``loss.base`` is unset it becomes the method's."""
-    for name in ("method", "loss.base"):
-        flat[name] = _value(name, flat[name], FIELDS[name])
-    method = parse_method(flat)
-    if flat["loss.base"] is None and method.base != methods.OWN:
-        flat["loss.base"] = method.base
-    return option_fields(flat, method)
 
 
 def parse_method(flat: Mapping[str, Any]) -> Method:
@@ -126,9 +121,8 @@ def option_fields(flat: Mapping[str, Any], method: Method) -> dict[str, Field]:
     """The fields of a method's losses by their full names, ``loss.options.NAME`` and ``features.options.NAME``."""
     with named_field("loss.base"):
         base = methods.base_of(method, flat["loss.base"])
-    options = {"loss": methods.base_options(base) if base else {}}
-    if method.features is not None:
-        options["features"] = methods.feature_options(methods.FEATURES[method.features])
+    chosen = {"loss": base, "features": methods.FEATURES[method.features] if method.features else None}
+    options = {room: methods.options_of(loss) for room, loss in chosen.items() if loss}
     return {f"{room}.options.{name}": option for room, found in options.items() for name, option in found.items()}
 
 
@@ -141,7 +135,7 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
     if method.base is not None:
         names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs"}
     if method.features is not None:
-        names |= {"features.weight"}
+        names.add("features.weight")
         if methods.FEATURES[method.features].by_region:
             names |= {"sdd.scales", "sdd.pooling", "sdd.reduction"}
     if method.regions:

@@ -22,13 +22,18 @@ class Field(NamedTuple):
     """A config field."""
 
     kind: type  # str, int, float, bool, or tuple for integers
-    default: Any  # None for an optional field that is unset
+    default: Any  # None: unset
     meaning: str  # one sentence, as Markdown
     least: float = -math.inf  # the smallest number that it may hold
     known: tuple[str, ...] = ()  # the names that it may hold; empty if any
     above: float = -math.inf  # every number that it may hold is greater
-    optional: bool = False  # whether it may be unset
+    clearable: bool = False  # whether it may be unset although it has a default
     runtime: bool = False  # only says how a run is carried out: a start may change it, and it is not part of the hash
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be unset."""
+        return self.clearable or self.default is None
 
 
 FIELDS: dict[str, Field] = {
@@ -40,26 +45,24 @@ FIELDS: dict[str, Field] = {
     "model.teacher": Field(str, "none", "The network that it learns from, or `none`."),
     "model.stem": Field(str, "cifar", "The stem of both: `cifar`, `imagenet` or `cub200`."),
     "model.dtype": Field(str, "float32", "The student's; weights, statistics, losses: at least float32.", known=DTYPES),
-    "teacher.run": Field(str, None, "The folder of the teacher's run, trained or imported.", optional=True),
-    "teacher.cache": Field(str, None, "A folder that the cache command filled ([speed.md](speed.md)).", optional=True),
-    "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=DTYPES, optional=True),
+    "teacher.run": Field(str, None, "The folder of the teacher's run, trained or imported."),
+    "teacher.cache": Field(str, None, "A folder that the cache command filled ([speed.md](speed.md))."),
+    "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=DTYPES),
     "teacher.accuracy": Field(
-        float, None, "The teacher's stated test accuracy, in percent; 0.1 points off refuses the run.", 0, optional=True
+        float, None, "The teacher's stated test accuracy, in percent; 0.1 points off refuses the run.", 0
     ),
-    "teacher.published": Field(
-        float, None, "The same of an imported teacher, where `teacher.accuracy` is unset.", 0, optional=True
-    ),
+    "teacher.published": Field(float, None, "The same of an imported teacher, where `teacher.accuracy` is unset.", 0),
     "data.name": Field(str, "", "The data set; [data.md](data.md) has the names."),
-    "data.path": Field(str, None, "The folder of its files.", optional=True),
+    "data.path": Field(str, None, "The folder of its files."),
     "data.select_on": Field(
         str, "validation", "Images that choose the best epoch: held-out ones, or the test images.", known=SELECTIONS
     ),
     "data.train_examples": Field(
-        int, None, "The number of training images, the shares of the classes kept; unset: all.", 1, optional=True
+        int, None, "The number of training images, the shares of the classes kept; unset: all.", 1
     ),
-    "data.num_classes": Field(int, None, "K; unset: as many as the set has.", 1, optional=True),
-    "data.image_size": Field(int, None, "The side of images of sets on disk; unset: 224.", 1, optional=True),
-    "data.augment": Field(str, None, "The crop of sets on disk; unset: the set's own.", known=AUGMENTS, optional=True),
+    "data.num_classes": Field(int, None, "K; unset: as many as the set has.", 1),
+    "data.image_size": Field(int, None, "The side of images of sets on disk; unset: 224.", 1),
+    "data.augment": Field(str, None, "The crop of sets on disk; unset: the set's own.", known=AUGMENTS),
     "data.workers": Field(int, 0, "Processes that decode images on disk; 0: threads.", 0, runtime=True),
     "data.on_bad_image": Field(
         str, "error", "At an image on disk that cannot be decoded: stop, or leave it out.", known=ON_BAD_IMAGE
@@ -76,7 +79,6 @@ FIELDS: dict[str, Field] = {
         str,
         None,
         "Unset: the method's, but for `nkd` (`nkd_as_released`) and `own` (`MODULE:FUNCTION`).",
-        optional=True,
     ),
     "loss.task_weight": Field(float, 1.0, "The weight of the cross-entropy with the labels.", 0),
     "loss.distill_weight": Field(float, 1.0, "The weight of the distillation loss.", 0),
@@ -85,7 +87,7 @@ FIELDS: dict[str, Field] = {
     "optim.learning_rate": Field(float, 0.05, "The first rate of SGD.", above=0),
     "optim.momentum": Field(float, 0.9, "The momentum of SGD (not Nesterov's).", 0),
     "optim.weight_decay": Field(float, 5e-4, "L2, added to the gradient of every parameter.", 0),
-    "optim.clip_norm": Field(float, 40.0, "The largest norm of all gradients together.", above=0, optional=True),
+    "optim.clip_norm": Field(float, 40.0, "The largest norm of all gradients together.", above=0, clearable=True),
     "optim.schedule": Field(str, "step", "A tenth of the rate from each milestone, or a cosine to 0.", known=SCHEDULES),
     "optim.milestones": Field(tuple, (150, 180, 210), "Epochs of `step`: increasing, below `epochs`.", 1),
     "optim.accumulate_steps": Field(int, 1, "Parts of a batch, one after the other ([scale.md](scale.md)).", 1),

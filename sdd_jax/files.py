@@ -4,6 +4,7 @@ PyTorch's format (.pth, .pt) is a pickle, and a pickle can run any code when it 
 `torch.load(weights_only=True)`, which builds tensors and plain containers and refuses everything else.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -90,11 +91,7 @@ def write_new(path: str | os.PathLike[str], content: bytes) -> None:
 def write_safetensors(
     path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes `state_dict` as a safetensors file that PyTorch's tools read, whole or not at all.
-
-    Raises:
-      ValueError: if there is a file at `path` already, or it cannot be written.
-    """
+    """Writes `state_dict` as a new file (see `write_new`) that PyTorch's tools read."""
     write_new(path, save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata}))
 
 
@@ -127,19 +124,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     raise ValueError(f"{path} is neither a safetensors nor a PyTorch file")
 
 
-def _refuse_packed(path: Path) -> None:
-    """``ValueError`` if an archive holds more bytes than it has, which PyTorch, packing nothing, never writes."""
-    try:
+def _read_torch(path: Path) -> dict[str, Any]:
+    inside, size = 0, path.stat().st_size
+    with contextlib.suppress(zipfile.BadZipFile, NotImplementedError, OSError):  # PyTorch's reader says what is wrong
         with zipfile.ZipFile(path) as archive:
             inside = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, OSError):  # what is no archive, or damaged: PyTorch's reader tells
-        return
-    if inside > (size := path.stat().st_size):
+    if inside > size:
         raise ValueError(f"{path} is refused: its {size} bytes unpack to {inside}, and PyTorch packs nothing")
-
-
-def _read_torch(path: Path) -> dict[str, Any]:
-    _refuse_packed(path)
     try:
         import torch
     except ImportError as error:

@@ -280,9 +280,6 @@ def dist_loss(
     return temperature**2 * (beta * (1.0 - rows) + gamma * (1.0 - columns)[None])
 
 
-# ---------------------------------------------------------------------- terms of one or two losses
-
-
 def _log_binary(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Log-probabilities of (target, any other class), ``[..., 2]``."""
     # Taken from logits of 1e5, the small number that log-sum-exp adds to them would be rounded away.

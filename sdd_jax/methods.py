@@ -114,8 +114,7 @@ def parse(name: str) -> Method:
 
 def names() -> list[str]:
     """Every method but combinations."""
-    bases = (*BASES, OWN)
-    return [PLAIN, *bases, *(SDD + base for base in bases), *FEATURES]
+    return [PLAIN, *BASES, OWN, *(SDD + base for base in (*BASES, OWN)), *FEATURES]
 
 
 def base_of(method: Method, loss_base: str | None) -> Base | None:
@@ -132,26 +131,20 @@ def base_of(method: Method, loss_base: str | None) -> Base | None:
     return BASES[loss_base]
 
 
-def base_options(base: Base) -> dict[str, Field]:
-    """The options of a base loss: what its function takes after logits and labels."""
-    found = _options(base.function, skip=3)
-    return {name: field._replace(default=base.options.get(name, field.default)) for name, field in found.items()}
+def options_of(loss: Base | Features) -> dict[str, Field]:
+    """The options of a loss: what its function takes after logits and labels, or beside the weight and the regions.
 
-
-def feature_options(features: Features) -> dict[str, Field]:
-    """The options of a feature loss: what ``make`` takes beside the weight and the regions."""
-    found = _options(features.make, skip=1)
-    return {name: field for name, field in found.items() if name not in ("regions", "reduction")}
-
-
-def _options(function: Callable[..., Any], skip: int) -> dict[str, Field]:
-    """The parameters of ``function`` after the first ones; ``Parameter.empty`` is the default of one that has none."""
+    ``Parameter.empty`` is the default of one that has none.
+    """
+    function, skip = (loss.function, 3) if isinstance(loss, Base) else (loss.make, 1)
     kinds = {"float": float, "int": int, "bool": bool, "str": str}
     options = {}
-    for parameter in list(inspect.signature(function).parameters.values())[skip:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+    for name, parameter in list(inspect.signature(function).parameters.items())[skip:]:
+        given = isinstance(loss, Features) and name in ("regions", "reduction")
+        if given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         annotation = getattr(parameter.annotation, "__name__", parameter.annotation)  # a type, or its name
         kind = type(parameter.default) if parameter.default is not parameter.empty else float
-        options[parameter.name] = Field(kinds.get(str(annotation), kind), parameter.default, "of the loss")
+        default = loss.options.get(name, parameter.default) if isinstance(loss, Base) else parameter.default
+        options[name] = Field(kinds.get(str(annotation), kind), default, "of the loss")
     return options

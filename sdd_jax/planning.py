@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdd_jax.build import described, from_disk, make_optimizer, make_parts, state_shapes, steps_per_call
+from sdd_jax.build import described, from_disk, run_shapes, steps_per_call, train_examples
 from sdd_jax.config import Settings, image_dtype
 from sdd_jax.data import memory, streamed
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
-from sdd_jax.models.layers import fold
 from sdd_jax.training.programs import jit_run_chunk
-from sdd_jax.training.teacher import Teacher, live_teacher
 
 GIB = 2**30
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -75,16 +74,6 @@ class Topology(NamedTuple):
     chips: int
 
 
-class Compiled(NamedTuple):
-    """Figures of one compiled step, per chip."""
-
-    memory: dict[str, int]  # bytes of params, optimizer, teacher, data, temporary; total
-    flops: float
-    bytes: float  # read from and written to memory
-    reduced_bytes: int  # all-reduced over the chips: gradients, and the sums of batch normalisation
-    seconds: float  # of compilation
-
-
 def parse_topology(name: str) -> Topology:
     """The slice that ``name`` stands for; ``ValueError`` says which ones exist."""
     found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
@@ -96,9 +85,7 @@ def parse_topology(name: str) -> Topology:
     else:
         multiples = len(sides) == 3 and sides == sorted(sides) and all(side % 4 == 0 for side in sides)
         exists = found[2] in SMALL_CUBES or (multiples and 0 < math.prod(sides) <= chip.largest_cube)
-        shapes = (
-            f"AxBxC: {', '.join(SMALL_CUBES)}, or multiples of 4 in increasing order, up to {chip.largest_cube} chips"
-        )
+        shapes = f"{', '.join(SMALL_CUBES)}, or increasing multiples of 4, up to {chip.largest_cube} chips"
     if not exists:
         raise ValueError(f"topology {name!r} does not exist: {found[1]} slices are {shapes}")
     return Topology(name, chip, math.prod(sides))
@@ -122,8 +109,6 @@ def topology_devices(topology: Topology) -> list[Any]:
             "plan compiles with libtpu, which is not installed: pip install -e '.[plan]' in an environment of its own, "
             "since with it every start of JAX looks for a TPU first"
         )
-    from jax.experimental import topologies
-
     options: dict[str, Any] = {"chip_config_name": topology.chip.config} if topology.chip.config else {}
     if topology.chips == 1:  # a host of its own; of larger slices libtpu knows the hosts
         options["chips_per_host_bounds"] = (1, 1, 1)
@@ -133,32 +118,14 @@ def topology_devices(topology: Topology) -> list[Any]:
     return found
 
 
-def train_examples(settings: Settings) -> int:
-    """How many images an epoch has; ``ValueError`` if nobody knows without the data."""
-    total = described(settings).train_examples
-    if settings["data.train_examples"] is not None:
-        return settings["data.train_examples"]
-    if not total:
-        raise ValueError(f"to plan {settings['data.name']} without its data, state data.train_examples")
-    return total - (total + 5) // 10 if settings["data.select_on"] == "validation" else total
-
-
 def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """The loop's jitted chunk of steps for the devices of ``mesh``, one run with a live teacher, and its arguments.
 
     These are shapes with shardings: states, shared, own, count.
     """
     info, num_examples, batch_size = described(settings), train_examples(settings), settings["batch_size"]
-    parts, dtype = make_parts(settings, info.num_classes), image_dtype(settings)
-    optimizer = make_optimizer(settings, num_examples)
-    steps = steps_per_call(settings, mesh.devices.flat[0].platform)
-    teacher = Teacher()
-    if parts.teacher is not None:
-        images = jax.ShapeDtypeStruct((1, *info.image_shape), dtype)
-        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
-        variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
-        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
-    state = state_shapes(parts, teacher, optimizer, info.image_shape, num_examples)
+    parts, teacher, optimizer, state = run_shapes(settings, num_examples)
+    dtype, steps = image_dtype(settings), steps_per_call(settings, mesh.devices.flat[0].platform)
     on_all, each = replicated(mesh), by_seed(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     int32 = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
@@ -188,8 +155,8 @@ def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return run_chunk, (_placed(state, each), shared, ({}, own), count)
 
 
-def compile_step(settings: Settings, mesh: Mesh) -> Compiled | str:
-    """Compiles the training program for the chips of ``mesh``; the compiler's own message if it does not fit them."""
+def compile_step(settings: Settings, mesh: Mesh) -> dict[str, Any]:
+    """Compiles the training program for the chips of ``mesh``: figures of a step, per chip, or why it does not fit."""
     run_chunk, arguments = make_program(settings, mesh)
     lowered, start = run_chunk.lower(*arguments), time.monotonic()
     try:
@@ -197,7 +164,7 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | str:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return str(error).splitlines()[0]
+        return {"fits": False, "compiler": str(error).splitlines()[0]}
     states, (teacher, data), (_, own), _ = arguments
     analysis, costs = compiled.memory_analysis(), compiled.cost_analysis()
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -210,43 +177,44 @@ def compile_step(settings: Settings, mesh: Mesh) -> Compiled | str:
         "total": held + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes,  # with padding
     }
     parts = settings["optim.accumulate_steps"]  # a loop, whose body the compiler counts once
-    # Batch normalisation sums two numbers per channel forward and two backward; its statistics are two per channel.
+    # All-reduced are gradients and the sums of batch normalisation: two numbers per channel forward and two backward.
     reduced = _bytes(states.params) + 2 * parts * _bytes(states.batch_stats) if mesh.size > 1 else 0
-    flops, traffic = parts * costs["flops"], parts * costs["bytes accessed"]
-    return Compiled(memory, flops, traffic, reduced, time.monotonic() - start)
+    return {
+        "fits": True,
+        "memory_bytes": memory,
+        "flops": parts * costs["flops"],
+        "bytes": parts * costs["bytes accessed"],  # read from and written to memory
+        "collectives": {"operand_bytes": reduced},
+        "compile_seconds": time.monotonic() - start,
+    }
 
 
 def find_largest(
-    per_chip: int, result: Compiled | str, hbm_bytes: int, measure: Callable[[int], Compiled | str]
+    per_chip: int, result: dict[str, Any], hbm_bytes: int, measure: Callable[[int], dict[str, Any]]
 ) -> dict[str, int]:
     """Searches for the largest batch that fits, in images per chip: 0 if none does.
 
     The next size is where the line through the two largest that fit meets the limit, or halfway to one that was
     refused. ``result`` is that of ``per_chip`` images per chip, ``measure`` compiles for another number of them.
     """
-    fits: dict[int, int] = {}  # images per chip: bytes
-    refused, count, compilations = None, per_chip, 0
+    fits, refused = {0: 0}, math.inf  # images per chip: bytes; the smallest number that did not fit
+    count, compilations = per_chip, 0
     while True:
-        if isinstance(result, str):
-            refused = count
+        if result["fits"]:
+            fits[count] = result["memory_bytes"]["total"]
         else:
-            fits[count] = result.memory["total"]
-        best, count = max(fits, default=0), _next_size(fits, refused, hbm_bytes * USABLE)
+            refused = count
+        best, largest = max(fits), math.inf
+        if best:
+            (low, low_size), (_, size) = sorted(fits.items())[-2:]
+            if low_size >= size:  # the compiler saves memory where it gets scarce
+                low, low_size = 0, 0
+            largest = int(best + (hbm_bytes * USABLE - size) * (best - low) / (size - low_size))
+        count = int(largest if largest < refused else (best + refused) // 2)
+        count = count // ROUND * ROUND or count
         if count <= best * CLOSE or compilations == COMPILATIONS:
             return {"per_chip": best, "compilations": compilations}
         result, compilations = measure(count), compilations + 1
-
-
-def _next_size(fits: dict[int, int], refused: int | None, limit: float) -> int:
-    best, count = 0, math.inf
-    if fits:
-        (low, low_size), (best, size) = [(0, 0), *sorted(fits.items())][-2:]
-        if low_size >= size:  # the compiler saves memory where it gets scarce
-            low, low_size = 0, 0
-        count = int(best + (limit - size) * (best - low) / (size - low_size))
-    if refused is not None and count >= refused:
-        count = (best + refused) // 2
-    return int(count) // ROUND * ROUND or int(count)
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:

@@ -29,15 +29,6 @@ def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
 
 
-def _check_scales(scales: Sequence[int]) -> tuple[int, ...]:
-    """``scales`` as a tuple of integers that increase from 1, or ``ValueError``."""
-    checked = tuple(scales) if isinstance(scales, Sequence) else (scales,)
-    integers = all(isinstance(scale, int | np.integer) and not isinstance(scale, bool) for scale in checked)
-    if not checked or not integers or checked[0] != 1 or list(checked) != sorted(set(checked)):
-        raise ValueError(f"scales must be integers that increase and start with 1, such as (1, 2, 4); got {scales!r}")
-    return tuple(int(scale) for scale in checked)
-
-
 @dataclasses.dataclass(frozen=True)
 class Regions:
     """The regions of a map ``[B, h, w, K]`` at every scale.
@@ -57,7 +48,13 @@ class Regions:
 
     def __post_init__(self):
         check_name("pooling", self.pooling, POOLINGS)
-        object.__setattr__(self, "scales", _check_scales(self.scales))
+        scales = tuple(self.scales) if isinstance(self.scales, Sequence) else (self.scales,)
+        integers = all(isinstance(scale, int | np.integer) and not isinstance(scale, bool) for scale in scales)
+        if not scales or not integers or scales[0] != 1 or list(scales) != sorted(set(scales)):
+            raise ValueError(
+                f"scales must be integers that increase and start with 1, such as (1, 2, 4); got {self.scales!r}"
+            )
+        object.__setattr__(self, "scales", tuple(int(scale) for scale in scales))
         if self.pooling == "nested" and self.scales[-1] > NESTED_GRID:
             raise ValueError(f"a scale above {NESTED_GRID} needs pooling='direct'; got {self.scales}")
 

@@ -64,8 +64,8 @@ def read(folder: Path) -> Saved:
     """The network of the run in ``folder``; ``ValueError`` if there is none or its name is not known."""
     config = run_dir.read_config(folder)
     try:
-        network, fields = config["model"], None if "imported" in config else config["data"]
-        name, stem, dtype = network["student"], network["stem"], network["dtype"]
+        fields = None if "imported" in config else config["data"]
+        name, stem, dtype = (config["model"][field] for field in ("student", "stem", "dtype"))
         compute = DTYPES[dtype]
         if fields is None:
             num_classes = int(config["num_classes"])
@@ -98,10 +98,7 @@ def load_variables(folder: Path, step: int) -> dict[str, Any]:
 
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
-    """``ValueError`` unless ``variables`` are those of the network for the images and classes of ``dataset``.
-
-    Of ``dataset`` only ``name``, ``image_shape`` and ``num_classes`` are read.
-    """
+    """``ValueError`` unless ``variables`` are those of the network for the images and classes of ``dataset``."""
     model = create_model(saved.name, dataset.num_classes, saved.stem, DTYPES[saved.dtype])
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
@@ -120,14 +117,8 @@ def write_imported(
 ) -> None:
     """Makes ``folder`` a run's folder with ``variables``, for ``teacher.run``, ``evaluate`` and ``export``.
 
-    Args:
-      folder: made if it is not there; the same import again is fine.
-      name, stem, num_classes: as ``create_model`` takes them.
-      variables: ``{"params": ..., "batch_stats": ...}``; the latter may be absent.
-      source: where they come from, JSON-ready, such as file name and SHA-256.
-
-    Raises:
-      ValueError: if ``folder`` holds anything else, or an argument is not what it should be.
+    The same import again is fine; ``ValueError`` if ``folder`` holds anything else, or for a wrong argument. ``source``
+    says where the variables come from, JSON-ready, such as file name and SHA-256.
     """
     folder = Path(folder)
     if not isinstance(variables, Mapping) or "params" not in variables or variables.keys() - {"params", "batch_stats"}:

@@ -274,7 +274,7 @@ def test_a_report_names_twenty_and_counts_the_rest():
 
 
 def test_options_that_are_none_are_refused(root):
-    with pytest.raises(ValueError, match="on_bad_image must be one of error, skip, got 'ignore'"):
+    with pytest.raises(ValueError, match="on_bad_image must be one of error, skip; got 'ignore'"):
         load(root, "ignore")
     with pytest.raises(ValueError, match="digits is held in memory as it is: data.on_bad_image cannot be chosen"):
         data.load("digits", on_bad_image="skip")

@@ -7,6 +7,7 @@ import pickle
 import struct
 import sys
 import tarfile
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ import pytest
 from sdd_jax import data
 from sdd_jax.data import cifar, mnist
 from sdd_jax.data.cifar import Layout, read_cifar
-from sdd_jax.data.dataset import Raw
 from sdd_jax.data.mnist import read_idx, read_mnist
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+Raw = namedtuple("Raw", "train_images train_labels test_images test_labels")
 
 
-def same(first: Raw, second: Raw):
+def same(first, second):
     for left, right in zip(first, second, strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -50,7 +51,7 @@ def write_mnist(folder, zipped, train=5, test=3):
 def test_idx_folders_are_found_and_padded(tmp_path, zipped, where):
     root = tmp_path / "set"
     images, labels, test_images, test_labels = write_mnist(root / where, zipped)
-    got = read_mnist("fashion_mnist", root)
+    got = Raw(*read_mnist("fashion_mnist", root))
     np.testing.assert_array_equal(got.train_images[:, 2:30, 2:30, 0], images)
     np.testing.assert_array_equal(got.test_images[:, 2:30, 2:30, 0], test_images)
     assert got.train_images.shape == (5, 32, 32, 1) and got.train_images.sum() == images.sum(dtype=np.int64)
@@ -119,7 +120,7 @@ def test_the_real_fashion_mnist():
     assert np.bincount(loaded.train.labels).tolist() == [2000] * 10
     assert np.bincount(loaded.selection.labels).tolist() == [600] * 10
     assert np.bincount(loaded.test.labels).tolist() == [1000] * 10
-    whole = read_mnist("fashion_mnist", DEBIAN)
+    whole = Raw(*read_mnist("fashion_mnist", DEBIAN))
     assert (len(whole.train_labels), len(whole.test_labels)) == (info.train_examples, info.test_examples)
     pixels = whole.train_images[:, 2:30, 2:30] / np.float32(255)
     np.testing.assert_allclose([pixels.mean(), pixels.std()], [*info.mean, *info.std], atol=1e-4)
@@ -228,7 +229,7 @@ def test_every_layout_given_in_every_way_is_the_same_set(tmp_path, name, kind):
         tmp_path / "packed" / layout.archive,
         str(tmp_path / "renamed.tgz"),
     ):
-        got = read_cifar(name, path, layouts)
+        got = Raw(*read_cifar(name, path, layouts))
         same(got, raw)
         assert got.train_images.dtype == np.uint8 and got.train_images.flags.c_contiguous
 
@@ -415,7 +416,7 @@ def test_a_missing_set_says_where_it_looked_and_how_to_get_it(tmp_path, name, co
 @pytest.mark.parametrize(
     ("name", "path", "message"),
     [
-        ("cifar1000", None, "known are digits, mnist, .*; did you mean 'cifar100'"),
+        ("cifar1000", None, "called 'cifar1000': known are digits, mnist, .*, cifar100, "),
         ("xyzzy", None, r"imagenet, image_folder and tfds:NAME$"),
         ("tfds:", None, "no data set is called 'tfds:'"),
         ("digits", "somewhere", "have no path, got 'somewhere'"),
@@ -440,5 +441,5 @@ def test_descriptions_agree_with_themselves():
         assert data.describe(name) is info
         assert len(info.mean) == len(info.std) == info.image_shape[2]
     assert data.INFO["imagenet"][:4] == (1000, (224, 224, 3), 1_281_167, 50_000)
-    with pytest.raises(ValueError, match="did you mean 'imagenet'"):
+    with pytest.raises(ValueError, match="'imagnet': known are .*, imagenet, image_folder and"):
         data.describe("imagnet")

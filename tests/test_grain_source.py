@@ -121,7 +121,7 @@ def test_each_process_reads_its_share(folder, monkeypatch):
     for process in range(2):
         monkeypatch.setattr(grain_source.jax, "process_index", lambda process=process: process)
         monkeypatch.setattr(grain_source.jax, "process_count", lambda: 2)
-        monkeypatch.setattr(grain_source, "_put_share", lambda sharding, arrays: jax.device_put(arrays))
+        monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, arrays: jax.device_put(arrays))
         found = batches(folder, 4)
         assert found[0]["label"].shape == (1, BATCH // 2)
         share = by_position(found)

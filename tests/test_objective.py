@@ -71,6 +71,12 @@ def test_sdd_reads_regions_with_its_options_and_reports_the_share(networks):
     assert objective.needs == {"region_logits"} and distill(kd_loss).needs == {"logits"}
 
 
+def test_without_options_regions_weigh_as_the_released_code_has_them(networks):
+    released = {"complementary_weight": 2.0, "consistent_weight": 1.0, "consistency": "label", "reduction": "mean"}
+    losses = [apply(distill(kd_loss, regions=REGIONS, sdd=sdd), networks, 0)[0] for sdd in (None, released)]
+    np.testing.assert_array_equal(*losses)
+
+
 def test_a_sum_of_objectives_gives_each_its_own(networks):
     """Parameters, memory and keys by name: a term sees nothing of another's."""
 

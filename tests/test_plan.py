@@ -10,7 +10,7 @@ import sets
 
 from configs import image_folder, quickstart
 from sdd_jax import planning
-from sdd_jax.build import assemble, check, load_data, make_parts
+from sdd_jax.build import assemble, check, load_data, make_parts, train_examples
 from sdd_jax.build_teacher import ask_network
 from sdd_jax.commands.plan import as_text, by_method, make_plan, pair_up, read_settings
 from sdd_jax.config import image_dtype
@@ -19,20 +19,19 @@ from sdd_jax.planning import (
     CHIPS,
     FORM,
     GIB,
-    Compiled,
     find_largest,
     make_program,
     parse_topology,
-    train_examples,
 )
 from sdd_jax.training.programs import Programs
 
-REFUSED = "RESOURCE_EXHAUSTED: Used 20.00G of 15.75G hbm."
+REFUSED = {"fits": False, "compiler": "RESOURCE_EXHAUSTED: Used 20.00G of 15.75G hbm."}
 
 
 def compiled(flops=39.4e12, bytes=81.9e9, reduced_bytes=20_000_000, total=8 * GIB):
     memory = {"params": GIB, "optimizer": GIB, "teacher": GIB, "data": GIB, "temporary": 4 * GIB, "total": total}
-    return Compiled(memory, flops, bytes, reduced_bytes, 60.0)
+    figures = {"fits": True, "memory_bytes": memory, "flops": flops, "bytes": bytes, "compile_seconds": 60.0}
+    return figures | {"collectives": {"operand_bytes": reduced_bytes}}
 
 
 # ---------------------------------------------------------------------- figures
@@ -82,7 +81,7 @@ def test_json_has_every_figure():
     assert own["memory_bytes"]["temporary"] == 4 * GIB and fits["largest"]["batch_size"] == 1024
     assert own["seconds"]["step"] == pytest.approx(0.20015) and other["seconds"]["compute"] == pytest.approx(0.1)
     assert own["collectives"] == {"operand_bytes": 20_000_000, "sent_bytes": 30_000_000}
-    assert refused["methods"] == [{"method": "kd", "fits": False, "compiler": REFUSED}]
+    assert refused["methods"] == [{"method": "kd", **REFUSED}]
     assert refused["largest"] is None
 
 
@@ -224,7 +223,8 @@ def test_a_refusal_for_memory_is_an_answer_and_another_error_is_not(monkeypatch)
     settings = check(quickstart.get_config("run=kd").to_dict())
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 24.23G of 15.75G hbm.\n\nProgram hbm requirement: ...")
     monkeypatch.setattr(planning, "make_program", lambda *_: (Lowered(full), ()))
-    assert planning.compile_step(settings, make_mesh()) == "RESOURCE_EXHAUSTED: Used 24.23G of 15.75G hbm."
+    refused = planning.compile_step(settings, make_mesh())
+    assert refused == {"fits": False, "compiler": "RESOURCE_EXHAUSTED: Used 24.23G of 15.75G hbm."}
     other = jax.errors.JaxRuntimeError("INTERNAL: something else")
     monkeypatch.setattr(planning, "make_program", lambda *_: (Lowered(other), ()))
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
@@ -233,7 +233,7 @@ def test_a_refusal_for_memory_is_an_answer_and_another_error_is_not(monkeypatch)
 
 def test_what_has_no_plan_is_refused():
     sequence = quickstart.get_config()
-    with pytest.raises(ValueError, match="choose from .*sdd_kd"):
+    with pytest.raises(ValueError, match="choose one of .*sdd_kd"):
         read_settings(sequence.to_dict())
     config = quickstart.get_config("run=sdd_kd")
     config.seeds = (0, 1)

@@ -19,7 +19,7 @@ from sdd_jax.regions import Regions, average_grid
 
 # Every base loss of the table, with the first of its options: a traced number, so that it costs no compilation.
 PLAIN = {
-    name: (base.function, next(iter(methods.base_options(base))))
+    name: (base.function, next(iter(methods.options_of(base))))
     for name, base in methods.BASES.items()
     if not name.startswith("ls_")  # those are standardized below
 }

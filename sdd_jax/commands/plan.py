@@ -20,11 +20,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdd_jax import methods, planning
-from sdd_jax.build import check
-from sdd_jax.config import Settings
+from sdd_jax.build import check, train_examples
+from sdd_jax.config import Settings, option_fields
 from sdd_jax.files import flatten
 from sdd_jax.mesh import make_mesh
-from sdd_jax.planning import GIB, Compiled, Topology, train_examples
+from sdd_jax.planning import GIB, Topology
 
 
 def define_flags() -> None:
@@ -58,8 +58,6 @@ def main() -> None:
 
 def read_settings(tree: dict[str, Any]) -> Settings:
     """The checked config of a single run with a live teacher."""
-    if "sequence" in tree:
-        raise ValueError(f"plan takes one run, this config is a sequence of them: choose from {list(tree['sequence'])}")
     settings = check(tree)
     if settings["teacher.cache"] is not None:
         raise ValueError("plan compiles the teacher's network into the step: leave teacher.cache out")
@@ -92,7 +90,7 @@ def compile_plan(settings: Settings, topology: Topology, batch_size: int, compar
     """One column: one compilation, unless it is compared or the largest batch is searched for."""
     mesh = make_mesh(planning.topology_devices(topology))
 
-    def compiled(method: str, size: int) -> Compiled | str:
+    def compiled(method: str, size: int) -> dict[str, Any]:
         print(f"compiling {method} for {topology.name} at batch size {size} ...", file=sys.stderr, flush=True)
         return planning.compile_step(by_method(settings, method, size), mesh)
 
@@ -101,9 +99,8 @@ def compile_plan(settings: Settings, topology: Topology, batch_size: int, compar
     if compare and own not in ("plain", compare):
         results[compare] = compiled(compare, batch_size)
     if search:
-        largest = planning.find_largest(
-            batch_size // chips, results[own], hbm, lambda count: compiled(own, count * chips)
-        )
+        per_chip, measure = batch_size // chips, lambda count: compiled(own, count * chips)
+        largest = planning.find_largest(per_chip, results[own], hbm, measure)
     return make_plan(topology, batch_size, settings["epochs"], train_examples(settings), results, largest)
 
 
@@ -111,10 +108,10 @@ def by_method(settings: Settings, method: str, batch_size: int) -> Settings:
     """The config with another base loss, at its usual options, and another batch size."""
     if method == settings["method"]:
         return Settings({**settings, "batch_size": batch_size})
-    options = methods.base_options(methods.BASES[method])
-    kept = {name: value for name, value in settings.items() if ".options." not in name}
-    own = {f"loss.options.{name}": option.default for name, option in options.items()}
-    return Settings({**kept, **own, "method": method, "loss.base": method, "batch_size": batch_size})
+    changed = {name: value for name, value in settings.items() if ".options." not in name}
+    changed |= {"method": method, "loss.base": method, "batch_size": batch_size}
+    options = option_fields(changed, methods.parse(method))
+    return Settings(changed | {name: option.default for name, option in options.items()})
 
 
 def make_plan(
@@ -122,7 +119,7 @@ def make_plan(
     batch_size: int,
     epochs: int,
     num_examples: int,
-    results: Mapping[str, Compiled | str],
+    results: Mapping[str, dict[str, Any]],
     largest: dict[str, int] | None,
 ) -> dict[str, Any]:
     """One column, JSON-ready: bytes, operations and seconds per chip and step.
@@ -145,28 +142,23 @@ def make_plan(
     }
 
 
-def _figures(topology: Topology, batch_size: int, steps: int, result: Compiled | str) -> dict[str, Any]:
+def _figures(topology: Topology, batch_size: int, steps: int, result: dict[str, Any]) -> dict[str, Any]:
     """A step's least time, by "Roofline: An Insightful Visual Performance Model", Williams, Waterman, Patterson, 2009.
 
     That of its operations at the chip's peak or of its memory traffic; what it sends to other chips comes on top, since
     it waits for it.
     """
-    if isinstance(result, str):
-        return {"fits": False, "compiler": result}
-    chip = topology.chip
-    sent = 2 * (topology.chips - 1) / topology.chips * result.reduced_bytes  # in a ring
-    compute, memory, network = result.flops / chip.flops, result.bytes / chip.hbm_rate, sent / chip.link_rate
+    if not result["fits"]:
+        return result
+    chip, reduced = topology.chip, result["collectives"]["operand_bytes"]
+    sent = 2 * (topology.chips - 1) / topology.chips * reduced  # in a ring
+    compute, memory, network = result["flops"] / chip.flops, result["bytes"] / chip.hbm_rate, sent / chip.link_rate
     step = max(compute, memory) + network
-    return {
-        "fits": True,
-        "memory_bytes": result.memory,
-        "flops": result.flops,
-        "bytes": result.bytes,
-        "collectives": {"operand_bytes": result.reduced_bytes, "sent_bytes": sent},
+    return result | {
+        "collectives": {"operand_bytes": reduced, "sent_bytes": sent},
         "seconds": {"compute": compute, "memory": memory, "network": network, "step": step},
         "images_per_second": batch_size / step,
         "hours": steps * step / 3600,
-        "compile_seconds": result.seconds,
     }
 
 

@@ -1,6 +1,5 @@
 """Data sets by name or of a user's own arrays, in memory or read from disk as they are needed, and their batches."""
 
-import difflib
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -23,22 +22,17 @@ AnyDataset = Dataset | StreamedDataset
 class Info(NamedTuple):
     """Facts of a set that are known without reading it.
 
-    Attributes:
-      image_shape: ``(H, W, C)`` as networks see it.
-      train_examples: images of the official training set, before any validation split.
-      mean: per channel, in units of [0, 1], as ``std``.
-      pad: pixels of zero padding before the random crop.
-      augment: how a training image is cropped: "pad_crop" (padded, then a window of its own size) of sets in memory,
-        "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk.
+    ``augment`` says how a training image is cropped: "pad_crop" (padded, then a window of its own size) of sets in
+    memory, "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk.
     """
 
     num_classes: int
-    image_shape: tuple[int, int, int]
-    train_examples: int
+    image_shape: tuple[int, int, int]  # (H, W, C) as networks see it
+    train_examples: int  # of the official training set, before any validation split
     test_examples: int
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, in units of [0, 1], as std
     std: tuple[float, ...]
-    pad: int
+    pad: int  # pixels of zero padding before the random crop
     flip: bool
     augment: str = "pad_crop"
 
@@ -47,24 +41,16 @@ class Info(NamedTuple):
 # usual convention); CIFAR-10 the usual values; CIFAR-100 as in the official code's mdistiller/dataset/cifar100.py;
 # ImageNet as torchvision's, which the official code takes for CUB-200 as well. A mirrored digit is no digit: digits and
 # MNIST are not flipped.
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INFO = {
     "digits": Info(10, (32, 32, 1), 1438, 359, (0.3048,), (0.3754,), 4, False),
     "mnist": Info(10, (32, 32, 1), 60_000, 10_000, (0.1307,), (0.3081,), 4, False),
     "fashion_mnist": Info(10, (32, 32, 1), 60_000, 10_000, (0.2860,), (0.3530,), 4, True),
-    "cifar10": Info(
-        10, (32, 32, 3), 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, True
-    ),
-    "cifar100": Info(
-        100, (32, 32, 3), 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True
-    ),
-    "cub200": Info(
-        200, (224, 224, 3), 5994, 5794, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, True, "resize_crop"
-    ),
-    "imagenet": Info(
-        1000, (224, 224, 3), 1_281_167, 50_000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0, True,
-        "random_resized_crop",
-    ),
-}  # fmt: skip
+    "cifar10": Info(10, (32, 32, 3), 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, True),
+    "cifar100": Info(100, (32, 32, 3), 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True),
+    "cub200": Info(200, (224, 224, 3), 5994, 5794, *_IMAGENET, 0, True, "resize_crop"),
+    "imagenet": Info(1000, (224, 224, 3), 1_281_167, 50_000, *_IMAGENET, 0, True, "random_resized_crop"),
+}
 
 _MEMORY = {  # name: its reader, what its classes are called
     "digits": (mnist.read_digits, mnist.DIGITS),
@@ -83,14 +69,11 @@ def check_name(name: str) -> None:
     """``ValueError`` if no set can have this name."""
     if name in INFO or name == FOLDER or (name.startswith(PREFIX) and len(name) > len(PREFIX)):
         return
-    known = (*INFO, FOLDER)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"no data set is called {name!r}: known are {', '.join(known)} and {PREFIX}NAME{hint}")
+    raise ValueError(f"no data set is called {name!r}: known are {', '.join(INFO)}, {FOLDER} and {PREFIX}NAME")
 
 
 def refuse_in_memory(name: str, option: str, value: Any) -> None:
-    """``ValueError`` if ``name`` is held in memory, where this option does not exist, and it is set."""
+    """``ValueError`` if the option is set of a set held in memory, which does not have it."""
     if name in _MEMORY and value not in (None, "error"):
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 
@@ -119,7 +102,7 @@ def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str
     if name in _MEMORY:
         return _MEMORY[name][1]
     if _has_class_folders(name, path):
-        return folders.folder_classes(name, path)
+        return folders.find_part(name, path)[1]
     return _read_listed(name, path).class_names
 
 
@@ -143,12 +126,13 @@ def load(
       path: where its files are; None looks in ``data`` (and, for Fashion-MNIST, where Debian's package puts it). For
         imagenet it holds class folders or TFDS's imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``,
         ``test/CLASS/*.jpg``), for "tfds:NAME" it is the TFDS data directory.
-      select_on: as in :func:`from_arrays`, like ``train_examples``.
-      image_size: the side of the images of a set on disk; None: 224.
-      augment: how a set on disk is augmented, "resize_crop" or "random_resized_crop"; None: as is usual for it.
-      workers: processes that decode the images of a set on disk; 0: threads of this process.
-      on_bad_image: "error" or "skip" training images of a set on disk that cannot be decoded (:func:`from_records`).
-      skipped: as in :func:`from_records`.
+      select_on: as in :func:`from_arrays`, like ``train_examples``; the others are of sets on disk alone.
+      image_size: the side of the images; None: 224.
+      augment: "resize_crop" or "random_resized_crop"; None: as is usual for the set.
+      workers: processes that decode images; 0: threads of this process.
+      on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
+        and leaves the bad ones out, after all draws, so that these do not depend on them.
+      skipped: the images that an earlier start of the same run left out; None decodes all to find them.
 
     Raises:
       ValueError: for an unknown name, damaged files, a wrong argument, or an option that the set does not have.

@@ -1,8 +1,7 @@
 """Crop, flip and normalisation of image batches: ``uint8`` in, ``float`` out, inside ``jit``, one key per example.
 
 A *view* is the outcome of augmenting one example, as one number: ``flip * side**2 + dy * side + dx`` with
-``side = 2 * pad + 1``, where ``(dy, dx)`` is the corner of the crop in the zero-padded image. The cache of teacher
-outputs has an entry for each view of an example.
+``side = 2 * pad + 1``, where ``(dy, dx)`` is the corner of the crop in the zero-padded image.
 """
 
 import jax

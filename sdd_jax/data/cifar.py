@@ -2,9 +2,6 @@
 
 The python archives hold pickles, and a pickle can run code. So one is read only after its checksum has matched the
 published one, and even then by a reader that can build NumPy arrays and nothing else.
-
-Sources: layouts and the archives' MD5 sums from https://www.cs.toronto.edu/~kriz/cifar.html; MD5 sums of the python
-archives' members from torchvision, https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py.
 """
 
 import functools
@@ -39,17 +36,16 @@ CIFAR100_CLASSES = tuple(
 
 
 class Layout(NamedTuple):
-    """An official archive: its name and MD5 sum, the folder that it extracts to, and ``{member: check}`` in order.
-
-    The last member is the test set. A check is the MD5 sum of a pickle, or the size in bytes of records.
-    """
+    """An official archive."""
 
     archive: str
     md5: str
-    folder: str
-    members: Mapping[str, str | int]
+    folder: str  # that it extracts to
+    members: Mapping[str, str | int]  # in order, the test set last: the MD5 sum of a pickle, or the bytes of records
 
 
+# From https://www.cs.toronto.edu/~kriz/cifar.html; MD5 sums of the python archives' members from torchvision,
+# https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py.
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "cifar10": (
         Layout(
@@ -96,8 +92,7 @@ def read_cifar(
 ) -> Raw:
     """CIFAR-10 or CIFAR-100 (fine labels), in the order of the official files.
 
-    ``path`` is an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory. A
-    checksum or a size that is not that of ``layouts`` is a ``ValueError``.
+    ``path`` is an official ``.tar.gz``, its extracted folder, a folder that holds either, or a TFDS data directory.
     """
     root, known = data_root(path), layouts[name]
     if root.is_file():
@@ -129,7 +124,7 @@ def _read_tfds(directory: Path) -> Raw:
         examples = sorted((source[row] for row in range(len(source))), key=lambda example: example["id"])
         arrays += [np.stack([example["image"] for example in examples])]
         arrays += [np.asarray([example["label"] for example in examples])]
-    return Raw(*arrays)
+    return tuple(arrays)
 
 
 def _read_archive(path: Path, layouts: tuple[Layout, ...]) -> Raw:
@@ -170,7 +165,7 @@ def _read_members(layout: Layout, read: Callable[[str], bytes], where: str) -> R
     for part in (decoded[:-1], decoded[-1:]):
         images = np.concatenate([pixels for pixels, _ in part]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         arrays += [np.ascontiguousarray(images), np.concatenate([labels for _, labels in part])]
-    return Raw(*arrays)
+    return tuple(arrays)
 
 
 def _decode_records(content: bytes, size: int, what: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,19 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sdd_jax.regions import check_name
+
 # Keys of the fixed draws. They are constants and never a run's seed, so that a teacher, its students and every seed
 # hold out the same images. Changing one changes every published split.
 _VALIDATION_KEY = 20_240_617
 _SUBSET_KEY = 20_240_618
 
-
-class Raw(NamedTuple):
-    """What the reader of a set in memory returns, in the order of :func:`from_arrays`."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+# What the reader of a set in memory returns: the first arguments of from_arrays.
+Raw = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def data_root(path: str | PathLike[str] | None) -> Path:
@@ -120,7 +116,13 @@ def from_arrays(
     shapes = whole.images.shape[1:], test.images.shape[1:]
     if shapes[0] != shapes[1]:
         raise ValueError(f"train and test images must have one shape, got {shapes[0]} and {shapes[1]}")
-    names = _number_classes(whole.labels) if class_names is None else tuple(str(name) for name in class_names)
+    if class_names is None:
+        largest = int(whole.labels.argmax())
+        if whole.labels[largest] >= whole.labels.size:
+            got = f"train_labels has {whole.labels[largest]} at position {largest}, which would make more classes than"
+            raise ValueError(f"{got} the {whole.labels.size} examples: if that is meant, give class_names")
+        class_names = [str(label) for label in range(max(int(whole.labels[largest]), 0) + 1)]
+    names = tuple(str(name) for name in class_names)
     if isinstance(class_names, str) or not names or len(set(names)) != len(names):
         raise ValueError(f"class_names must be a sequence of names that differ, one per class, got {class_names!r}")
     for labels, what in ((whole.labels, "train_labels"), (test.labels, "test_labels")):
@@ -137,13 +139,9 @@ def from_arrays(
 
     whole, test = (split._replace(labels=split.labels.astype(np.int32)) for split in (whole, test))
     rows, held = split_rows(whole.labels, select_on, train_examples)
-    train = whole if len(rows) == len(whole.labels) else _take(whole, rows)
-    selection = test if held is None else _take(whole, held)
+    train = whole if len(rows) == len(whole.labels) else Split(*(array[rows] for array in whole))
+    selection = test if held is None else Split(*(array[held] for array in whole))
     return Dataset(name, names, train, selection, test, select_on, mean, std, pad, bool(flip))
-
-
-def _take(split: Split, rows: np.ndarray) -> Split:
-    return Split(*(array[rows] for array in split))
 
 
 def stratified_draw(labels: np.ndarray, counts: ArrayLike, key: int) -> np.ndarray:
@@ -164,8 +162,7 @@ def split_rows(labels: np.ndarray, select_on: str, train_examples: int | None) -
 
     The latter are None if the best epoch is chosen on the test set. Arguments as in :func:`from_arrays`.
     """
-    if select_on not in ("validation", "test"):
-        raise ValueError(f'select_on must be "validation" or "test", got {select_on!r}')
+    check_name("select_on", select_on, ("validation", "test"))
     rows, held = np.arange(len(labels)), None
     if select_on == "validation":
         sizes = np.bincount(labels)
@@ -180,7 +177,6 @@ def split_rows(labels: np.ndarray, select_on: str, train_examples: int | None) -
 
 
 def _subset(labels: np.ndarray, examples: int) -> np.ndarray:
-    """Rows of so many examples, in the proportions of the classes as nearly as integers allow."""
     available = len(labels)
     if isinstance(examples, bool) or not isinstance(examples, int) or not 1 <= examples <= available:
         raise ValueError(f"train_examples must be a whole number from 1 to {available}, got {examples!r}")
@@ -193,7 +189,6 @@ def _subset(labels: np.ndarray, examples: int) -> np.ndarray:
 
 
 def _checked(images: np.ndarray, labels: ArrayLike, what: str) -> Split:
-    """The arrays of a part as a split, with labels of any integer type and range."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         expected = f"{what}_images must be uint8 (0 to 255), [N, H, W, C] or [N, H, W] and not empty"
@@ -203,17 +198,6 @@ def _checked(images: np.ndarray, labels: ArrayLike, what: str) -> Split:
         raise ValueError(f"{expected}, got {labels.dtype} {list(labels.shape)}")
     images = images if images.ndim == 4 else images[..., None]
     return Split(np.ascontiguousarray(images), labels, np.arange(len(images), dtype=np.int32))
-
-
-def _number_classes(labels: np.ndarray) -> tuple[str, ...]:
-    """The names of classes that nobody named: their numbers up to the largest label."""
-    largest = int(labels.argmax())
-    if labels[largest] >= labels.size:
-        raise ValueError(
-            f"train_labels has {labels[largest]} at position {largest}, which would make more classes than the "
-            f"{labels.size} examples: if that is meant, give class_names"
-        )
-    return tuple(str(label) for label in range(max(int(labels[largest]), 0) + 1))
 
 
 def _check_moments(values: Sequence[float], channels: int, what: str) -> tuple[float, ...]:

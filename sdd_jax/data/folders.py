@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,31 +30,8 @@ IMAGENET_TFDS = "imagenet2012"
 _INSTALL = "pip install tensorflow-datasets importlib_resources"  # it imports the latter and does not require it
 
 
-class Records(Protocol):
-    """Encoded images in a fixed order; can be pickled for worker processes.
-
-    ``labels`` are int32 ``[N]``, or None if a label is known only once its image has been read. ``read`` returns the
-    bytes of an image (or its uint8 pixels) and its label, ``name`` what errors call it, ``fingerprint`` a cheap hash.
-    """
-
-    @property
-    def labels(self) -> np.ndarray | None: ...
-    def __len__(self) -> int: ...
-    def read(self, number: int) -> tuple[Any, int]: ...
-    def name(self, number: int) -> str: ...
-    def fingerprint(self) -> str: ...
-
-
-class Listed(NamedTuple):
-    """What a reader of a set on disk returns."""
-
-    train: Records
-    test: Records
-    class_names: tuple[str, ...]
-
-
 class Files:
-    """Image files below one folder, with their labels; as :class:`Records`."""
+    """Image files below one folder, with their labels."""
 
     def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int]):
         self._root = os.fspath(root)
@@ -83,6 +60,57 @@ class Files:
         for number, name in enumerate(self._names):
             digest.update(b"%d %d " % (os.stat(self.name(number)).st_size, len(name)) + name)
         return digest.hexdigest()
+
+
+class TfdsRecords:
+    """One split of a TFDS set; it opens nothing before the first read."""
+
+    labels = None  # they stand in the records
+    _opening = threading.Lock()  # threads that decode would each open the directory
+
+    def __init__(self, directory: Path, split: str, keys: tuple[str, str], length: int):
+        self._directory, self._split, self._keys, self._length = os.fspath(directory), split, keys, length
+        self._source: Any = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_source": None}
+
+    def name(self, number: int) -> str:
+        return f"record {number} of {self._split} in {self._directory}"
+
+    def read(self, number: int) -> tuple[Any, int]:
+        if self._source is None:
+            with self._opening:
+                self._source = self._source or self._open()
+        example = self._source[number]
+        return example[self._keys[0]], int(example[self._keys[1]])
+
+    def fingerprint(self) -> str:
+        described = Path(self._directory, "dataset_info.json").read_bytes()
+        return hashlib.sha256(described + self._split.encode()).hexdigest()
+
+    def _open(self) -> Any:
+        tfds = import_tfds()
+        builder = tfds.builder_from_directory(self._directory)
+        images = (key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image))
+        decoders = {key: tfds.decode.SkipDecoding() for key in images}  # masks and the like too: nobody reads them
+        return builder.as_data_source(split=self._split, decoders=decoders)
+
+
+# Encoded images in a fixed order; worker processes can be sent it. labels are int32 [N], or None if they stand in the
+# records; read returns the bytes of an image (or its uint8 pixels) and its label, name what errors call it.
+Records = Files | TfdsRecords
+
+
+class Listed(NamedTuple):
+    """What a reader of a set on disk returns."""
+
+    train: Records
+    test: Records
+    class_names: tuple[str, ...]
 
 
 def read_cub200(path: str | PathLike[str] | None) -> Listed:
@@ -126,31 +154,26 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
     Classes are numbered in the order of their names, images likewise; folders within a class are searched as well.
     Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Every class needs an image in both parts.
     """
-    train, test = _part(name, path, ["train"]), _part(name, path, TEST_OF.get(name, TEST))
-    classes, others = _class_folders(train), _class_folders(test)
+    train, classes = find_part(name, path)
+    test, others = find_part(name, path, TEST_OF.get(name, TEST))
     if classes != others:
         only = sorted(set(classes) ^ set(others))
         raise ValueError(f"{train} and {test} must have the same classes: only one of them has {', '.join(only[:5])}")
     return Listed(_files(train, classes), _files(test, classes), classes)
 
 
-def folder_classes(name: str, path: str | PathLike[str] | None) -> tuple[str, ...]:
-    """The classes of :func:`read_folder`, without listing the images."""
-    return _class_folders(_part(name, path, ["train"]))
-
-
-def _class_folders(path: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")))
-
-
-def _part(name: str, path: str | PathLike[str] | None, names: Sequence[str]) -> Path:
+def find_part(
+    name: str, path: str | PathLike[str] | None, names: Sequence[str] = ("train",)
+) -> tuple[Path, tuple[str, ...]]:
+    """The first of these folders that is there, and the classes in it."""
     root = data_root(path)
     places = [root / part for part in names]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
         form = f"{root}/{{train,{TEST_OF.get(name, TEST)[0]}}}/CLASS/IMAGE"
         raise not_found(name, places, [f"put the images there as {form}, or name their folder by --config.data.path"])
-    return found
+    classes = (entry.name for entry in os.scandir(found) if entry.is_dir() and not entry.name.startswith("."))
+    return found, tuple(sorted(classes))
 
 
 def _files(folder: Path, classes: Sequence[str]) -> Files:
@@ -170,44 +193,6 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
         if len(names) == before:
             raise ValueError(f"{folder / name} holds no image: every class needs one, or remove the folder")
     return Files(folder, names, labels)
-
-
-class TfdsRecords:
-    """One split of a TFDS set, as :class:`Records`; it opens nothing before the first read."""
-
-    labels = None  # they stand in the records
-    _opening = threading.Lock()  # threads that decode would each open the directory
-
-    def __init__(self, directory: Path, split: str, keys: tuple[str, str], length: int):
-        self._directory, self._split, self._keys, self._length = os.fspath(directory), split, keys, length
-        self._source: Any = None
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_source": None}
-
-    def name(self, number: int) -> str:
-        return f"record {number} of {self._split} in {self._directory}"
-
-    def read(self, number: int) -> tuple[Any, int]:
-        if self._source is None:
-            with self._opening:
-                self._source = self._source or self._open()
-        example = self._source[number]
-        return example[self._keys[0]], int(example[self._keys[1]])
-
-    def fingerprint(self) -> str:
-        described = Path(self._directory, "dataset_info.json").read_bytes()
-        return hashlib.sha256(described + self._split.encode()).hexdigest()
-
-    def _open(self) -> Any:
-        tfds = import_tfds()
-        builder = tfds.builder_from_directory(self._directory)
-        images = (key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image))
-        decoders = {key: tfds.decode.SkipDecoding() for key in images}  # masks and the like too: nobody reads them
-        return builder.as_data_source(split=self._split, decoders=decoders)
 
 
 def read_tfds(name: str, path: str | PathLike[str] | None) -> Listed:

@@ -25,10 +25,9 @@ MOST_THREADS = 16
 
 
 class GrainData:
-    """The training batches of runs over ``dataset.train``, as ``MemoryData``'s, in the order of Grain's shuffle.
+    """As ``MemoryData``, in the order of Grain's shuffle; every process reads its share of a batch.
 
-    Every process reads its share of a batch. Only batches read ahead are kept between steps: a run that goes on from
-    step s reads from there.
+    Only batches read ahead are kept between steps: a run that goes on from step s reads from there.
     """
 
     shared: dict[str, jax.Array] = {}
@@ -118,14 +117,6 @@ def _rows(dataset: StreamedDataset, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(len(dataset.train.index)).seed(seed).shuffle().repeat(None)
 
 
-def _put_share(sharding: NamedSharding, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's share of a batch, on its devices.
-
-    The copies: worker processes hand over shared memory, which a CPU's array would alias and keep.
-    """
-    return jax.make_array_from_process_local_data(sharding, {name: np.array(array) for name, array in arrays.items()})
-
-
 def _start(batches: grain.MapDataset, workers: int, sharding: NamedSharding) -> grain.DatasetIterator:
     """Reads ahead, in order: threads or processes make batches, and another thread puts them on the device."""
     threads = 1 if workers else min(processors(), MOST_THREADS)
@@ -135,15 +126,15 @@ def _start(batches: grain.MapDataset, workers: int, sharding: NamedSharding) -> 
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
-    on_device = read.map(functools.partial(_put_share, sharding))
-    return iter(grain.experimental.ThreadPrefetchIterDataset(on_device, prefetch_buffer_size=AHEAD))
+
+    def put(arrays):  # copies, as a CPU's array would alias and keep the shared memory that worker processes hand over
+        return jax.make_array_from_process_local_data(sharding, {name: np.array(arrays[name]) for name in arrays})
+
+    return iter(grain.experimental.ThreadPrefetchIterDataset(read.map(put), prefetch_buffer_size=AHEAD))
 
 
 def _take(iterator: grain.DatasetIterator) -> dict[str, jax.Array]:
-    """The next batch. An image that cannot be read ends the reading, and its error is raised anew.
-
-    Grain's frames in the first error would keep shared memory alive beyond the end of the process.
-    """
+    """The next batch. An error ends the reading and is raised anew: Grain's frames in it would keep shared memory."""
     try:
         return next(iterator)
     except (ValueError, OSError, MemoryError) as error:

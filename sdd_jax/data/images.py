@@ -38,7 +38,12 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"its {image.width} x {image.height} pixels exceed the limit of {MOST_PIXELS} pixels")
         image.load()
-        _turn_upright(image)
+        try:
+            ImageOps.exif_transpose(image, in_place=True)
+        except MemoryError:
+            raise
+        except Exception:  # damaged metadata do not make the pixels bad
+            pass
         return _to_rgb(image)
     except UnidentifiedImageError:
         known = ", ".join(_formats())
@@ -54,15 +59,6 @@ def _formats() -> tuple[str, ...]:
     """Those of ``FORMATS`` that the installed Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _turn_upright(image: Image.Image) -> None:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # damaged metadata do not make the pixels bad
-        pass
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -89,8 +85,7 @@ def resized_side(size: int) -> int:
 def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A random window for training, uint8 ``[size, size, 3]``, mirrored in half of the cases, and its view.
 
-    "resize_crop" resizes to a square of :func:`resized_side`, whatever the proportions, and takes a window (CUB-200 in
-    the official code). "random_resized_crop" takes a :func:`random_box` and resizes it (ImageNet).
+    "resize_crop" is CUB-200's in the official code, whatever the proportions; "random_resized_crop" is ImageNet's.
     """
     if augment == "resize_crop":
         large = resized_side(size)
@@ -105,10 +100,7 @@ def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Gene
 
 
 def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
-    """The middle of a resized image for evaluation, uint8 ``[size, size, 3]``.
-
-    "resize_crop" resizes to a square of :func:`resized_side`, "random_resized_crop" the shorter side to that.
-    """
+    """The middle of an image for evaluation, resized to a square or, with "random_resized_crop", in proportion."""
     large = resized_side(size)
     width, height = large, large
     if augment == "random_resized_crop" and image.width != image.height:

@@ -1,8 +1,6 @@
 """Batches of a data set in memory, made on the device inside ``jit``, so that the host does nothing per step.
 
-The order is a contract: with B examples a step and N in the split, step s takes positions ``s*B .. s*B + B - 1``, and
-position p is entry ``p % N`` of a permutation that is a function of (seed, ``p // N``). Batches cross the ends of
-epochs, so none is partial, none is dropped, and every example comes exactly once an epoch.
+The order is a contract, in docs/layout.md: no batch is partial, none is dropped, each example comes once an epoch.
 """
 
 import functools
@@ -23,16 +21,13 @@ from sdd_jax.mesh import by_seed, put, replicated, seed_keys
 # Views are drawn from fold_in(key, epoch); epochs stay below this number, so the two streams never meet.
 _ORDER_STREAM = 0x7FFF_FFFF
 
-_INT32_MAX = 2**31 - 1
-
 
 def check_positions(epochs: int, num_examples: int, batch_size: int) -> None:
     """``ValueError`` if the last position of a run, ``ceil(epochs * N / B) * B - 1``, does not fit in int32."""
     positions = -(-epochs * num_examples // batch_size) * batch_size
-    if positions - 1 > _INT32_MAX:
-        raise ValueError(
-            f"{epochs} epochs of {num_examples} examples need {positions} positions: at most {_INT32_MAX + 1} fit int32"
-        )
+    if positions > 2**31:
+        need = f"{epochs} epochs of {num_examples} examples need {positions} positions"
+        raise ValueError(f"{need}: at most {2**31} fit int32")
 
 
 def epochs_per_chunk(steps: int, batch_size: int, num_examples: int) -> int:
@@ -43,17 +38,10 @@ def epochs_per_chunk(steps: int, batch_size: int, num_examples: int) -> int:
 
 @functools.partial(jax.jit, static_argnames="num_examples")
 def epoch_order(key: jax.Array, epochs: ArrayLike, num_examples: int) -> jax.Array:
-    """The permutation of the examples in each of the epochs, int32 ``[E, N]``, for ``jax.random.key(seed)``.
-
-    50,000 examples take about 15 ms an epoch on a CPU, so an order is kept for as many steps as its epochs cover.
-    """
+    """The permutation of the examples in each of the epochs, int32 ``[E, N]``; 50,000 take about 15 ms on a CPU."""
     stream = jax.random.fold_in(key, _ORDER_STREAM)
-    rows = jnp.arange(num_examples, dtype=jnp.int32)
-
-    def order(epoch: jax.Array) -> jax.Array:
-        return jax.random.permutation(jax.random.fold_in(stream, epoch), rows)
-
-    return jax.vmap(order)(jnp.asarray(epochs, jnp.int32))
+    keys = jax.vmap(lambda epoch: jax.random.fold_in(stream, epoch))(jnp.asarray(epochs, jnp.int32))
+    return jax.vmap(jax.random.permutation, (0, None))(keys, jnp.arange(num_examples, dtype=jnp.int32))
 
 
 def locate(
@@ -73,10 +61,7 @@ def locate(
 def train_batch(
     arrays: dict[str, jax.Array], step: ArrayLike, *, source: Any, batch_size: int, dtype: DTypeLike = jnp.float32
 ) -> dict[str, jax.Array]:
-    """The augmented batch of a step of the run; to be called inside ``jit``.
-
-    ``arrays`` are the split's and the run's key, order and first_epoch; ``source`` has mean, std, pad and flip.
-    """
+    """The augmented batch of a step; ``arrays`` are the split's and the run's key, order and first_epoch."""
     position = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     epochs, rows = locate(position, arrays["labels"].shape[0], arrays["first_epoch"], arrays["order"])
     index = arrays["index"][rows]
@@ -97,10 +82,7 @@ def train_batch(
 def eval_batch(
     arrays: dict[str, jax.Array], *, source: Any, batch_size: int, dtype: DTypeLike = jnp.float32
 ) -> dict[str, jax.Array]:
-    """Evaluation batch ``arrays["number"]`` of the split in ``arrays``, in its order; to be called inside ``jit``.
-
-    Rows past the end repeat the last example, an ordinary image, with ``valid`` False.
-    """
+    """Evaluation batch ``arrays["number"]``; rows past the end repeat the last example, with ``valid`` False."""
     examples = arrays["labels"].shape[0]
     positions = jnp.asarray(arrays["number"], jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     rows = jnp.minimum(positions, examples - 1)
@@ -133,10 +115,9 @@ class MemoryData:
             order = jnp.stack([epoch_order(key, epochs, num_examples) for key in keys])
             return {"key": keys, "order": order, "first_epoch": jnp.full(len(seeds), first_epoch)}
 
-        self._keys = seed_keys(seeds, mesh)
+        self._keys, self._on_all = seed_keys(seeds, mesh), replicated(mesh)
         self._make_own = jax.jit(own, out_shardings=by_seed(mesh))
         self._first_epoch, self._own = -1, {}
-        self._on_all = replicated(mesh)
         self.shared = put(dataset.train._asdict(), self._on_all)
 
     def own(self, step: int) -> dict[str, jax.Array]:

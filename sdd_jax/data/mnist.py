@@ -80,7 +80,7 @@ def read_mnist(name: str, path: str | PathLike[str] | None = None) -> Raw:
         elif len(array) != len(arrays[-1]):
             raise ValueError(f"{found} must hold a label for each of the {len(arrays[-1])} images, got {len(array)}")
         arrays.append(array)
-    return Raw(*arrays)
+    return tuple(arrays)
 
 
 def _find(folder: Path, file: str) -> Path | None:
@@ -113,4 +113,4 @@ def read_digits(path: str | PathLike[str] | None = None) -> Raw:
     labels = data.target.astype(np.int32)
     test = stratified_draw(labels, (2 * np.bincount(labels) + 5) // 10, _TEST_KEY)
     train = np.delete(np.arange(len(labels)), test)
-    return Raw(images[train], labels[train], images[test], labels[test])
+    return images[train], labels[train], images[test], labels[test]

@@ -18,6 +18,7 @@ from sdd_jax.data import augment as device
 from sdd_jax.data import images
 from sdd_jax.data.dataset import split_rows
 from sdd_jax.data.folders import Records
+from sdd_jax.regions import check_name
 
 ON_BAD_IMAGE = ("error", "skip")
 SHOWN = 20  # paths that a report names
@@ -107,30 +108,17 @@ def from_records(
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
 ) -> StreamedDataset:
-    """A :class:`StreamedDataset` of records; arguments not listed as in :func:`~sdd_jax.data.load`.
+    """A :class:`StreamedDataset` of records; arguments as in :func:`~sdd_jax.data.load` and :func:`from_arrays`.
 
     Where labels are not known before reading, a tenth of all images is held out, and a subset drawn from all, without
-    regard to the classes.
-
-    Args:
-      train: the images of training and validation.
-      test: those of tests, all of which must be good.
-      mean: per channel, in units of [0, 1], as ``std``.
-      on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
-        and leaves the bad ones out, after all draws, so that these do not depend on them.
-      skipped: the images that an earlier start of the same run left out; None decodes all to find them.
-
-    Raises:
-      ValueError: if an argument is not as described, ``skipped`` is of other images, or no image of a class is left.
+    regard to the classes. ``ValueError`` if ``skipped`` is of other images, or no image of a class is left.
     """
     if not (len(train) and len(test)):
         raise ValueError(f"{name} needs training and test images, got {len(train)} and {len(test)}")
-    if augment not in images.AUGMENTS:
-        raise ValueError(f"augment must be one of {', '.join(images.AUGMENTS)}, got {augment!r}")
+    check_name("augment", augment, images.AUGMENTS)
+    check_name("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     if image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise ValueError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     labels = np.zeros(len(train), np.int32) if train.labels is None else train.labels
     rows, held = split_rows(labels, select_on, train_examples)
     if on_bad_image == "skip":
@@ -168,7 +156,7 @@ def hash_names(records: Records) -> str:
 
 
 def find_bad_images(records: Records, numbers: np.ndarray) -> Skipped:
-    """Decodes the records of ``numbers``, each once, in threads; each of several processes takes a share.
+    """Decodes the records of ``numbers`` in threads; each of several processes takes a share.
 
     Only a fault of the image skips it; an error of the machine (of the file system, too little memory) is raised.
     """
@@ -210,9 +198,8 @@ def _problem(records: Records, number: int) -> str | None:
 def train_example(position: int, row: int, *, dataset: StreamedDataset, seed: int) -> dict[str, Any]:
     """A row of the training split as it is seen at a position of a run.
 
-    It is augmented by a function of (seed, epoch, number of the example) and of nothing else, as images in memory are,
-    but drawn by NumPy's Philox, as worker processes should not start JAX. NumPy promises the generator's bits for good,
-    the numbers made of them for one version.
+    Its augmentation is a function of (seed, epoch, number of the example) alone, drawn by NumPy's Philox, as worker
+    processes should not start JAX. NumPy keeps the generator's bits for good, the numbers made of them for one version.
     """
     image, label = _read(dataset, dataset.train, row)
     number = int(dataset.train.index[row])
@@ -232,7 +219,6 @@ def eval_example(position: int, *, dataset: StreamedDataset, split: StreamedSpli
 
 
 def _read(dataset: StreamedDataset, split: StreamedSplit, row: int) -> tuple[Image.Image, int]:
-    """The decoded image of a row, and its label."""
     number = int(split.index[row])
     name, (data, label) = split.records.name(number), split.records.read(number)
     if not 0 <= label < dataset.num_classes:

@@ -71,16 +71,10 @@ class Served(NamedTuple):
 def open_network(
     folder: Path, *, checkpoint: str = "last", data_name: str | None = None, data_path: str | None = None
 ) -> Served:
-    """The network of the run in ``folder``, for images as its evaluation saw them.
+    """The network of the run in ``folder``, trained or imported, for images as its evaluation saw them.
 
-    Args:
-      folder: of a run, trained or imported.
-      checkpoint: "last" or "best".
-      data_name: the data set whose images it takes, needed for an imported network; None: the run's own.
-      data_path: where the data set's folder is now, if its class names are to be read there; None: where it was.
-
-    Raises:
-      ValueError: if there is no such network, it does not fit the data set, or an imported one is given none.
+    ``data_name`` is needed for an imported network; None: the run's own. ``data_path`` is where the data set's folder
+    is now, if its class names are to be read there; None: where it was.
     """
     network = saved.read(folder)
     fields = network.data_fields(data_name)

@@ -44,9 +44,8 @@ _FIRST, _LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # channels, of a batch of images
 def write_onnx(served: Served, path: Path) -> int:
     """Writes ``path`` and returns the number of its nodes.
 
-    Raw uint8 images ``[batch, H, W, C]`` to logits ``[batch, K]``, any batch size; normalisation and weights are in it,
-    and ``Served.metadata`` is under metadata_props. It computes in float32 whatever the run did: not every runtime
-    convolves in other types. ``ValueError`` if the network uses an operation that has no translation.
+    Normalisation and weights are in it, ``Served.metadata`` is under metadata_props. It computes in float32 whatever
+    the run did: not every runtime convolves in other types. ``ValueError`` at an operation that has no translation.
     """
     network = served.network
     model: Any = create_model(network.name, network.num_classes, network.stem, jnp.float32)

@@ -61,11 +61,7 @@ def find_pictures(path: Path) -> list[Path]:
 
 
 def prepare(path: Path, served: Served) -> np.ndarray:
-    """The picture's pixels as the network takes them, uint8 ``[H, W, C]``; docs/export.md says how.
-
-    Raises:
-      ValueError: names the picture if it cannot be read as one.
-    """
+    """The picture's pixels as the network takes them, uint8 ``[H, W, C]``; docs/export.md says how."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -90,11 +86,7 @@ def prepare(path: Path, served: Served) -> np.ndarray:
 
 
 def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
-    """A prediction for each picture, in their order.
-
-    Raises:
-      ValueError: names a picture that cannot be read, once those before it are done.
-    """
+    """A prediction for each picture, in order; ``ValueError`` at one that cannot be read, after those before it."""
     size = min(BATCH, len(pictures))
 
     @jax.jit
@@ -157,8 +149,7 @@ def as_json(prediction: Prediction, names: Sequence[str]) -> dict[str, Any]:
 def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Sequence[str]) -> Iterator[Prediction]:
     """Passes predictions on and writes each to ``folder``: a line of CSV, a line of JSON, a picture of its regions.
 
-    The pictures were found in ``root``: their places below it are kept. ``ValueError`` if ``folder`` holds predictions
-    already.
+    The pictures were found in ``root``: their places below it are kept.
     """
     if (folder / CSV).exists() or (folder / JSON).exists():
         raise ValueError(f"{folder} holds predictions already: give --output another folder, or remove it")

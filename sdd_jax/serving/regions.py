@@ -40,11 +40,7 @@ def read_regions(region_logits: np.ndarray, logits: np.ndarray, regions: Regions
 
 
 def draw_overlay(pixels: np.ndarray, regions: Sequence[Region], names: Sequence[str], title: str) -> Image.Image:
-    """A panel for each scale: the image, its cells coloured, and in each cell the predicted class.
-
-    Blue cells have the class of the whole image, hatched orange ones another. ``pixels`` are uint8 ``[H, W, C]``, C 1
-    or 3.
-    """
+    """A panel for each scale: the image (uint8 ``[H, W, C]``), its cells coloured, in each cell the predicted class."""
     scales = sorted({region.scale for region in regions})
     sheet = Image.new("RGB", (GAP + len(scales) * (PANEL + GAP), 2 * HEAD + PANEL + GAP), PAPER)
     pen = ImageDraw.Draw(sheet)

@@ -17,10 +17,6 @@ def write_stablehlo(served: Served, path: Path) -> None:
     """Writes ``path``, which ``jax.export.deserialize`` reads, and ``path``.json, which says what it is.
 
     The weights and the normalisation are in it: raw uint8 images ``[B, H, W, C]`` to logits ``[B, K]``, B free.
-
-    Raises:
-      ImportError: without flatbuffers, which ``jax.export`` serialises with.
-      ValueError: if one of the files exists or cannot be written.
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise ImportError("StableHLO files need flatbuffers: pip install -e '.[export]'")
