@@ -127,12 +127,22 @@ def test_the_pages_are_built_without_a_warning(tmp_path):
     )
 
 
-def test_the_own_networks_of_the_page_are_networks():
+def executed(page):
+    """The names of the page's Python."""
     names = {"__name__": "page"}
-    page = ROOT / "docs" / "own_network.md"
-    for block in blocks(page):
+    for block in blocks(ROOT / "docs" / page):
         if block.language == "python":
-            exec(compile(block.text, page.name, "exec"), names)
+            exec(compile(block.text, page, "exec"), names)
+    return names
+
+
+def test_the_table_of_the_page_is_a_table():
+    table = executed("experiments.md")["MATCHING"]
+    assert table.rows == ("KD", "matching") and all(cell.recipe.student == "resnet8" for cell in table.cells)
+
+
+def test_the_own_networks_of_the_page_are_networks():
+    names = executed("own_network.md")
     for make in (names["vit"], names["convnet"], names["linear"]):  # as `create_model` calls a user's function
         model = make(num_classes=7, stem="cifar", dtype=jnp.float32)
         images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
