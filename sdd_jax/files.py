@@ -12,7 +12,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-flatten = partial(flatten_dict, sep=".")  # a nested dictionary as one of dotted names
+flatten: Callable[..., dict[str, Any]] = partial(flatten_dict, sep=".")  # a nested dictionary as one of dotted names
 _TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025-32434
 _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'
 
