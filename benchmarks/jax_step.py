@@ -12,9 +12,9 @@ import numpy as np
 from configs import cifar100
 from sdd_jax import data
 from sdd_jax.build import assemble, check, make_parts
-from sdd_jax.build_teacher import ask_network, cache_header, cache_layout
+from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables
 from sdd_jax.training.programs import Programs
-from sdd_jax.training.teacher import cached_teacher, run_keys
+from sdd_jax.training.teacher import cached_teacher, live_teacher, run_keys
 from sdd_jax.training.teacher_cache import Cache
 
 EXAMPLES, EPOCHS = 2048, 8  # 256 steps of 64
@@ -62,8 +62,8 @@ def prepare(spec):
     images = jnp.zeros((1, *dataset.image_shape))
     variables = jax.jit(partial(parts.teacher.init, train=False))(jax.random.key(1), images)
     if not spec["cached"]:
-        teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
-        return assemble(all_settings, parts, dataset, teacher)
+        folded = folded_variables(settings, parts.teacher, variables, dataset)
+        return assemble(all_settings, parts, dataset, live_teacher(parts.teacher, folded, parts.objective.regions))
     folder = tempfile.TemporaryDirectory(prefix="benchmark_cache_")
     atexit.register(folder.cleanup)
     cached = random_cache(Path(folder.name), settings, parts, variables, dataset, range(spec["seeds"]))

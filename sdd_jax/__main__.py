@@ -41,11 +41,8 @@ USAGE = """usage: python -m sdd_jax COMMAND [--flag=value ...]
 
 python -m sdd_jax COMMAND --help shows its flags and an example. A first run:
   python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart"""
-MODULES = {"import": "import_"}  # of a command whose name is a keyword of Python
 # Errors of what the user named, with messages that need no other words.
 OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)
-PROGRAM_BYTES = 2**32  # of compiled programs are kept at most, those used last
-HELP_COLUMNS = 100  # lines of help are no longer, however wide the terminal is
 REQUIRED = "must have a value"  # in the message of absl's check of a flag that has to be given
 
 
@@ -57,21 +54,19 @@ class _OrNone(flags.ArgumentParser):
         self._number = number
 
     def parse(self, argument: str) -> int | float | None:
-        """See the base class."""
         return None if argument == NONE else self._number.parse(argument)
 
 
 def _help(module) -> str:
-    """The module's docstring and its flags, no wider than the terminal; commands in it are not wrapped."""
-    width = min(shutil.get_terminal_size().columns, HELP_COLUMNS)
+    """The module's docstring and its flags, no wider than the terminal or 100 columns; commands are not wrapped."""
+    width = min(shutil.get_terminal_size().columns, 100)
     paragraphs = module.__doc__.strip().split("\n\n")
     words = [text if text.startswith("python -m") else textwrap.fill(text, width) for text in paragraphs]
     lines = ["\n\n".join(words), "", "flags:"]
     for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]:
         needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
-        default = (
-            "" if flag.default in (None, False, "", []) else f" Default: {str(flag.default_as_str).strip(chr(39))}."
-        )
+        has_default = flag.default not in (None, False, "", [])
+        default = f" Default: {str(flag.default_as_str).strip(chr(39))}." if has_default else ""
         text = f"--{flag.name}: {flag.help}{needed}{default}"
         lines.append(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="      "))
     return "\n".join(lines)
@@ -136,14 +131,12 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs between starts, unless the environment says where or that they are not to be kept.
-
-    XLA itself refuses a program that was compiled for another machine, and compiles it again.
-    """
+    """Keeps compiled programs between starts, unless the environment says where or that they are not to be kept."""
+    # XLA itself refuses a program that was compiled for another machine, and compiles it again.
     if jax.config.values.get("jax_compilation_cache_dir") is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "sdd_jax" / "programs"))
-        jax.config.update("jax_compilation_cache_max_size", PROGRAM_BYTES)
+        jax.config.update("jax_compilation_cache_max_size", 2**32)  # bytes, those used last
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
@@ -181,7 +174,7 @@ def main() -> None:
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
         _end(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
-    module = importlib.import_module(f"sdd_jax.commands.{MODULES.get(command, command)}")
+    module = importlib.import_module(f"sdd_jax.commands.{'import_' if command == 'import' else command}")
     for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser())):
         config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
     module.define_flags()

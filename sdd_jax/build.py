@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sdd_jax import data, methods, processes
-from sdd_jax.build_teacher import ask_cache, ask_network, measure_teacher, read_teacher
+from sdd_jax.build_teacher import ask_cache, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import (
     DTYPES,
     Settings,
@@ -182,7 +182,8 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     parts = make_parts(settings, dataset.num_classes)
     accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
     if settings["teacher.cache"] is None:
-        teacher = ask_network(settings, parts.teacher, variables, dataset, parts.objective)
+        folded = folded_variables(settings, parts.teacher, variables, dataset)
+        teacher = live_teacher(parts.teacher, folded, parts.objective.regions)
     else:
         assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
         needs, steps = parts.objective.needs, steps_per_call(settings)
@@ -201,9 +202,8 @@ def assemble(
     """The runs of settings that differ in ``seed`` alone."""
     settings = all_settings[0]
     same = ("epochs", "batch_size", "eval_every_epochs", "save_every_epochs", "profile_steps")
-    built = Built(
-        config={},
-        config_hash="",
+    make = partial(
+        Built,
         model=parts.model,
         teacher=teacher,
         teacher_accuracy=teacher_accuracy,
@@ -212,13 +212,12 @@ def assemble(
         optimizer=make_optimizer(settings, len(dataset.train.index)),
         dataset=dataset,
         mesh=make_mesh(),
-        seed=0,
         steps_per_call=steps_per_call(settings),
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
         **{name: settings[name] for name in same},
     )
-    return [built._replace(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
+    return [make(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
 
 
 def train_examples(settings: Settings) -> int:
@@ -234,11 +233,8 @@ def train_examples(settings: Settings) -> int:
 def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, optax.GradientTransformation, Any]:
     """Parts, teacher, optimizer and first state of a run, where the arrays of teacher and state are shapes alone."""
     info = described(settings)
-    parts, optimizer, teacher = (
-        make_parts(settings, info.num_classes),
-        make_optimizer(settings, num_examples),
-        Teacher(),
-    )
+    parts, teacher = make_parts(settings, info.num_classes), Teacher()
+    optimizer = make_optimizer(settings, num_examples)
     if parts.teacher is not None:
         images = jax.ShapeDtypeStruct((1, *info.image_shape), image_dtype(settings))
         variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)

@@ -17,8 +17,7 @@ from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
 from sdd_jax.training.loop import make_evaluator
-from sdd_jax.training.objective import Objective
-from sdd_jax.training.teacher import Teacher, cached_teacher, live_teacher, variables_hash
+from sdd_jax.training.teacher import Teacher, cached_teacher, variables_hash
 from sdd_jax.training.teacher_cache import Cache, Layout, stored_as
 
 MEASURED = "measured.json"
@@ -45,14 +44,14 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     if teacher.name != name or teacher.stem != settings["model.stem"]:
         got = f"{teacher.name} with the {teacher.stem} stem"
         raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
-    stated = settings["teacher.accuracy"]
-    if stated is None and teacher.data is None:
+    stated, fields = settings["teacher.accuracy"], teacher.data
+    if stated is None and fields is None:
         stated = settings["teacher.published"]
-    elif stated is None and teacher.data:
+    elif stated is None and fields:
         names = ["name", "image_size", "augment"]
         if settings["data.name"] not in data.INFO:  # sets of one's own go by their path
             names.append("path")
-        if all(teacher.data.get(name) == settings[f"data.{name}"] for name in names):
+        if all(fields.get(name) == settings[f"data.{name}"] for name in names):
             stated = 100 * done["last"]["accuracy"]
     return teacher, saved.load_variables(folder, done["last"]["step"]), stated
 
@@ -91,13 +90,7 @@ def measure_teacher(
 
 def folded_variables(settings: Settings, network: Any, variables: Any, dataset: AnyDataset) -> dict[str, Any]:
     """What the teacher is asked with, live and for a cache: batch normalisations folded into its convolutions."""
-    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
-    return fold(network, variables, images)
-
-
-def ask_network(settings: Settings, network: Any, variables: Any, dataset: AnyDataset, objective: Objective) -> Teacher:
-    """The teacher's network itself."""
-    return live_teacher(network, folded_variables(settings, network, variables, dataset), objective.regions)
+    return fold(network, variables, jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings)))
 
 
 def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:
@@ -125,8 +118,7 @@ def ask_cache(
 ) -> Teacher:
     """The teacher of ``teacher.cache`` for all seeds; ``ValueError`` if it is another's, or lacks what they need."""
     settings = all_settings[0]
-    lacking = needs - {"logits", "region_logits"}
-    if lacking:
+    if lacking := needs - {"logits", "region_logits"}:
         raise ValueError(f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}: no cache holds that")
     folder = Path(settings["teacher.cache"])
     layout = cache_layout(settings, network, dataset)

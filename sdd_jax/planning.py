@@ -1,7 +1,4 @@
-"""What a config takes on TPUs that are not here: slices such as "v5e:16x16", and the loop's program compiled for them.
-
-The program is compiled ahead of time, from shapes alone; what it takes is held against the chips' published numbers.
-"""
+"""What a config takes on TPUs that are not here: slices such as "v5e:16x16", and the program compiled for them."""
 
 import importlib.util
 import math
@@ -92,12 +89,9 @@ def parse_topology(name: str) -> Topology:
 
 
 def prepare() -> None:
-    """Keeps JAX from looking for the machine's chips; call it before anything asks for devices.
-
-    JAX's cache of compiled programs is off: it cannot read back programs for chips that are not there.
-    """
+    """Keeps JAX from looking for the machine's chips; call it before anything asks for devices."""
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read back programs for absent chips
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -119,10 +113,7 @@ def topology_devices(topology: Topology) -> list[Any]:
 
 
 def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """The loop's jitted chunk of steps for the devices of ``mesh``, one run with a live teacher, and its arguments.
-
-    These are shapes with shardings: states, shared, own, count.
-    """
+    """The loop's jitted chunk of steps of one run with a live teacher on ``mesh``, and its arguments' shapes."""
     info, num_examples, batch_size = described(settings), train_examples(settings), settings["batch_size"]
     parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     dtype, steps = image_dtype(settings), steps_per_call(settings, mesh.devices.flat[0].platform)
@@ -140,17 +131,8 @@ def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
         data |= {name: int32((num_examples,)) for name in ("labels", "index")}
         order = int32((memory.epochs_per_chunk(steps, batch_size, num_examples), num_examples))
         own = _placed({"key": key, "order": order, "first_epoch": int32(())}, each)
-    run_chunk = jit_run_chunk(
-        parts.model,
-        teacher.apply,
-        parts.objective,
-        optimizer,
-        make_batch,
-        mesh,
-        num_examples=num_examples,
-        steps_per_call=steps,
-        accumulate=settings["optim.accumulate_steps"],
-    )
+    options = {"num_examples": num_examples, "steps_per_call": steps, "accumulate": settings["optim.accumulate_steps"]}
+    run_chunk = jit_run_chunk(parts.model, teacher.apply, parts.objective, optimizer, make_batch, mesh, **options)
     shared, count = _placed(((teacher.arrays, data), int32(())), on_all)
     return run_chunk, (_placed(state, each), shared, ({}, own), count)
 
@@ -189,9 +171,7 @@ def compile_step(settings: Settings, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def find_largest(
-    per_chip: int, result: dict[str, Any], hbm_bytes: int, measure: Callable[[int], dict[str, Any]]
-) -> dict[str, int]:
+def find_largest(per_chip: int, result: Any, hbm_bytes: int, measure: Callable[[int], Any]) -> dict[str, int]:
     """Searches for the largest batch that fits, in images per chip: 0 if none does.
 
     The next size is where the line through the two largest that fit meets the limit, or halfway to one that was

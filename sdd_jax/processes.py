@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import jax
@@ -69,12 +68,10 @@ def join(
 
 
 def named_by_environment() -> bool:
-    """Whether this is one of several processes by the variables that the launchers known to JAX set.
-
-    A TPU host outside of GKE has none: True, and JAX asks the metadata server, which may say that it is alone.
-    """
+    """Whether this is one of several processes by the variables that the launchers known to JAX set."""
     values = os.environ
     hosts = values.get("TPU_PROCESS_ADDRESSES") or values.get("TPU_WORKER_HOSTNAMES")
+    # A TPU host outside of GKE has none: True, and JAX asks the metadata server, which may say that it is alone.
     chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
     asks = hosts is None and "TPU_SKIP_MDS_QUERY" not in values  # which JAX sets where it finds no TPU
     slices = "," in (hosts or "") or int(values.get("MEGASCALE_NUM_SLICES", 1)) > 1
@@ -152,7 +149,7 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
         return
     received: list[int] = []
 
-    def receive(number: int, frame: FrameType | None) -> None:
+    def receive(number: int, _) -> None:
         if received:
             os._exit(128 + number)
         received.append(number)

@@ -33,10 +33,6 @@ class Saved(NamedTuple):
     model: Any
 
     @property
-    def imported(self) -> bool:
-        return self.data is None
-
-    @property
     def image_dtype(self) -> Any:
         """What images are normalised in: at least float32."""
         return jnp.promote_types(DTYPES[self.dtype], jnp.float32)

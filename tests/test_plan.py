@@ -11,7 +11,7 @@ import sets
 from configs import image_folder, quickstart
 from sdd_jax import planning
 from sdd_jax.build import assemble, check, load_data, make_parts, train_examples
-from sdd_jax.build_teacher import ask_network
+from sdd_jax.build_teacher import folded_variables
 from sdd_jax.commands.plan import as_text, by_method, make_plan, pair_up, read_settings
 from sdd_jax.config import image_dtype
 from sdd_jax.mesh import make_mesh
@@ -24,6 +24,7 @@ from sdd_jax.planning import (
     parse_topology,
 )
 from sdd_jax.training.programs import Programs
+from sdd_jax.training.teacher import live_teacher
 
 REFUSED = {"fits": False, "compiler": "RESOURCE_EXHAUSTED: Used 20.00G of 15.75G hbm."}
 
@@ -165,9 +166,8 @@ def loop_and_plan(config):
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     shapes = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    built = assemble(
-        [settings], parts, dataset, ask_network(settings, parts.teacher, variables, dataset, parts.objective)
-    )[0]
+    folded = folded_variables(settings, parts.teacher, variables, dataset)
+    built = assemble([settings], parts, dataset, live_teacher(parts.teacher, folded, parts.objective.regions))[0]
     assert train_examples(settings) == len(dataset.train.index)
     programs = Programs([built])
     try:

@@ -37,7 +37,7 @@ def test_divergence_and_agreement_by_hand():
     second = 0.9 * math.log(0.9 / 0.8) + 0.1 * math.log(0.1 / 0.2)
     assert measures.divergence(student, teacher) == pytest.approx((first + second) / 2)
     assert measures.divergence(teacher, teacher) == 0
-    assert measures.agreement(student, teacher) == 0.5  # of equal classes the first is the prediction
+    assert measures.accuracy(student, teacher.argmax(-1)) == 0.5  # of equal classes the first is the prediction
 
 
 def test_a_class_that_the_teacher_rules_out_adds_nothing():

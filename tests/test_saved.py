@@ -142,7 +142,7 @@ def test_a_network_without_normalisation_is_imported_too(tmp_path):
             source={"made": "here"},
         )
     network = saved.read(tmp_path / "run")
-    assert network.imported and saved.steps(tmp_path / "run") == {"last": 0, "best": 0}
+    assert network.data is None and saved.steps(tmp_path / "run") == {"last": 0, "best": 0}
     loaded = saved.load_variables(tmp_path / "run", 0)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
     config = student(tmp_path / "run")

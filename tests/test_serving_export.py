@@ -13,8 +13,8 @@ from served import images, live, served
 
 from sdd_jax.models import Classifier
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
+from sdd_jax.serving.network import write_stablehlo
 from sdd_jax.serving.onnx_graph import write_onnx
-from sdd_jax.serving.stablehlo import write_stablehlo
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

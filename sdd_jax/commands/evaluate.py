@@ -29,7 +29,7 @@ def main() -> None:
     args, workdir = flags.FLAGS, Path(flags.FLAGS.workdir)
     folders = saved.find_folders(workdir) or [workdir]
     for folder in folders:
-        if len(folders) > 1 and args.data is None and saved.read(folder).imported:
+        if len(folders) > 1 and args.data is None and saved.read(folder).data is None:
             print(f"{folder} holds an imported network, which names no data: left out")
         else:
             evaluate(folder, args.data, args.data_path)
@@ -51,5 +51,5 @@ def evaluate(folder: Path, name: str | None, path: str | None) -> None:
         )
         seen = f"{results['examples']} test images of {dataset.name}"
         print(f"{folder} {which} (step {step}): {numbers} on {seen}", flush=True)
-        if network.imported:
+        if network.data is None:
             break  # its one checkpoint is the last and the best

@@ -54,6 +54,5 @@ def main(file: str) -> None:
     tensors = find_state_dict(checkpoint, args.entry).items()
     kinds = {array.dtype.name for name, array in tensors if name.startswith(args.prefix or "")}
     for kind in sorted(kinds - {"float32", "int64"}):
-        how = "rounded" if kind == "float64" else "widened"
-        print(f"tensors of {kind} were {how} to float32")
+        print(f"tensors of {kind} were {'rounded' if kind == 'float64' else 'widened'} to float32")
     print(f"as a teacher: --config.teacher.run={folder}")

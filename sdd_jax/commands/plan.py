@@ -13,7 +13,7 @@ is one compilation. --compare=kd adds another, --search several for each kind of
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -115,17 +115,9 @@ def by_method(settings: Settings, method: str, batch_size: int) -> Settings:
 
 
 def make_plan(
-    topology: Topology,
-    batch_size: int,
-    epochs: int,
-    num_examples: int,
-    results: Mapping[str, dict[str, Any]],
-    largest: dict[str, int] | None,
+    topology: Topology, batch_size: int, epochs: int, num_examples: int, results: dict[str, Any], largest: dict | None
 ) -> dict[str, Any]:
-    """One column, JSON-ready: bytes, operations and seconds per chip and step.
-
-    ``results`` has the config's method first, then the one that it is compared with, if any.
-    """
+    """One column, JSON-ready; ``results`` has the config's method first, then the one that it is compared with."""
     steps = math.ceil(epochs * num_examples / batch_size)
     return {
         "topology": topology.name,
@@ -143,17 +135,13 @@ def make_plan(
 
 
 def _figures(topology: Topology, batch_size: int, steps: int, result: dict[str, Any]) -> dict[str, Any]:
-    """A step's least time, by "Roofline: An Insightful Visual Performance Model", Williams, Waterman, Patterson, 2009.
-
-    That of its operations at the chip's peak or of its memory traffic; what it sends to other chips comes on top, since
-    it waits for it.
-    """
+    """A step's least time: "Roofline: An Insightful Visual Performance Model", Williams, Waterman, Patterson, 2009."""
     if not result["fits"]:
         return result
     chip, reduced = topology.chip, result["collectives"]["operand_bytes"]
     sent = 2 * (topology.chips - 1) / topology.chips * reduced  # in a ring
     compute, memory, network = result["flops"] / chip.flops, result["bytes"] / chip.hbm_rate, sent / chip.link_rate
-    step = max(compute, memory) + network
+    step = max(compute, memory) + network  # which comes on top, since the step waits for it
     return result | {
         "collectives": {"operand_bytes": reduced, "sent_bytes": sent},
         "seconds": {"compute": compute, "memory": memory, "network": network, "step": step},
@@ -167,9 +155,8 @@ def as_text(plans: Sequence[dict[str, Any]]) -> str:
     columns = [_column(plan) for plan in plans]
     table = [list(columns[0]), *(list(column.values()) for column in columns)]
     widths = [max(map(len, column)) for column in table]
-    lines = []
-    for name, *cells in zip(*table, strict=True):
-        lines.append("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
+    rows = zip(*table, strict=True)
+    lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *dict.fromkeys(_notes(plans))])
 
 
@@ -222,9 +209,7 @@ def _notes(plans: Sequence[dict[str, Any]]) -> list[str]:
         f"{plan['link_bytes_per_second'] / 1e9:.0f} GB/s each way"
         for plan in plans
     ]
-    notes.append(
-        "ms a step = max(compute, memory) + interconnect; of S bytes all-reduced a chip sends 2 (n - 1) / n * S"
-    )
+    notes += ["ms a step = max(compute, memory) + interconnect; of S bytes all-reduced a chip sends 2 (n - 1) / n * S"]
     if any(plan["largest"] for plan in plans):
         notes.append("largest batch: searched for on each chip's first topology; a program of that size was compiled")
     return notes + [

@@ -9,7 +9,6 @@ python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,32 +51,28 @@ def main() -> None:
     given = flags.FLAGS
     processes.join(given.coordinator, given.processes, given.process, wait=given.coordinator_wait)
     with processes.stop_signals() as should_stop:
-        _train(given.config, Path(given.workdir), should_stop)
-
-
-def _train(config: ConfigDict, workdir: Path, should_stop: Callable[[int], int | None]) -> None:
-    groups = list_runs(config, workdir)
-    runs = [run for group in groups for run in group]
-    for run in runs:  # all of them are checked before the first one starts
-        processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
-    say = partial(print, flush=True) if processes.is_first() else lambda text: None
-    for group in groups:
-        unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
-        built = build_together([run.config for run in unfinished], _skipped(unfinished))
-        for run in group:
-            if len(runs) > 1:
-                say(f"[{1 + runs.index(run)}/{len(runs)}] {run.folder}")
-            if run in unfinished:
-                say(describe(built[unfinished.index(run)], run.settings))
-            else:
-                say(f"{run.folder} has finished")
-        if unfinished:
-            train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
-        for run in group:
-            name = f"{run.folder}: " if len(group) > 1 else ""
-            say(name + summary(read_json(run.folder / run_dir.DONE)))
-    if len(runs) > 1:
-        say(table(runs))
+        groups = list_runs(given.config, Path(given.workdir))
+        runs = [run for group in groups for run in group]
+        for run in runs:  # all of them are checked before the first one starts
+            processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
+        say = partial(print, flush=True) if processes.is_first() else lambda text: None
+        for group in groups:
+            unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
+            built = build_together([run.config for run in unfinished], _skipped(unfinished))
+            for run in group:
+                if len(runs) > 1:
+                    say(f"[{1 + runs.index(run)}/{len(runs)}] {run.folder}")
+                if run in unfinished:
+                    say(describe(built[unfinished.index(run)], run.settings))
+                else:
+                    say(f"{run.folder} has finished")
+            if unfinished:
+                train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
+            for run in group:
+                name = f"{run.folder}: " if len(group) > 1 else ""
+                say(name + summary(read_json(run.folder / run_dir.DONE)))
+        if len(runs) > 1:
+            say(table(runs))
 
 
 def _skipped(runs: list[Run]) -> Skipped | None:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdd_jax._version import __version__
+from sdd_jax import __version__
+from sdd_jax.files import write_whole
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.figures import draw_all
@@ -21,7 +21,7 @@ from sdd_jax.serving.regions import Region, read_regions
 
 __all__ = ["write_report"]
 
-NAME, MARK = "report.html", '<meta name="generator" content="sdd_jax report'
+MARK = '<meta name="generator" content="sdd_jax report'
 SHOWN_CLASSES = 40  # of the table of classes, at most: those that changed most
 SHOWN_IMAGES = 6  # that were put right, and that were put wrong
 
@@ -48,7 +48,12 @@ def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, d
             __import__(module)
         except ImportError as error:
             raise ImportError(f"the report needs {module}: pip install -e '.[report]'") from error
-    file = _place(Path(output))
+    output = Path(output)
+    file = output if output.suffix.lower() in (".html", ".htm") else output / "report.html"
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name a file for the page, or another folder")
+    if file.exists() and MARK not in file.read_text(errors="replace")[:2000]:
+        raise ValueError(f"{file} is there and no report: it is not overwritten, give --output another place")
     study = Study(group_runs(find_runs([Path(run) for run in runs])), data_path)
     pictures = draw_all(study)
     text = template("page.html").render(
@@ -70,19 +75,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, d
     file.parent.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         (file.parent / f"{file.stem}_{name}.png").write_bytes(picture[0])
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
-    return file
-
-
-def _place(output: Path) -> Path:
-    """The page's file for --output; ``ValueError`` if something else is there."""
-    file = output if output.suffix.lower() in (".html", ".htm") else output / NAME
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder: name a file for the page, or another folder")
-    if file.exists() and MARK not in file.read_text(errors="replace")[:2000]:
-        raise ValueError(f"{file} is there and no report: it is not overwritten, give --output another place")
+    write_whole(file, text.encode())
     return file
 
 
@@ -90,7 +83,7 @@ def template(name: str) -> Any:
     """One of the templates beside this file; values are escaped in it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    environment: Any = Environment(
         loader=PackageLoader("sdd_jax.reporting", ""),
         autoescape=True,
         undefined=StrictUndefined,
@@ -98,13 +91,9 @@ def template(name: str) -> Any:
         lstrip_blocks=True,
     )
     environment.filters["method_name"] = method_name
-    environment.filters["data_address"] = _data_address
+    environment.filters["data_address"] = lambda image: "data:image/png;base64," + base64.b64encode(image).decode()
     environment.filters["spread"] = lambda values, digits=2: measures.spread(values).text(digits) if values else "–"
     return environment.get_template(name)
-
-
-def _data_address(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _result(study: Study, label: str, networks: list[np.ndarray], group: Group | None = None) -> dict[str, Any]:
@@ -116,7 +105,7 @@ def _result(study: Study, label: str, networks: list[np.ndarray], group: Group |
         "label": label,
         "last": [100 * one["last"]["accuracy"] for one in results] or measured,
         "best": [100 * one["best"]["accuracy"] for one in results],
-        "agreement": [100 * measures.agreement(logits, teacher.logits) for logits in networks] if teacher else [],
+        "agreement": [100 * measures.accuracy(one, teacher.logits.argmax(-1)) for one in networks] if teacher else [],
         "divergence": [measures.divergence(logits, teacher.logits) for logits in networks] if teacher else [],
         "ece": [100 * measures.reliability([logits], study.labels).ece for logits in networks],
         "seconds": [one["seconds"] for one in results if "seconds" in one],

@@ -10,7 +10,6 @@ import numpy as np
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.study import Group, Run, Study
 
-DPI = 120
 SHOWN_CLASSES = 30  # at most, of the figure of gains
 MARKERS, STYLES = "osD^vP", ("-", "--", "-.", ":")
 
@@ -44,7 +43,6 @@ DARK = Theme(
     ),
 )  # fmt: skip
 
-
 Picture = tuple[bytes, bytes]  # PNG files for a light and a dark page
 
 
@@ -57,8 +55,7 @@ def draw_all(study: Study) -> dict[str, Picture]:
         "correlation": _correlation(study),
         "tsne": _tsne(study),
     }
-    for number, pair in enumerate(study.pairs()):
-        drawn[f"classes_{number + 1}"] = _gains(study, *pair)
+    drawn |= {f"classes_{number}": _gains(study, *pair) for number, pair in enumerate(study.pairs(), start=1)}
     return {name: picture for name, picture in drawn.items() if picture is not None}
 
 
@@ -78,7 +75,7 @@ def _draw(paint: Callable[[Any, Theme], None], size: tuple[float, float]) -> Pic
         with matplotlib.rc_context(settings):
             figure, buffer = Figure(figsize=size, layout="constrained"), io.BytesIO()
             paint(figure, theme)
-            figure.savefig(buffer, dpi=DPI, metadata={"Software": "sdd_jax"})
+            figure.savefig(buffer, dpi=120, metadata={"Software": "sdd_jax"})
         return buffer.getvalue()
 
     return draw(LIGHT), draw(DARK)
@@ -106,25 +103,21 @@ def _curves(study: Study) -> Picture:
         for axis, (title, metric, factor) in zip(axes, panels, strict=True):
             for number, group in enumerate(study.groups):
                 epochs, values = _values(group.runs, metric, "test")
-                if len(epochs):
-                    _band(axis, theme, number, group.label, epochs, factor * values)
+                if not len(epochs):
+                    continue
+                mean, colour = factor * values.mean(0), theme.cycle[number % len(theme.cycle)]
+                style = STYLES[number % len(STYLES)] + MARKERS[number % len(MARKERS)]
+                label = f"{group.label} (n = {len(values)})"
+                axis.plot(epochs, mean, style, color=colour, markersize=4, label=label)
+                if len(values) > 1:
+                    sd = factor * values.std(0, ddof=1)
+                    axis.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.22, linewidth=0)
             axis.set_title(title, loc="left")
             axis.set_xlabel("epoch")
             axis.grid(True)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
     return _draw(paint, (9.5, 3.6 + 0.25 * math.ceil(len(study.groups) / 3)))
-
-
-def _band(axis: Any, theme: Theme, number: int, label: str, epochs: np.ndarray, values: np.ndarray) -> None:
-    """The mean over runs, and a band of one standard deviation."""
-    mean, colour = values.mean(0), theme.cycle[number % len(theme.cycle)]
-    style = {"linestyle": STYLES[number % len(STYLES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 4}
-    axis.plot(epochs, mean, color=colour, label=f"{label} (n = {len(values)})", **style)
-    if len(values) > 1:
-        sd = values.std(0, ddof=1)
-        axis.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.22, linewidth=0)
 
 
 def _regions(study: Study) -> Picture | None:
@@ -145,7 +138,16 @@ def _regions(study: Study) -> Picture | None:
             left.grid(True)
             right.set_title("\nshare of the distillation loss, %", loc="left")
             if parts:
-                _stack(right, theme, epochs, parts)
+                shades = {"consistent": iter(theme.consistent), "complementary": iter(theme.complementary)}
+                last = {"consistent": theme.consistent[-1], "complementary": theme.complementary[-1]}
+                style = {"colors": [next(shades[kind], last[kind]) for kind, _ in parts], "edgecolor": theme.paper}
+                labels = [f"{kind} {scale}" for kind, scale in parts]
+                areas = right.stackplot(epochs, *parts.values(), labels=labels, linewidth=0.5, **style)
+                for area, (kind, _) in zip(areas, parts, strict=True):
+                    area.set_hatch("" if kind == "consistent" else "///")
+                right.set_ylim(0, 100)
+                right.legend(reverse=True, loc="center left", bbox_to_anchor=(1.0, 0.5))
+                right.margins(x=0)
             else:
                 right.text(0.5, 0.5, "not logged by these runs", ha="center", transform=right.transAxes)
                 right.set_yticks([])
@@ -153,21 +155,6 @@ def _regions(study: Study) -> Picture | None:
                 axis.set_xlabel("epoch")
 
     return _draw(paint, (9.5, 3.3 * len(groups)))
-
-
-def _stack(axis: Any, theme: Theme, epochs: np.ndarray, parts: dict[tuple[str, str], np.ndarray]) -> None:
-    """What each kind and scale adds to the loss."""
-    shades = {"consistent": iter(theme.consistent), "complementary": iter(theme.complementary)}
-    last = {"consistent": theme.consistent[-1], "complementary": theme.complementary[-1]}
-    colours = [next(shades[kind], last[kind]) for kind, _ in parts]
-    labels = [f"{kind} {scale}" for kind, scale in parts]
-    areas = axis.stackplot(epochs, *parts.values(), colors=colours, labels=labels, edgecolor=theme.paper, linewidth=0.5)
-    for area, (kind, _) in zip(areas, parts, strict=True):
-        area.set_hatch("" if kind == "consistent" else "///")
-    axis.set_ylim(0, 100)
-    handles, texts = axis.get_legend_handles_labels()
-    axis.legend(handles[::-1], texts[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axis.margins(x=0)
 
 
 def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str, Any], dict[Any, Any]] | None:
@@ -210,13 +197,13 @@ def _calibration(study: Study) -> Picture:
         axes = _panels(figure, len(entries), across, sharex=True, sharey=True, subplot_kw={"box_aspect": 1})
         for axis, (label, networks) in zip(axes.flat, entries, strict=False):
             bins = measures.reliability(networks, study.labels)
-            left, width, shares = bins.edges[:-1], bins.edges[1], bins.counts / bins.counts.sum()
+            left, width = np.linspace(0, 1, len(bins.counts), endpoint=False, retstep=True)
             axis.bar(
                 left, bins.accuracy, width, align="edge", color=theme.cycle[0], edgecolor=theme.paper, linewidth=0.6
             )
             axis.plot([0, 1], [0, 1], color=theme.ink, linewidth=1, linestyle="--")
             axis.plot(bins.confidence, bins.accuracy, MARKERS[2], color=theme.cycle[1], markersize=3.5)
-            axis.bar(left, -0.18 * shares / shares.max(), width, align="edge", color=theme.faint)
+            axis.bar(left, -0.18 * bins.counts / bins.counts.max(), width, align="edge", color=theme.faint)
             ece = measures.spread([100 * measures.reliability([logits], study.labels).ece for logits in networks])
             axis.set_title(f"{label}\nECE {ece.text()} %, n = {ece.n}", loc="left", fontsize=9)
             axis.set(xlim=(0, 1), ylim=(-0.2, 1), yticks=[0, 0.5, 1])
@@ -280,8 +267,8 @@ def _tsne(study: Study) -> Picture | None:
                 axis.scatter(*chosen.T, s=9, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
             axis.set_title(title, loc="left", fontsize=9)
             axis.set(xticks=[], yticks=[])
-        handles, texts = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside lower center", ncols=min(5, len(texts)), markerscale=2, fontsize=8.5)
+        names = axes.flat[0].get_legend_handles_labels()
+        figure.legend(*names, loc="outside lower center", ncols=5, markerscale=2, fontsize=8.5)
 
     return _draw(paint, (max(4.5, 2.5 * across), 0.9 + 2.7 * math.ceil(len(entries) / 4)))
 

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-BINS = 15
-
 
 class Spread(NamedTuple):
     """Values of runs that differ in their seed alone."""
@@ -24,7 +22,6 @@ class Spread(NamedTuple):
 class Reliability(NamedTuple):
     """Confidence and accuracy in bins of equal width; NaN in a bin without images."""
 
-    edges: np.ndarray  # [bins + 1], 0 to 1
     counts: np.ndarray  # [bins], images
     confidence: np.ndarray  # [bins], the mean in the bin
     accuracy: np.ndarray  # [bins]
@@ -41,11 +38,6 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(-1) == labels).mean())
 
 
-def agreement(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
-    """The share of images with the same prediction, 0 to 1."""
-    return accuracy(student_logits, teacher_logits.argmax(-1))
-
-
 def divergence(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     """The mean of KL(teacher || student) at temperature 1, in nats."""
     teacher, student = (log_softmax(logits.astype(np.float64), -1) for logits in (teacher_logits, student_logits))
@@ -55,7 +47,7 @@ def divergence(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     return float(terms.sum(-1).mean())
 
 
-def reliability(networks: Sequence[np.ndarray], labels: np.ndarray, bins: int = BINS) -> Reliability:
+def reliability(networks: Sequence[np.ndarray], labels: np.ndarray, bins: int = 15) -> Reliability:
     """Calibration of the predicted class's probability, over the logits of one or several networks together.
 
     Source: "On Calibration of Modern Neural Networks" (Guo et al., 2017), section 2: bins of equal width, each closed
@@ -63,13 +55,12 @@ def reliability(networks: Sequence[np.ndarray], labels: np.ndarray, bins: int = 
     """
     confidences = np.concatenate([np.exp(log_softmax(logits.astype(np.float64), -1)).max(-1) for logits in networks])
     correct = np.concatenate([logits.argmax(-1) == labels for logits in networks])
-    edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(which, minlength=bins)
     with np.errstate(invalid="ignore"):
         confidence, accurate = (np.bincount(which, v, bins) / counts for v in (confidences, correct))
     gaps = np.where(counts > 0, np.abs(accurate - confidence), 0)
-    return Reliability(edges, counts, confidence, accurate, float((gaps * counts).sum() / len(correct)))
+    return Reliability(counts, confidence, accurate, float((gaps * counts).sum() / len(correct)))
 
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -84,8 +75,7 @@ def correlation_difference(student_logits: np.ndarray, teacher_logits: np.ndarra
     """``[K, K]``: how far the correlations between the classes' logits, over images, are from the teacher's.
 
     The absolute difference of the two correlation matrices of global logits, as in figure 3 of "Scale Decoupled
-    Distillation" (2024). The released notebook draws another matrix, of class-mean logits, scaled by 1/3. A class whose
-    logit is the same for every image has no correlations: NaN.
+    Distillation" (2024). A class whose logit is the same for every image has no correlations: NaN.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         student, teacher = (np.corrcoef(logits.astype(np.float64).T) for logits in (student_logits, teacher_logits))

@@ -24,7 +24,6 @@ from sdd_jax.training.logbook import METRICS, read_metrics
 
 BATCH = 250
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
-_POINTS_KEY = 20_240_620
 TOLERANCE = 0.1  # percentage points between an accuracy that a run noted and the one measured now
 # Fields that do not tell methods apart: seeds, places, and how a run was carried out.
 _NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *RUNTIME_FIELDS})
@@ -46,7 +45,6 @@ class Run(NamedTuple):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The fields that tell methods apart."""
         return {name: value for name, value in self.config.items() if name not in _NOT_RECIPE}
 
     def curve(self, name: str, split: str | None = None) -> dict[float, float]:
@@ -71,10 +69,7 @@ class Group(NamedTuple):
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1.
-
-    ``ValueError`` if there is none, or one has nothing to report.
-    """
+    """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1."""
     folders: dict[Path, Path] = {}
     for path in paths:
         found = saved.find_folders(path)
@@ -100,10 +95,7 @@ def _read(folder: Path) -> Run:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs of one recipe together; groups in the order of their first run, those without a teacher first.
-
-    ``ValueError`` if runs are on different data, or two are the same run.
-    """
+    """Runs of one recipe together; groups in the order of their first run, those without a teacher first."""
     first = runs[0]
     gathered: dict[str, dict[int, Run]] = {}
     for run in runs:
@@ -160,16 +152,6 @@ def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
     return None
 
 
-def teacher_folder(group: Group) -> Path | None:
-    """The folder of a distilled group's teacher; None if it is neither where the config says nor beside the run.
-
-    A relative path was relative to where training was started, which is some folder above the run.
-    """
-    stated = group.config["teacher.run"]
-    places = [Path(stated), *(parent / stated for parent in group.runs[0].folder.resolve().parents)]
-    return next((place for place in places if (place / run_dir.CONFIG).is_file()), None)
-
-
 class Answers(NamedTuple):
     """One network's answers to all test images, in the order of the split."""
 
@@ -199,7 +181,16 @@ class Study:
             for run in group.runs:
                 label = f"{group.label}, seed {run.seed}"
                 self.answers[run.folder] = self._ask(label, run.folder, saved.steps(run.folder)["last"])
-                self._check(run)
+                if not run.finished:
+                    self.notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
+                    continue
+                noted = run.results["last"]["accuracy"]
+                measured = measures.accuracy(self.answers[run.folder].logits, self.labels)
+                if abs(measured - noted) > TOLERANCE / 100:
+                    self.notes.append(
+                        f"{run.folder} noted {100 * noted:.2f} % after its last epoch, its network has "
+                        f"{100 * measured:.2f} % here: other data, or another network?"
+                    )
         for group in groups:
             if group.method != "plain":
                 self._ask_teacher(group)
@@ -272,24 +263,15 @@ class Study:
 
         return program
 
-    def _check(self, run: Run) -> None:
-        if not run.finished:
-            self.notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
-            return
-        noted = run.results["last"]["accuracy"]
-        measured = measures.accuracy(self.answers[run.folder].logits, self.labels)
-        if abs(measured - noted) > TOLERANCE / 100:
-            self.notes.append(
-                f"{run.folder} noted {100 * noted:.2f} % after its last epoch, its network has {100 * measured:.2f} % "
-                "here: other data, or another network?"
-            )
-
     def _ask_teacher(self, group: Group) -> None:
-        folder = teacher_folder(group)
+        stated = group.config["teacher.run"]
+        # A relative path was relative to where training was started, which is some folder above the run.
+        places = [Path(stated), *(parent / stated for parent in group.runs[0].folder.resolve().parents)]
+        folder = next((place for place in places if (place / run_dir.CONFIG).is_file()), None)
         if folder is None:
             self.notes.append(
-                f"{group.label}: its teacher, {group.config['teacher.run']}, is not there, so agreement, KL, "
-                "correlations and the gallery are missing"
+                f"{group.label}: its teacher, {stated}, is not there, so agreement, KL, correlations and the gallery "
+                "are missing"
             )
             return
         answers = next((known for known in self.teachers.values() if known.folder == folder), None)
@@ -327,4 +309,4 @@ def _points(dataset: AnyDataset) -> np.ndarray:
     sizes = np.bincount(labels, minlength=dataset.num_classes)
     classes = min(POINT_CLASSES, dataset.num_classes)
     wanted = np.where(np.arange(len(sizes)) < classes, np.minimum(sizes, POINTS // classes), 0)
-    return stratified_draw(labels, wanted, _POINTS_KEY)
+    return stratified_draw(labels, wanted, 20_240_620)

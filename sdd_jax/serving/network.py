@@ -1,5 +1,8 @@
-"""A run's network for raw uint8 images, with what its pixels and answers mean."""
+"""A run's network for raw uint8 images, with what its pixels and answers mean, and the same as a StableHLO file."""
 
+import importlib.util
+import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -8,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdd_jax import data, saved
-from sdd_jax._version import __version__
+from sdd_jax import __version__, data, saved
 from sdd_jax.data.augment import normalize
+from sdd_jax.files import write_new
 from sdd_jax.models import Outputs
 from sdd_jax.regions import Regions
 from sdd_jax.saved import Saved
@@ -107,3 +110,21 @@ def open_network(
         class_names=class_names,
         regions=Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions(),
     )
+
+
+def write_stablehlo(served: Served, path: Path) -> None:
+    """Writes ``path``, which ``jax.export.deserialize`` reads, and ``path``.json, which says what it is.
+
+    The weights and the normalisation are in it: raw uint8 images ``[B, H, W, C]`` to logits ``[B, K]``, B free.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ImportError("StableHLO files need flatbuffers: pip install -e '.[export]'")
+    logits = jax.jit(partial(served.logits, served.variables))
+    exported = jax.export.export(logits, platforms=("cpu", "cuda", "rocm", "tpu"))(served.abstract_images())
+    about = path.with_name(path.name + ".json")
+    write_new(about, (json.dumps(served.metadata(), indent=1) + "\n").encode())
+    try:
+        write_new(path, bytes(exported.serialize()))
+    except ValueError:
+        about.unlink()
+        raise

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-from sdd_jax._version import __version__
+from sdd_jax import __version__
 from sdd_jax.files import write_new
 from sdd_jax.models import create_model
 from sdd_jax.models.layers import fold
@@ -38,7 +38,6 @@ _ELEMENTWISE = {
 _REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 _SAME = ("copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "stop_gradient")
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # where operations that hold a program keep it
-_FIRST, _LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # channels, of a batch of images
 
 
 def write_onnx(served: Served, path: Path) -> int:
@@ -265,13 +264,13 @@ def _window(graph: _Graph, eqn: Any, images: str, kind: str, **attributes: Any) 
         raise ValueError(f"ONNX: a window {window} over other axes than height and width has no translation here")
     pooled = graph.add(
         kind,
-        [graph.transpose(images, _FIRST)],
+        [graph.transpose(images, (0, 3, 1, 2))],  # channels first
         kernel_shape=list(window[1:3]),
         strides=list(params["window_strides"][1:3]),
         pads=_pads(params["padding"][1:3]),
         **attributes,
     )
-    return graph.transpose(pooled, _LAST)
+    return graph.transpose(pooled, (0, 2, 3, 1))  # channels last
 
 
 def _window_sum(graph: _Graph, eqn: Any, images: str) -> str:

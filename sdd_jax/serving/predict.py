@@ -18,7 +18,6 @@ from sdd_jax.serving.network import Served
 from sdd_jax.serving.regions import Region, draw_overlay, read_regions
 
 BATCH = 64
-TOP = 5
 CSV, JSON = "predictions.csv", "predictions.jsonl"
 # Sets whose own images are smaller than the network's input: digits are enlarged, the others get a border of zeros.
 OWN_SIDE = {"digits": 8, "mnist": 28, "fashion_mnist": 28}
@@ -125,7 +124,7 @@ def as_text(prediction: Prediction, names: Sequence[str]) -> str:
 
 def as_json(prediction: Prediction, names: Sequence[str]) -> dict[str, Any]:
     """All of it."""
-    top = prediction.order[:TOP]
+    top = prediction.order[:5]
     return {
         "picture": str(prediction.picture),
         "class": names[prediction.label],

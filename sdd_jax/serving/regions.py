@@ -50,8 +50,7 @@ def draw_overlay(pixels: np.ndarray, regions: Sequence[Region], names: Sequence[
     for number, scale in enumerate(scales):
         left = GAP + number * (PANEL + GAP)
         pen.text((left, HEAD + 6), f"{scale}x{scale}", fill=TEXT, font=ImageFont.load_default(15))
-        cells = [region for region in regions if region.scale == scale]
-        sheet.paste(_panel(image, cells, names), (left, 2 * HEAD))
+        sheet.paste(_panel(image, [region for region in regions if region.scale == scale], names), (left, 2 * HEAD))
     return sheet
 
 
