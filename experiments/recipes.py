@@ -65,7 +65,7 @@ def overrides(recipe: Recipe, preset: str) -> dict[str, Any]:
     changed = {}
     if recipe.loss_of is not None:
         own, other = (
-            flatten(_config(recipe._replace(method=method), preset).loss.to_dict(), "loss.")
+            flatten({"loss": _config(recipe._replace(method=method), preset).loss.to_dict()})
             for method in (recipe.method, recipe.loss_of)
         )
         changed = {name: value for name, value in other.items() if own[name] != value}

@@ -1,10 +1,8 @@
-"""Scale decoupled distillation in JAX: the losses, for anyone with arrays.
+"""Scale decoupled distillation in JAX: the losses, for anyone with arrays. It loads neither Flax nor a data library.
 
-Importing this loads neither Flax nor a data library; networks are in ``sdd_jax.models``, data in ``sdd_jax.data``, the
-training loop in ``sdd_jax.training``.
+Networks are in ``sdd_jax.models``, data in ``sdd_jax.data``, the training loop in ``sdd_jax.training``.
 """
 
-from sdd_jax._version import __version__
 from sdd_jax.losses import dist_loss, dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
 from sdd_jax.regions import Regions, pool_regions
 from sdd_jax.sdd import complementary_mask, sdd_loss
@@ -26,3 +24,5 @@ __all__ = [
     "ttm_loss",
     "wttm_loss",
 ]
+
+__version__ = "0.1.0"

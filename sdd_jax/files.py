@@ -12,14 +12,17 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+flatten: Callable[..., dict[str, Any]] = partial(flatten_dict, sep=".")  # a nested dictionary as one of dotted names
 _TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025-32434
 _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'
 
@@ -53,14 +56,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold names and values, got {content!r:.80}")
     return content
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one of dotted names."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

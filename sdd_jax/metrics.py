@@ -17,17 +17,9 @@ State = Mapping[str, jax.Array]
 
 
 def mean(values: ArrayLike, valid: ArrayLike | None = None) -> State:
-    """The mean of ``values``.
+    """The sum of ``values`` ``[B]`` and their count (int32); ``ValueError`` if they or ``valid`` are not ``[B]``.
 
-    Args:
-      values: ``[B]``.
-      valid: bool ``[B]``; what is False is padding and not counted. None counts all.
-
-    Returns:
-      ``{"sum": sum of the counted values, "count": how many (int32)}``.
-
-    Raises:
-      ValueError: if ``values`` or ``valid`` is not ``[B]``.
+    Where ``valid``, bool ``[B]``, is False there is padding, which is not counted; None counts all.
     """
     values = jnp.asarray(values)
     valid = jnp.ones(values.shape, bool) if valid is None else jnp.asarray(valid)
@@ -40,19 +32,9 @@ def mean(values: ArrayLike, valid: ArrayLike | None = None) -> State:
 def top_k(logits: ArrayLike, labels: ArrayLike, k: int = 1, valid: ArrayLike | None = None) -> State:
     """The share of examples whose label is among the ``k`` largest logits.
 
-    Equal logits rank by class number, so that top-1 is ``argmax``. A row with a NaN is never correct.
-
-    Args:
-      logits: ``[B, K]``.
-      labels: integers ``[B]``.
-      k: ``1 <= k <= K``.
-      valid: bool ``[B]``, see ``mean``.
-
-    Returns:
-      A state whose value lies in 0..1.
-
-    Raises:
-      ValueError: for shapes that do not fit, ``k`` out of range, or a concrete label out of range.
+    ``logits`` are ``[B, K]``, ``labels`` integers ``[B]``, ``valid`` as in ``mean``. Equal logits rank by class number,
+    so that top-1 is ``argmax``. A row with a NaN is never correct. ``ValueError`` for shapes that do not fit, ``k``
+    outside of 1 to K, or a concrete label out of range.
     """
     logits = jnp.asarray(logits)
     if logits.ndim != 2:

@@ -272,8 +272,7 @@ def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str,
 
 def _counters(entries: Iterable[str]) -> list[str]:
     """The names of PyTorch's batch counters: it keeps one per normalisation, nothing reads it."""
-    mean = "running_mean"
-    return [name.removesuffix(mean) + "num_batches_tracked" for name in entries if name.endswith(f".{mean}")]
+    return [name.replace("running_mean", "num_batches_tracked") for name in entries if name.endswith(".running_mean")]
 
 
 def _problems(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]) -> list[str]:

@@ -95,7 +95,7 @@ COMMANDS = {
     ("train", PLAIN, "--workdir=DIR/new", *SILENT): "no coordinator answers at 127.0.0.1:1 within 1 s",
     ("evaluate", "--workdir=DIR/none"): "DIR/none is not a run's folder: it has no config.json",
     ("evaluate", "--workdir=DIR/teacher"): "names no data: add --data, one of digits, mnist",
-    ("evaluate", "--workdir=DIR/teacher", "--data=digit"): "'digit'.*'digits'",
+    ("evaluate", "--workdir=DIR/teacher", "--data=digit"): "'digit'.*known are digits",
     ("evaluate", "--workdir=DIR/hundred", "--data=digits"): "DIR/hundred does not fit digits .*10 classes",
     ("evaluate", "--workdir=DIR/other_config", "--data=digits"): "DIR/other_config/config.json is not the config",
     ("evaluate", "--workdir=DIR/no_checkpoint", "--data=digits"): "DIR/no_checkpoint has no checkpoint yet",

@@ -134,9 +134,10 @@ def test_a_header_is_refused_before_memory_is_taken_for_its_pixels(monkeypatch):
     for width, height in ((60_000, 60_000), (side + 1, side + 1), (2**31 - 1, 1)):
         with pytest.raises(ValueError, match="^a.png cannot be read as an image: .* exceeds? .*limit of [0-9]+ pixels"):
             images.decode(png(width, height), "a.png")
-    assert not asked
+    large = [size for size in asked if max(size) > 1000]  # threads of an earlier test may still decode small ones
+    assert not large
     images.decode(png(side, side), "a.png")
-    assert asked[0] == (side, side)
+    assert (side, side) in asked
 
 
 @pytest.mark.parametrize("policy", streamed.ON_BAD_IMAGE)

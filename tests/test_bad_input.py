@@ -124,7 +124,7 @@ TOGETHER = {
     "parts that do not divide the batch": ({"optim.accumulate_steps": 7}, "64 images are not a multiple of 7 parts"),
     "a trace that ends before it begins": ({"profile_steps": (20, 10)}, r"such as 10,20; got \(20, 10\)"),
     "a trace without an end": ({"profile_steps": (20,)}, "such as 10,20"),
-    "an unknown set": ({"data.name": "digit"}, "data.name: .*'digit'.*'digits'"),
+    "an unknown set": ({"data.name": "digit"}, "data.name: .*'digit'.*known are digits"),
     "a set of TFDS without a name": ({"data.name": "tfds:"}, "data.name"),
     "a path for what has none": ({"data.path": "/nowhere", "model.teacher": "none", "method": "plain", "argument": {},
                                   "loss.options": {}},

@@ -17,8 +17,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from sdd_jax import saved
-from sdd_jax._version import __version__
+from sdd_jax import __version__, saved
 from sdd_jax.files import write_safetensors
 from sdd_jax.serving.network import open_network, write_stablehlo
 from sdd_jax.torch_io import to_state_dict

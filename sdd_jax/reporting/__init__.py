@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdd_jax._version import __version__
+from sdd_jax import __version__
 from sdd_jax.files import write_whole
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures

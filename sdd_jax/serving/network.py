@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdd_jax import data, saved
-from sdd_jax._version import __version__
+from sdd_jax import __version__, data, saved
 from sdd_jax.data.augment import normalize
 from sdd_jax.files import write_new
 from sdd_jax.models import Outputs

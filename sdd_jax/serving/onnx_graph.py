@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-from sdd_jax._version import __version__
+from sdd_jax import __version__
 from sdd_jax.files import write_new
 from sdd_jax.models import create_model
 from sdd_jax.models.layers import fold

@@ -93,13 +93,12 @@ def contrast(
     All scores of a batch are one matrix product with the memory, [B,N], of which the drawn ones are taken: entries
     themselves, [B,negatives,dimensions], would be forty times as many numbers on CIFAR-100.
 
-    Args:
-      weight: of the loss; the metric ``contrast_loss`` is before it.
-      dimensions: of the embeddings.
-      negatives: drawn for each example.
-      temperature: of the scores.
-      momentum: the share of an entry that stays when it is renewed.
+    ``momentum`` is the share of an entry that stays when it is renewed; the metric ``contrast_loss`` is before the
+    weight. ``ValueError`` for a number that is out of range.
     """
+    if min(dimensions, negatives) < 1 or not temperature > 0 or not 0 <= momentum < 1:
+        got = f"{dimensions} dimensions, {negatives} negatives, temperature {temperature}, momentum {momentum}"
+        raise ValueError(f"CRD needs a dimension, a negative, a temperature above 0 and a momentum below 1; got {got}")
 
     def init(key, student, teacher, num_examples):
         check_feature_maps(student, teacher, "contrast")
