@@ -93,14 +93,9 @@ def write_safetensors(
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What is in a file of tensors, as NumPy arrays; the kind of file is told by its content, not its name.
 
-    Returns:
-      {name: array}, or what was saved around it, such as {"model": {name: array}, "epoch": 240}.
-      bfloat16 tensors of PyTorch's files become float32 arrays of the same values.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is neither kind of file, is damaged, or holds Python objects.
-      ImportError: if PyTorch is needed and missing or too old; it says how to get it.
+    It is {name: array}, or what was saved around it, such as {"model": {name: array}, "epoch": 240}. bfloat16 tensors
+    of PyTorch's files become float32 arrays of the same values. `ValueError` if it is neither kind of file, is damaged,
+    or holds Python objects; `ImportError` if PyTorch is needed and missing or too old.
     """
     path = Path(path)
     if path.is_dir():

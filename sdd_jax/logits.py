@@ -1,7 +1,4 @@
-"""What losses over logits share: checks of their input, and terms on log-probabilities, over the last axis.
-
-Conventions are those of ``sdd_jax.losses``.
-"""
+"""What losses over logits share: checks and terms on log-probabilities, by the conventions of ``sdd_jax.losses``."""
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +48,7 @@ def target_mask(labels: ArrayLike, shape: tuple[int, ...], name: str) -> tuple[j
 
 
 def check_labels(labels: ArrayLike, shape: tuple[int, ...], num_classes: int) -> None:
-    """Raises ``ValueError`` unless ``labels`` are integers of ``shape``, in range where their values are known.
-
-    Inside ``jit`` values are not known; there a loss turns a label out of range into NaN.
-    """
+    """Raises ``ValueError`` unless ``labels`` are integers of ``shape``, in range where their values are known."""
     dtype, got = jnp.result_type(labels), jnp.shape(labels)
     if not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"labels must be integers, got {dtype}")

@@ -25,8 +25,6 @@ from sdd_jax.logits import cross_entropy, kl_divergence, prepare, root, select, 
 
 __all__ = ["dist_loss", "dkd_loss", "kd_loss", "nkd_as_released_loss", "nkd_loss", "ttm_loss", "wttm_loss"]
 
-EPSILON = 1e-8  # what the released code of DIST adds to the product of norms
-
 
 def kd_loss(
     student_logits: ArrayLike,
@@ -84,9 +82,8 @@ def dkd_loss(
     Raises:
       ValueError: as ``kd_loss``, and for fewer than two classes or a concrete label out of range.
 
-    Source: "Decoupled Knowledge Distillation" (Zhao et al., CVPR 2022), equation 7. Its released code takes the target
-    out by subtracting 1000 from its logit and the logarithm of probabilities that may be zero; here the target is
-    masked and every logarithm is a difference of log-sum-exps, which agrees where theirs is finite.
+    Source: "Decoupled Knowledge Distillation" (Zhao et al., CVPR 2022), equation 7. Its released code subtracts 1000
+    from the target's logit; here the target is masked, which agrees where theirs is finite.
     """
     student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
     target, valid = target_mask(labels, student.shape, "dkd_loss")
@@ -242,9 +239,7 @@ def dist_loss(
     ``rows`` correlates the two networks' probabilities of an example over the classes; ``columns`` their probabilities
     of a class over the batch, averaged over the classes. The second is one number for the batch, or for each region of
     it, and is added to each example, so that the mean over the batch is the paper's loss. Under ``sdd_loss`` an
-    example's share of it weighs as its region does there. Gradients accumulated over parts of a batch are of another
-    loss, which relates fewer examples; over several devices the batch is the global one. NaN in one example is NaN in
-    all examples of its region.
+    example's share of it weighs as its region does there. NaN in one example is NaN in all examples of its region.
 
     A correlation is ``a.b / (|a| |b| + 1e-8)`` of centred values, as the released code has it. So where values do not
     vary (a row of equal probabilities, a batch of one) it is zero: such a term is its weight times ``T^2``, and its
@@ -310,4 +305,4 @@ def _correlation(first: jax.Array, second: jax.Array, exists: jax.Array, axis: i
 
     first, second = centred(first), centred(second)
     norms = root(jnp.sum(first**2, axis)) * root(jnp.sum(second**2, axis))
-    return jnp.sum(first * second, axis) / (norms + EPSILON)
+    return jnp.sum(first * second, axis) / (norms + 1e-8)  # as the released code of DIST has it

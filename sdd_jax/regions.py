@@ -79,7 +79,6 @@ class Regions:
         return finest if tiles else None
 
     def pool(self, values: ArrayLike) -> jax.Array:
-        """See :func:`pool_regions`."""
         values = _check_map(values)
         batch, height, width, channels = values.shape
         grid = self.grid(height, width)

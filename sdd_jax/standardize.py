@@ -15,8 +15,6 @@ from sdd_jax.logits import as_float, root
 
 __all__ = ["standardize_logits", "standardized"]
 
-EPSILON = 1e-7  # what the released code adds to the standard deviation
-
 
 def standardized(base: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """A base loss of standardised logits: ``base(standardize_logits(s), standardize_logits(t), labels)``.
@@ -73,4 +71,4 @@ def standardize_logits(logits: ArrayLike) -> jax.Array:
     shifted = shifted / unit
     centred = jnp.where(left_out, 0.0, shifted - jnp.sum(shifted, axis=-1, keepdims=True) / count)
     variance = jnp.sum(centred**2, axis=-1, keepdims=True) / jnp.maximum(count - 1.0, 1.0)
-    return jnp.where(left_out, -jnp.inf, centred / (root(variance) + EPSILON / unit))
+    return jnp.where(left_out, -jnp.inf, centred / (root(variance) + 1e-7 / unit))  # 1e-7: as the released code has it

@@ -8,7 +8,7 @@ as [out,in]; Flax as [height,width,in,out] and [in,out].
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,6 @@ from sdd_jax.models.vgg import VGG
 # A table has a row for each kind of layer: its Flax path and its PyTorch name. `#` stands for a
 # number, the same ones in the same order on both sides. The first row is the layer that sees the image.
 Table = Sequence[tuple[str, str]]
-Path = tuple[str, ...]  # of an array in the Flax variables
 
 _RESNET: Table = (  # three stages; also torchvision's four
     ("trunk/stem_conv", "conv1"),
@@ -166,28 +165,23 @@ def from_state_dict(
             flat = {}
             for name, (path, leaf) in entries.items():
                 flat[path] = jnp.array(np.transpose(np.asarray(found[name]), _TO_FLAX[leaf.ndim]), leaf.dtype)
-            return unflatten_dict(flat)
+            return unflatten_dict(flat, sep="/")
         problems.append(wrong)
-    _refuse("state dict", min(problems, key=len))
+    raise ValueError("the state dict does not fit the model:\n  " + "\n  ".join(min(problems, key=len)))
 
 
 def to_state_dict(
     model: nn.Module, variables: Mapping[str, Any], *, table: Table | None = None
 ) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of `model`'s variables, with `num_batches_tracked` at zero (int64).
-
-    Raises:
-      ValueError: names everything that is missing, left over, or of the wrong shape or kind.
-    """
+    """The PyTorch state dict of `model`'s variables, `num_batches_tracked` zero (int64); errors as above."""
     rows = _tables(model, table)[0]
-    flat: dict[Path, Any] = flatten_dict(variables)
-    found = {"/".join(path): array for path, array in flat.items()}
+    found: dict[str, Any] = flatten_dict(variables, sep="/")
     entries = _entries(model, rows, found.get(f"params/{rows[0][0]}/kernel".replace("#", "0")), axis=2)
-    wrong = _problems(found, {"/".join(path): leaf.shape for path, leaf in entries.values()})
+    wrong = _problems(found, {path: leaf.shape for path, leaf in entries.values()})
     if wrong:
-        _refuse("tree of variables", wrong)
+        raise ValueError("the tree of variables does not fit the model:\n  " + "\n  ".join(wrong))
     state_dict = {
-        name: np.ascontiguousarray(np.transpose(flat[path], _TO_TORCH[leaf.ndim]))
+        name: np.ascontiguousarray(np.transpose(found[path], _TO_TORCH[leaf.ndim]))
         for name, (path, leaf) in entries.items()
     }
     return state_dict | {name: np.zeros((), np.int64) for name in _counters(entries)}
@@ -246,16 +240,16 @@ def _tables(model: nn.Module, table: Table | None) -> tuple[Table, ...]:
     return _TABLES[type(trunk)](trunk)
 
 
-def _torch_name(table: Table, path: Path) -> str:
-    collection, *layer, leaf = path
+def _torch_name(table: Table, path: str) -> str:
+    collection, *layer, leaf = path.split("/")
     for pattern, replacement in table:
         numbers = re.fullmatch(pattern.replace("#", r"(\d+)"), "/".join(layer))
         if numbers and (collection, leaf) in _LEAVES:
             return f"{replacement.replace('#', '{}').format(*numbers.groups())}.{_LEAVES[collection, leaf]}"
-    raise ValueError(f"no PyTorch name is known for {'/'.join(path)}")
+    raise ValueError(f"no PyTorch name is known for {path}")
 
 
-def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str, tuple[Path, jax.ShapeDtypeStruct]]:
+def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str, tuple[str, jax.ShapeDtypeStruct]]:
     """The PyTorch name, Flax path and shape of every array of `model`'s variables.
 
     The network reads as many image channels as that axis of the `first` weight, 3 if it is no such weight.
@@ -264,15 +258,14 @@ def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str,
     channels = shape[axis] if len(shape) == 4 and shape[axis] > 0 else 3
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
     wanted: Any = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    leaves: Any = flatten_dict(wanted)
+    leaves: Any = flatten_dict(wanted, sep="/")
     entries = {}
     for path, leaf in leaves.items():
         if leaf.ndim not in _TO_TORCH:
-            raise ValueError(f"{'/'.join(path)} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
+            raise ValueError(f"{path} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
         name = _torch_name(table, path)
         if name in entries:
-            paths = f"{'/'.join(entries[name][0])} and {'/'.join(path)}"
-            raise ValueError(f"the table gives {paths} one PyTorch name, {name}")
+            raise ValueError(f"the table gives {entries[name][0]} and {path} one PyTorch name, {name}")
         entries[name] = path, leaf
     return entries
 
@@ -292,8 +285,4 @@ def _problems(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]) -> l
             problems.append(f"wrong shape: {name} {array.shape}, expected {wanted[name]}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):
             problems.append(f"wrong dtype: {name} {array.dtype}, expected a floating one")
-    return problems
-
-
-def _refuse(what: str, problems: list[str]) -> NoReturn:
-    raise ValueError(f"the {what} does not fit the model:\n  " + "\n  ".join(sorted(problems)))
+    return sorted(problems)

@@ -1,7 +1,6 @@
 """Losses over feature maps, as objectives: SP, whole or region by region, and CRD."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +12,15 @@ from sdd_jax.regions import Regions
 from sdd_jax.sdd import reduce_terms
 from sdd_jax.training.objective import Objective, check_feature_maps, no_variables
 
-SP_EPSILON = 1e-12  # the least norm of a row, as the released code's normalisation has it
-CRD_EPSILON = 1e-7  # what the released code adds to a score and the noise before it divides by them
-
 
 def similarity_loss(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
     """How far the two networks' similarities of an example to the batch are apart: ``mean_j (G_t[i,j] - G_s[i,j])^2``.
 
     ``G`` is the Gram matrix of the batch's features, each row divided by its norm. The mean over the batch is the
-    paper's loss, ``|G_t - G_s|^2 / B^2``.
+    paper's loss, ``|G_t - G_s|^2 / B^2``, which is ``[B, ...]`` here, at least float32.
 
-    Args:
-      student_features: ``[B, ..., C]``, batch first; any leading axes between are regions, each with a Gram matrix.
-      teacher_features: ``[B, ..., C']``; the two may differ in channels alone.
-
-    Returns:
-      ``[B, ...]``, at least float32. An example whose features are all zero has similarities of zero.
-
-    Raises:
-      ValueError: if the shapes differ before the last axis, or lack batch or channels.
+    Features are ``[B, ..., C]``, batch first; axes between are regions, each with a Gram matrix. ``ValueError`` if the
+    two differ in more than channels. An example whose features are all zero has similarities of zero.
     """
     student, teacher = jnp.asarray(student_features), jnp.asarray(teacher_features)
     if student.ndim < 2 or student.shape[:-1] != teacher.shape[:-1]:
@@ -48,12 +37,9 @@ def similarity(weight: float = 3000.0, *, regions: Regions | None = None, reduct
     RepDistiller's code of it (distiller_zoo/SP.py). SP on regions is SDD-SP of appendix 6.1 of "Scale Decoupled
     Distillation" (CVPR 2024), which gives no formula and has no released code.
 
-    Args:
-      weight: of the loss; the metric ``similarity_loss`` is before it.
-      regions: None compares whole maps, all locations of an example as one vector, as SP does. Otherwise the mean
-        feature of each region is compared with that region of the other examples: SDD-SP. There is no classifier in
-        it, so no region is complementary.
-      reduction: over the regions, "mean" or "sum".
+    Without ``regions`` whole maps are compared, all locations of an example as one vector, as SP does. Otherwise the
+    mean feature of each region is compared with that region of the other examples: SDD-SP. There is no classifier in
+    it, so no region is complementary. The metric ``similarity_loss`` is before the weight.
     """
 
     def init(key, student, teacher, num_examples):
@@ -76,7 +62,7 @@ def _similarities(features: jax.Array) -> jax.Array:
     """Each example's similarities to the batch, ``[B, ..., B]``."""
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     gram = jnp.einsum("i...c,j...c->i...j", features, features, precision=jax.lax.Precision.HIGHEST)
-    return gram / jnp.maximum(root(jnp.sum(gram**2, axis=-1, keepdims=True)), SP_EPSILON)
+    return gram / jnp.maximum(root(jnp.sum(gram**2, axis=-1, keepdims=True)), 1e-12)  # as the released code has it
 
 
 def contrast(
@@ -136,11 +122,15 @@ def contrast(
         num_examples = memories["student"].shape[0]
         drawn = jax.random.randint(key, (rows.shape[0], negatives), 0, num_examples, rows.dtype)
         sampled = jnp.concatenate([rows[:, None], drawn], axis=1)
-        networks = {"student": student.feature_map, "teacher": teacher.feature_map}
-        embedded = {name: embed(params[name], feature_map) for name, feature_map in networks.items()}
-        losses, constants = {}, {}
+        embedded, losses, constants = {}, {}, {}
+        for name, feature_map in (("student", student.feature_map), ("teacher", teacher.feature_map)):
+            features = jnp.mean(feature_map, axis=(1, 2), dtype=jnp.promote_types(feature_map.dtype, jnp.float32))
+            products = jnp.matmul(features, params[name]["kernel"], precision=jax.lax.Precision.HIGHEST)
+            affine = products + params[name]["bias"]
+            embedded[name] = affine / jnp.linalg.norm(affine, axis=-1, keepdims=True)
         for name, other in (("student", "teacher"), ("teacher", "student")):
-            scores = log_scores(embedded[name], memories[other], sampled, temperature)
+            every = jnp.matmul(embedded[name], memories[other].T, precision=jax.lax.Precision.HIGHEST) / temperature
+            scores = jnp.take_along_axis(every, sampled, axis=1)
             now = jax.nn.logsumexp(scores) + math.log(num_examples / scores.size)  # N times the mean score
             constants[name] = jax.lax.stop_gradient(jnp.where(state["started"], state["log_constant"][name], now))
             losses[name] = noise_contrast(scores - constants[name], num_examples)
@@ -152,26 +142,13 @@ def contrast(
     return Objective(init, apply, frozenset({"feature_map"}))
 
 
-def embed(params: Any, feature_map: jax.Array) -> jax.Array:
-    """The mean feature of ``[B, h, w, C]`` through an affine map, of length 1: ``[B, dimensions]``."""
-    features = jnp.mean(feature_map, axis=(1, 2), dtype=jnp.promote_types(feature_map.dtype, jnp.float32))
-    embedded = jnp.matmul(features, params["kernel"], precision=jax.lax.Precision.HIGHEST) + params["bias"]
-    return embedded / jnp.linalg.norm(embedded, axis=-1, keepdims=True)
-
-
-def log_scores(embedded: jax.Array, memory: jax.Array, sampled: jax.Array, temperature: float) -> jax.Array:
-    """``[B, S]``: products of embeddings ``[B, D]`` with the memory's rows ``sampled [B, S]``, over the temperature."""
-    every = jnp.matmul(embedded, memory.T, precision=jax.lax.Precision.HIGHEST) / temperature
-    return jnp.take_along_axis(every, sampled, axis=1)
-
-
 def noise_contrast(log_scores: jax.Array, num_examples: int) -> jax.Array:
     """The loss ``[B]`` of telling column 0 of ``[B, 1 + K]`` from K columns that uniform noise over N examples drew.
 
     ``-log(p_0 / (p_0 + K/N)) - sum_k log((K/N) / (p_k + K/N))``, in log space.
     """
     noise = (log_scores.shape[1] - 1) / num_examples
-    log_total = jnp.logaddexp(log_scores, math.log(noise + CRD_EPSILON))
+    log_total = jnp.logaddexp(log_scores, math.log(noise + 1e-7))  # 1e-7: as the released code has it
     positive = log_scores[:, 0] - log_total[:, 0]
     return -positive - jnp.sum(math.log(noise) - log_total[:, 1:], axis=1)
 

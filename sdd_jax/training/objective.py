@@ -49,14 +49,10 @@ def distill(
 ) -> Objective:
     """Logit distillation: ``task_weight * cross-entropy + distill_weight * warm-up * distillation``.
 
-    Args:
-      base: a base loss ``(student_logits, teacher_logits, labels) -> [...]``.
-      regions: None applies ``base`` to the global logits; otherwise it is applied to each of these regions.
-      sdd: keyword arguments of ``sdd_loss``: complementary_weight, consistent_weight, consistency, reduction.
-      task_weight: weight of the cross-entropy with the labels.
-      distill_weight: weight of the distillation term (the paper's alpha).
-      warmup_epochs: the distillation term is multiplied by ``min(e / warmup_epochs, 1)``, e = 1 in the first epoch,
-        as in the released code; 0 means none.
+    The base loss ``base(student_logits, teacher_logits, labels) -> [...]`` is applied to the global logits, or to each
+    of ``regions``; ``sdd`` are keyword arguments of ``sdd_loss``: complementary_weight, consistent_weight, consistency,
+    reduction. ``distill_weight`` is the paper's alpha. The warm-up is ``min(e / warmup_epochs, 1)``, e = 1 in the first
+    epoch, as in the released code; 0 means none.
     """
     weighting = dict(sdd or {})
     reduction = weighting.pop("reduction", "mean")
@@ -78,8 +74,7 @@ def distill(
         scale = jnp.minimum((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
         return task_weight * task + distill_weight * scale * term, metrics, state
 
-    reads = "logits" if regions is None else "region_logits"
-    return Objective(no_variables, apply, frozenset({reads}), regions)
+    return Objective(no_variables, apply, frozenset({"logits" if regions is None else "region_logits"}), regions)
 
 
 def added(**terms: Objective) -> Objective:
@@ -89,9 +84,8 @@ def added(**terms: Objective) -> Objective:
         raise ValueError(f"objectives that are added must read the same regions, got {regions}")
 
     def init(key, student, teacher, num_examples):
-        keys = jax.random.split(key, len(terms))
         params, states = {}, {}
-        for own, (name, term) in zip(keys, terms.items(), strict=True):
+        for own, (name, term) in zip(jax.random.split(key, len(terms)), terms.items(), strict=True):
             params[name], states[name] = term.init(own, student, teacher, num_examples)
         return params, states
 
@@ -124,8 +118,7 @@ def check_feature_maps(student: Any, teacher: Any, what: str) -> None:
 def _by_scale(terms: jax.Array, complementary: jax.Array, regions: Regions, reduction: str) -> dict[str, jax.Array]:
     """Metrics ``[B]`` of each scale m: the complementary share of its m^2 regions, and its weighted losses.
 
-    The losses of all scales add up to ``distill_loss``. Region 0 is never complementary, so scale 1 has
-    ``consistent_loss_1x1`` alone.
+    These losses add up to ``distill_loss``; region 0, which is never complementary, has ``consistent_loss_1x1`` alone.
     """
     metrics, first = {}, 0
     for scale in regions.scales:

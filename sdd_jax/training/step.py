@@ -73,10 +73,9 @@ def make_train_step(
     clipping. Accuracy and agreement are those of the student in training mode.
 
     The batch is taken in ``accumulate`` parts, one after the other, for batches that do not fit. The update is that of
-    the mean of their gradients: the whole batch's, but for what relates the examples of a batch. Batch normalisation
-    takes its statistics over a part, and its running averages move once a part; DIST's columns and SP relate the
-    examples of a part. ``rolled`` parts are a loop of the program, so that each reuses the memory of the one before. On
-    CPU they are not: XLA's convolutions are many times slower inside one.
+    the mean of their gradients: the whole batch's, but for what relates examples (batch normalisation, DIST, SP), which
+    sees a part. ``rolled`` parts are a loop of the program, so that each reuses the memory of the one before. On CPU
+    they are not: XLA's convolutions are many times slower inside one.
     """
 
     def train_step(state: State, teacher_arrays: Any, batch: dict[str, jax.Array], key: jax.Array):
@@ -100,10 +99,9 @@ def make_train_step(
 
         def take(batch_stats, objective_state, batch, key):
             teacher_outputs = None if ask is None else ask(teacher_arrays, batch)
-            (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            (loss, (student, terms, batch_stats, objective_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 state.params, batch_stats, objective_state, teacher_outputs, batch, key
             )
-            student, terms, batch_stats, objective_state = aux
             measured = {name: jnp.mean(values) for name, values in terms.items()}
             measured["accuracy"] = metrics.compute(metrics.top_k(student.logits, batch["label"]))
             if teacher_outputs is not None:
@@ -123,8 +121,7 @@ def make_train_step(
         else:
             begin = (optax.tree.zeros_like(state.params), state.batch_stats, state.objective_state)
             parts = (jax.tree.map(in_parts, batch), jax.random.split(key, accumulate))
-            carry, measured = jax.lax.scan(take_part, begin, parts, unroll=not rolled)
-            total, batch_stats, objective_state = carry
+            (total, batch_stats, objective_state), measured = jax.lax.scan(take_part, begin, parts, unroll=not rolled)
             grads = optax.tree.scale(1 / accumulate, total)
             measured = jax.tree.map(jnp.mean, measured)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

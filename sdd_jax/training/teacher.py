@@ -79,13 +79,12 @@ def make_compute(
     split = dataset.train
     row_of = np.full(split.index.max() + 1, -1)
     row_of[split.index] = np.arange(len(split.index))
-    images = jax.device_put(split.images)
+    images, variables = jax.device_put((split.images, variables))
 
     def rows(variables, images, row, view):
         pictures = crop_flip(images[row], view, pad=dataset.pad)
         return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
 
-    variables = jax.device_put(variables)
     rows = jit_network(rows, model)
 
     def compute(index, view):

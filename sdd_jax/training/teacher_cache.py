@@ -7,7 +7,6 @@ A folder: ``cache.json`` says of which teacher, data and views it is; ``00000.*`
 written last, holds size and SHA-256 of each file. A shard without it is a write that did not finish.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +38,6 @@ class Layout(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
         return 1 + (self.grid**2 if self.grid else self.regions.count)
 
     def cache_key(self) -> dict[str, Any]:
@@ -102,10 +100,10 @@ class Cache:
         """
         missing = np.setdiff1d(wanted, self.keys())
         size = max(SHARD_BYTES // self.view_bytes // batch, 1) * batch
-        new = itertools.count(max(self.shards(), default=-1) + 1)
-        for start in range(0, len(missing), size):
+        new = max(self.shards(), default=-1) + 1
+        for number, start in enumerate(range(0, len(missing), size), new):
             keys = missing[start : start + size]
-            self._write(next(new), keys, ask(compute, keys, self.views, batch))
+            self._write(number, keys, ask(compute, keys, self.views, batch))
             yield start + len(keys), len(missing)
 
     def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
