@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import cifar100, common, fashion_mnist, imagenet, quickstart
 from configs.rows import PAIRS
 from experiments.recipes import identity
-from sdd_jax import data
+from sdd_jax import data, methods
 from sdd_jax.build import build, check, trace
 from sdd_jax.fields import FIELDS, PRESETS
 from sdd_jax.models import create_model, model_names
@@ -25,7 +25,7 @@ from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.loop import train
 
 METHODS = ("kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
-OTHERS = ("ls_kd", "ls_dkd", "dist", "ttm", "wttm")  # base losses that the paper does not use
+OTHERS = [name for name in methods.BASES if name not in (*METHODS, "nkd_as_released")]  # the paper does not use them
 
 
 def config(text="teacher=resnet20,student=resnet8", file="cifar10", **overrides):
@@ -145,7 +145,7 @@ def test_presets_are_those_of_the_sources(method, preset):
         assert settings["loss.options.gamma"] == (1.5 if preset == "paper" else 6.0)
 
 
-@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize("method", OTHER_SETTINGS)
 @pytest.mark.parametrize("prefix", ["", "sdd_"])
 def test_other_base_losses_have_the_numbers_of_their_own_code(method, prefix):
     argument = f"teacher=wrn_40_2,student=wrn_16_2,method={prefix}{method}"
