@@ -176,7 +176,7 @@ MORE = {
     ("plan", PLAIN, "--topology=v5e:2x4,v5e:4x4", "--batch_size=16,32,64"): "go in pairs, got 2 and 3",
     ("plan", PLAIN, "--topology=v5e:2x4", "--compare=dkd"): "compare=dkd",
     ("plan", PLAIN, "--topology=v5e:2x4", "--config.seeds=1,2"): r"leave seeds out, got \(1, 2\)",
-    ("plan", "--config=configs/quickstart.py", "--topology=v5e:2x4"): "plan takes one run.*choose from",
+    ("plan", "--config=configs/quickstart.py", "--topology=v5e:2x4"): "sequence of runs: choose one of .*argument",
     ("experiments.run",): "required: TABLE",
     ("experiments.run", "fashion", "more"): "unrecognized arguments: more",
     ("experiments.run", "fashion", "--seed=1", "--sed=2"): "unrecognized arguments: --sed=2",
