@@ -11,7 +11,7 @@ from configs import common
 from sdd_jax import methods
 from sdd_jax.build import check
 from sdd_jax.config import Settings, reads
-from sdd_jax.fields import PRESETS, RUNTIME_FIELDS
+from sdd_jax.fields import PRESETS, RENAMED, RUNTIME_FIELDS
 from sdd_jax.files import flatten
 
 RELEASED, PAPER = PRESETS
@@ -31,8 +31,6 @@ NO_IDENTITY = RUNTIME_FIELDS | {
 }
 # Fields that came after the first results. At these values a run is what it was before, and keeps its key.
 LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error"}
-# What fields of earlier versions are called now.
-NAMES = {f"loss.{name}": f"loss.options.{name}" for name in ("temperature", "alpha", "beta", "gamma")}
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
 
@@ -109,7 +107,7 @@ def digest(value: Any) -> str:
 
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A config of an earlier version with today's names; fields that came later have their default."""
-    renamed = {NAMES.get(name, name): value for name, value in flat.items()}
+    renamed = {RENAMED.get(name, (name,))[0]: value for name, value in flat.items()}
     renamed["method"] = methods.RENAMED.get(flat["method"], flat["method"])
     return flatten(common.base().to_dict()) | renamed
 

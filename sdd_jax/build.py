@@ -12,7 +12,6 @@ import optax
 from sdd_jax import data, methods, processes
 from sdd_jax.build_teacher import ask_cache, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import (
-    DTYPES,
     Settings,
     image_dtype,
     named_field,
@@ -23,6 +22,7 @@ from sdd_jax.config import (
     teacher_dtype,
 )
 from sdd_jax.data import AnyDataset, Dataset
+from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.models.layers import fold

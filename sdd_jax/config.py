@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
 from sdd_jax import data, methods
-from sdd_jax.fields import FIELDS, RENAMED, RUNTIME_FIELDS, Field
+from sdd_jax.fields import DTYPES, FIELDS, RENAMED, RUNTIME_FIELDS, Field
 from sdd_jax.files import flatten
 from sdd_jax.methods import Method
 from sdd_jax.regions import Regions
 
 NONE = "none"  # as typed, unsets a field that may be unset
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 # Fields that follow from the argument of a config file.
 CHOSEN = {"preset": "preset", "method": "method", "teacher": "model.teacher", "student": "model.student"}
 
@@ -71,7 +70,8 @@ def read(config: Mapping[str, Any]) -> Settings:
     fields = FIELDS | options
     for name in sorted(flat.keys() - fields.keys()):
         if name in RENAMED:
-            raise ValueError(f"config has no field {name!r} any more: it is {RENAMED[name]} now")
+            now = ", of a feature loss ".join(RENAMED[name])
+            raise ValueError(f"config has no field {name!r} any more: it is {now} now")
         raise ValueError(f"config has no field {name!r}{_closest(name, fields)}")
     for name in sorted(FIELDS.keys() - flat.keys()):
         raise ValueError(f"config lacks the field {name!r}")

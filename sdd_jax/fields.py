@@ -8,12 +8,14 @@ chosen.
 import math
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from sdd_jax.data.images import AUGMENTS
 from sdd_jax.data.streamed import ON_BAD_IMAGE
 from sdd_jax.regions import POOLINGS
 from sdd_jax.sdd import CONSISTENCIES, REDUCTIONS
 
-DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 PRESETS = ("released", "paper")
 SELECTIONS, SCHEDULES = ("validation", "test"), ("step", "cosine")
 
@@ -44,10 +46,12 @@ FIELDS: dict[str, Field] = {
     "model.student": Field(str, "", "The network that is trained ([networks.md](networks.md)), or `MODULE:FUNCTION`."),
     "model.teacher": Field(str, "none", "The network that it learns from, or `none`."),
     "model.stem": Field(str, "cifar", "The stem of both: `cifar`, `imagenet` or `cub200`."),
-    "model.dtype": Field(str, "float32", "The student's; weights, statistics, losses: at least float32.", known=DTYPES),
+    "model.dtype": Field(
+        str, "float32", "The student's; weights, statistics, losses: at least float32.", known=tuple(DTYPES)
+    ),
     "teacher.run": Field(str, None, "The folder of the teacher's run, trained or imported."),
     "teacher.cache": Field(str, None, "A folder that the cache command filled ([speed.md](speed.md))."),
-    "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=DTYPES),
+    "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=tuple(DTYPES)),
     "teacher.accuracy": Field(
         float, None, "The teacher's stated test accuracy, in percent; 0.1 points off refuses the run.", 0
     ),
@@ -99,10 +103,10 @@ FIELDS: dict[str, Field] = {
     "profile_steps": Field(tuple, (), "`10,20`: a trace of steps 10 to 19 in `WORKDIR/profile`.", 0, runtime=True),
 }
 RUNTIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.runtime)
-# Names of earlier versions, and what they are called now.
+# Names of earlier versions, and what they are called now: of a base loss, and of a feature loss where that differs.
 RENAMED = {
-    "loss.temperature": "loss.options.temperature",
-    "loss.alpha": "loss.options.alpha",
-    "loss.beta": "loss.options.beta (of a base loss) or features.weight (of a feature loss)",
-    "loss.gamma": "loss.options.gamma",
+    "loss.temperature": ("loss.options.temperature",),
+    "loss.alpha": ("loss.options.alpha",),
+    "loss.beta": ("loss.options.beta", "features.weight"),
+    "loss.gamma": ("loss.options.gamma",),
 }

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from sdd_jax import data
-from sdd_jax.config import DTYPES
 from sdd_jax.data import AnyDataset
+from sdd_jax.fields import DTYPES
 from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.training import run_dir
