@@ -113,6 +113,7 @@ SECTION = "the paper, section 4.1"
 SOLVER = f"{SECTION}, and SOLVER of configs/DATA/METHOD/NAME.yaml"
 SCRIPT = f"the --M of the released script in the row; {SECTION} where there is none"
 CFG_DKD = f"{methods.CFG}:162-167, the DKD section, over it that of NAME.yaml"
+NKD_WARMUP = f"mdistiller/distillers/nkd.py:43,54, which reads cfg.DKD.WARMUP: {methods.CFG}:167, in no yaml another"
 CFG_SDD_NKD = "mdistiller/distillers/SDD_nkd.py:163-166, which reads cfg.DKD: its T, its BETA as gamma, its WARMUP"
 KD_YAML = "configs/imagenet/NAME/kd.yaml:23-27"
 LS_LOGS = "the names of the logs of logit standardisation's code (logs/KD), which has none of the other pairs"
@@ -152,7 +153,6 @@ ROWS: tuple[Row, ...] = (
         "none in mdistiller/distillers/KD.py (of SD-KD: lines 133 and 142, commented out)",
         bases=("kd",),
     ),
-    Row({"loss.warmup_epochs": 0}, "none in mdistiller/distillers/nkd.py", bases=("nkd",), regions=False),
     Row(
         {"loss.options.temperature": 4.0, "loss.options.gamma": 8.0},
         CFG_SDD_NKD,
@@ -171,6 +171,7 @@ ROWS: tuple[Row, ...] = (
         bases=("dkd", "ls_dkd"),
         regions=True,
     ),
+    Row({"loss.warmup_epochs": 20}, NKD_WARMUP, SMALL, bases=("nkd",), regions=False),
     Row({"loss.warmup_epochs": 20}, CFG_SDD_NKD, SMALL, bases=("nkd",), regions=True),
     # ---- ImageNet
     Row({"epochs": 100}, SOLVER, ("imagenet",)),
@@ -224,13 +225,9 @@ ROWS: tuple[Row, ...] = (
         "configs/imagenet/NAME/METHOD.yaml and train.py:195: 1, which is none",
         ("imagenet",),
         bases=("nkd",),
-        regions=True,
     ),
-    # ---- this project's own data sets
-    Row({"loss.warmup_epochs": 1}, "this project", ("digits", "fashion_mnist"), bases=("dkd", "ls_dkd")),
-    Row({"loss.warmup_epochs": 1}, "this project", ("digits", "fashion_mnist"), bases=("nkd",), regions=True),
-    Row({"loss.warmup_epochs": 5}, "a twelfth of the run", ("image_folder",), bases=("dkd", "ls_dkd")),
-    Row({"loss.warmup_epochs": 5}, "a twelfth of the run", ("image_folder",), bases=("nkd",), regions=True),
+    # ---- this project's own data sets, whose runs are shorter
+    Row({"loss.warmup_share": 20 / 240}, "the share that 20 epochs are of 240", OWN, bases=("dkd", "ls_dkd", "nkd")),
     # ---- pairs
     *(
         row
@@ -273,7 +270,8 @@ ROWS: tuple[Row, ...] = (
         )
     ),
     # ---- the paper's warm-up
-    Row({"loss.warmup_epochs": 30}, SECTION, preset=PAPER),
+    Row({"loss.warmup_epochs": 30}, SECTION, (*SMALL, "imagenet"), preset=PAPER),
+    Row({"loss.warmup_share": 30 / 240}, f"the share that 30 epochs are of 240 ({SECTION})", OWN, preset=PAPER),
 )
 
 

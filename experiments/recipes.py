@@ -30,7 +30,7 @@ NO_IDENTITY = RUNTIME_FIELDS | {
     "save_every_epochs",
 }
 # Fields that came after the first results. At these values a run is what it was before, and keeps its key.
-LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error"}
+LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error", "loss.warmup_share": 0.0}
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
 

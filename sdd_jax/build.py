@@ -133,7 +133,8 @@ def make_objective(settings: Settings, num_classes: int) -> objectives.Objective
             sdd={name: settings[f"sdd.{name}"] for name in weighting},
             task_weight=settings["loss.task_weight"],
             distill_weight=settings["loss.distill_weight"],
-            warmup_epochs=settings["loss.warmup_epochs"],
+            warmup_epochs=settings["loss.warmup_epochs"] or settings["loss.warmup_share"] * settings["epochs"],
+            warmup_by_step=settings["loss.warmup_share"] > 0,
         )
     if method.features is None:
         return logits

@@ -90,6 +90,12 @@ def read(config: Mapping[str, Any]) -> Settings:
         regions(settings)
     with named_field("data.name"):
         data.check_name(settings["data.name"])
+    warmup_epochs, warmup_share = settings["loss.warmup_epochs"], settings["loss.warmup_share"]
+    if warmup_share > 1 or (warmup_share and warmup_epochs):
+        raise ValueError(
+            "loss.warmup_share must be at most 1, and 0 where loss.warmup_epochs is not: "
+            f"got a share of {warmup_share:g} and {warmup_epochs} epochs"
+        )
     if settings["optim.momentum"] >= 1:
         raise ValueError(f"optim.momentum must be below 1, got {settings['optim.momentum']}")
     milestones, epochs = settings["optim.milestones"], settings["epochs"]
@@ -133,7 +139,7 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
         return frozenset()
     names = {"loss.task_weight", *option_fields(settings, method)}
     if method.base is not None:
-        names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs"}
+        names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs", "loss.warmup_share"}
     if method.features is not None:
         names.add("features.weight")
         if methods.FEATURES[method.features].by_region:

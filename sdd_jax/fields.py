@@ -87,6 +87,9 @@ FIELDS: dict[str, Field] = {
     "loss.task_weight": Field(float, 1.0, "The weight of the cross-entropy with the labels.", 0),
     "loss.distill_weight": Field(float, 1.0, "The weight of the distillation loss.", 0),
     "loss.warmup_epochs": Field(int, 0, "Epoch e, from 1, weighs the distillation by `min(e / warmup_epochs, 1)`.", 0),
+    "loss.warmup_share": Field(
+        float, 0.0, "The same by steps, as a share of the run's epochs; one of the two is 0.", 0
+    ),
     "features.weight": Field(float, 1.0, "The weight of the feature loss.", 0),
     "optim.learning_rate": Field(float, 0.05, "The first rate of SGD.", above=0),
     "optim.momentum": Field(float, 0.9, "The momentum of SGD (not Nesterov's).", 0),

@@ -95,8 +95,10 @@ def test_an_objective_sees_one_part_after_the_other_each_with_a_key_of_its_own(x
         del key, student, teacher, num_examples
         return {}, {"calls": jnp.zeros((), jnp.int32), "drawn": jnp.zeros(PARTS), "seen": jnp.zeros(PARTS, int)}
 
-    def apply(params, state, student, teacher, batch, *, epoch, key):
-        loss, terms, _ = OBJECTIVE.apply(params, {}, student, teacher, batch, epoch=epoch, key=key)
+    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
+        loss, terms, _ = OBJECTIVE.apply(
+            params, {}, student, teacher, batch, epoch=epoch, epochs_done=epochs_done, key=key
+        )
         state = {
             "calls": state["calls"] + 1,
             "drawn": state["drawn"].at[state["calls"]].set(jax.random.uniform(key)),

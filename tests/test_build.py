@@ -7,6 +7,7 @@ from functools import partial
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sets
@@ -16,9 +17,9 @@ from configs import cifar100, common, fashion_mnist, imagenet, quickstart
 from configs.rows import PAIRS
 from experiments.recipes import identity
 from sdd_jax import data, methods
-from sdd_jax.build import build, check, trace
+from sdd_jax.build import build, check, make_objective, trace
 from sdd_jax.fields import FIELDS, PRESETS
-from sdd_jax.models import create_model, model_names
+from sdd_jax.models import Outputs, create_model, model_names
 from sdd_jax.regions import Regions
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
@@ -66,6 +67,11 @@ WRONG = {
         "loss.options.temperature must be a finite number, got 'hot'",
     ),
     "a temperature of zero": ({"loss__options__temperature": 0.0}, "loss.base kd: temperature must be greater than 0"),
+    "two warm-ups": (
+        {"loss__warmup_epochs": 5, "loss__warmup_share": 0.1},
+        "warmup_share must be at most 1, and 0 where loss.warmup_epochs is not: got a share of 0.1 and 5 epochs",
+    ),
+    "a warm-up longer than the run": ({"loss__warmup_share": 1.5}, "warmup_share must be at most 1.*share of 1.5"),
     "an infinite weight": ({"loss__distill_weight": float("inf")}, "loss.distill_weight must be a finite number"),
     "half an epoch": ({"epochs": 1.5}, "epochs must be an integer, got 1.5"),
     "True for a number": ({"batch_size": True}, "batch_size must be an integer, got True"),
@@ -118,7 +124,7 @@ SETTINGS = {
     "sdd_kd": (("kd", 4.0, 0.1, 0.9, 0), ("kd", 4.0, 0.1, 0.9, 30)),
     "dkd": (("dkd", 4.0, 1.0, 1.0, 20), ("dkd", 4.0, 1.0, 1.0, 30)),
     "sdd_dkd": (("dkd", 4.0, 1.0, 1.0, 20), ("dkd", 4.0, 1.0, 1.0, 30)),
-    "nkd": (("nkd_as_released", 1.0, 1.0, 1.0, 0), ("nkd", 1.0, 1.0, 1.0, 30)),
+    "nkd": (("nkd_as_released", 1.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
     "sdd_nkd": (("nkd_as_released", 4.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
 }
 # method: (base, task, distill, warm-up, the numbers that it reads)
@@ -158,6 +164,27 @@ def test_other_base_losses_have_the_numbers_of_their_own_code(method, prefix):
     changed = {name for name in released if released[name] != paper[name]}
     assert changed == {"preset", "loss.warmup_epochs", "sdd.pooling", "sdd.consistency", "sdd.reduction"}
     assert paper["loss.warmup_epochs"] == 30
+
+
+@pytest.mark.parametrize(("preset", "share"), [("released", 20 / 240), ("paper", 30 / 240)])
+def test_a_short_run_warms_up_over_the_same_share_as_a_long_one(preset, share):
+    argument = f"teacher=resnet20,student=resnet8,method=sdd_dkd,preset={preset}"
+    settings = check(fashion_mnist.get_config(argument))
+    assert settings["loss.warmup_share"] == share and settings["loss.warmup_epochs"] == 0
+    objective = make_objective(settings, 10)
+    logits = jnp.array([[[2.0, 0.0, -1.0]]])
+    student = Outputs(logits[:, 0], None, jnp.broadcast_to(logits, (1, 21, 3)), {})
+    teacher = Outputs(-logits[:, 0], None, jnp.broadcast_to(-logits, (1, 21, 3)), {})
+    batch = {"label": jnp.zeros(1, jnp.int32)}
+
+    def distilled(epochs_done):
+        now = {"epoch": jnp.int32(epochs_done), "epochs_done": epochs_done, "key": None}
+        loss, metrics, _ = objective.apply({}, {}, student, teacher, batch, **now)
+        return float((loss - metrics["task_loss"])[0])
+
+    full = distilled(settings["epochs"])
+    assert distilled(share * settings["epochs"] / 2) == pytest.approx(full / 2, rel=1e-6)
+    assert distilled(share * settings["epochs"]) == pytest.approx(full, rel=1e-6) != 0
 
 
 def test_standardised_kd_has_the_numbers_of_its_released_logs_and_dist_a_temperature_for_imagenet():

@@ -35,7 +35,7 @@ def start(**options):
 
 def apply(objective, params, state, pair, key=7, rows=ROWS):
     batch = {"row": jnp.asarray(rows)}
-    return objective.apply(params, state, *pair, batch, epoch=jnp.int32(0), key=jax.random.key(key))
+    return objective.apply(params, state, *pair, batch, epoch=jnp.int32(0), epochs_done=0.1, key=jax.random.key(key))
 
 
 def embedding(params, feature_map):

@@ -95,7 +95,7 @@ def test_no_two_random_keys_of_a_step_are_equal():
     keys = []
 
     def recording():
-        def apply(params, state, student, teacher, batch, *, epoch, key):
+        def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
             keys.append(key)
             return student.logits[:, 0], {}, state
 

@@ -29,8 +29,9 @@ def networks():
     return *outputs, {"label": jnp.array([0, 1, 2, 3, 4, 0], jnp.int32)}
 
 
-def apply(objective, networks, epoch):
-    return objective.apply({}, {}, *networks, epoch=jnp.int32(epoch), key=jax.random.key(0))
+def apply(objective, networks, epoch, epochs_done=0.0):
+    now = {"epoch": jnp.int32(epoch), "epochs_done": jnp.float32(epochs_done)}
+    return objective.apply({}, {}, *networks, **now, key=jax.random.key(0))
 
 
 def cross_entropy(logits, labels):
@@ -40,7 +41,7 @@ def cross_entropy(logits, labels):
 
 def test_plain_is_cross_entropy_and_reads_no_teacher(networks):
     student, _, batch = networks
-    loss, metrics, state = plain().apply({}, {}, student, None, batch, epoch=0, key=None)
+    loss, metrics, state = plain().apply({}, {}, student, None, batch, epoch=0, epochs_done=0.1, key=None)
     np.testing.assert_allclose(loss, cross_entropy(student.logits, batch["label"]), rtol=1e-5)
     assert set(metrics) == {"task_loss"} and state == {} and plain().needs == frozenset()
 
@@ -53,6 +54,13 @@ def test_distillation_warms_up_linearly_from_the_first_epoch(networks, epoch, fa
     np.testing.assert_allclose(metrics["distill_loss"], term, rtol=1e-6)  # as it is, before weights
     expected = 0.1 * cross_entropy(student.logits, batch["label"]) + 0.9 * factor * np.asarray(term)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("done", "factor"), [(0.05, 0.1), (0.25, 0.5), (0.5, 1.0), (3.0, 1.0)])
+def test_a_warmup_by_step_grows_within_an_epoch(networks, done, factor):
+    objective = distill(kd_loss, task_weight=0.0, warmup_epochs=0.5, warmup_by_step=True)
+    loss, metrics, _ = apply(objective, networks, int(done), done)
+    np.testing.assert_allclose(loss, factor * metrics["distill_loss"], rtol=1e-6)
 
 
 def test_without_warmup_the_first_epoch_has_full_weight(networks):
@@ -84,7 +92,7 @@ def test_a_sum_of_objectives_gives_each_its_own(networks):
         def init(key, student, teacher, num_examples):
             return {"scale": jnp.float32(num_examples)}, {"steps": jnp.int32(0), "drawn": jax.random.uniform(key)}
 
-        def apply(params, state, student, teacher, batch, *, epoch, key):
+        def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
             loss = params["scale"] * jnp.ones(6)
             return loss, {name: loss}, {"steps": state["steps"] + 1, "drawn": jax.random.uniform(key)}
 
@@ -96,7 +104,9 @@ def test_a_sum_of_objectives_gives_each_its_own(networks):
     assert params["task"] == state["task"] == {} and objective.needs == {"one", "two"}
     assert state["first"]["drawn"] != state["second"]["drawn"]
     params["second"]["scale"] = jnp.float32(5.0)
-    loss, metrics, later = objective.apply(params, state, student, teacher, batch, epoch=0, key=jax.random.key(1))
+    loss, metrics, later = objective.apply(
+        params, state, student, teacher, batch, epoch=0, epochs_done=0.1, key=jax.random.key(1)
+    )
     np.testing.assert_allclose(loss, 0.5 * cross_entropy(student.logits, batch["label"]) + 3.0 + 5.0, rtol=1e-5)
     assert metrics.keys() == {"task_loss", "one", "two"} and later["first"]["steps"] == 1
     assert later["first"]["drawn"] != later["second"]["drawn"]

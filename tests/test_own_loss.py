@@ -25,7 +25,9 @@ def applied(method, **overrides):
     student, teacher = (SimpleNamespace(logits=one[:, 0], region_logits=one) for one in map(jnp.asarray, regions))
     objective = make_parts(check(own(method, **overrides)), 10).objective
     batch = {"label": jnp.arange(6) % 10}
-    loss, _, _ = objective.apply({}, {}, student, teacher, batch, epoch=jnp.int32(0), key=jax.random.key(0))
+    loss, _, _ = objective.apply(
+        {}, {}, student, teacher, batch, epoch=jnp.int32(0), epochs_done=0.1, key=jax.random.key(0)
+    )
     return loss, regions, batch["label"]
 
 

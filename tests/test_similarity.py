@@ -41,7 +41,7 @@ def cell_means(features, side):
 def applied(objective, student, teacher):
     student, teacher = (SimpleNamespace(feature_map=jnp.asarray(features)) for features in (student, teacher))
     params, state = objective.init(jax.random.key(0), student, teacher, 100)
-    return objective.apply(params, state, student, teacher, {}, epoch=0, key=None)
+    return objective.apply(params, state, student, teacher, {}, epoch=0, epochs_done=0.0, key=None)
 
 
 def test_value_is_that_of_the_formula_for_maps_of_any_size(x64):

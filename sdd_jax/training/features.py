@@ -46,7 +46,7 @@ def similarity(weight: float = 3000.0, *, regions: Regions | None = None, reduct
         check_feature_maps(student, teacher, "similarity")
         return no_variables(key, student, teacher, num_examples)
 
-    def apply(params, state, student, teacher, batch, *, epoch, key):
+    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         maps = student.feature_map, teacher.feature_map
         if regions is None:
             loss = similarity_loss(*(features.reshape(features.shape[0], -1) for features in maps))
@@ -117,7 +117,7 @@ def contrast(
         constants = {name: jnp.zeros((), memories[name].dtype) for name in memories}
         return params, {"memory": memories, "log_constant": constants, "started": jnp.zeros((), bool)}
 
-    def apply(params, state, student, teacher, batch, *, epoch, key):
+    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         rows, memories = batch["row"], state["memory"]
         num_examples = memories["student"].shape[0]
         drawn = jax.random.randint(key, (rows.shape[0], negatives), 0, num_examples, rows.dtype)

@@ -3,8 +3,9 @@
 ``init(key, student, teacher, num_examples) -> (params, state)`` makes trainable parameters and memory of the objective
 itself, both ``{}`` for logit losses; ``student`` and ``teacher`` are outputs as ``jax.ShapeDtypeStruct``.
 
-``apply(params, state, student, teacher, batch, *, epoch, key) -> (loss [B], metrics, state)`` gives the loss of each
-example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0.
+``apply(params, state, student, teacher, batch, *, epoch, epochs_done, key) -> (loss [B], metrics, state)`` gives the
+loss of each example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0; ``epochs_done`` is a fraction too,
+and has this step in it.
 """
 
 import functools
@@ -31,7 +32,7 @@ class Objective(NamedTuple):
 def plain(task_weight: float = 1.0) -> Objective:
     """``task_weight`` times the cross-entropy with the labels: alone it is training without a teacher."""
 
-    def apply(params, state, student, teacher, batch, *, epoch, key):
+    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         loss = softmax_cross_entropy_with_integer_labels(student.logits, batch["label"])
         return task_weight * loss, {"task_loss": loss}, state
 
@@ -45,19 +46,21 @@ def distill(
     sdd: Mapping[str, Any] | None = None,
     task_weight: float = 1.0,
     distill_weight: float = 1.0,
-    warmup_epochs: int = 0,
+    warmup_epochs: float = 0,
+    warmup_by_step: bool = False,
 ) -> Objective:
     """Logit distillation: ``task_weight * cross-entropy + distill_weight * warm-up * distillation``.
 
     The base loss ``base(student_logits, teacher_logits, labels) -> [...]`` is applied to the global logits, or to each
     of ``regions``; ``sdd`` are keyword arguments of ``sdd_loss``: complementary_weight, consistent_weight, consistency,
-    reduction. ``distill_weight`` is the paper's alpha. The warm-up is ``min(e / warmup_epochs, 1)``, e = 1 in the first
-    epoch, as in the released code; 0 means none.
+    reduction. ``distill_weight`` is the paper's alpha. The warm-up is ``min(e / warmup_epochs, 1)``, none for 0 epochs:
+    e is 1 in the whole first epoch, as in the released code, or, by step, the epochs done so far. In a run of few
+    epochs the former is coarse, and over one epoch it is none.
     """
     weighting = dict(sdd or {})
     reduction = weighting.pop("reduction", "mean")
 
-    def apply(params, state, student, teacher, batch, *, epoch, key):
+    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         labels = batch["label"]
         task = softmax_cross_entropy_with_integer_labels(student.logits, labels)
         metrics = {"task_loss": task}
@@ -71,7 +74,8 @@ def distill(
             metrics["complementary_share"] = jnp.mean(complementary, axis=1, dtype=jnp.float32)
             metrics |= _by_scale(terms, complementary, regions, reduction)
         metrics["distill_loss"] = term
-        scale = jnp.minimum((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
+        done = epochs_done if warmup_by_step else epoch + 1
+        scale = jnp.minimum(done / warmup_epochs, 1.0) if warmup_epochs else 1.0
         return task_weight * task + distill_weight * scale * term, metrics, state
 
     return Objective(no_variables, apply, frozenset({"logits" if regions is None else "region_logits"}), regions)
@@ -89,11 +93,11 @@ def added(**terms: Objective) -> Objective:
             params[name], states[name] = term.init(own, student, teacher, num_examples)
         return params, states
 
-    def apply(params, state, student, teacher, batch, *, epoch, key):
+    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         losses, metrics, states = [], {}, {}
         for own, (name, term) in zip(jax.random.split(key, len(terms)), terms.items(), strict=True):
             loss, measured, states[name] = term.apply(
-                params[name], state[name], student, teacher, batch, epoch=epoch, key=own
+                params[name], state[name], student, teacher, batch, epoch=epoch, epochs_done=epochs_done, key=own
             )
             losses.append(loss)
             metrics |= measured

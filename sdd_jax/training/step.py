@@ -79,7 +79,11 @@ def make_train_step(
     """
 
     def train_step(state: State, teacher_arrays: Any, batch: dict[str, jax.Array], key: jax.Array):
-        epoch = state.step * batch["label"].shape[0] // num_examples
+        batch_size = batch["label"].shape[0]
+        now = {
+            "epoch": state.step * batch_size // num_examples,
+            "epochs_done": (state.step + 1) * batch_size / num_examples,
+        }
 
         def loss_fn(params, batch_stats, objective_state, teacher_outputs, batch, key):
             # Each key is split or folded once: fold_in(key, 0) can be the key that a split of the same key begins with.
@@ -93,7 +97,7 @@ def make_train_step(
                 rngs={"dropout": dropout_key},
             )
             loss, terms, objective_state = objective.apply(
-                params["objective"], objective_state, student, teacher_outputs, batch, epoch=epoch, key=objective_key
+                params["objective"], objective_state, student, teacher_outputs, batch, **now, key=objective_key
             )
             return jnp.mean(loss), (student, terms, updates.get("batch_stats", {}), objective_state)
 
