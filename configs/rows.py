@@ -85,6 +85,7 @@ class Row(NamedTuple):
       students: students.
       bases: base losses.
       regions: whether the base loss is applied region by region.
+      features: feature losses.
       preset: "released" or "paper".
     """
 
@@ -95,6 +96,7 @@ class Row(NamedTuple):
     students: tuple[str, ...] | None = None
     bases: tuple[str, ...] | None = None
     regions: bool | None = None
+    features: tuple[str, ...] | None = None
     preset: str | None = None
 
     def holds(self, data: str, teacher: str, student: str, method: methods.Method, preset: str) -> bool:
@@ -105,6 +107,7 @@ class Row(NamedTuple):
             and (self.students is None or student in self.students)
             and (self.bases is None or method.base in self.bases)
             and (self.regions is None or method.regions == self.regions)
+            and (self.features is None or method.features in self.features)
             and (self.preset is None or preset == self.preset)
         )
 
@@ -160,6 +163,7 @@ ROWS: tuple[Row, ...] = (
         regions=True,
         preset=RELEASED,
     ),
+    Row({"optim.clip_norm": None}, "mdistiller/engine/trainer.py:213-248: CRDTrainer does not clip", features=("crd",)),
     # ---- CIFAR-100, CUB-200, and CIFAR-10 as they are
     Row({"optim.learning_rate": 0.05, "epochs": 240, "batch_size": 64}, SOLVER, SMALL),
     Row({"optim.learning_rate": 0.01}, SOLVER, SMALL, students=LOW_RATE_STUDENTS),
