@@ -440,8 +440,11 @@ def test_initialisers(name, stem, conv, deviation):
         assert 0.9 * bound < np.abs(bias).max() <= bound
 
 
-def test_the_head_for_cub200_is_pytorchs_own():
-    """The official code replaces it after the network is initialised."""
+def test_the_head_for_cub200_is_pytorchs_own_but_for_mobilenet_v2():
+    """The official code replaces it after the network is initialised, except MobileNetV2's."""
     _, _, head = initial_params("vgg8", "cub200", "block0_conv0")
     assert_uniform(head["kernel"], 512**-0.5)
     assert np.any(head["bias"])
+    _, _, head = initial_params("mobilenet_v2", "cub200", "stage5_block1/depthwise_conv")
+    assert abs(head["kernel"].std() / 0.01 - 1) < 0.02 and np.abs(head["kernel"]).max() > 1280**-0.5
+    assert np.all(head["bias"] == 0)

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import imagenet
-from configs.rows import PAIRS
+from configs.pairs import PAIRS
 from experiments import cells, recipes, results, tables
 from experiments.cells import QUOTED, RUN, difference, remarks
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
@@ -339,7 +339,6 @@ def test_the_command_line_of_a_row():
     assert recipes.command_line(same, RELEASED)[1:] == [
         "--config.loss.options.gamma=1.5",
         "--config.loss.options.temperature=1.0",
-        "--config.loss.warmup_epochs=0",
     ]
     assert recipes.command_line(same, PAPER)[1:] == []
 
