@@ -16,11 +16,12 @@ from experiments import command_line, plot, results, summary
 from experiments.cells import MEASURES, RUN, Table, remarks
 from experiments.command_line import Parser, guarded, hold_no_device
 from experiments.results import NO_TEACHER
-from experiments.summary import WHICH, Difference, Entry, Summary
+from experiments.summary import HELD_OUT, WHICH, Difference, Entry, Summary
 from experiments.tables import ALL, TABLES, choose
 
 PROGRAM = "experiments.summarize"
 NOTHING = "-"
+HEADS = {"last": "last", "best": "best", HELD_OUT: "last, held-out images"}
 LEGEND = (
     "Ours: mean ± sample standard deviation over the seeds (n runs); *last* is the accuracy after the last step, *best*"
     " that of the epoch that was best on the split named beside it: chosen on the test set it is optimistic, which is "
@@ -76,9 +77,11 @@ def markdown(made: Summary) -> str:
         evidence = f"Device: {'; '.join(devices)}. Commit: {', '.join(commits)}. {'; '.join(versions)}."
         lines += [LEGEND, "", evidence, ""]
     else:
+        seeds = f" --seeds={table.tuning_seed}" if table.tunes else ""
+        follow = " The paper's values follow." if quotes else ""
         lines += [
             "**No results of ours yet**: no line of experiments/results/*.jsonl belongs to a row of this table. "
-            f"`python -m experiments.run {table.name}` makes them. The paper's values follow.",
+            f"`python -m experiments.run {table.name}{seeds}` makes them.{follow}",
             "",
         ]
     for column in table.columns:
@@ -89,9 +92,9 @@ def markdown(made: Summary) -> str:
 
 def _cells(made: Summary, column: str) -> list[str]:
     table, entries = made.table, [entry for entry in made.entries if entry.cell.column == column]
-    several, timed = len(table.measures) > 1, table.measures == ("ms",)
-    head = ["row", *(["measure"] if several else []), "paper", "ours" if timed else "ours, last"]
-    head += [] if timed else ["ours, best", "best chosen on"]
+    several, shown = len(table.measures) > 1, made.shown
+    head = ["row", *(["measure"] if several else []), "paper", *(f"ours, {HEADS[which]}" for which in shown)]
+    head += ["best chosen on"] if "best" in shown else []
     rows = []
     for entry in entries:
         status = entry.cell.status if entry.cell.status != RUN or entry.lines else "no runs yet"
@@ -101,9 +104,9 @@ def _cells(made: Summary, column: str) -> list[str]:
             paper = entry.cell.paper.get(measure)
             row = [entry.label(entries) if number == 0 else "", *([MEASURES[measure]] if several else [])]
             row.append(NOTHING if paper is None else f"{paper:.2f}")
-            ours = [entry.spread(measure, which) for which in (WHICH[:1] if timed else WHICH)]
+            ours = [entry.spread(measure, which) for which in shown]
             row += [NOTHING if one is None else f"{one.text()} (n={one.n})" for one in ours]
-            row += [] if timed else [_shared(entry, "select_on") or NOTHING]
+            row += [_shared(entry, "select_on") or NOTHING] if "best" in shown else []
             row += [_shared(entry, "train_examples") or NOTHING, how if number == 0 else ""]
             rows.append(row)
     return command_line.table([*head, "training images", "how"], rows)
@@ -115,8 +118,7 @@ def _shared(entry: Entry, name: str) -> str:
 
 
 def _differences(made: Summary, column: str) -> list[str]:
-    several, timed = len(made.table.measures) > 1, made.table.measures == ("ms",)
-    which = WHICH[:1] if timed else WHICH
+    several, which = len(made.table.measures) > 1, [name for name in made.shown if name in WHICH]
     head = ["row", "less", *(["measure"] if several else []), "paper", *(f"ours, {name}" for name in which)]
     rows = []
     for one in made.comparisons:
@@ -138,7 +140,8 @@ def _difference(difference: Difference | None) -> str:
 def cells_csv(made: Summary) -> str:
     """A line for each entry, measure, and last or best."""
     rows = []
-    for entry, measure, which in itertools.product(made.entries, made.table.measures, WHICH):
+    parts = dict.fromkeys((*WHICH, *made.shown))
+    for entry, measure, which in itertools.product(made.entries, made.table.measures, parts):
         names = [made.table.name, entry.cell.column, entry.cell.row, entry.preset, measure, which, entry.cell.status]
         numbers = [entry.cell.paper.get(measure), *(entry.spread(measure, which) or (None, None, 0))]
         seeds = " ".join(str(line["seed"]) for line in entry.lines)

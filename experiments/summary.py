@@ -12,7 +12,8 @@ from experiments.recipes import PRESETS, RELEASED
 from experiments.results import NO_TEACHER, RunKey
 from sdd_jax.reporting.measures import Spread, spread
 
-WHICH = ("last", "best")
+WHICH = ("last", "best")  # of the test split
+HELD_OUT = "held_out"  # after the last step, on the split that best is chosen on; lines of before have none
 LARGER, WITHIN, TOO_FEW = "larger than its noise", "within noise", "n too small"
 CONFIDENCE = 0.95
 
@@ -55,7 +56,8 @@ class Entry(NamedTuple):
             rates = [(line["settings"]["batch_size"], line.get("images_per_second")) for line in timed]
             return [1000 * size / rate for size, rate in rates if rate]
         name = {"top1": "accuracy", "top5": "top5"}[measure]
-        return [100 * line[which][name] for line in self.lines if name in line[which]]
+        parts = [line.get(which) or {} for line in self.lines]
+        return [100 * part[name] for part in parts if name in part]
 
     def spread(self, measure: str, which: str) -> Spread | None:
         """Mean, standard deviation and number of the runs, or None."""
@@ -93,6 +95,15 @@ class Summary(NamedTuple):
     comparisons: list[Comparison]
     remarks: list[str]
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The parts of a line that a page shows: of times the first alone, held-out accuracy where any run has it."""
+        if self.table.measures == ("ms",):
+            return WHICH[:1]
+        return (
+            (*WHICH, HELD_OUT) if any(line.get(HELD_OUT) for entry in self.entries for line in entry.lines) else WHICH
+        )
+
 
 def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
     """The summary of ``table`` by the ``lines`` of every table, since a run that two of them share has its line in one.
@@ -101,7 +112,7 @@ def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Ma
     """
     found = results.index(lines)
     groups: dict[RunKey, list[Mapping[str, Any]]] = {}
-    for key, seed in sorted(found):
+    for key, seed in sorted(one for one in found if table.counts(one[1])):
         groups.setdefault(key, []).append(found[key, seed])
     entries = [entry for cell in table.cells for entry in _entries(cell, groups)]
     used = {entry.key for entry in entries}
@@ -111,7 +122,7 @@ def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Ma
         f"a line belongs to no row as it is configured now, and is left out: {line['argument']} {line['overrides']}, "
         f"seed {line['seed']}, {line['train_examples']} training images"
         for line in own
-        if (key := results.run_key(line)) not in used and key.config not in teachers
+        if not ((key := results.run_key(line)) in used and table.counts(line["seed"])) and key.config not in teachers
     ]
     twice = len(lines) - len(found)
     if twice:

@@ -119,6 +119,25 @@ def test_two_lines_of_one_run_count_once_and_are_named():
     assert made.remarks == ["1 lines tell of a run that another line tells of, and are left out"]
 
 
+def test_held_out_accuracy_is_shown_where_a_line_has_it_and_runs_that_choose_count_apart():
+    tuning = tables.TABLES["fashion_tuning"]
+    chosen = line(tuning.find("KD 0.9", COLUMN).recipe, 5, 89.5, held_out=89.75)
+    before = {
+        name: value for name, value in kd_lines()[0].items() if name != "held_out"
+    }  # a line of an earlier version
+    text = summarize.markdown(summary.summarize(tuning, [chosen, before], [chosen]))
+    assert "| ours, last | ours, best | ours, last, held-out images | best chosen on |" in text
+    assert "| KD 0.9 | - | 89.50 (n=1) | 89.50 (n=1) | 89.75 (n=1) | validation |" in text
+    made = summary.summarize(tuning, [chosen, before], [chosen])
+    held_out = {row["row"]: row for row in rows_of(summarize.cells_csv(made)) if row["which"] == "held_out"}
+    assert held_out["KD 0.9"]["mean"] == "89.75" and held_out["DKD 0.5"]["mean"] == ""
+    assert not made.remarks and "--seeds=5` makes them" in summarize.markdown(summarized(tuning))
+
+    study = summary.summarize(FASHION, [chosen, before], [chosen, before])
+    assert [entry.values("top1", "last") for entry in study.entries if entry.cell.row == "KD"] == [[89.0]]
+    assert "held-out" not in summarize.markdown(study) and ["seed 5" in remark for remark in study.remarks] == [True]
+
+
 def test_a_run_counts_in_every_table_that_has_it():
     recipe = tables.TABLES["table2"].find("KD", "RN32x4 -> ShuffleNetV1").recipe
     lines = [line(recipe, seed, 74.0 + seed, rate=6400.0) for seed in (0, 1)]
@@ -186,11 +205,11 @@ def test_the_command_prints_and_writes_everything(tmp_path, capsys):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
-@pytest.mark.parametrize("name", ["fashion", "fashion_cross", "fashion_weights"])
+@pytest.mark.parametrize("name", [table.name for table in tables.OF_STUDY])
 def test_the_committed_pages_are_what_the_committed_lines_say(name):
     """Also that each committed line still belongs to a row."""
-    lines, own = results.read(results.RESULTS), results.read_file(results.RESULTS / f"{name}.jsonl")
-    made = summary.summarize(tables.TABLES[name], lines, own)
+    lines, path = results.read(results.RESULTS), results.RESULTS / f"{name}.jsonl"
+    made = summary.summarize(tables.TABLES[name], lines, results.read_file(path) if path.exists() else [])
     assert (results.RESULTS / f"{name}.md").read_text() == summarize.markdown(made) and not made.remarks
     for ending, text in ((".csv", summarize.cells_csv(made)), ("_differences.csv", summarize.differences_csv(made))):
         assert (results.RESULTS / f"{name}{ending}").read_text() == text
