@@ -43,6 +43,13 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
     tuning_seed: int | None = None  # of the runs that chose settings: they count in tables that tune, and in no other
     tunes: bool = False
+    declared: tuple[tuple[str, str], ...] | None = None  # the rows and bases that the table is about; None: all
+
+    @property
+    def family(self) -> set[tuple[str, str, str]]:
+        """Column, row and base of each declared difference, whether it has results or not."""
+        every = {(cell.column, cell.row, base) for cell in self.cells for base in cell.bases}
+        return {one for one in every if self.declared is None or one[1:] in self.declared}
 
     def counts(self, seed: int) -> bool:
         """Whether runs with this seed belong to the table."""

@@ -71,9 +71,7 @@ def make(
             if table.counts(seed):
                 plan.add(table, cell, seed)
             else:
-                plan.remarks[
-                    f"{table.name}: no runs at seed {seed}; seed {table.tuning_seed} is for choosing settings"
-                ] = None
+                plan.remarks[f"{table.name}: no runs at seed {seed}; seed {table.tuning_seed} chooses settings"] = None
     return plan
 
 

@@ -46,7 +46,7 @@ def test_the_seed_that_chooses_settings_is_run_in_its_table_alone(tmp_path):
     for table, row, seed in ((FASHION, "KD", 0), (tuning, "KD 0.9", 5)):
         made, jobs = planned(tmp_path, table, rows=[row], seeds=(0, 5))
         assert [job.seed for job in jobs[1:]] == [seed]
-        text = f"{table.name}: no runs at seed {5 - seed}; seed 5 is for choosing settings"
+        text = f"{table.name}: no runs at seed {5 - seed}; seed 5 chooses settings"
         assert text in made.remarks
 
 

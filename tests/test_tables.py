@@ -249,7 +249,8 @@ def test_the_rows_of_our_own_study():
         of_base = [rows[base], rows[f"SD-{base} {{1,2}}"], rows[f"SD-{base}"]]
         assert [one.get("sdd.scales") for one in of_base] == [None, [1, 2], [1, 2, 4]]
         assert {one["loss.base"] for one in of_base} == {base.lower().replace("-", "_")}
-        assert cell("fashion", f"SD-{base} {{1,2}}", column).bases == (base, f"SD-{base}")
+        assert cell("fashion", f"SD-{base} {{1,2}}", column).bases == (base,)
+        assert cell("fashion", f"SD-{base}", column).bases[:2] == (base, f"SD-{base} {{1,2}}")
     assert rows["SD-KD {1,4}"]["sdd.scales"] == [1, 4]
     weights = [rows[row]["sdd.complementary_weight"] for row in ("SD-KD weight 1", "SD-KD", "SD-KD weight 4")]
     assert weights == [1.0, 2.0, 4.0] and cell("fashion", "LS-DKD", column).bases == ("DKD",)
@@ -306,6 +307,17 @@ def test_runs_that_choose_weights_are_like_those_that_they_choose_for_and_count_
     assert [tuning.counts(seed) for seed in seeds] == [False, False, True, False]
     assert [weights.counts(seed) for seed in seeds] == [True, True, False, True]
     assert all(tables.TABLES["table1"].counts(seed) for seed in seeds)
+
+
+def test_each_declared_difference_is_one_of_the_tables():
+    declaring = {table.name: len(table.declared) for table in tables.TABLES.values() if table.declared is not None}
+    assert declaring == {"fashion": 6, "fashion_cross": 3, "fashion_weights": 3, "fashion_without_warmup": 0}
+    for table in tables.TABLES.values():
+        if table.declared is not None:
+            (*_, column) = table.columns
+            assert table.family == {(column, row, base) for row, base in table.declared}
+        else:
+            assert len(table.family) == sum(len(one.bases) for one in table.cells)
 
 
 def test_the_pair_across_families_has_the_same_teacher_and_a_fifth_of_the_rate():
