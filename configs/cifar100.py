@@ -9,9 +9,9 @@ A published teacher instead of the first command: ``python -m sdd_jax import ckp
 --num_classes=100 --workdir=runs/resnet32x4``. It is held against its published accuracy.
 
 Argument: ``teacher`` ("none" trains the student plain), ``student``, ``method`` (kd, sdd_dkd, wttm+crd, ...; see
-``sdd_jax.methods``) and ``preset`` (released, paper). ``configs/rows.py`` has the pairs and the source of every number.
-SGD at batch 64 for 240 epochs, a tenth of the rate after 150, 180 and 210. ``data.select_on`` is "test" as in the
-published tables: the best epoch on the test set. The last epoch's accuracy is reported beside it.
+``sdd_jax.methods``) and ``preset`` (released, paper). ``configs/pairs.py`` has the pairs, ``configs/rows.py`` the
+source of every number. SGD at batch 64 for 240 epochs, a tenth of the rate after 150, 180 and 210. ``data.select_on``
+is "test" as in the published tables: the best epoch on the test set. The last epoch's accuracy is reported beside it.
 """
 
 from configs import common

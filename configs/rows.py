@@ -5,73 +5,21 @@ of ``sdd_jax.fields`` and ``sdd_jax.methods``; a later row wins. ``python -m exp
 `experiments/VALUES.md` from this table, with the source beside every value.
 
 Files are those of the official code of "Scale Decoupled Distillation" (CVPR 2024; commit e412036), unless another code
-is named; "the paper" is its text. NAME is the pair's name in that code, which the page shows beside the pair.
+is named; "the paper" is its text. FILE and OTHER in a source are what ``configs.pairs.released_files`` finds for the
+run; the page shows them in the run's line.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from configs.pairs import COARSE, DKD_OF_ITS_OWN, PAIRS, Pair, released_files
 from sdd_jax import methods
 
 RELEASED, PAPER = "released", "paper"
-FINE, COARSE = (1, 2, 4), (1, 2)
 SMALL = ("cifar10", "cifar100", "cub200")  # sets with the settings of CIFAR-100
 OWN = ("digits", "fashion_mnist", "image_folder")  # sets that the paper does not use, with settings of this project
 # Students that the released configs train at a lower rate.
 LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
-
-
-class Pair(NamedTuple):
-    """A teacher and a student of the paper.
-
-    Attributes:
-      name: of its files, NAME.
-      script: the released command that runs it.
-      beta: DKD's, DKD.BETA of configs/DATA/sdd_dkd/NAME.yaml over cfg.py's 8.
-      scales: the paper's M, from the released scripts where they run the pair.
-    """
-
-    name: str
-    script: str
-    beta: float
-    scales: tuple[int, ...]
-
-
-NO_SCRIPT = "no released command; M as section 4.1 has it for such pairs"
-PAIRS: dict[str, dict[tuple[str, str], Pair]] = {
-    "cifar100": {
-        ("resnet110", "resnet32"): Pair("res110_res32", NO_SCRIPT, 2.0, COARSE),
-        ("resnet32x4", "mobilenet_v2"): Pair("res32x4_mv2", "teacher_resnet32x4.sh", 8.0, FINE),
-        ("resnet32x4", "resnet8x4"): Pair("res32x4_res8x4", "teacher_resnet32x4.sh", 8.0, COARSE),
-        ("resnet32x4", "shufflenet_v1"): Pair("res32x4_shuv1", "teacher_resnet32x4.sh", 8.0, FINE),
-        ("resnet32x4", "shufflenet_v2"): Pair("res32x4_shuv2", "teacher_resnet32x4.sh", 8.0, FINE),
-        ("resnet50", "mobilenet_v2"): Pair("res50_mv2", "teacher_unpair.sh", 8.0, FINE),
-        ("resnet50", "shufflenet_v1"): Pair("res50_shuv1", "teacher_unpair.sh", 8.0, FINE),
-        ("resnet50", "vgg8"): Pair("res50_vgg8", "teacher_unpair.sh", 8.0, FINE),
-        ("resnet56", "resnet20"): Pair("res56_res20", NO_SCRIPT, 2.0, COARSE),
-        ("vgg13", "mobilenet_v2"): Pair("vgg13_mv2", "teacher_vgg.sh", 6.0, FINE),
-        ("vgg13", "shufflenet_v1"): Pair("vgg13_shuffv1", NO_SCRIPT, 6.0, FINE),
-        ("vgg13", "vgg8"): Pair("vgg13_vgg8", "teacher_vgg.sh", 6.0, COARSE),
-        ("wrn_40_2", "mobilenet_v2"): Pair("wrn40_2_mv2", "teacher_wrn.sh", 6.0, FINE),
-        ("wrn_40_2", "shufflenet_v1"): Pair("wrn40_2_shuv1", "teacher_wrn.sh", 8.0, FINE),
-        ("wrn_40_2", "vgg8"): Pair("wrn40_2_vgg8", "teacher_wrn.sh", 8.0, FINE),
-        ("wrn_40_2", "wrn_16_2"): Pair("wrn40_2_wrn_16_2", NO_SCRIPT, 6.0, COARSE),
-        ("wrn_40_2", "wrn_40_1"): Pair("wrn40_2_wrn_40_1", NO_SCRIPT, 6.0, COARSE),
-    },
-    # Every script runs M at [1,2,4] (and [1], the plain loss).
-    "cub200": {
-        ("resnet32x4", "mobilenet_v2"): Pair("res32x4_mv2", "train_cub_1..4.sh", 8.0, FINE),
-        ("resnet32x4", "shufflenet_v1"): Pair("res32x4_shuv1", "train_cub_1..4.sh", 8.0, FINE),
-        ("vgg13", "mobilenet_v2"): Pair("vgg13_mv2", "train_cub_1..4.sh", 6.0, FINE),
-        ("vgg13", "vgg8"): Pair("vgg13_vgg8", "train_cub_1..4.sh", 6.0, FINE),
-        ("resnet50", "shufflenet_v1"): Pair("res50_shuv1", "train_cub_1..4.sh", 8.0, FINE),
-    },
-    # The released "MobileNetV2" on ImageNet is MobileNetV1, and is called so here.
-    "imagenet": {
-        ("resnet34", "resnet18"): Pair("r34_r18", "run.sh", 0.5, COARSE),
-        ("resnet50", "mobilenet_v1"): Pair("r50_mv2", "run.sh", 2.0, FINE),
-    },
-}
 
 
 class Row(NamedTuple):
@@ -85,7 +33,9 @@ class Row(NamedTuple):
       students: students.
       bases: base losses.
       regions: whether the base loss is applied region by region.
+      features: feature losses.
       preset: "released" or "paper".
+      section: the part of FILE that has them as well.
     """
 
     fields: Mapping[str, Any]
@@ -95,7 +45,9 @@ class Row(NamedTuple):
     students: tuple[str, ...] | None = None
     bases: tuple[str, ...] | None = None
     regions: bool | None = None
+    features: tuple[str, ...] | None = None
     preset: str | None = None
+    section: str | None = None
 
     def holds(self, data: str, teacher: str, student: str, method: methods.Method, preset: str) -> bool:
         """Whether the row is about such a run."""
@@ -105,18 +57,19 @@ class Row(NamedTuple):
             and (self.students is None or student in self.students)
             and (self.bases is None or method.base in self.bases)
             and (self.regions is None or method.regions == self.regions)
+            and (self.features is None or method.features in self.features)
             and (self.preset is None or preset == self.preset)
         )
 
 
 SECTION = "the paper, section 4.1"
-SOLVER = f"{SECTION}, and SOLVER of configs/DATA/METHOD/NAME.yaml"
-SCRIPT = f"the --M of the released script in the row; {SECTION} where there is none"
-CFG_DKD = f"{methods.CFG}:162-167, the DKD section, over it that of NAME.yaml"
-NKD_WARMUP = f"mdistiller/distillers/nkd.py:43,54, which reads cfg.DKD.WARMUP: {methods.CFG}:167, in no yaml another"
+SCRIPT = f"the --M of the released scripts in the line; {SECTION} where there are none"
+CFG_DKD = f"{methods.CFG}:162-167, the DKD section"
+CFG_WARMUP = f"{methods.CFG}:167, cfg.DKD.WARMUP, which no file of CIFAR-100 and CUB-200 changes"
 CFG_SDD_NKD = "mdistiller/distillers/SDD_nkd.py:163-166, which reads cfg.DKD: its T, its BETA as gamma, its WARMUP"
-KD_YAML = "configs/imagenet/NAME/kd.yaml:23-27"
-LS_LOGS = "the names of the logs of logit standardisation's code (logs/KD), which has none of the other pairs"
+KD_YAML = "configs/imagenet/r34_r18/kd.yaml:23-27, and configs/imagenet/r50_mv2/kd.yaml"
+LS_BETA = "what DKD has for the pair"
+LS_LOGS = "the names of the logs of logit standardisation's code (logs/KD), 2 and 9 for other pairs"
 
 
 def _of_pair(data: str, pair: tuple[str, str], settings: Pair) -> tuple[Row, ...]:
@@ -126,8 +79,9 @@ def _of_pair(data: str, pair: tuple[str, str], settings: Pair) -> tuple[Row, ...
     return (
         Row(scales, SCRIPT, (data,), pair, preset=RELEASED),
         Row(scales, SECTION, (data,), pair, preset=PAPER),
-        Row(beta, CFG_DKD, (data,), pair, bases=("dkd", "ls_dkd")),
-        Row(gamma, CFG_SDD_NKD, (data,), pair, bases=("nkd",), regions=True, preset=RELEASED),
+        Row(beta, CFG_DKD, (data,), pair, bases=("dkd",), section="DKD"),
+        Row(beta, LS_BETA, (data,), pair, bases=("ls_dkd",)),
+        Row(gamma, CFG_SDD_NKD, (data,), pair, bases=("nkd",), regions=True, preset=RELEASED, section="DKD"),
     )
 
 
@@ -160,10 +114,11 @@ ROWS: tuple[Row, ...] = (
         regions=True,
         preset=RELEASED,
     ),
+    Row({"optim.clip_norm": None}, "mdistiller/engine/trainer.py:213-248: CRDTrainer does not clip", features=("crd",)),
     # ---- CIFAR-100, CUB-200, and CIFAR-10 as they are
-    Row({"optim.learning_rate": 0.05, "epochs": 240, "batch_size": 64}, SOLVER, SMALL),
-    Row({"optim.learning_rate": 0.01}, SOLVER, SMALL, students=LOW_RATE_STUDENTS),
-    Row({"loss.warmup_epochs": 20}, CFG_DKD, SMALL, bases=("dkd", "ls_dkd"), regions=False),
+    Row({"optim.learning_rate": 0.05, "epochs": 240, "batch_size": 64}, SECTION, SMALL, section="SOLVER"),
+    Row({"optim.learning_rate": 0.01}, SECTION, SMALL, students=LOW_RATE_STUDENTS, section="SOLVER"),
+    Row({"loss.warmup_epochs": 20}, CFG_WARMUP, SMALL, bases=("dkd", "ls_dkd"), regions=False),
     Row(
         {"loss.warmup_epochs": 20},
         "train_origin.py:198,207: the default of --warmup",
@@ -171,16 +126,23 @@ ROWS: tuple[Row, ...] = (
         bases=("dkd", "ls_dkd"),
         regions=True,
     ),
-    Row({"loss.warmup_epochs": 20}, NKD_WARMUP, SMALL, bases=("nkd",), regions=False),
+    Row(
+        {"loss.warmup_epochs": 20},
+        f"mdistiller/distillers/nkd.py:43,54, which reads {CFG_WARMUP}",
+        SMALL,
+        bases=("nkd",),
+        regions=False,
+    ),
     Row({"loss.warmup_epochs": 20}, CFG_SDD_NKD, SMALL, bases=("nkd",), regions=True),
     # ---- ImageNet
-    Row({"epochs": 100}, SOLVER, ("imagenet",)),
+    Row({"epochs": 100}, SECTION, ("imagenet",), section="SOLVER"),
     # The released yaml of SDD-DKD on r34_r18 has a left-over batch of 4.
     Row({"batch_size": 512}, SECTION, ("imagenet",)),
     Row(
         {"optim.learning_rate": 0.2, "optim.weight_decay": 1e-4, "optim.milestones": (30, 60, 90)},
-        SOLVER,
+        SECTION,
         ("imagenet",),
+        section="SOLVER",
     ),
     Row(
         {"loss.options.temperature": 1.0, "loss.task_weight": 0.5, "loss.distill_weight": 0.5},
@@ -198,8 +160,13 @@ ROWS: tuple[Row, ...] = (
         regions=True,
         preset=PAPER,
     ),
-    Row({"loss.options.temperature": 1.0}, CFG_DKD, ("imagenet",), bases=("dkd",)),
-    Row({"loss.options.beta": 0.5}, CFG_DKD, ("imagenet",), bases=("dkd", "ls_dkd")),
+    Row({"loss.options.temperature": 1.0}, "DKD.T of configs/imagenet/*/*dkd.yaml", ("imagenet",), bases=("dkd",)),
+    Row(
+        {"loss.options.beta": 0.5},
+        "DKD.BETA of configs/imagenet/r34_r18/*dkd.yaml",
+        ("imagenet",),
+        bases=("dkd", "ls_dkd"),
+    ),
     Row(
         {"loss.options.temperature": 1.0, "loss.options.gamma": 0.5},
         CFG_SDD_NKD,
@@ -207,6 +174,7 @@ ROWS: tuple[Row, ...] = (
         bases=("nkd",),
         regions=True,
         preset=RELEASED,
+        section="DKD",
     ),
     Row(
         {"loss.options.temperature": 1.0},
@@ -216,15 +184,9 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         {"loss.warmup_epochs": 1},
-        "configs/imagenet/NAME/METHOD.yaml and train.py:195: 1, which is none",
+        "DKD.WARMUP of configs/imagenet/*/dkd.yaml and */*nkd.yaml; for SD-DKD train.py:195: 1, which is none",
         ("imagenet",),
-        bases=("dkd", "ls_dkd"),
-    ),
-    Row(
-        {"loss.warmup_epochs": 1},
-        "configs/imagenet/NAME/METHOD.yaml and train.py:195: 1, which is none",
-        ("imagenet",),
-        bases=("nkd",),
+        bases=("dkd", "ls_dkd", "nkd"),
     ),
     # ---- this project's own data sets, whose runs are shorter
     Row({"loss.warmup_share": 20 / 240}, "the share that 20 epochs are of 240", OWN, bases=("dkd", "ls_dkd", "nkd")),
@@ -235,6 +197,11 @@ ROWS: tuple[Row, ...] = (
         for pair, settings in pairs.items()
         for row in _of_pair(data, pair, settings)
     ),
+    # SD-DKD has 8 there.
+    Row(
+        {"loss.options.beta": 6.0}, CFG_DKD, ("cifar100",), DKD_OF_ITS_OWN, bases=("dkd",), regions=False, section="DKD"
+    ),
+    Row({"loss.options.beta": 6.0}, LS_BETA, ("cifar100",), DKD_OF_ITS_OWN, bases=("ls_dkd",)),
     *(
         Row(
             {"sdd.scales": COARSE},
@@ -263,10 +230,26 @@ ROWS: tuple[Row, ...] = (
             bases=("ls_kd",),
         )
         for pair, temperature, weight in (
+            (("resnet110", "resnet20"), 4.0, 12.0),
+            (("resnet32x4", "wrn_16_2"), 3.0, 9.0),
+            (("resnet32x4", "wrn_40_2"), 3.0, 9.0),
             (("resnet50", "mobilenet_v2"), 3.0, 1.0),
             (("vgg13", "mobilenet_v2"), 3.0, 9.0),
             (("vgg13", "vgg8"), 3.0, 9.0),
             (("wrn_40_2", "mobilenet_v2"), 3.0, 9.0),
+        )
+    ),
+    *(
+        Row(
+            {"loss.task_weight": weight},
+            f"CE_WEIGHT of configs/imagenet/{name}/kd.yaml of logit standardisation's code",
+            ("imagenet",),
+            pair,
+            bases=("ls_kd",),
+        )
+        for name, pair, weight in (
+            ("r34_r18", ("resnet34", "resnet18"), 1.0),
+            ("r50_mv2", ("resnet50", "mobilenet_v1"), 0.5),
         )
     ),
     # ---- the paper's warm-up
@@ -295,8 +278,11 @@ def settle(data: str, teacher: str, student: str, method_name: str, preset: str)
         found["features.weight"] = Setting(features.weight, features.source)
         for name, option in methods.options_of(features).items():
             found[f"features.options.{name}"] = Setting(option.default, features.source)
+    own, other = released_files(data, teacher, student, method_name)
+    cited = "FILE" if own else "OTHER, since the method has no file of the pair" if other else None
     for row in rows:
-        found |= {name: Setting(value, row.source) for name, value in row.fields.items()}
+        source = f"{row.source}; {row.section} of {cited}" if row.section and cited else row.source
+        found |= {name: Setting(value, source) for name, value in row.fields.items()}
     return found
 
 

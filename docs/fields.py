@@ -52,13 +52,13 @@ def holds(field: Field) -> str:
 def options() -> list[str]:
     """A line for each loss that has options."""
     lines = ["| loss | options and their defaults |", "|---|---|"]
-    for name, base in methods.BASES.items():
-        found = ", ".join(f"`{option}` {one.default:g}" for option, one in methods.options_of(base).items())
-        lines.append(f"| `{name}` | {found} |")
-    for name, features in methods.FEATURES.items():
-        if found := methods.options_of(features):
-            text = ", ".join(f"`{option}` {one.default:g}" for option, one in found.items())
-            lines.append(f"| `{name}` (`features.options`) | {text} |")
+    losses = {f"`{name}`": base for name, base in methods.BASES.items()}
+    losses |= {f"`{name}` (`features.options`)": features for name, features in methods.FEATURES.items()}
+    for name, loss in losses.items():
+        defaults = {option: field.default for option, field in methods.options_of(loss).items()}
+        texts = (f"{value:g}" if isinstance(value, float) else str(value) for value in defaults.values())
+        found = ", ".join(f"`{option}` {text}" for option, text in zip(defaults, texts, strict=True))
+        lines.append(f"| {name} | {found} |")
     return lines
 
 

@@ -67,7 +67,7 @@ def count(name: str, stem: str) -> Counts:
         images = jnp.zeros((1, size, size, 3))
         outputs, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return Counts(parameters, sum(macs.values()), outputs.feature_map.shape[1:])
+    return Counts(parameters, sum(macs.values()), outputs.feature_maps["head"].shape[1:])
 
 
 def page() -> str:

@@ -133,7 +133,7 @@ APPENDIX2 = compare(
     source="arXiv 2403.13512, appendix 6.1, second table",
     rows={"SP": Row("sp"), "SDD-SP": Row("sdd_sp", ("SP",)), "SDD-DKD": Row("sdd_dkd")},
     cell_notes={
-        "a": "74.56 in Table 2",
+        "a": "likely a slip: 74.56 in Table 2, where 74.45 is KD's",
         "b": "no formula, weight or scales in the paper: here SP of each region's mean feature, averaged over the "
         "regions of the pair's scales, with SP's weight",
         "c": "the accuracy that Tables 6 and 7 give SD-KD",

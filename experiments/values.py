@@ -1,6 +1,7 @@
 """Writes `experiments/VALUES.md`, every setting with its source: `python -m experiments.values`.
 
-Its numbers are read from `configs/rows.py` and `sdd_jax/methods.py`, its text from `experiments/values_template.txt`.
+Its numbers are read from `configs/rows.py`, `configs/pairs.py` and `sdd_jax/methods.py`, its text from
+`experiments/values_template.txt`.
 """
 
 import string
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from configs import rows
-from configs.rows import PAIRS, RELEASED, Setting
+from configs.pairs import OF_PAPER, PAIRS, released_files
+from configs.rows import RELEASED, Setting
 from experiments.command_line import Parser, table
 from sdd_jax import methods
 from sdd_jax.fields import FIELDS, PRESETS
 
 PAGE = Path(__file__).with_name("VALUES.md")
 TEMPLATE = Path(__file__).with_name("values_template.txt")
-OF_PAPER = ("kd", "sdd_kd", "dkd", "sdd_dkd", "nkd", "sdd_nkd")
 TITLES = {"cifar100": "CIFAR-100", "cub200": "CUB-200-2011", "imagenet": "ImageNet"}
 EXAMPLES = {"cifar100": ("resnet32x4", "resnet8x4"), "imagenet": ("resnet34", "resnet18")}
 OPTIONS = "loss.options."
@@ -64,10 +65,15 @@ def section(data: str, preset: str, sources: Sources) -> str:
             if not method.startswith(methods.SDD):
                 settled = {field: setting for field, setting in settled.items() if not field.startswith("sdd.")}
             cells = [cell(settled, field, sources) for field in COLUMNS.values()]
-            first = method == OF_PAPER[0]
-            names = [f"{teacher} -> {student}", f"{pair.name}; {pair.script}"] if first else ["", ""]
-            lines.append([names[0], method, *cells, names[1]])
-    return _table(["pair", "method", *COLUMNS, "NAME; script"], lines)
+            names = [f"{teacher} -> {student}", pair.script] if method == OF_PAPER[0] else ["", ""]
+            lines.append([names[0], method, *cells, file(data, teacher, student, method), names[1]])
+    return _table(["pair", "method", *COLUMNS, "FILE", "script"], lines)
+
+
+def file(data: str, teacher: str, student: str, method: str) -> str:
+    """The released file of a run, or "none" and the file that stands in."""
+    own, other = released_files(data, teacher, student, method)
+    return own or ("none" if other is None else f"none; OTHER is {other}")
 
 
 def base_losses(sources: Sources) -> str:
@@ -80,12 +86,16 @@ def base_losses(sources: Sources) -> str:
 
     lines = []
     for base in methods.BASES:
-        if base not in (*OF_PAPER, "nkd_as_released"):
-            examples = [line(base, data, pair) for data, pair in EXAMPLES.items()]
-            others = [line(base, "cifar100", pair) for pair in PAIRS["cifar100"]]
-            lines += examples
-            if base != "ls_dkd":  # whose beta is the pair's of dkd
-                lines += [one for one in others if one[2:] != examples[0][2:]]
+        if base in (*OF_PAPER, "nkd_as_released"):
+            continue
+        examples = {data: line(base, data, pair) for data, pair in EXAMPLES.items()}
+        lines += examples.values()
+        if base == "ls_dkd":  # whose beta is the pair's of dkd
+            continue
+        for data, example in examples.items():
+            of_rows = [row.pair for row in rows.ROWS if row.pair and row.data == (data,) and row.bases == (base,)]
+            others = (line(base, data, pair) for pair in dict.fromkeys((*PAIRS[data], *of_rows)))
+            lines += [one for one in others if one[2:] != example[2:]]
     return _table(["base loss", "pair", "options", "task weight", "distill weight", "warm-up epochs"], lines)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sdd_jax import data, methods, processes
@@ -241,7 +242,7 @@ def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, o
         variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
         variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
         teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
-    shape = {"image_shape": info.image_shape, "num_examples": num_examples}
+    shape = {"image_shape": info.image_shape, "labels": np.arange(num_examples) % info.num_classes}
 
     def begin(key, arrays):
         return init_state(key, parts.model, teacher.apply, arrays, parts.objective, optimizer, **shape)

@@ -74,13 +74,17 @@ BASES: dict[str, Base] = {
     "wttm": Base(losses.wttm_loss, f"{TTM_README} with CRD: --add wttm --ttm_l 0.2 -a 4", distill_weight=4.0),
 }
 FEATURES: dict[str, Features] = {
-    "sp": Features(similarity, 3000.0, "RepDistiller, scripts/run_cifar_distill.sh: -r 1 -a 0 -b 3000"),
-    "sdd_sp": Features(similarity, 3000.0, "appendix 6.1 names it without a weight: SP's", by_region=True),
+    "sp": Features(
+        similarity,
+        3000.0,
+        "RepDistiller, scripts/run_cifar_distill.sh: -r 1 -a 0 -b 3000; its helper/loops.py:145 reads feat[-2]",
+    ),
+    "sdd_sp": Features(similarity, 3000.0, "appendix 6.1 names it without a weight or a map: SP's", by_region=True),
     "crd": Features(
         contrast,
         0.8,
-        "RepDistiller, scripts/run_cifar_distill.sh: -b 0.8; train_student.py: nce_k, nce_t, nce_m, feat_dim. Its "
-        "negatives are of other classes there, of all examples here",
+        "RepDistiller, scripts/run_cifar_distill.sh: -b 0.8; train_student.py: nce_k, nce_t, nce_m, feat_dim; its "
+        "helper/loops.py reads the head's feature, dataset/cifar100.py draws from other classes",
     ),
 }
 

@@ -47,9 +47,8 @@ def batch(step=0):
 def begin(model, objective=OBJECTIVE):
     optimizer = optim.sgd(0.05, momentum=0.9, weight_decay=5e-4, clip_norm=1.0)
     arrays = tiny.model(12, jnp.float64).init(jax.random.key(99), jnp.zeros((1, 16, 16, 3)), train=False)
-    state = init_state(
-        jax.random.key(0), model, TEACHER, arrays, objective, optimizer, image_shape=(16, 16, 3), num_examples=EXAMPLES
-    )
+    shape = {"image_shape": (16, 16, 3), "labels": np.arange(EXAMPLES) % tiny.CLASSES}
+    state = init_state(jax.random.key(0), model, TEACHER, arrays, objective, optimizer, **shape)
     make = partial(make_train_step, model, TEACHER, objective, optimizer, num_examples=EXAMPLES)
     return state, arrays, make
 
@@ -91,8 +90,8 @@ def test_with_batch_norm_statistics_are_those_of_the_parts(x64):
 
 
 def test_an_objective_sees_one_part_after_the_other_each_with_a_key_of_its_own(x64):
-    def init(key, student, teacher, num_examples):
-        del key, student, teacher, num_examples
+    def init(key, student, teacher, labels):
+        del key, student, teacher, labels
         return {}, {"calls": jnp.zeros((), jnp.int32), "drawn": jnp.zeros(PARTS), "seen": jnp.zeros(PARTS, int)}
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):

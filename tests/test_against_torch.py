@@ -15,6 +15,7 @@ from sdd_jax.models import create_model
 from sdd_jax.regions import Regions
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import optim
+from sdd_jax.training.features import similarity
 from sdd_jax.training.objective import distill
 from sdd_jax.training.step import State, make_train_step
 from sdd_jax.training.teacher import live_teacher
@@ -160,3 +161,40 @@ def test_five_steps_are_those_of_plain_pytorch(torch, plain_torch, name, x64):
         if not name.endswith("num_batches_tracked"):
             expected = module.state_dict()[name].numpy()
             np.testing.assert_allclose(array, expected, rtol=0, atol=1e-6 * np.abs(expected).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "wrn_16_2"])
+def test_similarity_reads_the_last_stage_and_has_pytorchs_value_and_gradient(torch, plain_torch, name, x64):
+    """A student in training mode and a vgg11 as teacher; the gradient is that of every weight before the map."""
+    import torch_stages
+
+    teacher_module = filled(torch, plain_torch.create("vgg11", CLASSES), 1).eval()
+    module = filled(torch, torch_stages.NETWORKS[name](CLASSES), 2).train()
+    images = torch.randn(BATCH, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        target = teacher_module.features(images)
+    expected = torch_stages.similarity_loss(module.last_stage(images), target)
+    expected.backward()
+
+    teacher, student = (create_model(network, CLASSES, dtype=jnp.float64) for network in ("vgg11", name))
+    variables = from_state_dict(student, filled(torch, torch_stages.NETWORKS[name](CLASSES), 2).state_dict())
+    teacher_outputs = teacher.apply(from_state_dict(teacher, teacher_module.state_dict()), as_jax(images), train=False)
+    objective = similarity(1.0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_fn(params):
+        outputs, _ = student.apply({**variables, "params": params}, as_jax(images), train=True, mutable=["batch_stats"])
+        now = {"epoch": 0, "epochs_done": 0.1, "key": None}
+        return jnp.mean(objective.apply({}, {}, outputs, teacher_outputs, {}, **now)[0])
+
+    loss, gradient = loss_fn(variables["params"])
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-9)
+    found = to_state_dict(student, {"params": gradient, "batch_stats": variables["batch_stats"]})
+    largest = max(float(tensor.grad.abs().max()) for tensor in module.parameters() if tensor.grad is not None)
+    compared = 0
+    for entry, tensor in module.named_parameters():
+        wanted = np.zeros(tensor.shape) if tensor.grad is None else tensor.grad.numpy()
+        np.testing.assert_allclose(found[entry], wanted, rtol=0, atol=1e-9 * largest, err_msg=entry)
+        compared += tensor.grad is not None
+    assert compared > 10

@@ -14,7 +14,7 @@ import sets
 from ml_collections import ConfigDict
 
 from configs import cifar100, common, fashion_mnist, imagenet, quickstart
-from configs.rows import PAIRS
+from configs.pairs import PAIRS
 from experiments.recipes import identity
 from sdd_jax import data, methods
 from sdd_jax.build import build, check, make_objective, trace
@@ -191,8 +191,21 @@ def test_standardised_kd_has_the_numbers_of_its_released_logs_and_dist_a_tempera
     loss = cifar100.get_config("teacher=resnet50,student=mobilenet_v2,method=ls_kd").loss
     assert (loss.options.temperature, loss.distill_weight, loss.task_weight) == (3.0, 1.0, 0.1)
     assert imagenet.get_config("method=sdd_dist").loss.options.temperature == 1.0
-    loss = imagenet.get_config("method=ls_kd").loss
-    assert (loss.options.temperature, loss.distill_weight, loss.task_weight) == (2.0, 9.0, 0.1)
+    for pair, task_weight in (
+        ("teacher=resnet34,student=resnet18", 1.0),
+        ("teacher=resnet50,student=mobilenet_v1", 0.5),
+    ):
+        for method in ("ls_kd", "sdd_ls_kd"):
+            loss = imagenet.get_config(f"{pair},method={method}").loss
+            assert (loss.options.temperature, loss.distill_weight, loss.task_weight) == (2.0, 9.0, task_weight)
+    for teacher, student, *numbers in (
+        ("resnet110", "resnet20", 4.0, 12.0),
+        ("resnet110", "resnet32", 2.0, 9.0),
+        ("resnet32x4", "wrn_16_2", 3.0, 9.0),
+        ("resnet32x4", "wrn_40_2", 3.0, 9.0),
+    ):
+        loss = cifar100.get_config(f"teacher={teacher},student={student},method=ls_kd").loss
+        assert [loss.options.temperature, loss.distill_weight] == numbers and loss.task_weight == 0.1
 
 
 @pytest.mark.parametrize("method", OTHERS)
@@ -211,11 +224,11 @@ def test_methods_of_features_trace(method):
     learned = {str(leaf.shape) for leaf in jax.tree.leaves(state.params["objective"])}
     assert learned == ({"(64, 128)", "(128,)"} if "crd" in method else set())
     banks = {leaf.shape for leaf in jax.tree.leaves(state.objective_state) if leaf.ndim}
-    assert banks == ({(200, 128)} if "crd" in method else set())
+    assert banks == ({(200, 128), (200,)} if "crd" in method else set())  # embeddings and labels
 
 
 def test_the_pairs_of_cifar100():
-    assert len(PAIRS["cifar100"]) == 17
+    assert len(PAIRS["cifar100"]) == 19
     settings = check(cifar100.get_config("teacher=resnet32x4,student=mobilenet_v2,method=sdd_dkd"))
     assert settings["optim.learning_rate"] == 0.01 and settings["sdd.scales"] == (1, 2, 4)
     settings = check(cifar100.get_config("teacher=resnet32x4,student=resnet8x4,method=sdd_dkd"))
@@ -224,6 +237,14 @@ def test_the_pairs_of_cifar100():
     # Scales that the released commands change for SDD-NKD alone.
     vgg8 = {m: cifar100.get_config(f"teacher=wrn_40_2,student=vgg8,method={m}").sdd.scales for m in METHODS}
     assert vgg8["sdd_nkd"] == (1, 2) and vgg8["sdd_dkd"] == (1, 2, 4)
+
+
+def test_dkd_and_sd_dkd_have_each_the_beta_of_their_file():
+    pair = "teacher=resnet32x4,student=mobilenet_v2"
+    betas = {"dkd": 6.0, "sdd_dkd": 8.0, "ls_dkd": 6.0, "sdd_ls_dkd": 6.0}  # standardised DKD has DKD's
+    assert {m: cifar100.get_config(f"{pair},method={m}").loss.options.beta for m in betas} == betas
+    for pair in ("teacher=resnet32x4,student=vgg8", "teacher=vgg13,student=wrn_16_2"):  # with files of DKD alone
+        assert {cifar100.get_config(f"{pair},method={m}").loss.options.beta for m in betas} == {6.0}
 
 
 def test_small_networks_learn_at_a_fifth_of_the_rate():

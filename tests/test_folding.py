@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from test_models import quick_first
 
 from sdd_jax.models import Classifier, create_model
+from sdd_jax.models.classifier import HEAD
 from sdd_jax.models.layers import BatchNorm, conv, conv_bn, fold, torch_affine_init
 
 # How many normalisations of each network are folded, counted by hand.
@@ -51,10 +52,11 @@ def check_fold(model, variables, images, tolerance):
     folded = fold(model, variables, jax.ShapeDtypeStruct(images.shape, images.dtype))
     run = jax.jit(partial(model.apply, train=False))
     expected, got = run(variables, images), run(folded, images)
-    for name, right in expected._asdict().items():
-        wrong = np.asarray(getattr(got, name), np.float64) - np.asarray(right, np.float64)
+    expected, got = (flatten_dict(outputs._asdict()) for outputs in (expected, got))
+    for name, right in expected.items():
+        wrong = np.asarray(got[name], np.float64) - np.asarray(right, np.float64)
         largest = np.max(np.abs(np.asarray(right, np.float64)))
-        assert largest > 0.01 and getattr(got, name).dtype == right.dtype
+        assert largest > 0.01 and got[name].dtype == right.dtype
         assert np.max(np.abs(wrong)) < tolerance * largest, name
     before, after = flatten_dict(variables), flatten_dict(folded)
     gone = before.keys() - after.keys()
@@ -113,7 +115,7 @@ class Trunk(nn.Module):
         if self.kind == "beside another":  # a network of its own, in which the same paths mean other variables
             other: Any = Classifier(Trunk("plain"), 3, torch_affine_init, self.dtype)
             variables = self.param("other", lambda key: other.init(key, x, train=False))
-            y = y - other.apply(variables, x, train=False).feature_map
+            y = y - other.apply(variables, x, train=False).feature_maps[HEAD]
         return y
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -115,7 +116,7 @@ def test_no_two_random_keys_of_a_step_are_equal():
 
     student, optimizer, key = Student(), optax.sgd(0.1), jax.random.key(1)
     objective = added(logits=recording(), features=recording())
-    shape = {"image_shape": (2, 2, 1), "num_examples": 8}
+    shape = {"image_shape": (2, 2, 1), "labels": np.arange(8) % 3}
     state = init_state(jax.random.key(0), student, None, {}, objective, optimizer, **shape)
     keys.clear()
     batch = {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)}

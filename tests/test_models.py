@@ -12,6 +12,7 @@ import pytest
 from golden import weights
 
 from sdd_jax.models import Classifier, create_model, model_names, model_stems
+from sdd_jax.models.classifier import HEAD
 from sdd_jax.models.layers import BatchNorm, torch_affine_init
 from sdd_jax.regions import Regions
 from sdd_jax.torch_io import from_state_dict, to_state_dict
@@ -124,7 +125,7 @@ def test_bfloat16_is_near_float32_and_trains(network):
         return outputs, jax.grad(loss, has_aux=True)(variables["params"])
 
     outputs, (gradients, updates) = both(variables)
-    assert outputs.feature_map.dtype == jnp.bfloat16 and outputs.logits.dtype == jnp.float32
+    assert outputs.feature_maps[HEAD].dtype == jnp.bfloat16 and outputs.logits.dtype == jnp.float32
     assert 0 < relative_error(outputs.logits[: len(expected)], expected) < 0.02
     for leaf in jax.tree.leaves((gradients, updates)):
         assert leaf.dtype == jnp.float32 and np.isfinite(leaf).all()
@@ -139,7 +140,7 @@ def test_every_stem_traces_at_any_size(name):
         for size in (32, 64, 96, 224):
             images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
             outputs, _ = jax.eval_shape(partial(model.init_with_output, train=False), jax.random.key(0), images)
-            height, width = outputs.feature_map.shape[1:3]
+            height, width = outputs.feature_maps[HEAD].shape[1:3]
             assert height == width and outputs.logits.shape == (2, 7)
             assert outputs.logit_map.shape == (2, height, width, 7) and outputs.region_logits.shape == (2, 21, 7)
 
@@ -179,7 +180,7 @@ def test_vgg_pools_once_more_at_64_rows_alone():
     for height, width in ((56, 64), (64, 64), (64, 56), (65, 64), (128, 128)):
         images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
         outputs, _ = jax.eval_shape(partial(model.init_with_output, train=False), jax.random.key(0), images)
-        sizes[height, width] = outputs.feature_map.shape[1:3]
+        sizes[height, width] = outputs.feature_maps[HEAD].shape[1:3]
     assert sizes == {(56, 64): (7, 8), (64, 64): (4, 4), (64, 56): (4, 3), (65, 64): (8, 8), (128, 128): (16, 16)}
 
 
@@ -231,10 +232,27 @@ def test_images_of_the_wrong_rank_or_dtype_are_refused(images):
 def test_any_size_and_number_of_channels(name, stem, size, feature_map):
     model = create_model(name, 7, stem)
     outputs, _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, *size)), train=False))
-    assert outputs.feature_map.shape == (2, *feature_map)
+    assert outputs.feature_maps[HEAD].shape == (2, *feature_map)
     assert outputs.logit_map.shape == (2, *feature_map[:2], 7)
     assert outputs.region_logits.shape == (2, 21, 7)
     assert outputs.logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mobilenet_v2", (2, 2, 160)), ("shufflenet_v2", (4, 4, 464)), ("wrn_16_1", (8, 8, 64)), ("vgg8", (4, 4, 512))],
+)
+def test_the_last_stage_is_the_heads_map_before_what_comes_between(name, shape):
+    model = create_model(name, 3)
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    outputs, _ = jax.jit(partial(model.init_with_output, train=False))(jax.random.key(1), images)
+    last, head = outputs.feature_maps["last_stage"], outputs.feature_maps[HEAD]
+    assert last.shape == (2, *shape)
+    if name == "wrn_16_1":  # at the start batch normalisation in evaluation does next to nothing
+        assert np.min(last) < 0
+        np.testing.assert_allclose(head, np.maximum(last, 0), rtol=1e-4)
+    if name == "vgg8":
+        np.testing.assert_array_equal(last, head)
 
 
 class Identity(nn.Module):
@@ -422,8 +440,11 @@ def test_initialisers(name, stem, conv, deviation):
         assert 0.9 * bound < np.abs(bias).max() <= bound
 
 
-def test_the_head_for_cub200_is_pytorchs_own():
-    """The official code replaces it after the network is initialised."""
+def test_the_head_for_cub200_is_pytorchs_own_but_for_mobilenet_v2():
+    """The official code replaces it after the network is initialised, except MobileNetV2's."""
     _, _, head = initial_params("vgg8", "cub200", "block0_conv0")
     assert_uniform(head["kernel"], 512**-0.5)
     assert np.any(head["bias"])
+    _, _, head = initial_params("mobilenet_v2", "cub200", "stage5_block1/depthwise_conv")
+    assert abs(head["kernel"].std() / 0.01 - 1) < 0.02 and np.abs(head["kernel"]).max() > 1280**-0.5
+    assert np.all(head["bias"] == 0)

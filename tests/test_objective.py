@@ -89,8 +89,8 @@ def test_a_sum_of_objectives_gives_each_its_own(networks):
     """Parameters, memory and keys by name: a term sees nothing of another's."""
 
     def counting(name):
-        def init(key, student, teacher, num_examples):
-            return {"scale": jnp.float32(num_examples)}, {"steps": jnp.int32(0), "drawn": jax.random.uniform(key)}
+        def init(key, student, teacher, labels):
+            return {"scale": jnp.float32(len(labels))}, {"steps": jnp.int32(0), "drawn": jax.random.uniform(key)}
 
         def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
             loss = params["scale"] * jnp.ones(6)
@@ -100,7 +100,7 @@ def test_a_sum_of_objectives_gives_each_its_own(networks):
 
     objective = added(task=plain(0.5), first=counting("one"), second=counting("two"))
     student, teacher, batch = networks
-    params, state = objective.init(jax.random.key(0), student, teacher, 3)
+    params, state = objective.init(jax.random.key(0), student, teacher, np.arange(3))
     assert params["task"] == state["task"] == {} and objective.needs == {"one", "two"}
     assert state["first"]["drawn"] != state["second"]["drawn"]
     params["second"]["scale"] = jnp.float32(5.0)

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +13,12 @@ from test_build import digits
 
 from sdd_jax.build import build, trace
 from sdd_jax.models import Classifier, FunctionNetwork, LogitMapClassifier, create_model
+from sdd_jax.models.classifier import HEAD
 from sdd_jax.models.layers import torch_affine_init
 from sdd_jax.regions import Regions, pool_regions
 from sdd_jax.saved import load_variables
 from sdd_jax.training import optim
+from sdd_jax.training.features import similarity
 from sdd_jax.training.loop import train
 from sdd_jax.training.objective import plain
 from sdd_jax.training.step import init_state, make_train_step
@@ -68,7 +71,7 @@ def test_dropout_draws_anew_in_every_step_and_never_in_evaluation():
 
     @jax.jit
     def begin(key):
-        return init_state(key, model, None, {}, plain(), optimizer, image_shape=(16, 16, 1), num_examples=4)
+        return init_state(key, model, None, {}, plain(), optimizer, image_shape=(16, 16, 1), labels=np.arange(4) % 3)
 
     state = begin(jax.random.key(1))
     step = jax.jit(make_train_step(model, None, plain(), optimizer, num_examples=4))
@@ -91,7 +94,7 @@ def test_the_patch_grid_of_a_vision_transformer_is_its_map():
     model = own_networks.vit(num_classes=5, stem="cifar", dtype=jnp.float32)
     images = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
     outputs, variables = model.init_with_output(jax.random.key(1), images, train=False)
-    assert outputs.feature_map.shape == (2, 4, 6, 32)
+    assert outputs.feature_maps[HEAD].shape == (2, 4, 6, 32)
     tokens = model.apply(variables, images, method=lambda model, x: model.trunk(x, train=False))
     head = variables["params"]["head"]
     logit_map = np.asarray(tokens) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
@@ -113,7 +116,7 @@ def test_a_logit_map_is_pooled_as_that_of_a_classifier(pooling):
     expected = model.apply(variables, images, train=False, regions=Regions(pooling=pooling))
     for name in ("logits", "logit_map", "region_logits"):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
-    assert got.feature_map is None
+    assert got.feature_maps == {}
 
 
 def test_a_network_without_locations_serves_as_one_region():
@@ -123,9 +126,30 @@ def test_a_network_without_locations_serves_as_one_region():
     np.testing.assert_allclose(outputs.region_logits, np.repeat(images.mean((1, 2))[:, None], 21, 1), rtol=1e-5)
 
 
+def test_a_trunk_that_names_its_maps_shows_them_all():
+    class Two(nn.Module):
+        """The images, and their mean as the map under the head."""
+
+        @nn.compact
+        def __call__(self, images, *, train):
+            return {"images": images, "head": jnp.mean(images, (1, 2), keepdims=True)}
+
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    outputs, _ = Classifier(Two(), 5, torch_affine_init).init_with_output(jax.random.key(1), images, train=False)
+    assert set(outputs.feature_maps) == {"images", "head", "last_stage"}
+    np.testing.assert_array_equal(outputs.feature_maps["last_stage"], outputs.feature_maps["head"])
+    now = {"epoch": 0, "epochs_done": 0.1, "key": None}
+    loss, _, _ = similarity(1.0, feature_map="images").apply({}, {}, outputs, outputs, {}, **now)
+    np.testing.assert_allclose(loss, 0.0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda f: Classifier(FunctionNetwork(f.init_fn, lambda _, x: {"stem": x}), 3, torch_affine_init),
+            "a trunk's feature maps must have 'head' among them, got stem",
+        ),
         (lambda f: Classifier(f, 3, torch_affine_init), r"trunk must give a feature map \[B,h,w,C\].*got \(2, 3\)"),
         (lambda f: LogitMapClassifier(f, 3), r"network must give a logit map \[B,h,w,3\].*got \(2, 3\)"),
     ],

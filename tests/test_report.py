@@ -16,6 +16,7 @@ from sdd_jax import data
 from sdd_jax.build import check
 from sdd_jax.files import write_json
 from sdd_jax.models import create_model
+from sdd_jax.models.classifier import HEAD
 from sdd_jax.reporting import study, write_report
 from sdd_jax.reporting.study import find_runs, group_runs
 from sdd_jax.training import run_dir
@@ -61,7 +62,7 @@ def networks(digits):
 @jax.jit
 def _apply(values, images):
     outputs = MODEL.apply(values, images, train=False)
-    return outputs.logits, outputs.feature_map.mean((1, 2))
+    return outputs.logits, outputs.feature_maps[HEAD].mean((1, 2))
 
 
 def forward(values, images, digits):

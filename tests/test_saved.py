@@ -13,7 +13,7 @@ from commands import call
 from safetensors.numpy import load_file, save_file
 from served import variables
 
-from configs import cifar100, quickstart, rows
+from configs import cifar100, pairs, quickstart
 from sdd_jax import data, saved
 from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
@@ -117,7 +117,7 @@ def test_an_imported_teacher_is_held_against_its_published_accuracy(trained, tmp
 
 
 def test_the_published_teachers_stand_in_the_pair_table(trained, tmp_path):
-    teachers = {teacher for teacher, _ in rows.PAIRS["cifar100"]}
+    teachers = {teacher for teacher, _ in pairs.PAIRS["cifar100"]}
     assert cifar100.PUBLISHED.keys() == teachers
     for teacher in teachers:
         settings = check(cifar100.get_config(f"teacher={teacher},student=resnet8"))

@@ -39,8 +39,8 @@ def cell_means(features, side):
 
 
 def applied(objective, student, teacher):
-    student, teacher = (SimpleNamespace(feature_map=jnp.asarray(features)) for features in (student, teacher))
-    params, state = objective.init(jax.random.key(0), student, teacher, 100)
+    student, teacher = (SimpleNamespace(feature_maps={"last_stage": jnp.asarray(one)}) for one in (student, teacher))
+    params, state = objective.init(jax.random.key(0), student, teacher, np.zeros(100, int))
     return objective.apply(params, state, student, teacher, {}, epoch=0, epochs_done=0.0, key=None)
 
 
@@ -50,7 +50,7 @@ def test_value_is_that_of_the_formula_for_maps_of_any_size(x64):
     expected = by_formula(student.reshape(6, -1), teacher.reshape(6, -1))
     np.testing.assert_allclose(metrics["similarity_loss"], expected, rtol=1e-9)
     np.testing.assert_allclose(loss, 10.0 * expected, rtol=1e-9)
-    assert state == {} and similarity().needs == {"feature_map"}
+    assert state == {} and similarity().needs == {"feature_maps"}
 
 
 @pytest.mark.parametrize(("reduction", "reduce"), [("mean", np.mean), ("sum", np.sum)])
@@ -103,6 +103,8 @@ def test_wrong_input_is_refused_with_what_came():
         similarity_loss(jnp.ones((4, 2, 3)), jnp.ones((5, 2, 3)))
     with pytest.raises(ValueError, match=r"got \(4,\)"):
         similarity_loss(jnp.ones(4), jnp.ones(4))
-    features = SimpleNamespace(feature_map=jnp.ones((2, 1, 1, 3)))
-    with pytest.raises(ValueError, match="similarity reads the teacher's feature_map.*logit map alone"):
-        similarity().init(jax.random.key(0), features, SimpleNamespace(feature_map=None), 10)
+    features = SimpleNamespace(feature_maps={"last_stage": jnp.ones((2, 1, 1, 3))})
+    with pytest.raises(ValueError, match="reads the feature map 'last_stage', but the teacher gives no feature maps"):
+        similarity().init(jax.random.key(0), features, SimpleNamespace(feature_maps={}), np.zeros(10, int))
+    with pytest.raises(ValueError, match="similarity reads the feature map 'stem', but the student has last_stage"):
+        similarity(feature_map="stem").init(jax.random.key(0), features, features, np.zeros(10, int))

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import imagenet
-from configs.rows import PAIRS
+from configs.pairs import PAIRS
 from experiments import cells, recipes, results, tables
 from experiments.cells import QUOTED, RUN, difference, remarks
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
@@ -229,9 +229,10 @@ def test_the_rows_with_features():
     appendix = tables.TABLES["appendix1"]
     sp, crd, sdd, with_sp, with_crd = (identity(appendix.find(row, column).recipe) for row in appendix.rows)
     assert (sp["features.weight"], crd["features.weight"], sp["loss.task_weight"]) == (3000.0, 0.8, 1.0)
+    assert [one["optim.clip_norm"] for one in (sp, with_sp, crd, with_crd)] == [40.0, 40.0, None, None]
     for term, both in ((sp, with_sp), (crd, with_crd)):
         of_features = {name: value for name, value in term.items() if name.startswith("features.")}
-        assert both == sdd | of_features | {"method": both["method"]}
+        assert both == sdd | of_features | {name: both[name] for name in ("method", "optim.clip_norm")}
         assert not any(name.startswith(("sdd.", "loss.options.")) for name in term)
     regions = {
         name: value for name, value in identity(cell("appendix2", "SDD-SP", column).recipe).items() if "sdd." in name

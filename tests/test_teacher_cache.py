@@ -354,7 +354,7 @@ def test_a_config_names_its_cache_and_no_other_is_taken(tmp_path, filled):
     with pytest.raises(ValueError, match="holds no cache"):
         build(digits(method="kd", teacher__cache=str(tmp_path), **common))
     for method in ("sp", "crd", "sdd_sp", "sdd_kd+sp", "sdd_kd+crd"):
-        with pytest.raises(ValueError, match=f"method '{re.escape(method)}' reads the teacher's feature_map: no"):
+        with pytest.raises(ValueError, match=f"method '{re.escape(method)}' reads the teacher's feature_maps: no"):
             build(digits(method=method, teacher__cache=str(folder), **common))
 
 

@@ -1,7 +1,7 @@
 """The page of values: as its generator writes it, with every pair and a source for every value."""
 
 from configs import rows
-from configs.rows import PAIRS
+from configs.pairs import PAIRS
 from experiments import tables, values
 from sdd_jax import methods
 

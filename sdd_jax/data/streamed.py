@@ -57,6 +57,12 @@ class StreamedSplit(NamedTuple):
     records: Records
     index: np.ndarray
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 ``[N]``; -1 where labels are not known before the images are read."""
+        labels = self.records.labels
+        return np.full(len(self.index), -1, np.int32) if labels is None else labels[self.index]
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:

@@ -121,8 +121,8 @@ def create_model(
     trunk, head_init, stems = _lookup(name)
     if stem not in stems:
         raise ValueError(f"{name} has no stem {stem!r}; it has: {', '.join(stems)}")
-    # The official code replaces the head for CUB-200: it keeps PyTorch's own initial values.
-    head_init = torch_affine_init if stem == "cub200" else head_init
+    # The official code replaces heads for CUB-200, which then have PyTorch's own initial values; not MobileNetV2's.
+    head_init = torch_affine_init if stem == "cub200" and name != "mobilenet_v2" else head_init
     return Classifier(trunk(stem=stem, dtype=dtype), num_classes, head_init, dtype)
 
 

@@ -4,7 +4,7 @@ The head is affine and pooling is an average, so the two commute: a region's log
 and the mean of its locations' logits alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,29 +15,33 @@ from jax.typing import DTypeLike
 from sdd_jax.models.layers import Affine, AffineInit, param_dtype
 from sdd_jax.regions import EVERY_SCALE, Regions, average_grid
 
+HEAD, LAST_STAGE = "head", "last_stage"  # names of feature maps that every trunk has
+
 
 class Outputs(NamedTuple):
     """What a classifier gives for B images with K classes; all logits in at least float32.
 
-    A cached teacher has neither map.
+    A cached teacher has no maps.
 
     Attributes:
       logits: [B,K] of the whole image.
       logit_map: [B,h,w,K] of every location of the feature map.
       region_logits: [B,R,K] of every region; None where no regions were asked for.
-      feature_map: [B,h,w,C], the trunk's output in the compute dtype; None where there is only a logit map.
+      feature_maps: [B,h,w,C] by name, in the compute dtype: "head", which the head is applied to, "last_stage", and
+        those that the trunk names besides; none where there is only a logit map.
     """
 
     logits: jax.Array
     logit_map: jax.Array | None
     region_logits: jax.Array | None
-    feature_map: jax.Array | None
+    feature_maps: Mapping[str, jax.Array]
 
 
 class Classifier(nn.Module):
     """A trunk under one affine head; `create_model` makes one by name.
 
-    The trunk is any Linen module: `trunk(images [B,H,W,C], train=...)` gives a feature map [B,h,w,C'].
+    The trunk is any Linen module: `trunk(images [B,H,W,C], train=...)` gives a feature map [B,h,w,C'], or feature maps
+    by name, "head" among them. "last_stage" is what SP reads: the head's map, unless the trunk names another.
     """
 
     trunk: nn.Module
@@ -52,8 +56,14 @@ class Classifier(nn.Module):
         Outputs that nobody reads cost nothing under `jit`: XLA drops them.
         """
         _check_images(images)
-        feature_map = self.trunk(images, train=train)
-        _check_map("trunk", "feature map [B,h,w,C]", feature_map, images)
+        given = self.trunk(images, train=train)
+        maps = dict(given) if isinstance(given, Mapping) else {HEAD: given}
+        if HEAD not in maps:
+            raise ValueError(f"a trunk's feature maps must have {HEAD!r} among them, got {', '.join(maps) or 'none'}")
+        for name, found in maps.items():
+            _check_map("trunk", f"feature map [B,h,w,C] called {name!r}", found, images)
+        feature_map = maps[HEAD]
+        maps = {LAST_STAGE: feature_map, **maps}
         head = Affine(self.num_classes, self.head_init, self.dtype, name="head")
 
         # Not region 0: that is an average of averages under nested pooling, which differs from the
@@ -62,7 +72,7 @@ class Classifier(nn.Module):
         logit_map = head(feature_map)
 
         if regions is None:
-            return Outputs(logits, logit_map, None, feature_map)
+            return Outputs(logits, logit_map, None, maps)
         # The head goes to the grid, or to the regions, where they are fewer than the locations.
         height, width = feature_map.shape[1:3]
         grid = regions.grid(height, width)
@@ -72,7 +82,7 @@ class Classifier(nn.Module):
             region_logits = regions.pool(head(average_grid(feature_map, grid)))
         else:
             region_logits = head(regions.pool(feature_map))
-        return Outputs(logits, logit_map, region_logits, feature_map)
+        return Outputs(logits, logit_map, region_logits, maps)
 
 
 class LogitMapClassifier(nn.Module):
@@ -87,13 +97,13 @@ class LogitMapClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, regions: Regions | None = EVERY_SCALE) -> Outputs:
-        """As `Classifier`, without a feature map."""
+        """As `Classifier`, without feature maps."""
         _check_images(images)
         logit_map = self.network(images, train=train)
         _check_map("network", f"logit map [B,h,w,{self.num_classes}]", logit_map, images, self.num_classes)
         logit_map = logit_map.astype(param_dtype(logit_map.dtype))
         region_logits = None if regions is None else regions.pool(logit_map)
-        return Outputs(jnp.mean(logit_map, (1, 2)), logit_map, region_logits, None)
+        return Outputs(jnp.mean(logit_map, (1, 2)), logit_map, region_logits, {})
 
 
 class FunctionNetwork(nn.Module):

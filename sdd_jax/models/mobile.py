@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from sdd_jax.models.classifier import HEAD, LAST_STAGE
 from sdd_jax.models.layers import TORCH_CONV_INIT, conv_bn, stem_options
 
 _layer = partial(conv_bn, init=TORCH_CONV_INIT)
@@ -74,7 +75,7 @@ class MobileNetV2(nn.Module):
 
     "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018) as "mobile_half": half of the channels, ReLU in
     place of ReLU6, a first bottleneck that keeps its 1x1 expansion, a second stage without stride, and 1280 channels
-    at the end whatever the width.
+    at the end whatever the width. Its last stage, [B,H/16,W/16,160], comes before the 1x1 convolution and has no ReLU.
     """
 
     grouped_convolutions = True
@@ -83,7 +84,7 @@ class MobileNetV2(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         layer = partial(conv_bn, dtype=self.dtype, train=train)
         x = layer(images, 16, **stem_options(self.stem, small=(3, 2)), name="stem_conv")
         if self.stem == "cub200":
@@ -93,7 +94,7 @@ class MobileNetV2(nn.Module):
                 stride = first_stride if block == 0 else 1
                 unit = InvertedResidual(width, expansion, stride, self.dtype, name=f"stage{stage}_block{block}")
                 x = unit(x, train=train)
-        return layer(x, 1280, 1, name="last_conv")
+        return {LAST_STAGE: x, HEAD: layer(x, 1280, 1, name="last_conv")}
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -186,7 +187,8 @@ class DownUnit(nn.Module):
 class ShuffleNetV2(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/8,W/8,1024] (rounded up), after ReLU; "cub200": H/16, W/16.
 
-    "ShuffleNet V2" (2018), at width 1, with a 1x1 stem without max-pooling.
+    "ShuffleNet V2" (2018), at width 1, with a 1x1 stem without max-pooling. Its last stage, [B,H/8,W/8,464], comes
+    before the last 1x1 convolution.
     """
 
     grouped_convolutions = True
@@ -195,11 +197,11 @@ class ShuffleNetV2(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         stem = stem_options(self.stem, small=(1, 1), init=TORCH_CONV_INIT)
         x = conv_bn(images, 24, **stem, name="stem_conv", dtype=self.dtype, train=train)
         for stage, (width, size) in enumerate(((116, 3), (232, 7), (464, 3)), start=1):
             x = DownUnit(width, self.dtype, name=f"stage{stage}_block0")(x, train=train)
             for block in range(1, size + 1):
                 x = SplitUnit(self.dtype, name=f"stage{stage}_block{block}")(x, train=train)
-        return _layer(x, 1024, 1, name="last_conv", dtype=self.dtype, train=train)
+        return {LAST_STAGE: x, HEAD: _layer(x, 1024, 1, name="last_conv", dtype=self.dtype, train=train)}

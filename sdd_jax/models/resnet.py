@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from sdd_jax.models.classifier import HEAD, LAST_STAGE
 from sdd_jax.models.layers import BatchNorm, conv, conv_bn, stem_options
 
 
@@ -92,7 +93,8 @@ class WideResNet(nn.Module):
 
     "Wide Residual Networks" (2016), without dropout. `depth` is 6n + 4: n blocks of two convolutions in each
     of three stages, the stem, two shortcuts and the head as the paper counts them. With the "cub200" stem,
-    which the official code has for ResNets but not for these, the map is H/8 and W/8.
+    which the official code has for ResNets but not for these, the map is H/8 and W/8. Its last stage is the same map
+    before the last batch normalisation and ReLU.
 
     A student of the official code collects features by calling three of the batch normalisations again, which
     moves their running statistics twice a step. That is a side effect and is not done here.
@@ -104,11 +106,11 @@ class WideResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         x = conv(16, **stem_options(self.stem), dtype=self.dtype, name="stem_conv")(images)
         for stage, width in enumerate((16, 32, 64), start=1):
             for block in range((self.depth - 4) // 6):
                 stride = 2 if stage > 1 and block == 0 else 1
                 name = f"stage{stage}_block{block}"
                 x = PreActivationBlock(width * self.widening, stride, self.dtype, name=name)(x, train=train)
-        return nn.relu(BatchNorm(self.dtype, name="final_bn")(x, train=train))
+        return {LAST_STAGE: x, HEAD: nn.relu(BatchNorm(self.dtype, name="final_bn")(x, train=train))}

@@ -17,6 +17,7 @@ from sdd_jax.data.streamed import eval_example
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.files import flatten, read_json
 from sdd_jax.mesh import make_mesh
+from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.training import run_dir
@@ -257,7 +258,7 @@ class Study:
         def program(variables, arrays):
             batch = make_batch(arrays)
             outputs = network.model.apply(variables, batch["image"], train=False)
-            logits, features = outputs.logits, outputs.feature_map
+            logits, features = outputs.logits, outputs.feature_maps.get(HEAD)
             features = logits if features is None else jnp.mean(features, (1, 2))
             return batch["label"], batch["valid"], logits.astype(jnp.float32), features.astype(jnp.float32)
 

@@ -1,7 +1,8 @@
 """What a step minimises: an objective is a value with two functions over the outputs of both networks.
 
-``init(key, student, teacher, num_examples) -> (params, state)`` makes trainable parameters and memory of the objective
-itself, both ``{}`` for logit losses; ``student`` and ``teacher`` are outputs as ``jax.ShapeDtypeStruct``.
+``init(key, student, teacher, labels) -> (params, state)`` makes trainable parameters and memory of the objective
+itself, both ``{}`` for logit losses. ``student`` and ``teacher`` are outputs as ``jax.ShapeDtypeStruct``; ``labels``
+are those of the training split, a NumPy array ``[N]``, -1 where a label is not known before its image is read.
 
 ``apply(params, state, student, teacher, batch, *, epoch, epochs_done, key) -> (loss [B], metrics, state)`` gives the
 loss of each example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0; ``epochs_done`` is a fraction too,
@@ -87,10 +88,10 @@ def added(**terms: Objective) -> Objective:
     if len(regions) > 1:
         raise ValueError(f"objectives that are added must read the same regions, got {regions}")
 
-    def init(key, student, teacher, num_examples):
+    def init(key, student, teacher, labels):
         params, states = {}, {}
         for own, (name, term) in zip(jax.random.split(key, len(terms)), terms.items(), strict=True):
-            params[name], states[name] = term.init(own, student, teacher, num_examples)
+            params[name], states[name] = term.init(own, student, teacher, labels)
         return params, states
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
@@ -107,16 +108,18 @@ def added(**terms: Objective) -> Objective:
     return Objective(init, apply, needs, next(iter(regions), None))
 
 
-def no_variables(key: Any, student: Any, teacher: Any, num_examples: int) -> tuple[Any, Any]:
+def no_variables(key: Any, student: Any, teacher: Any, labels: Any) -> tuple[Any, Any]:
     """The ``init`` of an objective without parameters and memory."""
     return {}, {}
 
 
-def check_feature_maps(student: Any, teacher: Any, what: str) -> None:
-    """``ValueError`` unless both networks give the feature map that ``what`` reads."""
+def check_feature_maps(student: Any, teacher: Any, name: str, what: str) -> None:
+    """``ValueError`` unless both networks give the feature map called ``name``, which ``what`` reads."""
     for role, outputs in (("student", student), ("teacher", teacher)):
-        if outputs is None or outputs.feature_map is None:
-            raise ValueError(f"{what} reads the {role}'s feature_map, which it does not give: it has a logit map alone")
+        given = {} if outputs is None else outputs.feature_maps
+        if name not in given:
+            known = f"has {', '.join(given)}" if given else "gives no feature maps"
+            raise ValueError(f"{what} reads the feature map {name!r}, but the {role} {known}")
 
 
 def _by_scale(terms: jax.Array, complementary: jax.Array, regions: Regions, reduction: str) -> dict[str, jax.Array]:

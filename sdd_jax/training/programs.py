@@ -94,7 +94,7 @@ class Programs:
         teacher_arrays = jax.eval_shape(
             lambda shared, own: {**shared, **pick(own, 0)}, self._shared[0], self._teacher_chunk(0)
         )
-        shape = {"image_shape": built.dataset.image_shape, "num_examples": num_examples}
+        shape = {"image_shape": built.dataset.image_shape, "labels": built.dataset.train.labels}
 
         def begin(key: jax.Array) -> State:
             return init_state(

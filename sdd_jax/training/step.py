@@ -6,6 +6,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -39,9 +40,12 @@ def init_state(
     optimizer: optax.GradientTransformation,
     *,
     image_shape: tuple[int, ...],
-    num_examples: int,
+    labels: np.ndarray,
 ) -> State:
-    """The state before the first step, a function of the run's ``key`` (under ``jit``, with ``out_shardings``)."""
+    """The state before the first step, a function of the run's ``key`` (under ``jit``, with ``out_shardings``).
+
+    ``labels`` are those of the training split, as an objective's ``init`` takes them.
+    """
     student_key, objective_key = jax.random.split(stream(key, "init"))
     images = jnp.zeros((1, *image_shape))
     variables = model.init(student_key, images, train=False)
@@ -50,7 +54,7 @@ def init_state(
     if ask is not None:
         numbers = {name: jnp.zeros(1, jnp.int32) for name in ("label", "index", "row", "view", "position")}
         teacher_outputs = jax.eval_shape(ask, teacher_arrays, {"image": images, **numbers})
-    objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, num_examples)
+    objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, labels)
     params = {"student": variables["params"], "objective": objective_params}
     batch_stats = variables.get("batch_stats", {})
     return State(jnp.zeros((), jnp.int32), params, batch_stats, objective_state, optimizer.init(params))

@@ -62,7 +62,7 @@ def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
     cells = rows[:, 1:]
     if layout.grid:
         cells = layout.regions.pool(cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1]))
-    return Outputs(rows[:, 0], None, cells, None)
+    return Outputs(rows[:, 0], None, cells, {})
 
 
 class Cache:
