@@ -1,7 +1,7 @@
 """Tables as data: cells with the paper's values, each run by a recipe or quoted."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.recipes import Overrides, Recipe
 from sdd_jax import methods
@@ -41,6 +41,19 @@ class Table(NamedTuple):
     cells: tuple[Cell, ...]
     measures: tuple[str, ...] = ("top1",)
     notes: tuple[str, ...] = ()
+    tuning_seed: int | None = None  # of the runs that chose settings: they count in tables that tune, and in no other
+    tunes: bool = False
+    declared: tuple[tuple[str, str], ...] | None = None  # the rows and bases that the table is about; None: all
+
+    @property
+    def family(self) -> set[tuple[str, str, str]]:
+        """Column, row and base of each declared difference, whether it has results or not."""
+        every = {(cell.column, cell.row, base) for cell in self.cells for base in cell.bases}
+        return {one for one in every if self.declared is None or one[1:] in self.declared}
+
+    def counts(self, seed: int) -> bool:
+        """Whether runs with this seed belong to the table."""
+        return self.tuning_seed is None or (seed == self.tuning_seed) == self.tunes
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -96,7 +109,7 @@ def compare(
     overrides: Overrides = (),
     teacher_overrides: Overrides = (),
     measures: tuple[str, ...] = ("top1",),
-    notes: tuple[str, ...] = (),
+    **of_table: Any,
 ) -> Table:
     """A table of methods for pairs of teacher and student.
 
@@ -107,6 +120,7 @@ def compare(
       cell_notes: by the letter that the cell has.
       overrides: of every run but the teacher's.
       teacher_overrides: of the run that trains the teacher.
+      of_table: further fields of the table.
     """
     texts = read_rows(text)
     columns = texts.pop("row")
@@ -128,7 +142,7 @@ def compare(
             paper = dict(zip(measures, values, strict=True)) if values else {}
             note = "; ".join([*([OURS] if ours else []), *((cell_notes or {})[letter] for letter in letters)])
             cells.append(Cell(row, column, paper, recipe, bases, printed, recorded, ours, note))
-    return Table(name, title, source, tuple(cells), measures, notes)
+    return Table(name, title, source, tuple(cells), measures, **of_table)
 
 
 def read_rows(text: str) -> dict[str, list[str]]:

@@ -68,7 +68,10 @@ def make(
     plan = Plan(results.index(lines), **options)
     for table, cell in cells:
         for seed in (TEACHER_SEED,) if cell.row == TEACHER else seeds:
-            plan.add(table, cell, seed)
+            if table.counts(seed):
+                plan.add(table, cell, seed)
+            else:
+                plan.remarks[f"{table.name}: no runs at seed {seed}; seed {table.tuning_seed} chooses settings"] = None
     return plan
 
 

@@ -42,8 +42,8 @@ def draw(summary: Summary, path: Path) -> None:
             for which in WHICH:
                 spread = entry.spread(measure, which)
                 if spread is not None:
-                    values, height = entry.values(measure, which), place + OFFSET[which]
-                    axes.plot(values, [height] * len(values), "|", color=STYLES[which]["color"], alpha=0.6, zorder=1)
+                    values, height = entry.values(measure, which).values(), place + OFFSET[which]
+                    axes.plot([*values], [height] * len(values), "|", color=STYLES[which]["color"], alpha=0.6, zorder=1)
                     axes.errorbar(spread.mean, height, xerr=spread.sd, capsize=3, **STYLES[which])
         axes.set_title(column, fontsize=10)
         axes.set_yticks(range(len(rows)), rows)

@@ -106,7 +106,9 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
         raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")
     starts = read_json(folder / run_dir.ENVIRONMENT)
     devices = starts[-1]["devices"]
-    rates = [line["images_per_second"] for line in read_metrics(folder / METRICS) if line["kind"] == "train"]
+    metrics = read_metrics(folder / METRICS)
+    rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]
+    held_out = [line for line in metrics if line["kind"] == "evaluation" and line["split"] != "test"]
     accuracy = done["teacher_accuracy"]
     return {
         "config": f"configs/{recipe.file}.py",
@@ -117,6 +119,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
         "last": done["last"],
         "best": done["best"],
         "select_on": done["select_on"],
+        "held_out": {name: held_out[-1][name] for name in done["last"]} if held_out else None,  # after the last step
         "train_examples": done["train_examples"],
         "teacher": {"id": teacher, "accuracy": accuracy, "cached": config["teacher"]["cache"] is not None},
         "seconds": done["seconds"],

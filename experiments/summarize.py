@@ -7,6 +7,7 @@ import argparse
 import csv
 import io
 import itertools
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,22 +17,21 @@ from experiments import command_line, plot, results, summary
 from experiments.cells import MEASURES, RUN, Table, remarks
 from experiments.command_line import Parser, guarded, hold_no_device
 from experiments.results import NO_TEACHER
-from experiments.summary import WHICH, Difference, Entry, Summary
+from experiments.summary import EXPLORATORY, HELD_OUT, WHICH, Difference, Entry, Estimate, Summary
 from experiments.tables import ALL, TABLES, choose
 
 PROGRAM = "experiments.summarize"
 NOTHING = "-"
-LEGEND = (
-    "Ours: mean ± sample standard deviation over the seeds (n runs); *last* is the accuracy after the last step, *best*"
-    " that of the epoch that was best on the split named beside it: chosen on the test set it is optimistic, which is "
-    "how published tables are made. Differences are of means, with the 95 % confidence interval of Welch's t: a "
-    "difference is larger than its noise if the interval leaves out zero. With many rows some do so by chance."
-)
+HEADS = {"last": "last", "best": "best", HELD_OUT: "last, held-out images"}
+LEGEND = Path(__file__).with_name("summary_legend.txt")
 CELLS_HEAD = (
     "table,column,row,preset,measure,which,status,paper,mean,sd,n,seeds,chosen_on,train_examples,"
     "teacher,teacher_accuracy,key"
 )
-DIFFERENCES_HEAD = "table,column,row,base,preset,measure,which,paper,difference,low,high,verdict,teacher"
+DIFFERENCES_HEAD = (
+    "table,column,row,base,preset,measure,which,paper,declared,difference,low,high,p,welch_difference,welch_low,"
+    "welch_high,welch_p,pairs,holm,verdict,teacher"
+)
 
 
 @guarded(PROGRAM)
@@ -74,11 +74,13 @@ def markdown(made: Summary) -> str:
         commits = sorted({str(line["commit"]) for line in runs})
         versions = sorted({", ".join(f"{name} {line['versions'][name]}" for name in ("jax", "flax")) for line in runs})
         evidence = f"Device: {'; '.join(devices)}. Commit: {', '.join(commits)}. {'; '.join(versions)}."
-        lines += [LEGEND, "", evidence, ""]
+        lines += [LEGEND.read_text().format(errors=_errors(made)), evidence, ""]
     else:
+        seeds = f" --seeds={table.tuning_seed}" if table.tunes else ""
+        follow = " The paper's values follow." if quotes else ""
         lines += [
             "**No results of ours yet**: no line of experiments/results/*.jsonl belongs to a row of this table. "
-            f"`python -m experiments.run {table.name}` makes them. The paper's values follow.",
+            f"`python -m experiments.run {table.name}{seeds}` makes them.{follow}",
             "",
         ]
     for column in table.columns:
@@ -87,11 +89,19 @@ def markdown(made: Summary) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def _errors(made: Summary) -> str:
+    """The binomial standard errors of the runs' top-1 accuracies, and the number of test images."""
+    scores = [line["last"] for entry in made.entries for line in entry.lines]
+    errors = [100 * math.sqrt(one["accuracy"] * (1 - one["accuracy"]) / one["examples"]) for one in scores]
+    images = ", ".join(sorted({f"{one['examples']:,}" for one in scores}))
+    return f"{min(errors):.2f} to {max(errors):.2f} points on {images} images"
+
+
 def _cells(made: Summary, column: str) -> list[str]:
     table, entries = made.table, [entry for entry in made.entries if entry.cell.column == column]
-    several, timed = len(table.measures) > 1, table.measures == ("ms",)
-    head = ["row", *(["measure"] if several else []), "paper", "ours" if timed else "ours, last"]
-    head += [] if timed else ["ours, best", "best chosen on"]
+    several, shown = len(table.measures) > 1, made.shown
+    head = ["row", *(["measure"] if several else []), "paper", *(f"ours, {HEADS[which]}" for which in shown)]
+    head += ["best chosen on"] if "best" in shown else []
     rows = []
     for entry in entries:
         status = entry.cell.status if entry.cell.status != RUN or entry.lines else "no runs yet"
@@ -101,9 +111,9 @@ def _cells(made: Summary, column: str) -> list[str]:
             paper = entry.cell.paper.get(measure)
             row = [entry.label(entries) if number == 0 else "", *([MEASURES[measure]] if several else [])]
             row.append(NOTHING if paper is None else f"{paper:.2f}")
-            ours = [entry.spread(measure, which) for which in (WHICH[:1] if timed else WHICH)]
+            ours = [entry.spread(measure, which) for which in shown]
             row += [NOTHING if one is None else f"{one.text()} (n={one.n})" for one in ours]
-            row += [] if timed else [_shared(entry, "select_on") or NOTHING]
+            row += [_shared(entry, "select_on") or NOTHING] if "best" in shown else []
             row += [_shared(entry, "train_examples") or NOTHING, how if number == 0 else ""]
             rows.append(row)
     return command_line.table([*head, "training images", "how"], rows)
@@ -115,30 +125,44 @@ def _shared(entry: Entry, name: str) -> str:
 
 
 def _differences(made: Summary, column: str) -> list[str]:
-    several, timed = len(made.table.measures) > 1, made.table.measures == ("ms",)
-    which = WHICH[:1] if timed else WHICH
-    head = ["row", "less", *(["measure"] if several else []), "paper", *(f"ours, {name}" for name in which)]
-    rows = []
-    for one in made.comparisons:
-        if one.entry.cell.column == column:
-            row = [one.entry.label(made.entries), one.base.label(made.entries)]
-            row += [MEASURES[one.measure]] if several else []
-            row.append(NOTHING if one.paper is None else f"{one.paper:+.2f}")
-            rows.append([*row, *(_difference(one.ours.get(name)) for name in which)])
-    return [*command_line.table(head, rows), ""] if rows else []
+    several, shown = len(made.table.measures) > 1, [which for which in made.shown if which in WHICH]
+    declared, lines = f"Declared differences, a family of {len(made.table.family)}:", []
+    for title, within, p in ((declared, True, "p, Holm"), ("Exploratory differences:", False, "p")):
+        rows = []
+        for one in made.comparisons:
+            if one.entry.cell.column == column and (one.name in made.table.family) == within:
+                names = [one.entry.label(made.entries), one.base.label(made.entries)]
+                names += [MEASURES[one.measure]] if several else []
+                paper = NOTHING if one.paper is None else f"{one.paper:+.2f}"
+                rows.append([*names, paper, *(text for which in shown for text in _difference(one.ours.get(which)))])
+        head = ["row", "less", *(["measure"] if several else []), "paper"]
+        head += [text for which in shown for text in (f"{which}, paired", f"{which}, {p}", f"{which}, Welch's")]
+        lines += [title, "", *command_line.table(head, rows), ""] if rows else []
+    return lines
 
 
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return NOTHING
-    interval = "" if difference.low is None else f" [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return f"{difference.mean:+.2f}{interval}, {difference.verdict}"
+def _difference(one: Difference | None) -> tuple[str, str, str]:
+    """The paired estimate, its p value with what may be said, and Welch's estimate."""
+    if one is None:
+        return NOTHING, NOTHING, NOTHING
+    p = [_p(one.paired.p), _p(one.corrected), None if one.verdict == EXPLORATORY else one.verdict]
+    return f"{_estimate(one.paired)} (n={one.pairs})", ", ".join(filter(None, p)), _estimate(one.welch)
+
+
+def _p(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3g}"
+
+
+def _estimate(one: Estimate) -> str:
+    interval = "" if one.low is None else f" [{one.low:+.2f}, {one.high:+.2f}]"
+    return NOTHING if one.mean is None else f"{one.mean:+.2f}{interval}"
 
 
 def cells_csv(made: Summary) -> str:
     """A line for each entry, measure, and last or best."""
     rows = []
-    for entry, measure, which in itertools.product(made.entries, made.table.measures, WHICH):
+    parts = dict.fromkeys((*WHICH, *made.shown))
+    for entry, measure, which in itertools.product(made.entries, made.table.measures, parts):
         names = [made.table.name, entry.cell.column, entry.cell.row, entry.preset, measure, which, entry.cell.status]
         numbers = [entry.cell.paper.get(measure), *(entry.spread(measure, which) or (None, None, 0))]
         seeds = " ".join(str(line["seed"]) for line in entry.lines)
@@ -149,11 +173,14 @@ def cells_csv(made: Summary) -> str:
 
 
 def differences_csv(made: Summary) -> str:
-    """A line for each comparison, and last or best."""
+    """A line for each difference, and last or best."""
     rows = []
-    for (entry, base, measure, paper, ours), which in itertools.product(made.comparisons, WHICH):
-        names = [made.table.name, entry.cell.column, entry.cell.row, base.cell.row, entry.preset, measure, which]
-        rows.append([*names, paper, *ours.get(which, (None,) * 4), _teacher(entry)])
+    for compared, which in itertools.product(made.comparisons, WHICH):
+        entry, one = compared.entry, compared.ours.get(which, Difference(0, Estimate(), Estimate()))
+        names = [made.table.name, *compared.name, entry.preset, compared.measure, which, compared.paper]
+        tests = [number for test in (one.paired, one.welch) for number in (*test[:3], _p(test.p))]
+        declared = compared.name in made.table.family
+        rows.append([*names, declared, *tests, one.pairs, _p(one.corrected), one.verdict, _teacher(entry)])
     return _csv(DIFFERENCES_HEAD, rows)
 
 

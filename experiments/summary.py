@@ -1,9 +1,10 @@
 """A table's cells with our runs beside the paper's values: numbers, no layout."""
 
+import functools
 import itertools
 import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import cells, recipes, results
@@ -12,31 +13,72 @@ from experiments.recipes import PRESETS, RELEASED
 from experiments.results import NO_TEACHER, RunKey
 from sdd_jax.reporting.measures import Spread, spread
 
-WHICH = ("last", "best")
-LARGER, WITHIN, TOO_FEW = "larger than its noise", "within noise", "n too small"
-CONFIDENCE = 0.95
+WHICH = ("last", "best")  # of the test split
+HELD_OUT = "held_out"  # after the last step, on the split that best is chosen on; lines of before have none
+LARGER, NOT_SHOWN = "larger than its noise", "not shown"
+EXPLORATORY, UNTESTED = "exploratory", "cannot be tested"
+CONFIDENCE, LEVEL = 0.95, 0.05
+
+
+class Estimate(NamedTuple):
+    """A difference of means by a t test. There is no interval where values are too few, or have no spread at all."""
+
+    mean: float | None = None  # None without values
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None  # two-sided
 
 
 class Difference(NamedTuple):
-    """One mean less another, with its 95 % confidence interval if both sides have several runs."""
+    """One row less another. Runs of one seed share initial weights and the order of the data: they are pairs."""
 
-    mean: float
-    low: float | None
-    high: float | None
-    verdict: str  # ``LARGER`` if the interval leaves out zero, ``WITHIN`` if not, ``TOO_FEW`` without one
+    pairs: int  # seeds that both rows have
+    paired: Estimate  # over these
+    welch: Estimate  # over all runs, as if there were no pairs
+    corrected: float | None = None  # the paired p value, corrected over its family; None without one or outside of it
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of it; ``NOT_SHOWN`` does not say that the rows are equal."""
+        if self.paired.p is None:
+            return UNTESTED
+        if self.corrected is None:
+            return EXPLORATORY
+        return LARGER if self.corrected < LEVEL else NOT_SHOWN
 
 
-def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """The mean of ``first`` less that of ``second``, with the interval of Welch's t."""
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
+    """Of the values of two rows by seed."""
+    from scipy.stats import ttest_ind, ttest_rel
+
+    seeds = [seed for seed in first if seed in second]
+    paired = _estimate(ttest_rel, [first[seed] for seed in seeds], [second[seed] for seed in seeds])
+    welch = _estimate(functools.partial(ttest_ind, equal_var=False), [*first.values()], [*second.values()])
+    return Difference(len(seeds), paired, welch)
+
+
+def _estimate(test: Callable[..., Any], first: Sequence[float], second: Sequence[float]) -> Estimate:
+    if not first:
+        return Estimate()
     mean = statistics.fmean(first) - statistics.fmean(second)
-    if min(len(first), len(second)) < 2:
-        return Difference(mean, None, None, TOO_FEW)
-    from scipy.stats import ttest_ind
-
-    with warnings.catch_warnings():  # SciPy warns of values that are all equal; its interval is right for them too
+    with warnings.catch_warnings():  # SciPy warns of too few values, and of those that are all equal
         warnings.simplefilter("ignore", RuntimeWarning)
-        low, high = ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
-    return Difference(mean, float(low), float(high), WITHIN if low <= 0 <= high else LARGER)
+        result = test(first, second)
+        low, high = map(float, result.confidence_interval(CONFIDENCE))
+    # Of one value the interval is NaN; of equal values it has no width, but for what rounding leaves.
+    return Estimate(mean, low, high, float(result.pvalue)) if high - low > 1e-9 else Estimate(mean)
+
+
+def holm(values: Sequence[float], size: int) -> list[float]:
+    """P values corrected by Holm's method over a family of ``size`` tests; those that have no value yet count as 1.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure" (1979). The smallest is multiplied by
+    ``size``, the next by one less, and so on; none is below the one before it, or above 1.
+    """
+    corrected, largest = list(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        corrected[place] = largest = max(largest, min((size - rank) * values[place], 1.0))
+    return corrected
 
 
 class Entry(NamedTuple):
@@ -47,20 +89,22 @@ class Entry(NamedTuple):
     key: RunKey | None  # None without runs
     lines: tuple[Mapping[str, Any], ...]  # by seed
 
-    def values(self, measure: str, which: str) -> list[float]:
-        """The runs' values in the table's units: percent, or milliseconds."""
+    def values(self, measure: str, which: str) -> dict[int, float]:
+        """The runs' values by seed, in the table's units: percent, or milliseconds."""
         if measure == "ms":
             # A batch whose teacher was read from a cache is no batch of the method that the table times.
             timed = [line for line in self.lines if which == "last" and not line["teacher"].get("cached")]
-            rates = [(line["settings"]["batch_size"], line.get("images_per_second")) for line in timed]
-            return [1000 * size / rate for size, rate in rates if rate]
+            rates = {line["seed"]: line.get("images_per_second") for line in timed}
+            sizes = {line["seed"]: line["settings"]["batch_size"] for line in timed}
+            return {seed: 1000 * sizes[seed] / rate for seed, rate in rates.items() if rate}
         name = {"top1": "accuracy", "top5": "top5"}[measure]
-        return [100 * line[which][name] for line in self.lines if name in line[which]]
+        parts = {line["seed"]: line.get(which) or {} for line in self.lines}
+        return {seed: 100 * part[name] for seed, part in parts.items() if name in part}
 
     def spread(self, measure: str, which: str) -> Spread | None:
         """Mean, standard deviation and number of the runs, or None."""
         values = self.values(measure, which)
-        return spread(values) if values else None
+        return spread([*values.values()]) if values else None
 
     @property
     def teacher_accuracy(self) -> float | None:
@@ -82,7 +126,12 @@ class Comparison(NamedTuple):
     base: Entry
     measure: str  # of ``cells.MEASURES``
     paper: float | None  # the paper's difference
-    ours: Mapping[str, Difference]  # by "last" and "best", where both sides have runs
+    ours: dict[str, Difference]  # by "last" and "best", where both sides have runs
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """As in the family of a table."""
+        return self.entry.cell.column, self.entry.cell.row, self.base.cell.row
 
 
 class Summary(NamedTuple):
@@ -93,6 +142,14 @@ class Summary(NamedTuple):
     comparisons: list[Comparison]
     remarks: list[str]
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The parts of a line that a page shows: of times the first alone, held-out accuracy where any run has it."""
+        if self.table.measures == ("ms",):
+            return WHICH[:1]
+        held_out = any(line.get(HELD_OUT) for entry in self.entries for line in entry.lines)
+        return (*WHICH, HELD_OUT) if held_out else WHICH
+
 
 def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Summary:
     """The summary of ``table`` by the ``lines`` of every table, since a run that two of them share has its line in one.
@@ -101,7 +158,7 @@ def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Ma
     """
     found = results.index(lines)
     groups: dict[RunKey, list[Mapping[str, Any]]] = {}
-    for key, seed in sorted(found):
+    for key, seed in sorted(one for one in found if table.counts(one[1])):
         groups.setdefault(key, []).append(found[key, seed])
     entries = [entry for cell in table.cells for entry in _entries(cell, groups)]
     used = {entry.key for entry in entries}
@@ -111,7 +168,7 @@ def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Ma
         f"a line belongs to no row as it is configured now, and is left out: {line['argument']} {line['overrides']}, "
         f"seed {line['seed']}, {line['train_examples']} training images"
         for line in own
-        if (key := results.run_key(line)) not in used and key.config not in teachers
+        if not ((key := results.run_key(line)) in used and table.counts(line["seed"])) and key.config not in teachers
     ]
     twice = len(lines) - len(found)
     if twice:
@@ -147,7 +204,21 @@ def _comparisons(table: Table, entries: list[Entry]) -> list[Comparison]:
             empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
             if ours or (empty and paper is not None):
                 found.append(Comparison(entry, base, measure, paper, ours))
+    _correct(table, found)
     return found
+
+
+def _correct(table: Table, comparisons: Iterable[Comparison]) -> None:
+    """Corrects p values, one family at a time: the table's declared differences, by one measure, of last or of best."""
+    declared = [one for one in comparisons if one.name in table.family]
+    for measure, which in itertools.product(table.measures, WHICH):
+        family = [one for one in declared if one.measure == measure and which in one.ours]
+        tested = [one for one in family if one.ours[which].paired.p is not None]
+        # One test for each preset and teacher that there are runs of, and one for each difference without any.
+        size = len(tested) + len(table.family - {one.name for one in tested})
+        corrected = holm([one.ours[which].paired.p for one in tested], size)
+        for one, value in zip(tested, corrected, strict=True):
+            one.ours[which] = one.ours[which]._replace(corrected=value)
 
 
 def _comparable(entry: Entry, base: Entry) -> bool:

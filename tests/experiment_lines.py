@@ -5,8 +5,10 @@ from experiments.recipes import RELEASED
 from experiments.results import NO_TEACHER
 
 
-def line(recipe, seed, last, best=None, *, preset=RELEASED, teacher=None, top5=None, rate=1000.0, **settings):
-    """A line as the runner writes it, of a run with these test accuracies in percent."""
+def line(
+    recipe, seed, last, best=None, *, preset=RELEASED, teacher=None, top5=None, rate=1000.0, held_out=None, **settings
+):
+    """A line as the runner writes it, of a run with these test accuracies, and held-out accuracy, in percent."""
     what = recipes.identity({**recipes.settings(recipe, preset), **settings})
     own = recipes.teacher_recipe(recipe)
     if recipe.teacher == "none":
@@ -23,6 +25,7 @@ def line(recipe, seed, last, best=None, *, preset=RELEASED, teacher=None, top5=N
         "last": score(last, 240.0, top5),
         "best": score(last if best is None else best, 200.0, top5),
         "select_on": what["data.select_on"],
+        "held_out": None if held_out is None else score(held_out, 240.0, None),
         "train_examples": what["data.train_examples"] or 50_000,
         "teacher": {"id": identity, "accuracy": accuracy},
         "seconds": 60.0,
@@ -39,4 +42,10 @@ def line(recipe, seed, last, best=None, *, preset=RELEASED, teacher=None, top5=N
 
 def score(accuracy, epoch, top5):
     """A part of a line."""
-    return {"step": 1, "epoch": epoch, "accuracy": accuracy / 100} | ({} if top5 is None else {"top5": top5 / 100})
+    part = {"step": 1, "epoch": epoch, "accuracy": accuracy / 100, "examples": 10_000}
+    return part | ({} if top5 is None else {"top5": top5 / 100})
+
+
+def seeded(*values):
+    """Values by the seeds 0, 1, 2, ..."""
+    return dict(enumerate(values))

@@ -198,7 +198,7 @@ MORE = {
     ("benchmarks.run", "now"): "unrecognized arguments: now",
     ("benchmarks.run", "--output=DIR/none/a.md"): "DIR/none/a.md must name a file",
     ("benchmarks.run", "--output=DIR/full"): "DIR/full must name a file",
-    ("experiments.values", "--check"): "unrecognized arguments: --check",
+    ("docs.values", "--check"): "unrecognized arguments: --check",
     ("docs.fields", "--check"): "unrecognized arguments: --check",
     ("docs.command_line", "now"): "unrecognized arguments: now",
 }

@@ -266,7 +266,16 @@ def finished(folder, recipe):
     (folder / "config.json").write_text(json.dumps(settings.nested()))
     (folder / "done.json").write_text(json.dumps(done))
     (folder / "environment.json").write_text(json.dumps([start, start]))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rates))
+    scores = [
+        {"kind": "evaluation", "split": split, **score, "step": step, "accuracy": accuracy, "elapsed": 1.0}
+        for split, step, accuracy in (
+            ("validation", 4, 0.8),
+            ("validation", 5, 0.7),
+            ("test", 4, 0.6),
+            ("test", 5, 0.5),
+        )
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (*rates, *scores)))
     return folder
 
 
@@ -278,6 +287,10 @@ def test_what_a_line_holds(tmp_path):
     assert (one["device"], one["commit"], one["starts"], one["seconds"]) == ("2 x A100", "abc+changes", 2, 9.5)
     assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None, "cached": False}
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
+    assert one["held_out"] == {"step": 5, "epoch": 10.0, "accuracy": 0.7}
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    metrics.write_text("".join(text for text in metrics.read_text().splitlines(True) if "validation" not in text))
+    assert results.make(tmp_path / "a", recipe, RELEASED, "none")["held_out"] is None
 
 
 # ---------------------------------------------------------------------- the command line

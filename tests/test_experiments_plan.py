@@ -41,6 +41,15 @@ def test_what_has_its_line_is_not_run(tmp_path):
     assert planned(tmp_path, FASHION, rows=["KD"], seeds=(1,), lines=lines)[1] == []
 
 
+def test_the_seed_that_chooses_settings_is_run_in_its_table_alone(tmp_path):
+    tuning = tables.TABLES["fashion_tuning"]
+    for table, row, seed in ((FASHION, "KD", 0), (tuning, "KD 0.9", 5)):
+        made, jobs = planned(tmp_path, table, rows=[row], seeds=(0, 5))
+        assert [job.seed for job in jobs[1:]] == [seed]
+        text = f"{table.name}: no runs at seed {5 - seed}; seed 5 chooses settings"
+        assert text in made.remarks
+
+
 def test_runs_that_tables_share_are_run_once(tmp_path):
     cells = plan.chosen(tables.choose("all"), ["RN32x4 -> ShuffleNetV1/*"])
     cells = [(table, cell) for table, cell in cells if cell.recipe.file == "cifar100"]

@@ -1,19 +1,18 @@
-"""Statistics by hand, and summaries of lines that the tests write."""
+"""Summaries of lines that the tests write."""
 
 import csv
 import io
 import json
-import math
 import statistics
 import sys
 
 import pytest
-from experiment_lines import line
+from experiment_lines import line, seeded
 from scipy import stats
 
 from experiments import plot, recipes, results, summarize, summary, tables
 from experiments.recipes import PAPER, RELEASED
-from experiments.summary import LARGER, TOO_FEW, WITHIN, difference
+from experiments.summary import EXPLORATORY, UNTESTED, holm
 
 FASHION = tables.TABLES["fashion"]
 COLUMN = "RN20 -> RN8"
@@ -26,30 +25,6 @@ def summarized(table, *lines):
 
 def rows_of(text):
     return list(csv.DictReader(io.StringIO(text)))
-
-
-# ---------------------------------------------------------------------- statistics
-
-
-def test_the_interval_by_hand():
-    # Means 3 and 1, variances 1 and 1, three runs each: se = sqrt(2/3), four degrees of freedom, t = 2.7764.
-    ours = difference([2.0, 3.0, 4.0], [0.0, 1.0, 2.0])
-    assert ours.mean == 2.0 and ours.verdict == WITHIN
-    assert ours.high - ours.mean == pytest.approx(2.7764451 * math.sqrt(2 / 3), rel=1e-6)
-    assert difference([2.0, 3.0, 4.0], [-1.0, 0.0, 1.0]).verdict == LARGER
-    # Welch's: means 4 and 1, variances 4 and 1, sizes 3 and 2: se^2 = 11/6, (11/6)^2 / (8/9 + 1/4) = 2.9512 degrees.
-    ours = difference([2.0, 4.0, 6.0], [1 - math.sqrt(0.5), 1 + math.sqrt(0.5)])
-    assert (ours.mean, ours.verdict) == (pytest.approx(3.0), WITHIN)
-    assert ours.high - ours.mean == pytest.approx(stats.t.ppf(0.975, 2.951219512) * math.sqrt(11 / 6), rel=1e-6)
-
-
-def test_one_run_has_no_interval_and_equal_runs_no_noise():
-    assert difference([90.0], [89.0, 89.5]) == (0.75, None, None, TOO_FEW)
-    assert difference([89.0, 89.5], [90.0]).verdict == TOO_FEW
-    assert difference([90.0, 90.0], [89.0, 89.0]) == (1.0, 1.0, 1.0, LARGER)
-    assert difference([90.0, 90.0], [90.0, 90.0]) == (0.0, 0.0, 0.0, WITHIN)
-    one_side = difference([90.0, 90.0], [88.9, 89.1])  # se = 0.1, one degree of freedom, t = 12.706
-    assert (one_side.low, one_side.verdict) == (pytest.approx(1 - 1.27062, rel=1e-4), WITHIN)
 
 
 # ---------------------------------------------------------------------- which lines belong together
@@ -70,9 +45,12 @@ def test_numbers_are_exact_in_markdown_and_csv():
     assert "| KD | - | 88.90 ± 0.26 (n=3) | 89.07 ± 0.15 (n=3) | validation | 10000 | run, teacher 90.00 % |" in text
     assert "| student | - | 88.00 (n=1) | 88.00 (n=1) | validation | 10000 | run |" in text
     assert "| DKD | - | - | - | - | - | no runs yet |" in text
-    welch = stats.ttest_ind([89.9, 89.6, 89.8], [89.0, 88.6, 89.1], equal_var=False).confidence_interval(0.95)
-    assert f"| SD-KD | KD | - | +0.87 [{welch.low:+.2f}, {welch.high:+.2f}], larger than its noise |" in text
-    assert "| KD | student | - | +0.90, n too small | +1.07, n too small |" in text
+    paired = stats.ttest_rel([89.9, 89.6, 89.8], [89.0, 88.6, 89.1])
+    welch = stats.ttest_ind([89.9, 89.6, 89.8], [89.0, 88.6, 89.1], equal_var=False)
+    (low, high), of_welch = paired.confidence_interval(0.95), welch.confidence_interval(0.95)
+    tests = f"[{low:+.2f}, {high:+.2f}] (n=3) | {paired.pvalue:.3g} | +0.87 [{of_welch.low:+.2f}, {of_welch.high:+.2f}]"
+    assert f"| SD-KD | KD | - | +0.87 {tests} |" in text.partition("Exploratory differences:")[2]
+    assert "| KD | student | - | +1.00 (n=1) | cannot be tested | +0.90 |" in text
     cells = {(row["row"], row["which"]): row for row in rows_of(summarize.cells_csv(made))}
     assert len(cells) == 2 * len(FASHION.rows)
     kd = cells["KD", "best"]
@@ -82,10 +60,16 @@ def test_numbers_are_exact_in_markdown_and_csv():
     assert (cells["student", "last"]["sd"], cells["student", "last"]["n"]) == ("", "1")
     differences = {(row["row"], row["base"], row["which"]): row for row in rows_of(summarize.differences_csv(made))}
     one = differences["SD-KD", "KD", "last"]
-    assert one["difference"] == "0.8667" and one["verdict"] == LARGER
-    assert float(one["low"]) == pytest.approx(welch.low, abs=1e-4)
-    assert differences["KD", "student", "last"]["verdict"] == TOO_FEW
-    assert differences["KD", "student", "last"]["low"] == ""
+    assert (one["difference"], one["pairs"], one["declared"]) == ("0.8667", "3", "False")
+    assert (one["verdict"], one["holm"]) == (EXPLORATORY, "")
+    assert float(one["low"]) == pytest.approx(low, abs=1e-4) and float(one["p"]) == pytest.approx(
+        paired.pvalue, rel=1e-2
+    )
+    assert float(one["welch_low"]) == pytest.approx(of_welch.low, abs=1e-4)
+    assert float(one["welch_p"]) == pytest.approx(welch.pvalue, rel=1e-2)
+    one = differences["KD", "student", "last"]
+    assert (one["difference"], one["pairs"], one["welch_difference"]) == ("1.0", "1", "0.9")
+    assert (one["verdict"], one["declared"], one["low"], one["p"], one["holm"]) == (UNTESTED, "True", "", "", "")
 
 
 def test_runs_of_another_config_teacher_or_preset_never_mix():
@@ -99,12 +83,12 @@ def test_runs_of_another_config_teacher_or_preset_never_mix():
     made = summarized(FASHION, *kd_lines(), *sdd_lines(), *other, *imported, *paper)
     entries = [entry for entry in made.entries if entry.cell.row == "KD"]
     assert [entry.values("top1", "last") for entry in entries] == [
-        pytest.approx([20.0, 21.0]),
-        pytest.approx([89.0, 88.6, 89.1]),
-        pytest.approx([30.0]),
+        pytest.approx(seeded(20.0, 21.0)),
+        pytest.approx(seeded(89.0, 88.6, 89.1)),
+        pytest.approx({0: 30.0}),
     ]
     compared = [(one.entry.cell.row, one.base.values("top1", "last")) for one in made.comparisons if one.ours]
-    assert compared == [("SD-KD", pytest.approx([89.0, 88.6, 89.1]))]
+    assert compared == [("SD-KD", pytest.approx(seeded(89.0, 88.6, 89.1)))]
     text = summarize.markdown(made)
     assert "| KD (teacher: imported 0123456789ab) | - | 20.50 ± 0.71 (n=2) |" in text
     assert "| KD (preset paper) | - | 30.00 (n=1) |" in text
@@ -119,13 +103,32 @@ def test_two_lines_of_one_run_count_once_and_are_named():
     assert made.remarks == ["1 lines tell of a run that another line tells of, and are left out"]
 
 
+def test_held_out_accuracy_is_shown_where_a_line_has_it_and_runs_that_choose_count_apart():
+    tuning = tables.TABLES["fashion_tuning"]
+    chosen = line(tuning.find("KD 0.9", COLUMN).recipe, 5, 89.5, held_out=89.75)
+    before = {
+        name: value for name, value in kd_lines()[0].items() if name != "held_out"
+    }  # a line of an earlier version
+    text = summarize.markdown(summary.summarize(tuning, [chosen, before], [chosen]))
+    assert "| ours, last | ours, best | ours, last, held-out images | best chosen on |" in text
+    assert "| KD 0.9 | - | 89.50 (n=1) | 89.50 (n=1) | 89.75 (n=1) | validation |" in text
+    made = summary.summarize(tuning, [chosen, before], [chosen])
+    held_out = {row["row"]: row for row in rows_of(summarize.cells_csv(made)) if row["which"] == "held_out"}
+    assert held_out["KD 0.9"]["mean"] == "89.75" and held_out["DKD 0.5"]["mean"] == ""
+    assert not made.remarks and "--seeds=5` makes them" in summarize.markdown(summarized(tuning))
+
+    study = summary.summarize(FASHION, [chosen, before], [chosen, before])
+    assert [entry.values("top1", "last") for entry in study.entries if entry.cell.row == "KD"] == [{0: 89.0}]
+    assert "held-out" not in summarize.markdown(study) and ["seed 5" in remark for remark in study.remarks] == [True]
+
+
 def test_a_run_counts_in_every_table_that_has_it():
     recipe = tables.TABLES["table2"].find("KD", "RN32x4 -> ShuffleNetV1").recipe
     lines = [line(recipe, seed, 74.0 + seed, rate=6400.0) for seed in (0, 1)]
     for name, row in (("table2", "KD"), ("table6", "N/A (KD)"), ("table7", "{1}")):
         made = summary.summarize(tables.TABLES[name], lines, [])
         found = [e for e in made.entries if e.cell.row == row and e.cell.column == "RN32x4 -> ShuffleNetV1"]
-        assert [entry.values("top1", "last") for entry in found] == [[74.0, 75.0]] and not made.remarks
+        assert [entry.values("top1", "last") for entry in found] == [seeded(74.0, 75.0)] and not made.remarks
         assert "74.50 ± 0.71 (n=2) | 74.50 ± 0.71 (n=2) | test | 50000 |" in summarize.markdown(made)
 
 
@@ -137,8 +140,14 @@ def test_the_papers_difference_stands_beside_ours():
         lines += [line(recipe, seed, value) for seed, value in enumerate(values)]
     text = summarize.markdown(summarized(table, *lines))
     welch = stats.ttest_ind([76.0, 76.4], [74.0, 74.2], equal_var=False).confidence_interval(0.95)
-    assert f"| SD-KD | KD | +2.23 | +2.10 [{welch.low:+.2f}, {welch.high:+.2f}]," in text
-    assert "| SD-KD | KD | +1.82 | - | - |" in text  # another column, without runs
+    paired = stats.ttest_rel([76.0, 76.4], [74.0, 74.2])
+    low, high = paired.confidence_interval(0.95)
+    family = sum(len(one.bases) for one in table.cells)  # nothing is said, so all are declared
+    p = f"{paired.pvalue:.3g}, {min(1, family * paired.pvalue):.3g}, not shown"
+    row = f"+2.10 [{low:+.2f}, {high:+.2f}] (n=2) | {p} | +2.10 [{welch.low:+.2f}, {welch.high:+.2f}]"
+    assert f"| SD-KD | KD | +2.23 | {row} |" in text and f"Declared differences, a family of {family}:" in text
+    assert "| SD-KD | KD | +1.82 | - | - | - | - | - | - |" in text  # another column, without runs
+    assert "Exploratory" not in text.partition("## ")[2]
     assert "| SD-KD | 76.30 | 76.20 ± 0.28 (n=2) |" in text
 
 
@@ -167,6 +176,52 @@ def test_without_results_it_says_so_and_has_the_papers_values():
     assert "| FitNet | 65.61 | - | - | - | - | quoted |" in text and "| SD-KD | KD | +1.12 | - | - |" in text
 
 
+def test_a_family_has_every_declared_difference_and_those_alone():
+    """Of last and of best apart, also those without runs; a second preset is one test more."""
+    rows = [
+        ("student", (88.0, 88.3, 88.1)),
+        ("KD", (89.0, 88.9, 89.3)),
+        ("SD-KD {1,2}", (89.4, 89.5, 89.6)),
+        ("SD-KD", (89.5, 89.9, 90.0)),
+    ]
+    lines = [
+        line(FASHION.find(row, COLUMN).recipe, seed, value, value + seed / 10)
+        for row, values in rows
+        for seed, value in enumerate(values)
+    ]
+    assert len(FASHION.family) == 6 and all(column == COLUMN for column, _, _ in FASHION.family)
+
+    def ours(made, which):
+        return {
+            one.name[1:]: one.ours[which]
+            for one in made.comparisons
+            if which in one.ours and one.entry.preset == RELEASED
+        }
+
+    for which in ("last", "best"):
+        found = ours(summarized(FASHION, *lines), which)
+        assert len(found) == 4 and found.pop(("SD-KD", "KD")).verdict == EXPLORATORY
+        expected = holm([one.paired.p for one in found.values()], 6)
+        assert [one.corrected for one in found.values()] == expected
+    (column,) = FASHION.columns
+    paper = [
+        line(FASHION.find(row, column).recipe, seed, 89.0 + seed * value, preset=PAPER)
+        for row, value in (("KD", 0.1), ("SD-KD {1,2}", 0.3))
+        for seed in range(3)
+    ]
+    made = summarized(FASHION, *lines, *paper)
+    values = [one.ours["last"].paired.p for one in made.comparisons if one.name in FASHION.family]
+    assert len(values) == 5 and [
+        one.ours["last"].corrected for one in made.comparisons if one.name in FASHION.family
+    ] == holm(values, 5 + 3)
+
+
+def test_the_page_states_the_error_of_the_test_images():
+    text = summarize.markdown(summarized(FASHION, *kd_lines()))
+    # 100 sqrt(p (1 - p) / 10,000) is 0.3178 at 88.6 % and 0.3116 at 89.1 %.
+    assert "top-1 accuracy is 0.31 to 0.32 points on 10,000 images." in text
+
+
 # ---------------------------------------------------------------------- the command
 
 
@@ -186,11 +241,11 @@ def test_the_command_prints_and_writes_everything(tmp_path, capsys):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
-@pytest.mark.parametrize("name", ["fashion", "fashion_cross", "fashion_weights"])
+@pytest.mark.parametrize("name", [table.name for table in tables.OF_STUDY])
 def test_the_committed_pages_are_what_the_committed_lines_say(name):
     """Also that each committed line still belongs to a row."""
-    lines, own = results.read(results.RESULTS), results.read_file(results.RESULTS / f"{name}.jsonl")
-    made = summary.summarize(tables.TABLES[name], lines, own)
+    lines, path = results.read(results.RESULTS), results.RESULTS / f"{name}.jsonl"
+    made = summary.summarize(tables.TABLES[name], lines, results.read_file(path) if path.exists() else [])
     assert (results.RESULTS / f"{name}.md").read_text() == summarize.markdown(made) and not made.remarks
     for ending, text in ((".csv", summarize.cells_csv(made)), ("_differences.csv", summarize.differences_csv(made))):
         assert (results.RESULTS / f"{name}{ending}").read_text() == text

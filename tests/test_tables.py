@@ -51,7 +51,8 @@ def identity(recipe, preset=RELEASED):
 
 
 def test_every_table_has_the_papers_rows_and_columns():
-    assert list(tables.TABLES) == [*SHAPES, "fashion", "fashion_cross", "fashion_weights"]
+    study = ["fashion", "fashion_cross", "fashion_weights", "fashion_without_warmup", "fashion_tuning"]
+    assert list(tables.TABLES) == [*SHAPES, *study]
     for name, shape in SHAPES.items():
         table = tables.TABLES[name]
         of_paper = [one for one in table.cells if not one.ours]
@@ -249,19 +250,75 @@ def test_the_rows_of_our_own_study():
         of_base = [rows[base], rows[f"SD-{base} {{1,2}}"], rows[f"SD-{base}"]]
         assert [one.get("sdd.scales") for one in of_base] == [None, [1, 2], [1, 2, 4]]
         assert {one["loss.base"] for one in of_base} == {base.lower().replace("-", "_")}
-        assert cell("fashion", f"SD-{base} {{1,2}}", column).bases == (base, f"SD-{base}")
+        assert cell("fashion", f"SD-{base} {{1,2}}", column).bases == (base,)
+        assert cell("fashion", f"SD-{base}", column).bases[:2] == (base, f"SD-{base} {{1,2}}")
     assert rows["SD-KD {1,4}"]["sdd.scales"] == [1, 4]
     weights = [rows[row]["sdd.complementary_weight"] for row in ("SD-KD weight 1", "SD-KD", "SD-KD weight 4")]
     assert weights == [1.0, 2.0, 4.0] and cell("fashion", "LS-DKD", column).bases == ("DKD",)
     assert len({recipes.digest(one) for one in rows.values()}) == len(rows) == 14
 
 
-@pytest.mark.parametrize("row", ["teacher", "student", "KD", "SD-KD", "DKD", "SD-DKD", "LS-DKD", "SD-LS-DKD"])
-def test_committed_results_are_found_again(row):
+NO_WARMUP = [f"{row}, no warm-up" for row in ("DKD", "SD-DKD", "LS-DKD", "SD-LS-DKD")]
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [("fashion", row) for row in ("teacher", "student", "KD", "SD-KD")]
+    + [("fashion_without_warmup", row) for row in NO_WARMUP],
+)
+def test_committed_results_are_found_again(table, row):
     """Their lines have the field names of an earlier version."""
-    key = recipes.key(recipes.settings(cell("fashion", row, "RN20 -> RN8").recipe, RELEASED))
-    found = results.index(results.read_file(results.RESULTS / "fashion.jsonl"))
+    key = recipes.key(recipes.settings(cell(table, row, "RN20 -> RN8").recipe, RELEASED))
+    found = results.index(results.read_file(results.RESULTS / f"{table}.jsonl"))
     assert {seed for run, seed in found if run.config == key} == ({0} if row == "teacher" else {0, 1, 2, 3, 4})
+
+
+def test_without_warmup_nothing_else_differs():
+    """Every row with DKD of the study's tables, by its name and, where that table changes it, its weight."""
+    found = 0
+    for table in ("fashion", "fashion_cross", "fashion_weights"):
+        for one in [one for one in tables.TABLES[table].cells if "DKD" in one.row]:
+            here = identity(one.recipe)
+            weight = f" weight {here['loss.distill_weight']}" if table == "fashion_weights" else ""
+            before = identity(cell("fashion_without_warmup", f"{one.row}{weight}, no warm-up", one.column).recipe)
+            assert (here.pop("loss.warmup_share"), here.pop("loss.warmup_epochs")) == (pytest.approx(20 / 240), 0)
+            assert before.pop("loss.warmup_epochs") == 1 and before == here
+            found += 1
+    others = [one for one in tables.TABLES["fashion_without_warmup"].cells if "no warm-up" not in one.row]
+    assert len(tables.TABLES["fashion_without_warmup"].cells) == found + len(others) == 12 + 4
+    assert all(
+        identity(one.recipe) == identity(cell(table, one.row, one.column).recipe)
+        for one in others
+        for table in ("fashion", "fashion_cross")
+        if tables.TABLES[table].find(one.row, one.column)
+    )
+
+
+def test_runs_that_choose_weights_are_like_those_that_they_choose_for_and_count_apart():
+    tuning, weights = tables.TABLES["fashion_tuning"], tables.TABLES["fashion_weights"]
+    tried = {one.row: identity(one.recipe) for one in tuning.cells}
+    for base, chosen in (("KD", 0.9), ("DKD", 0.125), ("LS-DKD", 0.5625)):
+        assert tried[f"{base} {chosen}"] == identity(cell("fashion_weights", base, "RN20 -> RN8").recipe)
+        of_base = [one for row, one in tried.items() if row.startswith(f"{base} ")]
+        assert {recipes.digest(one | {"loss.distill_weight": 0}) for one in of_base} == {
+            recipes.digest(tried[f"{base} {chosen}"] | {"loss.distill_weight": 0})
+        }
+        assert len(of_base) == len({one["loss.distill_weight"] for one in of_base}) == (4 if base == "DKD" else 3)
+    seeds = (0, 4, 5, 6)
+    assert [tuning.counts(seed) for seed in seeds] == [False, False, True, False]
+    assert [weights.counts(seed) for seed in seeds] == [True, True, False, True]
+    assert all(tables.TABLES["table1"].counts(seed) for seed in seeds)
+
+
+def test_each_declared_difference_is_one_of_the_tables():
+    declaring = {table.name: len(table.declared) for table in tables.TABLES.values() if table.declared is not None}
+    assert declaring == {"fashion": 6, "fashion_cross": 3, "fashion_weights": 3, "fashion_without_warmup": 0}
+    for table in tables.TABLES.values():
+        if table.declared is not None:
+            (*_, column) = table.columns
+            assert table.family == {(column, row, base) for row, base in table.declared}
+        else:
+            assert len(table.family) == sum(len(one.bases) for one in table.cells)
 
 
 def test_the_pair_across_families_has_the_same_teacher_and_a_fifth_of_the_rate():
@@ -353,7 +410,7 @@ def test_unknown_tables_are_named_with_those_there_are():
     assert [table.name for table in tables.choose("all")] == list(tables.TABLES)
     with pytest.raises(
         ValueError,
-        match="'tabel1'; the closest is 'table1', known are table1, .*fashion, fashion_cross, fashion_weights, all",
+        match="'tabel1'; the closest is 'table1', known are table1, .*fashion_without_warmup, fashion_tuning, all",
     ):
         tables.choose("tabel1")
 

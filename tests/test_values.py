@@ -2,12 +2,13 @@
 
 from configs import rows
 from configs.pairs import PAIRS
-from experiments import tables, values
+from docs import values
+from experiments import tables
 from sdd_jax import methods
 
 
 def test_the_page_of_values_is_as_generated():
-    assert values.PAGE.read_text() == values.page(), "run python -m experiments.values"
+    assert values.PAGE.read_text() == values.page(), "run python -m docs.values"
 
 
 def test_the_page_has_every_pair_of_the_tables_and_every_source():

@@ -1,7 +1,7 @@
-"""Writes `experiments/VALUES.md`, every setting with its source: `python -m experiments.values`.
+"""Writes `experiments/VALUES.md`, every setting with its source: `python -m docs.values`.
 
 Its numbers are read from `configs/rows.py`, `configs/pairs.py` and `sdd_jax/methods.py`, its text from
-`experiments/values_template.txt`.
+`docs/values_template.txt`.
 """
 
 import string
@@ -17,7 +17,7 @@ from experiments.command_line import Parser, table
 from sdd_jax import methods
 from sdd_jax.fields import FIELDS, PRESETS
 
-PAGE = Path(__file__).with_name("VALUES.md")
+PAGE = Path(__file__).parents[1] / "experiments" / "VALUES.md"
 TEMPLATE = Path(__file__).with_name("values_template.txt")
 TITLES = {"cifar100": "CIFAR-100", "cub200": "CUB-200-2011", "imagenet": "ImageNet"}
 EXAMPLES = {"cifar100": ("resnet32x4", "resnet8x4"), "imagenet": ("resnet34", "resnet18")}
@@ -161,7 +161,7 @@ def _text(value: Any) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the page; takes no arguments."""
-    Parser(prog="python -m experiments.values", description=__doc__).parse_args(arguments)
+    Parser(prog="python -m docs.values", description=__doc__).parse_args(arguments)
     PAGE.write_text(page())
 
 
