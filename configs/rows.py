@@ -1,7 +1,7 @@
 """Every setting of a paper's run and its source: one table of rows, each with the fields that differ for some runs.
 
 A row holds for the data sets, pairs, base losses and presets that it names. Rows are applied in order over the defaults
-of ``sdd_jax.fields`` and ``sdd_jax.methods``; a later row wins. ``python -m experiments.values`` writes the page
+of ``sdd_jax.fields`` and ``sdd_jax.methods``; a later row wins. ``python -m docs.values`` writes the page
 `experiments/VALUES.md` from this table, with the source beside every value.
 
 Files are those of the official code of "Scale Decoupled Distillation" (CVPR 2024; commit e412036), unless another code
