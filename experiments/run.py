@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Nam
     add("table", metavar="TABLE", help=f"one of: {', '.join((*tables, ALL))}")
     add("--seeds", type=integers, default=(0,), metavar="N,...", help="of every row; default 0")
     add("--preset", choices=PRESETS, help=f"default {RELEASED}; a dry run without it has both")
-    add("--rows", default="", metavar="PATTERN,...", help="rows, or COLUMN/ROW; * and ? stand for any")
+    add("--rows", action="append", default=[], metavar="PATTERN,...", help="rows, or COLUMN/ROW; * and ? stand for any")
     add("--workdir", type=Path, default=Path("runs/experiments"), help="default runs/experiments")
     add("--teachers", type=Path, help="a folder with DATA/NAME, run folders, trained or imported")
     add("--caches", type=Path, help="a folder with DATA/TEACHER, each filled by python -m sdd_jax cache")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder:
     options = parse(arguments, tables)
     hold_no_device()
     wanted = choose(options.table, tables)
-    cells = plan.chosen(wanted, [pattern for pattern in options.rows.split(",") if pattern])
+    cells = plan.chosen(wanted, [pattern for pattern in ",".join(options.rows).split(",") if pattern])
     if options.dry_run:
         presets = (options.preset,) if options.preset else PRESETS
         return 0 if dry_run.run(wanted, cells, presets, options.jobs or processors(), say) else 1
