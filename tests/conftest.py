@@ -8,14 +8,17 @@ import resource
 import shutil
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if not IS_WORKER:
     # Most of the time goes into compiling small programs: these flags make it a quarter. The quickstart (test_pages) is
-    # compiled as a user's is (tests/commands.py).
-    quick_to_compile = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    # compiled as a user's is (tests/commands.py). jaxlib 0.11 has no second one, and ends at a flag it does not know.
+    quick_to_compile = "--xla_backend_optimization_level=0"
+    if version("jaxlib").startswith("0.10."):
+        quick_to_compile += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_to_compile}"
     # The commands that tests start share their programs, in a folder of this run's own: some of them are killed, and
     # a killed process may leave half a program.
