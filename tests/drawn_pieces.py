@@ -168,7 +168,8 @@ def normalize(rng, shape):
         variance = lib.xp.mean(x * x, axes, keepdims=True) - mean * mean if fast else x.var(axes, keepdims=True)
         return (x - mean) / lib.xp.sqrt(variance + 0.1)
 
-    fast = bool(rng.integers(2))
+    # the difference of two large numbers, where float32 has summed tens of thousands one after the other
+    fast = bool(rng.integers(2)) and np.prod([shape[axis] for axis in axes]) < 5000
     return Piece(f"normalize over {axes}{' fast' if fast else ''}", apply)
 
 

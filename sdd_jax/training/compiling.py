@@ -61,9 +61,9 @@ def jit_network(function: Callable[..., Any], *, platform: str | None = None, **
 def cpu_options() -> dict[str, str] | None:
     """The options of networks' programs on CPU, after the probes were right under them; None: jaxlib has no YNNPACK.
 
-    ``RuntimeError`` if a probe is wrong without YNNPACK too.
+    ``ValueError`` if a probe is wrong without YNNPACK too.
     """
-    version = jaxlib.__version__
+    version, message = jaxlib.__version__, ""
     chosen = FUSIONS.get(".".join(version.split(".")[:2]), OFF)
     for fusions in dict.fromkeys((chosen, OFF)):
         options = known_options({YNNPACK: fusions})
@@ -72,7 +72,7 @@ def cpu_options() -> dict[str, str] | None:
         message = f"jaxlib {version} computes {', '.join(wrong)} wrong on this CPU with {YNNPACK}={fusions!r}"
         if fusions != OFF and jax.process_index() == 0:
             print(f"{message}: networks run without YNNPACK", file=sys.stderr, flush=True)
-    raise RuntimeError(f"{message}: install another jaxlib")
+    raise ValueError(f"{message}: install another jaxlib")
 
 
 def wrong_probes(options: dict[str, str] | None) -> list[str]:
@@ -82,8 +82,8 @@ def wrong_probes(options: dict[str, str] | None) -> list[str]:
         lambda arrays: [probe.program(x) for probe, x in zip(PROBES.values(), arrays, strict=True)],
         compiler_options=options,
     )
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        results = run([x.astype(np.float32) for x in arrays])
+    device = jax.local_devices(backend="cpu")[0]
+    results = jax.device_get(run(jax.device_put([x.astype(np.float32) for x in arrays], device)))
     return [
         name
         for (name, probe), x, result in zip(PROBES.items(), arrays, results, strict=True)
