@@ -164,8 +164,7 @@ def libraries_section():
     return [
         "## Libraries on CPU",
         "",
-        "Seconds of a step with convolutions by Eigen, reductions by YNNPACK, and elementwise passes by YNNPACK too "
-        "unless there are depthwise convolutions; and as XLA has it by default.",
+        "Seconds of a step without YNNPACK, and as XLA has it by default.",
         "",
         *table(("teacher -> student", CHOSEN, DEFAULT, "ratio", "quartiles"), rows),
     ]

@@ -23,6 +23,7 @@ from sdd_jax.models import Outputs, create_model, model_names
 from sdd_jax.regions import Regions
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.loop import train
 
 METHODS = ("kd", "dkd", "nkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
@@ -388,7 +389,10 @@ def test_a_teacher_computes_in_its_own_dtype(teacher_run):
     for dtype in ("float32", "bfloat16"):
         built = build(student(teacher_run, teacher__dtype=dtype))
         assert built.model.dtype == "float32"
-        said[dtype] = np.asarray(jax.jit(built.teacher.apply)(built.teacher.arrays, {"image": images}).region_logits)
+        # Not by jax.jit alone: under jaxlib 0.12's own options a network in bfloat16 gives NaN on CPU.
+        said[dtype] = np.asarray(
+            jit_network(built.teacher.apply)(built.teacher.arrays, {"image": images}).region_logits
+        )
     difference = np.abs(said["bfloat16"] - said["float32"]).max() / np.abs(said["float32"]).max()
     assert said["bfloat16"].dtype == np.float32 and 1e-5 < difference < 0.03
 

@@ -1,69 +1,89 @@
-"""How programs of networks are compiled."""
+"""How programs of networks are compiled, and the check at the first start on a CPU."""
 
-import flax.linen as nn
+import json
+
 import jax
 import jax.numpy as jnp
+import jaxlib
+import numpy as np
 import pytest
 
-from sdd_jax.models import Classifier, create_model
-from sdd_jax.models.layers import torch_affine_init
-from sdd_jax.training import compiling
+from sdd_jax.models import create_model
+from sdd_jax.training import compiling, run_dir
+from tests.drawn_programs import fusions_of
 
-ONE_OF_EACH_FAMILY = {
-    "resnet8": "cifar",
-    "wrn_16_1": "cifar",
-    "vgg8": "cifar",
-    "vgg11_without_bn": "imagenet",
-    "resnet18": "imagenet",
-    "mobilenet_v1": "imagenet",
-    "mobilenet_v2": "cifar",
-    "shufflenet_v1": "cifar",
-    "shufflenet_v2": "cifar",
-}
+SERIES = ".".join(jaxlib.__version__.split(".")[:2])
 
 
-def calls_grouped_convolution(model):
-    """Whether a convolution in groups, depthwise ones among them, is called; the network is traced, not run."""
-    groups = [1]
-
-    def look(next_fun, args, kwargs, context):
-        if isinstance(context.module, nn.Conv):
-            groups.append(context.module.feature_group_count)
-        return next_fun(*args, **kwargs)
-
-    with nn.intercept_methods(look):
-        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
-    return max(groups) > 1
+@pytest.fixture
+def unchecked():
+    """The check is made anew, and what comes out of it is not kept."""
+    compiling.cpu_options.cache_clear()
+    yield
+    compiling.cpu_options.cache_clear()
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
-def test_a_network_says_whether_it_calls_convolutions_in_groups(name):
-    model = create_model(name, stem=ONE_OF_EACH_FAMILY[name])
-    assert compiling.has_grouped_convolutions(model) == calls_grouped_convolution(model)
+def sum_of_product(x):
+    """What is wrong with today's library wherever YNNPACK takes reductions."""
+    return jnp.sum(x @ jnp.ones((64, 7)), 0)
 
 
-class Depthwise(nn.Module):
-    grouped_convolutions = True
-
-    @nn.compact
-    def __call__(self, x, *, train):
-        return nn.Conv(3, (3, 3), feature_group_count=3)(x)
+def test_the_installed_jaxlib_is_in_the_table_and_knows_its_options():
+    assert compiling.known_options({compiling.YNNPACK: compiling.FUSIONS[SERIES]})
 
 
-def test_a_network_of_ones_own_may_say_so():
-    assert compiling.has_grouped_convolutions(Classifier(Depthwise(), 10, torch_affine_init))
+def test_the_chosen_options_are_right(unchecked, capsys):
+    assert compiling.cpu_options() == {compiling.YNNPACK: compiling.FUSIONS[SERIES]}
+    assert capsys.readouterr().err == ""
 
 
-def test_the_installed_jaxlib_knows_the_options():
-    for kept in (compiling.REDUCTIONS, f"{compiling.REDUCTIONS},{compiling.ELEMENTWISE}"):
-        assert compiling.known_options({compiling.YNNPACK: kept})
+def test_a_set_that_computes_wrong_is_told_of_once_and_not_used(unchecked, monkeypatch, capsys):
+    monkeypatch.setitem(compiling.FUSIONS, SERIES, fusions_of("REDUCE+ELTWISE"))
+    jitted = [compiling.jit_network(function) for function in (sum_of_product, create_model("resnet8").init)]
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert f"jaxlib {jaxlib.__version__} computes sum(x @ ones)" in line
+    assert "ELTWISE': networks run without YNNPACK" in line
+    assert compiling.cpu_options() == {compiling.YNNPACK: ""}
+    x = np.random.default_rng(0).standard_normal((1344, 64), np.float32)
+    np.testing.assert_allclose(jitted[0](x), np.full(7, x.astype(np.float64).sum()), rtol=1e-4)
 
 
-def test_a_jaxlib_that_does_not_know_them_compiles_without(monkeypatch):
+def test_another_process_than_the_first_does_not_tell(unchecked, monkeypatch, capsys):
+    monkeypatch.setitem(compiling.FUSIONS, SERIES, fusions_of("REDUCE+ELTWISE"))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert compiling.cpu_options() == {compiling.YNNPACK: ""}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_jaxlib_that_is_wrong_without_ynnpack_is_refused(unchecked, monkeypatch):
+    wrong = compiling.Probe((2, 2), lambda x: x + 1, lambda x: x)
+    monkeypatch.setitem(compiling.PROBES, "x + 1", wrong)
+    monkeypatch.setitem(compiling.FUSIONS, SERIES, fusions_of("INDIVIDUAL_DOT"))
+    with pytest.raises(ValueError) as caught:
+        compiling.cpu_options()
+    version = f"jaxlib {jaxlib.__version__}"
+    assert str(caught.value) == (
+        f"{version} computes x + 1 wrong on this CPU with {compiling.YNNPACK}='': install another jaxlib"
+    )
+
+
+def test_a_jaxlib_of_another_series_runs_without_ynnpack(unchecked, monkeypatch):
+    monkeypatch.setattr(compiling, "FUSIONS", {})
+    assert compiling.cpu_options() == {compiling.YNNPACK: ""}
+
+
+def test_a_jaxlib_that_does_not_know_them_compiles_without(unchecked, monkeypatch):
     monkeypatch.setattr(compiling, "YNNPACK", "xla_cpu_option_of_another_year")
     assert compiling.known_options({compiling.YNNPACK: "1"}) is None
-    double = compiling.jit_network(lambda x: 2 * x, create_model("resnet8"), donate_argnums=0)
+    monkeypatch.setattr(compiling, "PROBES", {})  # the library's own set is not right in all of them
+    double = compiling.jit_network(lambda x: 2 * x, donate_argnums=0)
     assert double(jnp.float32(2)) == 4
+
+
+def test_nothing_is_checked_for_other_devices(unchecked, monkeypatch):
+    monkeypatch.setattr(compiling, "wrong_probes", None)  # cannot be called
+    assert compiling.jit_network(lambda x: 2 * x, platform="tpu")(2) == 4
 
 
 def test_the_program_can_be_compiled_without_the_options():
@@ -72,4 +92,10 @@ def test_the_program_can_be_compiled_without_the_options():
     def function(x):
         return 2 * x
 
-    assert compiling.jit_network(function, create_model("resnet8")).__wrapped__ is function
+    assert compiling.jit_network(function).__wrapped__ is function
+
+
+def test_every_start_notes_the_options(tmp_path):
+    run_dir.open_folder(tmp_path, {})
+    [start] = json.loads((tmp_path / run_dir.ENVIRONMENT).read_text())
+    assert start["compiler_options"] == compiling.cpu_options()

@@ -1,7 +1,6 @@
 """The trunks with depthwise convolutions, MobileNets and ShuffleNets, as the distillation papers have them.
 
-All but MobileNetV2 keep PyTorch's own initial values. `grouped_convolutions` is read by
-sdd_jax/training/compiling.py.
+All but MobileNetV2 keep PyTorch's own initial values.
 """
 
 from functools import partial
@@ -36,8 +35,6 @@ class MobileNetV1(nn.Module):
 
     The student on ImageNet. The official SDD code calls it MobileNetV2; its author says that it is this network.
     """
-
-    grouped_convolutions = True
 
     stem: str = "imagenet"  # the only one
     dtype: DTypeLike = jnp.float32
@@ -77,8 +74,6 @@ class MobileNetV2(nn.Module):
     place of ReLU6, a first bottleneck that keeps its 1x1 expansion, a second stage without stride, and 1280 channels
     at the end whatever the width. Its last stage, [B,H/16,W/16,160], comes before the 1x1 convolution and has no ReLU.
     """
-
-    grouped_convolutions = True
 
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
@@ -134,8 +129,6 @@ class ShuffleNetV1(nn.Module):
     "ShuffleNet" (2018), with three groups and a 1x1 stem without max-pooling.
     """
 
-    grouped_convolutions = True
-
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32
 
@@ -190,8 +183,6 @@ class ShuffleNetV2(nn.Module):
     "ShuffleNet V2" (2018), at width 1, with a 1x1 stem without max-pooling. Its last stage, [B,H/8,W/8,464], comes
     before the last 1x1 convolution.
     """
-
-    grouped_convolutions = True
 
     stem: str = "cifar"
     dtype: DTypeLike = jnp.float32

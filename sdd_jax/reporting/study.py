@@ -21,6 +21,7 @@ from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.training import run_dir
+from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import METRICS, read_metrics
 
 BATCH = 250
@@ -230,7 +231,7 @@ class Study:
         """Region logits ``[n, R, K]`` and logits ``[n, K]`` of a network for images uint8 ``[n, H, W, C]``."""
         network = saved.read(answers.folder)
         images = normalize(pixels, self.dataset.mean, self.dataset.std, network.image_dtype)
-        program = jax.jit(partial(network.model.apply, train=False, regions=regions))
+        program = jit_network(partial(network.model.apply, train=False, regions=regions))
         outputs = program(saved.load_variables(answers.folder, answers.step), images)
         return jax.device_get((outputs.region_logits, outputs.logits))
 
@@ -254,7 +255,7 @@ class Study:
     def _program(self, network: saved.Saved) -> Any:
         make_batch = self._data.batch_function(network.image_dtype)
 
-        @jax.jit
+        @jit_network
         def program(variables, arrays):
             batch = make_batch(arrays)
             outputs = network.model.apply(variables, batch["image"], train=False)

@@ -16,6 +16,7 @@ from sdd_jax.data import images
 from sdd_jax.data.folders import SUFFIXES
 from sdd_jax.serving.network import Served
 from sdd_jax.serving.regions import Region, draw_overlay, read_regions
+from sdd_jax.training.compiling import jit_network
 
 BATCH = 64
 CSV, JSON = "predictions.csv", "predictions.jsonl"
@@ -88,7 +89,7 @@ def predict(served: Served, pictures: Sequence[Path]) -> Iterator[Prediction]:
     """A prediction for each picture, in order; ``ValueError`` at one that cannot be read, after those before it."""
     size = min(BATCH, len(pictures))
 
-    @jax.jit
+    @jit_network
     def run(variables, images):
         outputs = served.apply(variables, images, served.regions)
         return outputs.logits, outputs.region_logits

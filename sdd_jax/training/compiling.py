@@ -1,34 +1,94 @@
-"""What was measured to be fast: compiler options of programs that run a network, and on CPU the C library's memory."""
+"""Compiler options that are right, and the C library's memory, for programs that run a network on CPU."""
 
 import ctypes
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
 
-# XLA's CPU backend hands convolutions, products, reductions and elementwise passes to YNNPACK where it can. Its
-# reductions are many times as fast as XLA's own; its convolutions are slower than Eigen's, above all backward. Its
-# elementwise passes are faster than XLA's, but not those of a depthwise convolution, which is a long chain of slices
-# and products here. YNNPACK gets what is named, Eigen and XLA the rest; benchmarks/results/cpu.md has steps with and
-# without this.
+# XLA's CPU backend hands to YNNPACK what this option names. A fusion that starts at a reduction or at an elementwise
+# pass takes in what feeds it, products too, and products of a fusion are wrong with broadcast constants: `PROBES` has
+# what jaxlib 0.10.2, 0.11.2 and 0.12.0.1 return garbage for, the first of them under the library's own set as well. So
+# no set with REDUCE, ELTWISE or DOT is safe. Those that take single operations never failed, and are no faster than
+# nothing. What is given up, and how the sets were tried: docs/speed.md, tests/drawn_programs.py.
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
-REDUCTIONS, ELEMENTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
+OFF = ""
+FUSIONS = {"0.10": OFF, "0.11": OFF, "0.12": OFF}  # by jaxlib's series; OFF for others
 
 
-def jit_network(function: Callable[..., Any], model: Any, *, platform: str | None = None, **options: Any) -> Any:
-    """``jax.jit`` with the options that are fast for ``model`` on ``platform``, the default backend if it is None."""
+class Probe(NamedTuple):
+    """A program that some jaxlib computes wrong under some set: `program(x)`, and what is right, of NumPy's `x`."""
+
+    shape: tuple[int, int]
+    program: Callable[[Any], Any]
+    right: Callable[[np.ndarray], np.ndarray]
+
+
+PROBES = {  # none shares a product with another, or that would not be fused
+    "sum(x @ ones)": Probe(
+        (1344, 64), lambda x: jnp.sum(x @ jnp.ones((64, 7), x.dtype), 0), lambda x: np.full(7, x.sum())
+    ),
+    "logsumexp((x @ ones) * 0.1)": Probe(
+        (1344, 65),
+        lambda x: jax.nn.logsumexp((x @ jnp.ones((65, 7), x.dtype)) * 0.1, 1),
+        lambda x: x.sum(1) * 0.1 + np.log(7),
+    ),
+    "logsumexp(x @ (ones * 0.1))": Probe(
+        (1344, 66),
+        lambda x: jax.nn.logsumexp(x @ (jnp.ones((66, 7), x.dtype) * 0.1), 1),
+        lambda x: x.sum(1) * 0.1 + np.log(7),
+    ),
+    "sum((eye @ row) ** 2)": Probe(  # jax issue 39103: one row, of 0.10.2
+        (32_769, 3), jax.vmap(lambda row: jnp.sum((jnp.eye(3, dtype=row.dtype) @ row) ** 2)), lambda x: (x**2).sum(1)
+    ),
+}
+
+
+def jit_network(function: Callable[..., Any], *, platform: str | None = None, **options: Any) -> Any:
+    """``jax.jit`` with the options that are right and fast on ``platform``, the default backend if it is None."""
     if (platform or jax.default_backend()) != "cpu":
         return jax.jit(function, **options)
-    fusions = REDUCTIONS if has_grouped_convolutions(model) else f"{REDUCTIONS},{ELEMENTWISE}"
-    return jax.jit(function, compiler_options=known_options({YNNPACK: fusions}), **options)
+    return jax.jit(function, compiler_options=cpu_options(), **options)
 
 
-def has_grouped_convolutions(model: Any) -> bool:
-    """Whether the class of the classifier's trunk or network says so: ``grouped_convolutions = True``."""
-    network = getattr(model, "trunk", None) or getattr(model, "network", None)
-    return getattr(network, "grouped_convolutions", False)
+@cache
+def cpu_options() -> dict[str, str] | None:
+    """The options of networks' programs on CPU, after the probes were right under them; None: jaxlib has no YNNPACK.
+
+    ``ValueError`` if a probe is wrong without YNNPACK too.
+    """
+    version, message = jaxlib.__version__, ""
+    chosen = FUSIONS.get(".".join(version.split(".")[:2]), OFF)
+    for fusions in dict.fromkeys((chosen, OFF)):
+        options = known_options({YNNPACK: fusions})
+        if not (wrong := wrong_probes(options)):
+            return options
+        message = f"jaxlib {version} computes {', '.join(wrong)} wrong on this CPU with {YNNPACK}={fusions!r}"
+        if fusions != OFF and jax.process_index() == 0:
+            print(f"{message}: networks run without YNNPACK", file=sys.stderr, flush=True)
+    raise ValueError(f"{message}: install another jaxlib")
+
+
+def wrong_probes(options: dict[str, str] | None) -> list[str]:
+    """The names of the probes that return something else than they have to under ``options``, in one program."""
+    arrays = [np.arange(np.prod(probe.shape)).reshape(probe.shape) % 7 - 2.0 for probe in PROBES.values()]
+    run = jax.jit(
+        lambda arrays: [probe.program(x) for probe, x in zip(PROBES.values(), arrays, strict=True)],
+        compiler_options=options,
+    )
+    device = jax.local_devices(backend="cpu")[0]
+    results = jax.device_get(run(jax.device_put([x.astype(np.float32) for x in arrays], device)))
+    return [
+        name
+        for (name, probe), x, result in zip(PROBES.items(), arrays, results, strict=True)
+        if not np.allclose(result, probe.right(x), rtol=1e-4)
+    ]
 
 
 def known_options(options: dict[str, str]) -> dict[str, str] | None:

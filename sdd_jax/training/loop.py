@@ -174,7 +174,7 @@ def make_evaluator(
     batch_size = math.ceil(min(EVAL_BATCH, num_examples) / mesh.size) * mesh.size
     data = eval_data(dataset, split, batch_size=batch_size, mesh=mesh)
     step = make_eval_step(model, data.batch_function(dtype), mesh, dataset.num_classes)
-    step = jit_network(step, model, out_shardings=replicated(mesh))
+    step = jit_network(step, out_shardings=replicated(mesh))
 
     def evaluator(variables):
         states = [jax.device_get(step(variables, arrays)) for arrays in data.batches()]

@@ -58,7 +58,7 @@ def jit_run_chunk(
     train_step = make_train_step(model, ask, objective, optimizer, **options)
     run_chunk = make_run_chunk(train_step, make_batch, mesh, steps_per_call)
     out_shardings = by_seed(mesh), replicated(mesh)
-    return jit_network(run_chunk, model, platform=platform, donate_argnums=0, out_shardings=out_shardings)
+    return jit_network(run_chunk, platform=platform, donate_argnums=0, out_shardings=out_shardings)
 
 
 class Programs:
@@ -101,7 +101,7 @@ class Programs:
                 key, built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer, **shape
             )
 
-        self.begin = jax.jit(begin, out_shardings=self.on_all)
+        self.begin = jit_network(begin, platform=mesh.devices.flat[0].platform, out_shardings=self.on_all)
 
     def arrays(self, step: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """What the chunk that starts at ``step`` reads: ``shared`` by all runs, and each run's ``own``."""

@@ -19,6 +19,7 @@ from sdd_jax import __version__
 from sdd_jax.data import Skipped
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.files import flatten, read_json, read_mapping, write_json
+from sdd_jax.training.compiling import cpu_options
 
 CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", "lock"
 DONE = "done.json"  # the results, at the end of a run
@@ -65,6 +66,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         "platform": platform.platform(),
         "versions": {"sdd_jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "compiler_options": cpu_options() if devices[0].platform == "cpu" else {},
         "processes": jax.process_count(),
         "commit": commit(),
     }

@@ -85,7 +85,7 @@ def make_compute(
         pictures = crop_flip(images[row], view, pad=dataset.pad)
         return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
 
-    rows = jit_network(rows, model)
+    rows = jit_network(rows)
 
     def compute(index, view):
         assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"
