@@ -1,0 +1,166 @@
+"""How far the first step of each pair of the paper is from the same step in float64, by compiler options.
+
+python -m benchmarks.arithmetic --output=benchmarks/results/arithmetic.md [--data=cifar100]
+
+For each pair: one batch of drawn images, drawn weights, SDD-KD with the pair's own settings, and the gradient of the
+student's parameters, in float32 under each set of options and in float64 without YNNPACK. Each is a process of its
+own. A pair that has its line in the page is not measured again, so that an interrupted measurement goes on.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.run import header
+from configs.pairs import PAIRS
+from experiments.command_line import Parser
+
+BATCH = 64
+REDUCE, ELTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
+SETS = {"off": "", "reductions and elementwise": f"{REDUCE},{ELTWISE}", "reductions": REDUCE, "library's own": None}
+EXACT = "float64"
+HEAD = ["pair", "loss, float64", "gradient's norm", "options", "loss", "norm", "entry"]
+LEGEND = (
+    "Relative differences from float64: of the loss, of the norm of the gradient, and the largest of an entry of the "
+    "gradient, relative to the largest entry of its tensor. Rounding alone gives some 1e-7 for the first, and for an "
+    "entry what cancels in sums over a batch. What is not finite is printed as it is."
+)
+
+
+def spec_of(data, teacher, student, options, folder):
+    """What `first_step` takes, as JSON-ready values."""
+    config = f"teacher={teacher},student={student},method=sdd_kd"
+    return {"data": data, "argument": config, "options": options, "folder": str(folder)}
+
+
+def first_step(spec):
+    """Writes the first step's loss and gradient, `OPTIONS.npz` in the folder; the process that is exact draws first."""
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict
+
+    from sdd_jax.build import check, described, make_parts
+    from sdd_jax.training.compiling import YNNPACK
+
+    exact = spec["options"] == EXACT
+    dtype = "float64" if exact else "float32"
+    config = importlib.import_module(f"configs.{spec['data']}").get_config(spec["argument"])
+    config.model.dtype = dtype
+    settings = check(config)
+    info, folder = described(settings), Path(spec["folder"])
+    parts = make_parts(settings, info.num_classes)
+    fusions = "" if exact else SETS[spec["options"]]
+    compiler_options = None if fusions is None else {YNNPACK: fusions}
+
+    def draw():
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((BATCH, *info.image_shape)).astype(np.float32)
+        labels = rng.integers(0, info.num_classes, BATCH).astype(np.int32)
+        variables = {}
+        for number, (role, model) in enumerate({"student": parts.model, "teacher": parts.teacher}.items()):
+            start = jax.jit(lambda key, model=model: model.init(key, images[:1], train=False))(jax.random.key(number))
+            # Statistics of the batch itself, or a deep teacher's activations would grow from layer to layer: running
+            # ones are 0.9 of those before and 0.1 of the batch's.
+            moved = jax.jit(lambda v, model=model: model.apply(v, images, train=True, mutable=["batch_stats"])[1])(
+                start
+            )
+            stats = jax.tree.map(
+                lambda new, old: (new - 0.9 * old) / 0.1, moved.get("batch_stats", {}), start.get("batch_stats", {})
+            )
+            start = {"params": start["params"], "batch_stats": stats}
+            variables[role] = {"/".join(path): np.float32(leaf) for path, leaf in flatten_dict(start).items()}
+        np.savez(
+            folder / "drawn.npz",
+            images=images,
+            labels=labels,
+            **{f"{role}/{name}": leaf for role, leaves in variables.items() for name, leaf in leaves.items()},
+        )
+
+    if exact:
+        draw()
+    drawn = np.load(folder / "drawn.npz")
+
+    def read(role):
+        from flax.traverse_util import unflatten_dict
+
+        found = {tuple(name.split("/")[1:]): drawn[name].astype(dtype) for name in drawn if name.startswith(f"{role}/")}
+        return unflatten_dict(found)
+
+    images, batch = drawn["images"].astype(dtype), {"label": jnp.asarray(drawn["labels"])}
+    student, teacher = read("student"), read("teacher")
+
+    def loss_fn(params, rest, teacher, images):
+        asked = parts.teacher.apply(teacher, images, train=False, regions=parts.objective.regions)
+        outputs, _ = parts.model.apply(
+            {"params": params, **rest}, images, train=True, regions=parts.objective.regions, mutable=["batch_stats"]
+        )
+        now = {"epoch": 0, "epochs_done": 0.0, "key": None}
+        return jnp.mean(parts.objective.apply({}, {}, outputs, asked, batch, **now)[0])
+
+    params = student.pop("params")
+    run = jax.jit(jax.value_and_grad(loss_fn), compiler_options=compiler_options)
+    loss, gradient = jax.device_get(run(params, student, teacher, images))
+    np.savez(
+        folder / f"{spec['options']}.npz", loss=loss, **{"/".join(p): g for p, g in flatten_dict(gradient).items()}
+    )
+
+
+def measure(data, teacher, student):
+    """The lines of a pair: a row for each set of options."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for options in (EXACT, *SETS):
+            environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(options == EXACT))}
+            spec = json.dumps(spec_of(data, teacher, student, options, folder))
+            subprocess.run([sys.executable, "-m", "benchmarks.arithmetic", "--step", spec], env=environment, check=True)
+        steps = {options: dict(np.load(Path(folder) / f"{options}.npz")) for options in (EXACT, *SETS)}
+    exact = {name: value.astype(np.float64) for name, value in steps.pop(EXACT).items()}
+    loss, norm = float(exact.pop("loss")), norm_of(exact)
+    for number, (options, step) in enumerate(steps.items()):
+        own = float(step.pop("loss"))
+        entry = max(np.max(np.abs(step[name] - value)) / np.max(np.abs(value)) for name, value in exact.items())
+        first = [f"{data}: {teacher} -> {student}", f"{loss:.6f}", f"{norm:.4f}"] if number == 0 else [""] * 3
+        differences = (abs(own / loss - 1), abs(norm_of(step) / norm - 1), entry)
+        rows.append([*first, options, *(f"{value:.1e}" for value in differences)])
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def norm_of(gradient):
+    """The norm of all tensors together."""
+    return float(np.sqrt(sum(np.sum(np.square(value.astype(np.float64))) for value in gradient.values())))
+
+
+def main(arguments):
+    """Measures the pairs that the page lacks, and writes it after each."""
+    parser = Parser(
+        prog="python -m benchmarks.arithmetic",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the page; it goes on with one")
+    parser.add_argument("--data", choices=PAIRS, action="append", help="pairs of this data set; default: all of them")
+    options = parser.parse_args(arguments)
+    if options.output.exists():
+        text = options.output.read_text()
+    else:
+        lines = [*header(), "", "# The first step against float64", "", LEGEND, ""]
+        text = "\n".join([*lines, "| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]) + "\n"
+    for data in options.data or PAIRS:
+        for teacher, student in PAIRS[data]:
+            if f"| {data}: {teacher} -> {student} |" not in text:
+                text += "\n".join(measure(data, teacher, student)) + "\n"
+                options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--step"]:
+        first_step(json.loads(sys.argv[2]))
+    else:
+        main(sys.argv[1:])
