@@ -162,13 +162,14 @@ def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
     digit = data.load("digits", select_on="test").test.images[0][..., 0]
     saved(tmp_path / "digit.png", digit)
     folder = tmp_path / "plain" / "seed_0"
-    arguments = ("predict", tmp_path / "digit.png", f"--workdir={folder}")
+    given = (f"--workdir={folder}", "--allow=served:small")
+    arguments = ("predict", tmp_path / "digit.png", *given)
     result = call(*arguments, f"--output={tmp_path / 'out'}")
     assert result.code == 0, result
     assert result.out.startswith(f"{tmp_path / 'digit.png'}: ") and "of 21 regions say otherwise" in result.out
     assert (tmp_path / "out" / "digit.png.regions.png").exists()
     for kind in ("onnx", "stablehlo"):
-        result = call("export", f"--workdir={folder}", f"--format={kind}", f"--output={tmp_path / kind}")
+        result = call("export", *given, f"--format={kind}", f"--output={tmp_path / kind}")
         assert result.code == 0, result
         assert "uint8 [batch, 32, 32, 1] in, normalised inside, 10 logits out" in result.out
     (tmp_path / "digit.png").write_text("torn")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,14 +73,19 @@ class Served(NamedTuple):
 
 
 def open_network(
-    folder: Path, *, checkpoint: str = "last", data_name: str | None = None, data_path: str | None = None
+    folder: Path,
+    *,
+    checkpoint: str = "last",
+    data_name: str | None = None,
+    data_path: str | None = None,
+    allow: Collection[str] = (),
 ) -> Served:
     """The network of the run in ``folder``, trained or imported, for images as its evaluation saw them.
 
     ``data_name`` is needed for an imported network; None: the run's own. ``data_path`` is where the data set's folder
-    is now, if its class names are to be read there; None: where it was.
+    is now, if its class names are to be read there; None: where it was. ``allow`` as in ``saved.read``.
     """
-    network = saved.read(folder)
+    network = saved.read(folder, allow)
     fields = network.data_fields(data_name)
     name = fields["name"]
     info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
