@@ -1,6 +1,7 @@
 """A run's folder from somebody else: no code of it runs, and a file of it that is not as it should be is named."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from commands import call
 
 from configs import quickstart
 from sdd_jax import saved
-from sdd_jax.build import check
+from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
 from sdd_jax.config import read
 from sdd_jax.files import write_json
@@ -135,3 +136,143 @@ def test_the_users_own_config_names_its_teacher(run):
     config = quickstart.get_config("run=kd")
     config.model.teacher, config.argument, config.teacher.run = OWN, {}, str(run)
     assert read_teacher(check(config))[0].name == OWN
+
+
+# ---------------------------------------------------------------------- files that are not as they should be
+
+DEEP = "[" * 100_000
+NETWORK = {"student": "resnet8", "stem": "cifar", "dtype": "float32"}
+IMPORTED = {"imported": {"file": "a"}, "model": NETWORK, "num_classes": 10}
+
+
+def changed(name, value):
+    """The file's text with one field of it set."""
+
+    def change(text):
+        content = json.loads(text)
+        *rooms, last = name.split(".")
+        inside = content
+        for room in rooms:
+            inside = inside[room]
+        inside[last] = value
+        return json.dumps(content)
+
+    return change
+
+
+def line(number, text):
+    """The file with its line ``number`` replaced."""
+    return lambda whole: "".join(text if n == number else old for n, old in enumerate(whole.splitlines(True), 1))
+
+
+def without(*names):
+    return lambda text: json.dumps({name: value for name, value in json.loads(text).items() if name not in names})
+
+
+# The file, what it holds or becomes, the command that reads it, what the line says after the file's or folder's name.
+FILES = {
+    "config nested deep": ("config.json", DEEP, "evaluate", "does not read as JSON"),
+    "config nested somewhat": ("config.json", "[" * 50 + "]" * 50, "evaluate", "nests deeper than 32"),
+    "config with NULs": ("config.json", "\0" * 99, "evaluate", "does not read as JSON"),
+    "config that is not UTF-8": ("config.json", b"\xff", "evaluate", "does not read as JSON"),
+    "config of a list": ("config.json", "[]", "evaluate", "must hold names"),
+    "data.name 7": ("config.json", changed("data.name", 7), "evaluate", "must have data.name, of type str"),
+    "data 7": ("config.json", changed("data", 7), "evaluate", "must have data.name, of type str"),
+    "an unknown set": ("config.json", changed("data.name", "x"), "evaluate", "'x'"),
+    "an unknown dtype": ("config.json", changed("model.dtype", "int4"), "export", ": model.dtype: unknown"),
+    "a stem 3": ("config.json", changed("model.stem", 3), "export", "must have model.stem, of type str"),
+    "1e9 classes": ("config.json", changed("data.num_classes", 10**9), "evaluate", "does not fit .*1000000000 class"),
+    "1e9 classes, as a float": ("config.json", changed("data.num_classes", 1e9), "evaluate", "must have data.num"),
+    "1e9 imported": ("config.json", json.dumps({**IMPORTED, "num_classes": 10**9}), "predict", "says 1000000000"),
+    "-1 imported": ("config.json", json.dumps({**IMPORTED, "num_classes": -1}), "predict", ": num_classes"),
+    "imported 3": ("config.json", json.dumps({**IMPORTED, "imported": 3}), "predict", "must have imported"),
+    "sdd of no scales": ("config.json", changed("sdd", {"pooling": "nested"}), "predict", "must have sdd.sc"),
+    "seed null": ("config.json", changed("seed", None), "report", "must have seed, of type int; got None"),
+    "done {}": ("done.json", "{}", "report", "must have select_on, of type str"),
+    "done {} of a teacher": ("done.json", "{}", "train", "must have select_on, of type str"),
+    "done {} of this run": ("done.json", "{}", "again", "must have select_on, of type str"),
+    "done null": ("done.json", "null", "again", "must hold names.*got None"),
+    "no select_on": ("done.json", without("select_on"), "again", "must have select_on"),
+    "no best": ("done.json", without("best"), "again", "must have best.step"),
+    "a step that is a text": ("done.json", changed("last.step", "3"), "train", "must have last.step"),
+    "an accuracy that is NaN": ("done.json", changed("last.accuracy", float("nan")), "train", "must have last.ac"),
+    "an accuracy that is true": ("done.json", changed("last.accuracy", True), "report", "must have last.acc"),
+    "environment null": ("environment.json", "null", "report", "must hold names.*got None"),
+    "environment of a number": ("environment.json", "[3]", "report", "must hold names.*got 3"),
+    "environment {}": ("environment.json", "{}", "report", "must have started"),
+    "environment null, go on": ("environment.json", "null", "go on", "must hold names"),
+    "a line []": ("metrics.jsonl", line(2, "[]\n"), "report", ":2 must hold names.*got \\[\\]"),
+    "a line without step": ("metrics.jsonl", line(2, '{"kind": "train"}\n'), "report", ":2 must have step"),
+    "a line cut": ("metrics.jsonl", line(1, '{"kind": "tra\n'), "report", ":1 does not read as JSON"),
+    "a line of NULs": ("metrics.jsonl", line(1, "\0" * 40 + "\n"), "report", ":1 does not read as JSON"),
+    "a line that is not UTF-8": ("metrics.jsonl", b'{"kind": "\xff"}\n', "report", ":1 does not read as"),
+    "a line cut, go on": ("metrics.jsonl", line(1, '{"kind": "tra\n'), "go on", ":1 does not read as JSON"),
+    "no split": ("metrics.jsonl", lambda text: text.replace("split", "splat"), "report", ", an eval.*have split"),
+    "measured []": ("measured.json", "[]", "train", "must hold names"),
+    "skipped {}": ("skipped.json", "{}", "go on", "must have listing"),
+    "skipped by name": ("skipped.json", '{"listing": "a", "images": {"x": ""}}', "go on", "must hold images"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("foreign") / "teacher"
+    write_run(folder, "resnet14")
+    return folder
+
+
+def read_by(command, folder, tmp_path):
+    """What is typed; "again" is a finished run's own command, "go on" that of one that has not finished."""
+    if command == "go on":
+        (folder / "done.json").unlink()
+        shutil.rmtree(folder / "checkpoints")
+    own = ("train", "--config=configs/quickstart.py:run=teacher", f"--workdir={folder}")
+    return {"again": own, "go on": own, **commands(folder, "", tmp_path)}[command]
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_is_not_as_it_should_be_is_named(teacher, tmp_path, case):
+    name, content, command, message = FILES[case]
+    folder = tmp_path / "it"
+    shutil.copytree(teacher, folder)
+    path = folder / name
+    content = content(path.read_text()) if callable(content) else content
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(folder.rglob("*"))
+    typed = read_by(command, folder, tmp_path)
+    typed = (*typed, "--data=digits") if "imported" in case else typed
+    line = call(*typed).refused()
+    assert re.search(f"{folder}(/{name})?.*{message}", line), line
+    assert command == "go on" or sorted(folder.rglob("*")) == before
+
+
+def test_a_run_whose_log_is_gone_says_so(teacher, tmp_path):
+    with pytest.raises(ValueError, match="a/metrics.jsonl lacks the evaluations"):
+        run_dir.summarize([], select_on="validation", where="a/metrics.jsonl")
+
+
+@pytest.mark.parametrize("holder", ["[]", "{}", "5", '{"host": "x"}', "", DEEP], ids=lambda text: text[:20])
+def test_a_folder_in_use_is_refused_whatever_its_lock_file_holds(tmp_path, holder):
+    lock = run_dir.lock_folder(tmp_path)
+    (tmp_path / run_dir.HOLDER).write_text(holder)
+    with pytest.raises(ValueError, match=f"^{tmp_path} is in use by another process .*lock.json .*: wait for it"):
+        run_dir.lock_folder(tmp_path)
+    lock.release()
+
+
+def test_a_teacher_folder_that_cannot_be_written_serves(teacher, tmp_path, capsys):
+    folder = tmp_path / "it"
+    shutil.copytree(teacher, folder)
+    (folder / "measured.json.tmp").mkdir()  # as root, a mode would not keep anybody from writing
+    config = quickstart.get_config("run=kd")
+    config.teacher.run, config.teacher.accuracy = str(folder), measured(folder)
+    assert 100 * build(config).teacher_accuracy == pytest.approx(config.teacher.accuracy, abs=0.01)
+    told = capsys.readouterr().err
+    assert f"{folder}/measured.json cannot be written: the next start measures it again" in told
+    assert not (folder / "measured.json").exists()
+
+
+def measured(folder):
+    """The test accuracy of the run in ``folder``, in percent."""
+    result = call("evaluate", f"--workdir={folder}")
+    return float(re.search(r"accuracy ([\d.]+)%", result.out)[1])

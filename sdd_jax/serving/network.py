@@ -88,7 +88,10 @@ def open_network(
     network = saved.read(folder, allow)
     fields = network.data_fields(data_name)
     name = fields["name"]
-    info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
+    try:
+        info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
     step = saved.steps(folder)[checkpoint]
     variables = saved.load_variables(folder, step)
     try:
