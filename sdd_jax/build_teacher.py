@@ -69,6 +69,7 @@ def measure_teacher(
     path = teacher.folder / MEASURED
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
+    run_dir.check_processes({"teacher": key})
 
     def kept():
         return read_mapping(path) if path.exists() else {}

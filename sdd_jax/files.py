@@ -122,8 +122,14 @@ def write_new(path: str | os.PathLike[str], content: bytes) -> None:
 def write_safetensors(
     path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes `state_dict` as a new file (see `write_new`) that PyTorch's tools read."""
-    write_new(path, save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata}))
+    """Writes `state_dict` as a new file (see `write_new`) that PyTorch's tools read: the same bytes each time."""
+    content = save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])  # whose metadata are in another order each time
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    write_new(path, len(text).to_bytes(8, "little") + text + content[start:])
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def main() -> None:
     with processes.stop_signals() as should_stop:
         groups = list_runs(given.config, Path(given.workdir))
         runs = [run for group in groups for run in group]
+        names = sorted({name for run in runs for name in run.settings})
+        run_dir.check_processes({name: [run.settings.get(name) for run in runs] for name in names})
         for run in runs:  # all of them are checked before the first one starts
             processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
         say = partial(print, flush=True) if processes.is_first() else lambda text: None
@@ -128,6 +130,8 @@ def describe(built: Any, settings: Settings) -> str:
         held = "" if built.teacher_stated is not None else "; no teacher.accuracy to hold it against"
         lines.append(f"teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held}")
     lines.append(f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images")
+    if (per_epoch := len(dataset.train.index)) < built.batch_size:
+        lines.append(f"a batch of {built.batch_size} is more than an epoch: each step shows {per_epoch} images again")
     held_out = f"{len(dataset.selection.index)} held-out images"
     chosen_on = held_out if settings["data.select_on"] == "validation" else "the test set itself"
     return "\n".join([*lines, f"best epoch chosen on {chosen_on}"])

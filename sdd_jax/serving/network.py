@@ -2,7 +2,8 @@
 
 import importlib.util
 import json
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,6 +73,13 @@ class Served(NamedTuple):
         return jax.ShapeDtypeStruct((batch, *self.image_shape), jnp.uint8)
 
 
+def check_names(names: Iterable[str]) -> None:
+    """``ValueError`` at a name with a line break or of bytes that are no text: it fits in no line of a table."""
+    for name in names:
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+            raise ValueError(f"{name!r} has a character that cannot stand in a line of text: rename it")
+
+
 def open_network(
     folder: Path,
     *,
@@ -104,6 +112,7 @@ def open_network(
         raise ValueError(
             f"{name} has {len(class_names)} classes on disk, the network of {folder} {network.num_classes}"
         )
+    check_names(class_names or ())
     dataset = SimpleNamespace(name=name, image_shape=info.image_shape, num_classes=network.num_classes)
     saved.check_fits(network, variables, dataset)
     sdd = run_dir.read_config(folder).get("sdd", {})  # an imported network has none

@@ -1,6 +1,7 @@
 """A run's folder: the names of its files, its lock, and what is read from it."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 from filelock import FileLock, Timeout
 
-from sdd_jax import __version__
+from sdd_jax import __version__, processes
 from sdd_jax.data import Skipped
 from sdd_jax.fields import FIELDS, RUNTIME_FIELDS
 from sdd_jax.files import NUMBER, Fields, check_fields, flatten, read_json, read_mapping, write_json
@@ -105,6 +106,15 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[st
     before, now = flatten(before), flatten(now)
     names = [name for name in sorted((before.keys() | now.keys()) - besides) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
+
+
+def check_processes(mine: Mapping[str, Any]) -> None:
+    """``ValueError`` in every process unless all of them have the first one's values, but for ``RUNTIME_FIELDS``."""
+    if jax.process_count() > 1:
+        first = processes.from_first(lambda: mine)
+        other = differing(first, json.loads(json.dumps(mine)), RUNTIME_FIELDS)
+        told = f": here {other}".replace(" was ", " is the first's ") if other else ""
+        processes.check_all(not other, f"every process needs the config and the data of the first one{told}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
