@@ -174,6 +174,17 @@ def test_an_import_that_does_not_fit_names_everything_and_leaves_no_folder(train
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(trained, tmp_path, value):
+    state_dict = {name: array.copy() for name, array in trained[1].items()}
+    state_dict["layer2.0.conv1.weight"][3, 2, 1, 0] = value
+    save_file(state_dict, tmp_path / "a.safetensors")
+    given = ("--model=resnet8", "--num_classes=10", f"--workdir={tmp_path}/run")
+    line = call("import", tmp_path / "a.safetensors", *given).refused()
+    assert "a.safetensors: ['params']['trunk']['stage2_block0']['conv1']['kernel'] holds NaN or an infinite" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_import_into_the_same_folder_is_refused(trained, tmp_path):
     _, state_dict = trained
     import_directly(tmp_path / "run", state_dict)
