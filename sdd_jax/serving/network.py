@@ -137,8 +137,13 @@ def write_stablehlo(served: Served, path: Path) -> None:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise ImportError("StableHLO files need flatbuffers: pip install -e '.[export]'")
-    logits = jax.jit(partial(served.logits, served.variables))
-    exported = jax.export.export(logits, platforms=("cpu", "cuda", "rocm", "tpu"))(served.abstract_images())
+    logits, frames = jax.jit(partial(served.logits, served.variables)), "jax_traceback_in_locations_limit"
+    before = jax.config.values[frames]
+    jax.config.update(frames, 0)  # the file does not say where this package lies: it has the same bytes everywhere
+    try:
+        exported = jax.export.export(logits, platforms=("cpu", "cuda", "rocm", "tpu"))(served.abstract_images())
+    finally:
+        jax.config.update(frames, before)
     about = path.with_name(path.name + ".json")
     write_new(about, (json.dumps(served.metadata(), indent=1) + "\n").encode())
     try:
