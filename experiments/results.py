@@ -43,7 +43,7 @@ def read_file(path: Path) -> list[dict[str, Any]]:
                 raise ValueError("no line break at its end")
             line = json.loads(text)
             intact = recipes.digest(line["settings"]) == line["config_hash"] and all(part in line for part in PARTS)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{where} is torn or no result line ({error!r}): delete it; its run still has a folder, and writes the "
                 "line again"

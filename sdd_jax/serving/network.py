@@ -96,7 +96,9 @@ def open_network(
     network = saved.read(folder, allow)
     fields = network.data_fields(data_name)
     name = fields["name"]
+    sdd = run_dir.read_network(folder).get("sdd")  # an imported network has none
     try:
+        regions = Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions()
         info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
@@ -115,7 +117,6 @@ def open_network(
     check_names(class_names or ())
     dataset = SimpleNamespace(name=name, image_shape=info.image_shape, num_classes=network.num_classes)
     saved.check_fits(network, variables, dataset)
-    sdd = run_dir.read_config(folder).get("sdd", {})  # an imported network has none
     return Served(
         network=network,
         variables=variables,
@@ -126,7 +127,7 @@ def open_network(
         std=info.std,
         augment=fields.get("augment") or info.augment,
         class_names=class_names,
-        regions=Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions(),
+        regions=regions,
     )
 
 
