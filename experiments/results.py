@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments import recipes
 from experiments.recipes import Recipe
-from sdd_jax.files import flatten, read_json
+from sdd_jax.files import flatten
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import METRICS, read_metrics
 
@@ -43,7 +43,7 @@ def read_file(path: Path) -> list[dict[str, Any]]:
                 raise ValueError("no line break at its end")
             line = json.loads(text)
             intact = recipes.digest(line["settings"]) == line["config_hash"] and all(part in line for part in PARTS)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{where} is torn or no result line ({error!r}): delete it; its run still has a folder, and writes the "
                 "line again"
@@ -104,7 +104,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     wanted = recipes.identity(recipes.settings(recipe, preset))
     if settings != wanted:
         raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")
-    starts = read_json(folder / run_dir.ENVIRONMENT)
+    starts = run_dir.read_starts(folder)
     devices = starts[-1]["devices"]
     metrics = read_metrics(folder / METRICS)
     rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]

@@ -134,8 +134,16 @@ def keep_programs() -> None:
     """Keeps compiled programs between starts, unless the environment says where or that they are not to be kept."""
     # XLA itself refuses a program that was compiled for another machine, and compiles it again.
     if jax.config.values.get("jax_compilation_cache_dir") is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "sdd_jax" / "programs"))
+        try:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdd_jax", "programs")
+            folder.mkdir(parents=True, exist_ok=True)
+            problem = "" if os.access(folder, os.W_OK) else f"{folder} cannot be written"
+        except (RuntimeError, OSError) as error:  # such as a user without a home
+            problem = str(error)
+        if problem:
+            print(f"sdd_jax: compiled programs are not kept: {problem} (XDG_CACHE_HOME says where)", file=sys.stderr)
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", 2**32)  # bytes, those used last
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

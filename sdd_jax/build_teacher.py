@@ -1,5 +1,6 @@
 """From a config to the teacher of its runs: out of its run's folder, held against its accuracy, live or in a cache."""
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from sdd_jax import data, processes, saved
 from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
-from sdd_jax.files import read_json, write_json
+from sdd_jax.files import NUMBER, check_fields, read_mapping, write_json
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
@@ -37,13 +38,13 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
             "config's argument) or import one (python -m sdd_jax import --help), and give its --workdir"
         )
     folder = Path(settings["teacher.run"])
-    teacher = saved.read(folder)
-    done = run_dir.read_done(folder)
+    found, done = run_dir.read_network(folder)["model"], run_dir.read_done(folder)
     if done is None:
         raise ValueError(f"teacher.run {folder} has not finished: start its command again to go on with it")
-    if teacher.name != name or teacher.stem != settings["model.stem"]:
-        got = f"{teacher.name} with the {teacher.stem} stem"
+    if found["student"] != name or found["stem"] != settings["model.stem"]:
+        got = f"{found['student']} with the {found['stem']} stem"
         raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
+    teacher = saved.read(folder, [name])
     stated, fields = settings["teacher.accuracy"], teacher.data
     if stated is None and fields is None:
         stated = settings["teacher.published"]
@@ -68,17 +69,24 @@ def measure_teacher(
     path = teacher.folder / MEASURED
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
+    run_dir.check_processes({"teacher": key})
 
     def kept():
-        return read_json(path) if path.exists() else {}
+        return read_mapping(path) if path.exists() else {}
+
+    def keep():  # the folder may be somebody else's
+        try:
+            write_json(path, kept() | {key: results})
+        except OSError as error:
+            print(f"{path} cannot be written: the next start measures it again ({error.strerror})", file=sys.stderr)
 
     # The code of a user's own network may change under the same weights.
     results = None if ":" in teacher.name else processes.from_first(lambda: kept().get(key))
     if results is None:  # measured by all processes together
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
-        processes.from_first(lambda: write_json(path, kept() | {key: results}))
-    measured = 100 * results["accuracy"]
+        processes.from_first(keep)
+    measured = 100 * check_fields(results, {"accuracy": NUMBER}, f"{path}, {key},")["accuracy"]
     if stated is not None and abs(measured - stated) > TOLERANCE + 1e-9:
         raise ValueError(
             f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "

@@ -7,22 +7,29 @@ PyTorch's format (.pth, .pt) is a pickle, and a pickle can run any code when it 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, ValuesView
 from functools import partial
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
+from jax.numpy import bfloat16
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 flatten: Callable[..., dict[str, Any]] = partial(flatten_dict, sep=".")  # a nested dictionary as one of dotted names
+Fields = Mapping[str, type | UnionType]  # dotted names and the types of their values; a missing one counts as None
+ANY: Fields = {}
+NUMBER = int | float
+MOST_LEVELS = 32  # of names within names, in JSON
 _TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025-32434
 _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'
 
@@ -44,18 +51,47 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; ``ValueError`` names the file if it does not read."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} does not read as JSON: {error}") from error
+    return _parse(path.read_bytes(), str(path))
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of names and values; ``ValueError`` if it holds anything else."""
-    content = read_json(path)
+def read_mapping(path: Path, fields: Fields = ANY) -> dict[str, Any]:
+    """The content of a JSON file of names and values; ``ValueError`` if it holds anything else, or lacks ``fields``."""
+    return check_fields(read_json(path), fields, str(path))
+
+
+def read_lines(path: Path, fields: Fields = ANY) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file, each as by ``read_mapping``; a last one that a kill cut short is left out."""
+    numbered = ((line, f"{path}:{number}") for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1))
+    return [check_fields(_parse(line, where), fields, where) for line, where in numbered]
+
+
+def check_fields(content: Any, fields: Fields, where: str) -> dict[str, Any]:
+    """``content`` if it is a dictionary with these fields of these types, each number finite; else ``ValueError``."""
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold names and values, got {content!r:.80}")
+        raise ValueError(f"{where} must hold names and values, got {content!r:.80}")
+    for name, kind in fields.items():
+        value: Any = content
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if infinite or isinstance(value, bool) or not isinstance(value, kind):
+            wanted = getattr(kind, "__name__", kind)
+            raise ValueError(f"{where} must have {name}, of type {wanted}; got {value!r:.80}")
     return content
+
+
+def _parse(text: bytes, where: str) -> Any:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} does not read as JSON: {error}") from error
+    layer = [content]
+    for _ in range(MOST_LEVELS):
+        inside = (value.values() if isinstance(value, dict) else value for value in layer)
+        layer = [value for values in inside if isinstance(values, list | ValuesView) for value in values]
+        if not layer:
+            return content
+    raise ValueError(f"{where} nests deeper than {MOST_LEVELS} levels")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -86,16 +122,23 @@ def write_new(path: str | os.PathLike[str], content: bytes) -> None:
 def write_safetensors(
     path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes `state_dict` as a new file (see `write_new`) that PyTorch's tools read."""
-    write_new(path, save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata}))
+    """Writes `state_dict` as a new file (see `write_new`) that PyTorch's tools read: the same bytes each time."""
+    content = save({name: np.asarray(array) for name, array in state_dict.items()}, {"format": "pt", **metadata})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])  # whose metadata are in another order each time
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    write_new(path, len(text).to_bytes(8, "little") + text + content[start:])
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What is in a file of tensors, as NumPy arrays; the kind of file is told by its content, not its name.
 
-    It is {name: array}, or what was saved around it, such as {"model": {name: array}, "epoch": 240}. bfloat16 tensors
-    of PyTorch's files become float32 arrays of the same values. `ValueError` if it is neither kind of file, is damaged,
-    or holds Python objects; `ImportError` if PyTorch is needed and missing or too old.
+    It is {name: array}, or what was saved around it, such as {"model": {name: array}, "epoch": 240}; what lies deeper
+    stays as PyTorch has it. No tensor is copied, so that one that stands for more than the file holds takes no memory.
+    `ValueError` if it is neither kind of file, is damaged, or holds Python objects; `ImportError` if PyTorch is needed
+    and missing or too old.
     """
     path = Path(path)
     if path.is_dir():
@@ -107,7 +150,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if start[8:9] == b"{":  # after eight bytes of length, a header in JSON
         try:
             return load_file(path)
-        except (SafetensorError, AttributeError, TypeError) as error:  # the latter two: a dtype that NumPy has not
+        except (SafetensorError, AttributeError, TypeError, ValueError) as error:  # a dtype or size that NumPy has not
             raise ValueError(f"{path} does not read as safetensors: {error}") from error
     if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive, or the bare pickle of PyTorch before 1.6
         return _read_torch(path)
@@ -146,15 +189,15 @@ def _read_torch(path: Path) -> dict[str, Any]:
     return _to_numpy(content, torch, str(path))
 
 
-def _to_numpy(value: Any, torch: Any, where: str) -> Any:
-    """`value` with every tensor in its dictionaries as an array."""
-    if isinstance(value, Mapping):
-        return {name: _to_numpy(item, torch, f"{where}: {name}") for name, item in value.items()}
+def _to_numpy(value: Any, torch: Any, where: str, levels: int = 1) -> Any:
+    """`value` with every tensor in its dictionaries, and in those `levels` deeper, as an array over its numbers."""
+    if isinstance(value, Mapping) and levels >= 0:
+        return {name: _to_numpy(item, torch, f"{where}: {name}", levels - 1) for name, item in value.items()}
     if not isinstance(value, torch.Tensor):
         return value
     tensor = value.detach()
     try:
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        return tensor.numpy() if tensor.dtype != torch.bfloat16 else tensor.view(torch.int16).numpy().view(bfloat16)
     except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantized, without data, of eight bits
         kind = f"{tensor.dtype} on {tensor.device}, {tensor.layout}"
         raise ValueError(f"{where} is a tensor that cannot be read as plain numbers ({kind})") from error

@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 
@@ -31,3 +33,22 @@ def own_function(
     except TypeError as error:
         raise ValueError(f"{wanted}: {error}") from error
     return found
+
+
+def check_allowed(name: str, folder: Path, allow: Collection[str]) -> None:
+    """``ValueError`` if the run in ``folder`` asks for code that the user did not name, or that lies in the folder."""
+    if ":" not in name:
+        return
+    if name not in allow:
+        raise ValueError(
+            f"{folder} asks for code, {name}: none was run. If you know that module and trust it, add --allow={name}"
+        )
+    home, places = folder.resolve(), None
+    for part in name.partition(":")[0].split("."):
+        spec = PathFinder.find_spec(part, places)  # which imports nothing
+        places = spec and spec.submodule_search_locations
+        found = [spec.origin, *(places or ())] if spec else []
+        if any(place and Path(place).resolve().is_relative_to(home) for place in found):
+            raise ValueError(f"{folder} asks for code in itself, {name}: nothing in a run's folder is ever run")
+        if places is None:
+            return

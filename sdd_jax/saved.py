@@ -1,7 +1,7 @@
 """Networks in run folders, trained there or imported, with their variables and the data they are tested on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,7 @@ from sdd_jax.data import AnyDataset
 from sdd_jax.fields import DTYPES
 from sdd_jax.files import write_json
 from sdd_jax.models import create_model
+from sdd_jax.own import check_allowed
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 
@@ -56,20 +57,27 @@ def find_folders(path: Path) -> list[Path]:
     return sorted(config.parent for config in path.rglob(run_dir.CONFIG))
 
 
-def read(folder: Path) -> Saved:
-    """The network of the run in ``folder``; ``ValueError`` if there is none or its name is not known."""
-    config = run_dir.read_config(folder)
+def read(folder: Path, allow: Collection[str] = ()) -> Saved:
+    """The network of the run in ``folder``; ``ValueError`` if there is none or its name is not known.
+
+    A network by MODULE:FUNCTION is code: it must be in ``allow``, what the user named, and not in the folder.
+    """
+    config = run_dir.read_network(folder)
+    fields = None if "imported" in config else config["data"]
+    name, stem, dtype = (config["model"][field] for field in ("student", "stem", "dtype"))
+    check_allowed(name, folder, allow)
     try:
-        fields = None if "imported" in config else config["data"]
-        name, stem, dtype = (config["model"][field] for field in ("student", "stem", "dtype"))
-        compute = DTYPES[dtype]
-        if fields is None:
-            num_classes = int(config["num_classes"])
-        else:  # Older runs lack num_classes: use the registered data set's.
-            num_classes = int(fields.get("num_classes") or data.describe(fields["name"]).num_classes)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / run_dir.CONFIG} is not the config of a run: {error!r}") from error
-    return Saved(folder, name, stem, num_classes, dtype, fields, create_model(name, num_classes, stem, compute))
+        if dtype not in DTYPES:
+            raise ValueError(f"model.dtype: unknown {dtype!r}, known are {', '.join(DTYPES)}")
+        if fields is not None:
+            data.check_name(fields["name"])
+        num_classes = config["num_classes"] if fields is None else fields.get("num_classes")
+        if num_classes is None:  # Older runs lack it: use the registered data set's.
+            num_classes = data.describe(config["data"]["name"]).num_classes
+        model = create_model(name, num_classes, stem, DTYPES[dtype])
+    except ValueError as error:
+        raise ValueError(f"{folder / run_dir.CONFIG}: {error}") from error
+    return Saved(folder, name, stem, num_classes, dtype, fields, model)
 
 
 def load_test_data(network: Saved, name: str | None = None, path: str | None = None) -> AnyDataset:
@@ -95,17 +103,17 @@ def load_variables(folder: Path, step: int) -> dict[str, Any]:
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
     """``ValueError`` unless ``variables`` are those of the network for the images and classes of ``dataset``."""
-    model = create_model(saved.name, dataset.num_classes, saved.stem, DTYPES[saved.dtype])
+    misfit = f"the network of {saved.folder} does not fit {dataset.name} (images {dataset.image_shape}, "
+    misfit += f"{dataset.num_classes} classes)"
+    if saved.num_classes != dataset.num_classes:
+        raise ValueError(f"{misfit}: it has {saved.num_classes} classes")
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    wanted = jax.eval_shape(partial(saved.model.init, train=False), jax.random.key(0), images)
     found_leaves, wanted_leaves = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (variables, wanted))
     for path in wanted_leaves.keys() | found_leaves.keys():
         found, want = (getattr(leaves.get(path), "shape", None) for leaves in (found_leaves, wanted_leaves))
         if found != want:
-            raise ValueError(
-                f"the network of {saved.folder} does not fit {dataset.name} (images {dataset.image_shape}, "
-                f"{dataset.num_classes} classes): {jax.tree_util.keystr(path)} has shape {found}, expected {want}"
-            )
+            raise ValueError(f"{misfit}: {jax.tree_util.keystr(path)} has shape {found}, expected {want}")
 
 
 def write_imported(
@@ -121,6 +129,9 @@ def write_imported(
         got = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
         raise ValueError(f'variables must be {{"params": ..., "batch_stats": ...}}, got {got}')
     create_model(name, num_classes, stem)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        if not jnp.isfinite(leaf).all():
+            raise ValueError(f"{source.get('file')}: {jax.tree_util.keystr(path)} holds NaN or an infinite number")
     try:
         json.dumps(dict(source))
     except TypeError as error:

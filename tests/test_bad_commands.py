@@ -1,9 +1,11 @@
 """What a user can get wrong on a command line, in folders and in data: one line, exit code 2, nothing half made."""
 
 import json
+import os
 import re
 import shutil
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from experiment_lines import line as result_line
 
 from experiments import tables
 from sdd_jax import saved
+from sdd_jax.__main__ import keep_programs
 from sdd_jax.files import write_safetensors
 from sdd_jax.models import create_model
 
@@ -97,7 +100,7 @@ COMMANDS = {
     ("evaluate", "--workdir=DIR/teacher"): "names no data: add --data, one of digits, mnist",
     ("evaluate", "--workdir=DIR/teacher", "--data=digit"): "'digit'.*known are digits",
     ("evaluate", "--workdir=DIR/hundred", "--data=digits"): "DIR/hundred does not fit digits .*10 classes",
-    ("evaluate", "--workdir=DIR/other_config", "--data=digits"): "DIR/other_config/config.json is not the config",
+    ("evaluate", "--workdir=DIR/other_config", "--data=digits"): "DIR/other_config/config.json must have model.student",
     ("evaluate", "--workdir=DIR/no_checkpoint", "--data=digits"): "DIR/no_checkpoint has no checkpoint yet",
     ("evaluate", "--workdir=DIR/damaged", "--data=digits"): "DIR/damaged/checkpoints/00000000",
     ("export", "--workdir=DIR/teacher", "--output="): "--output must name a place",
@@ -221,6 +224,37 @@ def test_a_mistake_on_the_command_line_is_one_line(folder, typed):
     assert files(folder) == before
 
 
+def without_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("home", ["none", "a file", "read-only"])
+def test_without_a_home_that_can_be_written_programs_are_not_kept_and_it_says_so(tmp_path, monkeypatch, capsys, home):
+    """As under ``docker run -u``."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", without_home if home == "none" else lambda: tmp_path)
+    if home == "a file":
+        (tmp_path / ".cache").touch()
+    if home == "read-only":
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    told = capsys.readouterr().err
+    assert told.startswith("sdd_jax: compiled programs are not kept: ") and told.count("\n") == 1
+    assert "home directory" in told if home == "none" else str(tmp_path) in told
+
+
+def test_a_batch_that_is_more_than_an_epoch_is_said(tmp_path):
+    given = ("--config.batch_size=256", "--config.data.train_examples=100", "--config.epochs=1")
+    result = call("train", PLAIN, *given, f"--workdir={tmp_path}/run")
+    assert "a batch of 256 is more than an epoch: each step shows 100 images again" in result.out, result
+
+
 TEACHERS = {
     "none": "teacher.run DIR/none is not a run's folder|DIR/none is not a run's folder",
     "file": "DIR/file is not a run's folder",
@@ -230,7 +264,7 @@ TEACHERS = {
     "hundred": "DIR/hundred does not fit digits .*10 classes",
     "no_json": "DIR/no_json/config.json does not read as JSON",
     "other_json": "DIR/other_json/config.json must hold names and values",
-    "other_config": "DIR/other_config/config.json is not the config of a run",
+    "other_config": "DIR/other_config/config.json must have model.student",
     "unknown_network": "unknown model 'net'",
     "torn_results": "DIR/torn_results/done.json does not read as JSON",
     "other_results": "DIR/other_results/done.json must hold names and values, got 3",

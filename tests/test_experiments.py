@@ -221,10 +221,10 @@ def test_the_run_of_another_config_gets_no_line(tmp_path):
     recipe = FASHION.find("student", COLUMN).recipe
     settings = recipes.settings(recipe, RELEASED)
     other = recipes.Settings({**settings, "epochs": 3})
-    (tmp_path / "config.json").write_text(json.dumps(other.nested()))
-    (tmp_path / "done.json").write_text("{}")
+    folder = finished(tmp_path / "a", recipe)
+    (folder / "config.json").write_text(json.dumps(other.nested()))
     with pytest.raises(ValueError, match="holds another run: epochs was 3, now 10"):
-        results.make(tmp_path, recipe, RELEASED, "none")
+        results.make(folder, recipe, RELEASED, "none")
 
 
 def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
@@ -261,7 +261,8 @@ def finished(folder, recipe):
         "versions": {"jax": "0.10.2"},
     }
     start["devices"] = {"platform": "gpu", "kind": "A100", "count": 2}
-    rates = [{"kind": "train", "step": n, "images_per_second": n} for n in (1.0, 9.0, 5.0)]
+    shared = {"kind": "train", "epoch": 1.0, "elapsed": 1.0}
+    rates = [{**shared, "step": int(n), "images_per_second": n} for n in (1.0, 9.0, 5.0)]
     settings = recipes.Settings(recipes.settings(recipe, RELEASED))
     (folder / "config.json").write_text(json.dumps(settings.nested()))
     (folder / "done.json").write_text(json.dumps(done))

@@ -65,9 +65,13 @@ def test_runs_that_tables_share_are_run_once(tmp_path):
 def imported(folder, digest):
     """The folder of an imported network, as far as planning looks at it."""
     folder.mkdir(parents=True)
-    config = {"imported": {"sha256": digest}, "model": {"student": "resnet32x4", "stem": "cifar", "dtype": "float32"}}
+    config = {
+        "imported": {"sha256": digest},
+        "model": {"student": "resnet32x4", "stem": "cifar", "dtype": "float32"},
+        "num_classes": 100,
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "done.json").write_text("{}")
+    (folder / "done.json").write_text('{"last": {"step": 0}}')
 
 
 def test_a_given_teacher_is_taken_and_another_one_makes_another_run(tmp_path):

@@ -4,15 +4,17 @@ import gzip
 import hashlib
 import io
 import json
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 from commands import ROOT, call
 
-from sdd_jax.data import cifar
+from sdd_jax.data import cifar, images
 from sdd_jax.data.cifar import Layout, read_cifar
 from sdd_jax.data.mnist import read_idx
 
@@ -45,6 +47,7 @@ LIES = {
     "an unknown type": tensors(a=("F99", [1], [0, 4])) + bytes(4),
     "a header that is no text": header(b"{" + b"\xff" * 20),
     "a header that nests": header(b'{"a":' * 5000),
+    "a side of 2^62 beside one of 0": tensors(a=("F32", [2**62, 0], [0, 0])),
     "bytes after the values": tensors(a=("F32", [1], [0, 4])) + bytes(9),
 }
 
@@ -129,6 +132,53 @@ def test_an_archive_that_unpacks_to_far_more_is_refused_in_little_memory(tmp_pat
         "read_checkpoint(sys.argv[1])",
         tmp_path / "a.pth",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["a weight", "an entry", "deep inside"])
+def test_a_tensor_that_stands_for_more_than_its_file_holds_takes_no_memory(tmp_path, place):
+    """One number, seen a thousand million times: 4 GiB as float32."""
+    import torch
+
+    tensor = torch.zeros(1, dtype=torch.bfloat16).expand(2**30)
+    content = {"a weight": {"a": tensor}, "an entry": {"model": {}, "optimizer": {"a": tensor}}}
+    torch.save(content.get(place, {"optimizer": {"state": {0: {"a": tensor}}}}), tmp_path / "a.pth")
+    script = "found = read_checkpoint(sys.argv[1]); from_state_dict(create_model('resnet8', 10), found)"
+    imports = "import torch\nfrom sdd_jax.files import read_checkpoint\nfrom sdd_jax.models import create_model\n"
+    imports += "from sdd_jax.torch_io import from_state_dict\nimport jax; jax.numpy.zeros(3) + 1\n"
+    imports += (
+        "import numpy; create_model('resnet8', 10).init(jax.random.key(0), numpy.zeros((1, 32, 32, 3)), train=True)"
+    )
+    said = read_in_little_memory(imports, script, tmp_path / "a.pth")
+    assert "left over: a (1073741824,)" in said or "holds no state dict" in said
+
+
+@pytest.mark.slow
+def test_a_dictionary_that_holds_itself_is_refused_by_the_command(tmp_path):
+    import torch
+
+    content = {"epoch": 1}
+    content["itself"] = content
+    torch.save(content, tmp_path / "a.pth")
+    line = call("import", tmp_path / "a.pth", "--model=resnet8", "--num_classes=10", f"--workdir={tmp_path}/run")
+    assert f"{tmp_path}/a.pth: the checkpoint holds no state dict" in line.refused()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
+
+
+def tiff(side, tile):
+    """A picture of so many pixels a side, in one tile of so many, all zeros."""
+    packer = zlib.compressobj(1)
+    packed = b"".join([*(packer.compress(bytes(tile)) for _ in range(tile)), packer.flush()])
+    values = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 134, 325: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + packed
+
+
+def test_a_tile_of_far_more_pixels_than_its_picture_is_not_decoded():
+    assert images.decode(tiff(16, 64), "small.tif").size == (16, 16)
+    side = 9460  # of 89,478,485 pixels at most
+    with pytest.raises(ValueError, match=f"large.tif cannot be read .*: its tiles of {side} x {side} pixels exceed"):
+        images.decode(tiff(16, side), "large.tif")
 
 
 @pytest.mark.slow

@@ -126,6 +126,37 @@ def test_a_run_goes_on_with_other_devices_and_other_processes(one_device, tmp_pa
 # ---------------------------------------------------------------------- what is refused
 
 
+def two(command, *own):
+    """How two processes of one command end that differ in what each is given: exit code and last line of each."""
+    port = free_port()
+    flags = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    both = [start([*command, *flags, f"--process={index}", *given], 1) for index, given in enumerate(own)]
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    return [(process.returncode, text.splitlines()[-1]) for process, text in zip(both, errors, strict=True)]
+
+
+@pytest.mark.slow
+def test_processes_of_different_configs_do_not_train_together(tmp_path):
+    command = ["-m", "sdd_jax", "train", "--config=configs/quickstart.py:run=plain", f"--workdir={tmp_path}/run"]
+    first, second = two(command, ["--config.seed=0"], ["--config.seed=1"])
+    assert first[0] == second[0] == 2 and not (tmp_path / "run").exists()
+    assert first[1].endswith("every process needs the config and the data of the first one (processes 1)")
+    assert "here seed is the first's [0], now [1] (processes 1)" in second[1]
+
+
+@pytest.mark.slow
+def test_processes_of_different_data_do_not_train_together(tmp_path):
+    """From Python, too: hashes are compared before the first step."""
+    port = free_port()
+    both = [
+        start(["tests/train_tiny.py", tmp_path, f"--process={index},2,{port}", f"--bright={index}"], 1)
+        for index in range(2)
+    ]
+    for process in both:
+        assert "the data of the first one" in process.communicate(timeout=240)[1] and process.returncode == 1
+    assert not (tmp_path / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

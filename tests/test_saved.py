@@ -39,7 +39,9 @@ def trained(tmp_path_factory):
     images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
     logits = jax.jit(partial(model.apply, train=False, regions=None))(values, images).logits
     right = float((np.argmax(logits, -1) == dataset.test.labels).mean())
-    write_json(folder / run_dir.DONE, {"last": {"step": 3, "accuracy": right}})
+    score = {"step": 3, "epoch": 1.0, "accuracy": right}
+    done = {"select_on": "validation", "last": score, "best": score, "train_examples": 1294, "seconds": 1.0}
+    write_json(folder / run_dir.DONE, done)
     return folder, to_state_dict(model, values)
 
 
@@ -141,7 +143,7 @@ def test_a_network_without_normalisation_is_imported_too(tmp_path):
             variables=variables,
             source={"made": "here"},
         )
-    network = saved.read(tmp_path / "run")
+    network = saved.read(tmp_path / "run", ["own_networks:plain_function"])
     assert network.data is None and saved.steps(tmp_path / "run") == {"last": 0, "best": 0}
     loaded = saved.load_variables(tmp_path / "run", 0)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
@@ -170,6 +172,17 @@ def test_an_import_that_does_not_fit_names_everything_and_leaves_no_folder(train
     )
     assert "from Python" in call(*common, "--model=own_networks:vit", "--num_classes=10").refused()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(trained, tmp_path, value):
+    state_dict = {name: array.copy() for name, array in trained[1].items()}
+    state_dict["layer2.0.conv1.weight"][3, 2, 1, 0] = value
+    save_file(state_dict, tmp_path / "a.safetensors")
+    given = ("--model=resnet8", "--num_classes=10", f"--workdir={tmp_path}/run")
+    line = call("import", tmp_path / "a.safetensors", *given).refused()
+    assert "a.safetensors: ['params']['trunk']['stage2_block0']['conv1']['kernel'] holds NaN or an infinite" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_import_into_the_same_folder_is_refused(trained, tmp_path):
@@ -217,8 +230,8 @@ def test_a_folder_of_runs_leaves_imported_ones_out_and_says_so(trained, tmp_path
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model": {}}')
-    with pytest.raises(ValueError, match="not the config of a run"):
+    with pytest.raises(ValueError, match="config.json must have model.student, of type str; got None"):
         saved.read(tmp_path)
     (tmp_path / "config.json").write_text('{"model": {"student": "resnet8", "stem": "cifar", "dtype": "float32"}}')
-    with pytest.raises(ValueError, match="not the config of a run"):
+    with pytest.raises(ValueError, match="config.json must have seed, of type int"):
         saved.read(tmp_path)

@@ -35,6 +35,16 @@ FAMILIES = {  # one of each, at the smallest size that its poolings leave someth
 }
 
 
+@pytest.mark.parametrize("write", [write_onnx, write_stablehlo])
+def test_exports_of_one_checkpoint_are_the_same_bytes(tmp_path, write):
+    one = served("served:small")
+    for name in "ab":
+        write(one, tmp_path / name)
+        jax.clear_caches()
+    content = (tmp_path / "a").read_bytes()
+    assert content == (tmp_path / "b").read_bytes() and b".py" not in content  # nor does it say where it was made
+
+
 def run_onnx(path, pixels):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     [logits] = session.run(["logits"], {"images": pixels})

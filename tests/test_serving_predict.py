@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from test_report import write_run
 from sdd_jax import data
 from sdd_jax.data import images
 from sdd_jax.regions import Regions
+from sdd_jax.serving.network import check_names
 from sdd_jax.serving.predict import find_pictures, predict, prepare, write
 from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL, Region, draw_overlay, read_regions
 
@@ -130,6 +133,37 @@ def test_a_broken_picture_is_named_after_those_before_it_are_done(tmp_path, grey
         next(got)
 
 
+BAD_NAMES = ("a\nb.png", "a\rb.png", "a\x1b[2Jb.png", "a\u2028b.png", os.fsdecode(b"a\xffb.png"))
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_a_name_that_does_not_fit_in_a_line_is_refused_before_anything_is_written(tmp_path, grey, name):
+    (tmp_path / "in").mkdir()
+    for file in (name, "z.png"):
+        saved(tmp_path / "in" / file, grey)
+    given = (f"--workdir={tmp_path}/run", f"--output={tmp_path}/out")
+    assert (
+        f"{tmp_path}/in/{ascii(name)[1:-1]}' has a character that" in call("predict", tmp_path / "in", *given).refused()
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+    with pytest.raises(ValueError, match="has a character that cannot stand in a line of text: rename it"):
+        check_names(["cat", name])
+    check_names(["Bildschirmfoto 2026 um\u202f10.png", "Füße", "猫", "a b"])
+
+
+def test_cells_that_a_spreadsheet_would_compute_are_guarded(tmp_path, grey, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("=cmd|x.png", "+1.png", "-1.png", "@a.png", "1=2.png")
+    pictures = [saved(Path(name), grey) for name in names]
+    one = of_set("fashion_mnist")._replace(class_names=("=HYPERLINK(1)",) * 7)
+    assert len(list(write(predict(one, pictures), tmp_path / "out", Path(), one.names))) == 5
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
+    assert [row["picture"] for row in rows] == [*(f"'{name}" for name in names[:4]), "1=2.png"]
+    assert {row["class"] for row in rows} == {"'=HYPERLINK(1)"}
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["picture"] for line in lines] == list(names)  # no spreadsheet reads these
+
+
 def test_what_is_written(tmp_path):
     one = served("served:small", classes=3)
     (tmp_path / "in" / "sub").mkdir(parents=True)
@@ -162,13 +196,14 @@ def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
     digit = data.load("digits", select_on="test").test.images[0][..., 0]
     saved(tmp_path / "digit.png", digit)
     folder = tmp_path / "plain" / "seed_0"
-    arguments = ("predict", tmp_path / "digit.png", f"--workdir={folder}")
+    given = (f"--workdir={folder}", "--allow=served:small")
+    arguments = ("predict", tmp_path / "digit.png", *given)
     result = call(*arguments, f"--output={tmp_path / 'out'}")
     assert result.code == 0, result
     assert result.out.startswith(f"{tmp_path / 'digit.png'}: ") and "of 21 regions say otherwise" in result.out
     assert (tmp_path / "out" / "digit.png.regions.png").exists()
     for kind in ("onnx", "stablehlo"):
-        result = call("export", f"--workdir={folder}", f"--format={kind}", f"--output={tmp_path / kind}")
+        result = call("export", *given, f"--format={kind}", f"--output={tmp_path / kind}")
         assert result.code == 0, result
         assert "uint8 [batch, 32, 32, 1] in, normalised inside, 10 logits out" in result.out
     (tmp_path / "digit.png").write_text("torn")

@@ -84,6 +84,15 @@ def test_safetensors_there_and_back(tmp_path):
     assert path.stat().st_mode == other.stat().st_mode  # for whom any new file is
 
 
+def test_the_same_values_are_the_same_bytes(tmp_path):
+    metadata = {name: name for name in "model stem num_classes step sdd_jax".split()}
+    for number in range(6):
+        write_safetensors(tmp_path / f"{number}", TENSORS, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    with safetensors.safe_open(tmp_path / "0", "numpy") as file:
+        assert file.metadata() == {"format": "pt", **metadata}
+
+
 class Hostile:
     """Unpickled without restriction, it makes a file."""
 

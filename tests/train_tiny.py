@@ -14,6 +14,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("workdir", type=Path)
 parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--seconds", type=float, default=0.0, help="sleep so long before every chunk")
+parser.add_argument("--bright", type=int, default=0, help="what is added to the first training image")
 parser.add_argument("--process", help="INDEX,COUNT,PORT of several processes")
 
 
@@ -30,7 +31,9 @@ def main(given):
                 time.sleep(given.seconds)
                 return requested(step)
 
-            loop.train(tiny.built(epochs=given.epochs), given.workdir, should_stop=should_stop)
+            built = tiny.built(epochs=given.epochs)
+            built.dataset.train.images[0] += given.bright
+            loop.train(built, given.workdir, should_stop=should_stop)
     except processes.Preempted as preempted:
         print(preempted, file=sys.stderr)
         sys.exit(preempted.code)

@@ -21,6 +21,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run's folder, or a folder of runs.")
     flags.DEFINE_string("data", None, "The data set; the run's own if this is left out.")
     flags.DEFINE_string("data_path", None, "Where its files are; where the run found them if this is left out.")
+    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
     flags.mark_flags_as_required(["workdir"])
 
 
@@ -29,15 +30,15 @@ def main() -> None:
     args, workdir = flags.FLAGS, Path(flags.FLAGS.workdir)
     folders = saved.find_folders(workdir) or [workdir]
     for folder in folders:
-        if len(folders) > 1 and args.data is None and saved.read(folder).data is None:
+        if len(folders) > 1 and args.data is None and saved.read(folder, args.allow).data is None:
             print(f"{folder} holds an imported network, which names no data: left out")
         else:
-            evaluate(folder, args.data, args.data_path)
+            evaluate(folder, args.data, args.data_path, args.allow)
 
 
-def evaluate(folder: Path, name: str | None, path: str | None) -> None:
+def evaluate(folder: Path, name: str | None, path: str | None, allow: list[str]) -> None:
     """Prints the results of one run on the data set ``name``, its own if None."""
-    network, steps = saved.read(folder), saved.steps(folder)
+    network, steps = saved.read(folder, allow), saved.steps(folder)
     dataset = saved.load_test_data(network, name, path)
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
     evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), network.image_dtype)

@@ -32,6 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "The file to write; one that exists is not overwritten.")
     flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
     flags.DEFINE_string("data", None, "onnx, stablehlo: the data set of an imported network.")
+    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
     flags.mark_flags_as_required(["workdir", "output"])
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     """Runs the command."""
     args, folder, output = flags.FLAGS, Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
     if args.format == "safetensors":
-        network, step = saved.read(folder), saved.steps(folder)[args.checkpoint]
+        network, step = saved.read(folder, args.allow), saved.steps(folder)[args.checkpoint]
         if ":" in network.name:
             raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
         tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
@@ -47,7 +48,7 @@ def main() -> None:
         write_safetensors(output, tensors, metadata | {"step": str(step), "sdd_jax": __version__})
         print(f"{output}: {network.name} of {folder}, step {step}, {len(tensors)} tensors with PyTorch's names")
         return
-    served = open_network(folder, checkpoint=args.checkpoint, data_name=args.data)
+    served = open_network(folder, checkpoint=args.checkpoint, data_name=args.data, allow=args.allow)
     if args.format == "onnx":
         from sdd_jax.serving.onnx_graph import write_onnx  # says how to get onnx where it is missing
 

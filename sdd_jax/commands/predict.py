@@ -27,6 +27,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
     flags.DEFINE_string("data", None, "The data set of an imported network.")
     flags.DEFINE_string("data_path", None, "Where the folder with the class names is; where the run found it if unset.")
+    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
     flags.mark_flags_as_required(["workdir"])
 
 
@@ -34,7 +35,8 @@ def main(path: str) -> None:
     """Runs the command."""
     args, root = flags.FLAGS, Path(path)
     pictures = find_pictures(root)
-    served = open_network(Path(args.workdir), checkpoint=args.checkpoint, data_name=args.data, data_path=args.data_path)
+    given = {"data_name": args.data, "data_path": args.data_path, "allow": args.allow}
+    served = open_network(Path(args.workdir), checkpoint=args.checkpoint, **given)
     if served.class_names is None:
         print(f"the class names of {served.data_name} are not at hand: numbers stand for them", file=sys.stderr)
     predictions = predict(served, pictures)

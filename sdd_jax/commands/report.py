@@ -19,10 +19,11 @@ def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("output", "report", "A folder, which gets report.html, or an .html file.")
     flags.DEFINE_string("data_path", None, "Where the data set's files are; where the runs found them if left out.")
+    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
 
 
 def main(*runs: str) -> None:
     """Runs the command."""
-    page = write_report(runs, flags.FLAGS.output, data_path=flags.FLAGS.data_path)
+    page = write_report(runs, flags.FLAGS.output, data_path=flags.FLAGS.data_path, allow=flags.FLAGS.allow)
     size = page.stat().st_size / 2**20
     print(f"{page}: {size:.1f} MiB, needs no network; its figures are beside it as {page.stem}_*.png")

@@ -21,7 +21,6 @@ from sdd_jax import processes
 from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
-from sdd_jax.files import read_json
 from sdd_jax.training import run_dir
 from sdd_jax.training.loop import train_together
 
@@ -53,6 +52,8 @@ def main() -> None:
     with processes.stop_signals() as should_stop:
         groups = list_runs(given.config, Path(given.workdir))
         runs = [run for group in groups for run in group]
+        names = sorted({name for run in runs for name in run.settings})
+        run_dir.check_processes({name: [run.settings.get(name) for run in runs] for name in names})
         for run in runs:  # all of them are checked before the first one starts
             processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
         say = partial(print, flush=True) if processes.is_first() else lambda text: None
@@ -70,7 +71,7 @@ def main() -> None:
                 train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
             for run in group:
                 name = f"{run.folder}: " if len(group) > 1 else ""
-                say(name + summary(read_json(run.folder / run_dir.DONE)))
+                say(name + summary(run_dir.read_done(run.folder)))
         if len(runs) > 1:
             say(table(runs))
 
@@ -129,6 +130,8 @@ def describe(built: Any, settings: Settings) -> str:
         held = "" if built.teacher_stated is not None else "; no teacher.accuracy to hold it against"
         lines.append(f"teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held}")
     lines.append(f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images")
+    if (per_epoch := len(dataset.train.index)) < built.batch_size:
+        lines.append(f"a batch of {built.batch_size} is more than an epoch: each step shows {per_epoch} images again")
     held_out = f"{len(dataset.selection.index)} held-out images"
     chosen_on = held_out if settings["data.select_on"] == "validation" else "the test set itself"
     return "\n".join([*lines, f"best epoch chosen on {chosen_on}"])
@@ -150,7 +153,7 @@ def table(runs: list[Run]) -> str:
     """Finished runs side by side."""
     rows = [["run", "student", "teacher", "images", "last %", "best %", "seconds"]]
     for _, settings, folder in runs:
-        done = read_json(folder / run_dir.DONE)
+        done = run_dir.read_done(folder)
         accuracies = [f"{100 * done[which]['accuracy']:.2f}" for which in ("last", "best")]
         names = [str(folder), settings["model.student"], settings["model.teacher"]]
         rows.append([*names, str(done["train_examples"]), *accuracies, f"{done['seconds']:.0f}"])

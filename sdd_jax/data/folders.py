@@ -5,7 +5,6 @@ format, and are read without TensorFlow.
 """
 
 import hashlib
-import json
 import os
 import stat
 import threading
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.data.dataset import data_root, not_found
+from sdd_jax.files import read_mapping
 
 # What the folder of test images may be called, in this order.
 TEST = ("test", "val", "valid", "validation")
@@ -234,7 +234,7 @@ def find_tfds(name: str, path: str | PathLike[str] | None) -> Path:
         place = root / name / "VERSION" / "dataset_info.json"
         raise not_found(f"{PREFIX}{name}", [place], [prepare_command(name, root)])
     directory = max(versions, key=lambda version: [int(part) for part in version.name.split(".") if part.isdigit()])
-    if json.loads((directory / "dataset_info.json").read_text()).get("fileFormat") != "array_record":
+    if read_mapping(directory / "dataset_info.json").get("fileFormat") != "array_record":
         raise ValueError(
             f"{directory} holds no ArrayRecord files, the only format that can be read at random: prepare the set as "
             f"such\n  {prepare_command(name, root)}"

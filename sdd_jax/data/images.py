@@ -35,8 +35,10 @@ def decode(data: bytes | np.ndarray, name: str) -> Image.Image:
             image = Image.fromarray(data[..., 0] if data.shape[2:] == (1,) else data)
         else:
             image = Image.open(io.BytesIO(data), formats=_formats())
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"its {image.width} x {image.height} pixels exceed the limit of {MOST_PIXELS} pixels")
+            tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles are decoded whole, however large
+            for what, width, height in (("", *image.size), ("tiles of ", tags.get(322, 0), tags.get(323, 0))):
+                if width * height > MOST_PIXELS:
+                    raise ValueError(f"its {what}{width} x {height} pixels exceed the limit of {MOST_PIXELS} pixels")
         image.load()
         try:
             ImageOps.exif_transpose(image, in_place=True)

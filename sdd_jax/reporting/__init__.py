@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,20 @@ SHOWN_CLASSES = 40  # of the table of classes, at most: those that changed most
 SHOWN_IMAGES = 6  # that were put right, and that were put wrong
 
 
-def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, data_path: str | None = None) -> Path:
+def write_report(
+    runs: Sequence[str | Path],
+    output: str | Path = "report",
+    *,
+    data_path: str | None = None,
+    allow: Collection[str] = (),
+) -> Path:
     """Compares runs on one self-contained HTML page.
 
     Args:
       runs: folders of runs, or folders with runs below them; runs that differ in their seed alone belong together.
       output: a folder, which gets report.html, or an .html file; the figures lie beside it as STEM_NAME.png.
       data_path: where the data set's files are; None: where the runs found them.
+      allow: as in ``saved.read``.
 
     Returns:
       The page's path.
@@ -54,7 +61,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path = "report", *, d
         raise ValueError(f"{file} is a folder: name a file for the page, or another folder")
     if file.exists() and MARK not in file.read_text(errors="replace")[:2000]:
         raise ValueError(f"{file} is there and no report: it is not overwritten, give --output another place")
-    study = Study(group_runs(find_runs([Path(run) for run in runs])), data_path)
+    study = Study(group_runs(find_runs([Path(run) for run in runs])), data_path, allow)
     pictures = draw_all(study)
     text = template("page.html").render(
         version=__version__,

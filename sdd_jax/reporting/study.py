@@ -1,6 +1,6 @@
 """What a report is made of: runs by method, and every network's answers on one test set."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import stratified_draw
 from sdd_jax.data.streamed import eval_example
 from sdd_jax.fields import RUNTIME_FIELDS
-from sdd_jax.files import flatten, read_json
+from sdd_jax.files import flatten
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
@@ -83,17 +83,16 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    config = run_dir.read_config(folder)
+    config = run_dir.read_network(folder)
     if "imported" in config:
         raise ValueError(f"{folder} holds an imported network: it was not trained here, there is nothing to compare")
     lines = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
     if not any(line.get("split") == "test" for line in lines):
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
     done = run_dir.read_done(folder)
-    results = done or run_dir.summarize(lines, select_on=config["data"]["select_on"])
-    starts = folder / run_dir.ENVIRONMENT
-    environment = read_json(starts)[-1] if starts.exists() else {}
-    return Run(folder, flatten(config), lines, results, done is not None, environment)
+    results = done or run_dir.summarize(lines, select_on=config["data"]["select_on"], where=folder / METRICS)
+    last_start = (run_dir.read_starts(folder) or [{}])[-1]
+    return Run(folder, flatten(config), lines, results, done is not None, last_start)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -167,9 +166,9 @@ class Answers(NamedTuple):
 class Study:
     """Every network of some groups of runs, and their teachers, asked for every test image."""
 
-    def __init__(self, groups: list[Group], data_path: str | None):
-        self.groups = groups
-        self.dataset = saved.load_test_data(saved.read(groups[0].runs[0].folder), path=data_path)
+    def __init__(self, groups: list[Group], data_path: str | None, allow: Collection[str] = ()):
+        self.groups, self._read = groups, partial(saved.read, allow=allow)
+        self.dataset = saved.load_test_data(self._read(groups[0].runs[0].folder), path=data_path)
         self.labels = np.full(len(self.dataset.test.index), -1)
         self.points = _points(self.dataset)  # rows of the test images that the t-SNE shows
         self.notes: list[str] = []  # what is missing, and why
@@ -229,14 +228,14 @@ class Study:
 
     def regions(self, answers: Answers, pixels: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
         """Region logits ``[n, R, K]`` and logits ``[n, K]`` of a network for images uint8 ``[n, H, W, C]``."""
-        network = saved.read(answers.folder)
+        network = self._read(answers.folder)
         images = normalize(pixels, self.dataset.mean, self.dataset.std, network.image_dtype)
         program = jit_network(partial(network.model.apply, train=False, regions=regions))
         outputs = program(saved.load_variables(answers.folder, answers.step), images)
         return jax.device_get((outputs.region_logits, outputs.logits))
 
     def _ask(self, label: str, folder: Path, step: int) -> Answers:
-        network, variables = saved.read(folder), saved.load_variables(folder, step)
+        network, variables = self._read(folder), saved.load_variables(folder, step)
         saved.check_fits(network, variables, self.dataset)
         kind = network.name, network.stem, network.dtype  # one compiled program for networks of one kind
         program = self._programs.setdefault(kind, self._program(network))
@@ -280,7 +279,7 @@ class Study:
         if answers is None:
             done = run_dir.read_done(folder)
             step = done["last"]["step"] if done else saved.steps(folder)["last"]
-            answers = self._ask(f"{saved.read(folder).name} (teacher)", folder, step)
+            answers = self._ask(f"{self._read(folder).name} (teacher)", folder, step)
         noted = group.runs[0].results.get("teacher_accuracy")
         measured = measures.accuracy(answers.logits, self.labels)
         if noted is not None and abs(measured - noted) > TOLERANCE / 100:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import unicodedata
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,18 +73,35 @@ class Served(NamedTuple):
         return jax.ShapeDtypeStruct((batch, *self.image_shape), jnp.uint8)
 
 
+def check_names(names: Iterable[str]) -> None:
+    """``ValueError`` at a name with a line break or of bytes that are no text: it fits in no line of a table."""
+    for name in names:
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+            raise ValueError(f"{name!r} has a character that cannot stand in a line of text: rename it")
+
+
 def open_network(
-    folder: Path, *, checkpoint: str = "last", data_name: str | None = None, data_path: str | None = None
+    folder: Path,
+    *,
+    checkpoint: str = "last",
+    data_name: str | None = None,
+    data_path: str | None = None,
+    allow: Collection[str] = (),
 ) -> Served:
     """The network of the run in ``folder``, trained or imported, for images as its evaluation saw them.
 
     ``data_name`` is needed for an imported network; None: the run's own. ``data_path`` is where the data set's folder
-    is now, if its class names are to be read there; None: where it was.
+    is now, if its class names are to be read there; None: where it was. ``allow`` as in ``saved.read``.
     """
-    network = saved.read(folder)
+    network = saved.read(folder, allow)
     fields = network.data_fields(data_name)
     name = fields["name"]
-    info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
+    sdd = run_dir.read_network(folder).get("sdd")  # an imported network has none
+    try:
+        regions = Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions()
+        info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
     step = saved.steps(folder)[checkpoint]
     variables = saved.load_variables(folder, step)
     try:
@@ -95,9 +114,9 @@ def open_network(
         raise ValueError(
             f"{name} has {len(class_names)} classes on disk, the network of {folder} {network.num_classes}"
         )
+    check_names(class_names or ())
     dataset = SimpleNamespace(name=name, image_shape=info.image_shape, num_classes=network.num_classes)
     saved.check_fits(network, variables, dataset)
-    sdd = run_dir.read_config(folder).get("sdd", {})  # an imported network has none
     return Served(
         network=network,
         variables=variables,
@@ -108,7 +127,7 @@ def open_network(
         std=info.std,
         augment=fields.get("augment") or info.augment,
         class_names=class_names,
-        regions=Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions(),
+        regions=regions,
     )
 
 
@@ -119,8 +138,13 @@ def write_stablehlo(served: Served, path: Path) -> None:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise ImportError("StableHLO files need flatbuffers: pip install -e '.[export]'")
-    logits = jax.jit(partial(served.logits, served.variables))
-    exported = jax.export.export(logits, platforms=("cpu", "cuda", "rocm", "tpu"))(served.abstract_images())
+    logits, frames = jax.jit(partial(served.logits, served.variables)), "jax_traceback_in_locations_limit"
+    before = jax.config.values[frames]
+    jax.config.update(frames, 0)  # the file does not say where this package lies: it has the same bytes everywhere
+    try:
+        exported = jax.export.export(logits, platforms=("cpu", "cuda", "rocm", "tpu"))(served.abstract_images())
+    finally:
+        jax.config.update(frames, before)
     about = path.with_name(path.name + ".json")
     write_new(about, (json.dumps(served.metadata(), indent=1) + "\n").encode())
     try:

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from sdd_jax.data import images
 from sdd_jax.data.folders import SUFFIXES
-from sdd_jax.serving.network import Served
+from sdd_jax.serving.network import Served, check_names
 from sdd_jax.serving.regions import Region, draw_overlay, read_regions
 from sdd_jax.training.compiling import jit_network
 
@@ -48,15 +48,14 @@ def find_pictures(path: Path) -> list[Path]:
     """The picture at ``path``, or every picture below it in the order of their names; hidden ones are left out."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: expected a picture or a folder of pictures")
-    if not path.is_dir():
-        return [path]
-    found = []
+    found = [] if path.is_dir() else [path]
     for place, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = sorted(name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES))
         found += [Path(place, name) for name in names]
     if not found:
         raise ValueError(f"{path} holds no picture: expected files with a suffix of {', '.join(SUFFIXES)}")
+    check_names(map(str, found))
     return found
 
 
@@ -146,6 +145,11 @@ def as_json(prediction: Prediction, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _cell(value: Any) -> str:
+    """``value`` so that no spreadsheet computes it: after an apostrophe if it begins as a formula does."""
+    return f"'{value}" if str(value).startswith(("=", "+", "-", "@")) else str(value)
+
+
 def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Sequence[str]) -> Iterator[Prediction]:
     """Passes predictions on and writes each to ``folder``: a line of CSV, a line of JSON, a picture of its regions.
 
@@ -161,7 +165,7 @@ def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Se
         rows.writerow(("picture", "class", "label", "probability"))
         for prediction in predictions:
             name = names[prediction.label]
-            rows.writerow((prediction.picture, name, prediction.label, f"{prediction.probability:.6f}"))
+            rows.writerow((_cell(prediction.picture), _cell(name), prediction.label, f"{prediction.probability:.6f}"))
             lines.write(json.dumps(as_json(prediction, names), ensure_ascii=False) + "\n")
             title = f"{name} {100 * prediction.probability:.1f} %   blue: as the whole, orange: otherwise"
             sheet = draw_overlay(prediction.pixels, prediction.regions, names, title)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sdd_jax import processes
-from sdd_jax.files import write_whole
+from sdd_jax.files import NUMBER, check_fields, read_lines, write_whole
 from sdd_jax.training.programs import Built
 
 METRICS = "metrics.jsonl"
@@ -32,8 +32,11 @@ class NonFinite(FloatingPointError):
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; a last line that a kill cut short is left out."""
-    lines = Path(path).read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read_lines(Path(path), {"kind": str, "step": int, "epoch": NUMBER, "elapsed": NUMBER})
+    evaluations = (line for line in lines if line["kind"] == "evaluation")
+    for line in evaluations:
+        check_fields(line, {"split": str, "accuracy": NUMBER}, f"{path}, an evaluation at step {line['step']},")
+    return lines
 
 
 class Logbook:

@@ -17,14 +17,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sdd_jax import metrics, processes
-from sdd_jax.data import AnyDataset, Split, eval_data
-from sdd_jax.data.streamed import StreamedSplit
+from sdd_jax.data import AnyDataset, Dataset, Split, eval_data
+from sdd_jax.data.streamed import StreamedSplit, hash_names
 from sdd_jax.mesh import pick, put, replicated
 from sdd_jax.processes import Preempted, preemption_requested
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import NonFinite
 from sdd_jax.training.programs import Built, Programs
+from sdd_jax.training.run_dir import check_processes
 from sdd_jax.training.run_writer import RunWriter, Trace
 from sdd_jax.training.step import State, make_eval_step
 
@@ -64,8 +65,12 @@ def train_together(
 
     Each leaves what it would leave alone. Runs that are more than a checkpoint apart go on one after the other.
     """
+    dataset = runs[0].dataset
+    if jax.process_count() > 1:
+        data = dataset.fingerprint() if isinstance(dataset, Dataset) else hash_names(dataset.train.records)
+        check_processes({"config": [run.config_hash for run in runs], "seed": [run.seed for run in runs], "data": data})
     built, programs = runs[0], Programs(runs)
-    dataset, num_examples, on_all = built.dataset, len(built.dataset.train.index), programs.on_all
+    num_examples, on_all = len(dataset.train.index), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
 
     def due(every_epochs):  # the steps at the ends of these epochs, and of the run

@@ -1,6 +1,7 @@
 """A run's folder: the names of its files, its lock, and what is read from it."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import socket
@@ -15,16 +16,29 @@ from typing import Any
 import jax
 from filelock import FileLock, Timeout
 
-from sdd_jax import __version__
+from sdd_jax import __version__, processes
 from sdd_jax.data import Skipped
-from sdd_jax.fields import RUNTIME_FIELDS
-from sdd_jax.files import flatten, read_json, read_mapping, write_json
+from sdd_jax.fields import FIELDS, RUNTIME_FIELDS
+from sdd_jax.files import NUMBER, Fields, check_fields, flatten, read_json, read_mapping, write_json
 from sdd_jax.training.compiling import cpu_options
 
 CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", "lock"
 DONE = "done.json"  # the results, at the end of a run
 SKIPPED = "skipped.json"  # of a run that leaves out bad training images
 HOLDER = "lock.json"  # which process trains
+KINDS = {name: {tuple: list, float: NUMBER}.get(field.kind, field.kind) for name, field in FIELDS.items()}  # as JSON
+KINDS |= {name: KINDS[name] | None for name, field in FIELDS.items() if field.optional}
+NETWORK: Fields = dict.fromkeys(("model.student", "model.stem", "model.dtype"), str)
+IMPORTED: Fields = {**NETWORK, "imported": dict, "num_classes": int}
+TRAINED: Fields = {  # runs of earlier versions lack other fields
+    **NETWORK,
+    **{name: KINDS[name] for name in ("seed", "method", "data.name", "data.select_on", "sdd.scales", "sdd.pooling")},
+}
+IMPORTED_DONE: Fields = {"last.step": int}
+TRAINED_DONE: Fields = {
+    **{"select_on": str, "seconds": NUMBER, "train_examples": int, "last.step": int, "best.step": int},
+    **{f"{which}.{name}": NUMBER for which in ("last", "best") for name in ("epoch", "accuracy")},
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -35,9 +49,12 @@ def lock_folder(folder: Path) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout:
         try:
-            holder = "process {process} on {host} since {started}".format_map(read_mapping(folder / HOLDER))
+            fields = {"process": int, "host": str, "started": str}
+            holder = "process {process} on {host} since {started}".format_map(read_mapping(folder / HOLDER, fields))
         except FileNotFoundError:
             holder = "another process that has just begun"
+        except ValueError as error:
+            holder = f"another process ({error})"
         raise ValueError(f"{folder} is in use by {holder}: wait for it, or end it and start again") from None
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     write_json(folder / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "started": started})
@@ -56,7 +73,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
-    starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
+    starts = read_starts(folder)
     devices = jax.devices()
     start = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -93,21 +110,53 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[st
     return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
 
+def check_processes(mine: Mapping[str, Any]) -> None:
+    """``ValueError`` in every process unless all of them have the first one's values, but for ``RUNTIME_FIELDS``."""
+    if jax.process_count() > 1:
+        first = processes.from_first(lambda: mine)
+        other = differing(first, json.loads(json.dumps(mine)), RUNTIME_FIELDS)
+        told = f": here {other}".replace(" was ", " is the first's ") if other else ""
+        processes.check_all(not other, f"every process needs the config and the data of the first one{told}")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the run in ``folder``; ``ValueError`` if there is none."""
+    """The config of the run in ``folder``, each field that is there of its type; ``ValueError`` if there is none."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a run's folder: it has no {CONFIG}")
-    return read_mapping(folder / CONFIG)
+    config = read_mapping(folder / CONFIG)
+    there = {name: kind for name, kind in KINDS.items() if name in flatten(config)}
+    return check_fields(config, there, str(folder / CONFIG))
+
+
+def read_network(folder: Path) -> dict[str, Any]:
+    """``read_config`` of a run that one of the commands made; ``ValueError`` if it does not say what its network is."""
+    config = read_config(folder)
+    return check_fields(config, IMPORTED if "imported" in config else TRAINED, str(folder / CONFIG))
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The results of a finished run, or None."""
-    return read_mapping(folder / DONE) if (folder / DONE).exists() else None
+    if not (folder / DONE).exists():
+        return None
+    return read_mapping(folder / DONE, IMPORTED_DONE if "imported" in read_config(folder) else TRAINED_DONE)
+
+
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """What is noted of each start of the run in ``folder``, the last one last."""
+    path = folder / ENVIRONMENT
+    starts = read_json(path) if path.exists() else []
+    fields = {"started": str, "versions": dict, "devices.kind": str, "devices.count": int}
+    return [check_fields(start, fields, str(path)) for start in (starts if isinstance(starts, list) else [starts])]
 
 
 def read_skipped(folder: Path) -> Skipped | None:
     """The training images that the run in ``folder`` leaves out; None if none are noted."""
-    return Skipped.from_json(read_json(folder / SKIPPED)) if (folder / SKIPPED).exists() else None
+    if not (path := folder / SKIPPED).exists():
+        return None
+    content = read_mapping(path, {"listing": str, "images": dict})
+    if wrong := [number for number in content["images"] if not number.isdecimal()]:
+        raise ValueError(f"{path} must hold images by their numbers, got {wrong[0]!r:.80}")
+    return Skipped.from_json(content)
 
 
 def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
@@ -125,7 +174,9 @@ def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
         )
 
 
-def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str, Any]:
+def summarize(
+    lines: Sequence[Mapping[str, Any]], *, select_on: str, where: str | Path = "metrics.jsonl"
+) -> dict[str, Any]:
     """Last and best test accuracy from the lines of ``metrics.jsonl``.
 
     Best is the test result at the step of the highest accuracy on the selection split, the earliest of equals; with
@@ -136,6 +187,8 @@ def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str
     for line in lines:
         if line["kind"] == "evaluation":
             results[line["split"]][line["step"]] = {name: line[name] for name in keep if name in line}
+    if not (results["test"] and results[select_on]):
+        raise ValueError(f"{where} lacks the evaluations of the run: it was removed or cut, and they are nowhere else")
     best = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))["step"]
     last = max(results["test"])
     return {"select_on": select_on, "last": results["test"][last], "best": results["test"][best]}

@@ -14,7 +14,7 @@ from sdd_jax.data.streamed import StreamedDataset
 from sdd_jax.files import write_json
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
-from sdd_jax.training.logbook import Logbook, NonFinite
+from sdd_jax.training.logbook import METRICS, Logbook, NonFinite
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import State
 
@@ -71,7 +71,7 @@ class RunWriter:
         run = self._run
         self.checkpoints.wait()
         done = {
-            **run_dir.summarize(self.logbook.lines, select_on=run.dataset.select_on),
+            **run_dir.summarize(self.logbook.lines, select_on=run.dataset.select_on, where=self._workdir / METRICS),
             "seed": run.seed,
             "steps": total,
             "train_examples": len(run.dataset.train.index),
