@@ -17,11 +17,9 @@ from configs import cifar100, pairs, quickstart
 from sdd_jax import data, saved
 from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
-from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import run_dir
-from sdd_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +31,15 @@ def trained(tmp_path_factory):
     config = quickstart.get_config("run=teacher")
     config.model.student, config.argument = "resnet8", {}
     run_dir.open_folder(folder, check(config).nested())
-    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, "")
-    checkpoints.save({"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}, 3)
+    checkpoints = saved.checkpoints(folder)
+    state = {"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}
+    checkpoints.save(state, 3, {"best": {"step": 3}})
     checkpoints.close()
     images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
     logits = jax.jit(partial(model.apply, train=False, regions=None))(values, images).logits
     right = float((np.argmax(logits, -1) == dataset.test.labels).mean())
-    write_json(folder / run_dir.DONE, {"last": {"step": 3, "accuracy": right}})
+    results = {"step": 3, "accuracy": right}
+    run_dir.write_done(folder, {"last": results, "best": results, "steps": 3})
     return folder, to_state_dict(model, values)
 
 
@@ -94,7 +94,7 @@ def test_import_export_and_use_as_a_teacher(write, trained, tmp_path):
 
     built = build(student(folder))
     assert built.teacher_accuracy == pytest.approx(accuracy(original))
-    imported, expected = (saved.load_variables(path, saved.steps(path)["last"]) for path in (folder, original))
+    imported, expected = (saved.load_variables(path, saved.step_of(path, "last")) for path in (folder, original))
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
 
 
@@ -142,7 +142,7 @@ def test_a_network_without_normalisation_is_imported_too(tmp_path):
             source={"made": "here"},
         )
     network = saved.read(tmp_path / "run")
-    assert network.data is None and saved.steps(tmp_path / "run") == {"last": 0, "best": 0}
+    assert network.data is None and [saved.step_of(tmp_path / "run", which) for which in saved.WHICH] == [0, 0]
     loaded = saved.load_variables(tmp_path / "run", 0)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
     config = student(tmp_path / "run")

@@ -17,11 +17,10 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdd_jax import processes
+from sdd_jax import processes, saved
 from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
-from sdd_jax.files import read_json
 from sdd_jax.training import run_dir
 from sdd_jax.training.loop import train_together
 
@@ -65,12 +64,13 @@ def main() -> None:
                 if run in unfinished:
                     say(describe(built[unfinished.index(run)], run.settings))
                 else:
+                    processes.from_first(partial(saved.check_finished, run.folder))
                     say(f"{run.folder} has finished")
             if unfinished:
                 train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
             for run in group:
                 name = f"{run.folder}: " if len(group) > 1 else ""
-                say(name + summary(read_json(run.folder / run_dir.DONE)))
+                say(name + summary(saved.read_results(run.folder)))
         if len(runs) > 1:
             say(table(runs))
 
@@ -150,7 +150,7 @@ def table(runs: list[Run]) -> str:
     """Finished runs side by side."""
     rows = [["run", "student", "teacher", "images", "last %", "best %", "seconds"]]
     for _, settings, folder in runs:
-        done = read_json(folder / run_dir.DONE)
+        done = saved.read_results(folder)
         accuracies = [f"{100 * done[which]['accuracy']:.2f}" for which in ("last", "best")]
         names = [str(folder), settings["model.student"], settings["model.teacher"]]
         rows.append([*names, str(done["train_examples"]), *accuracies, f"{done['seconds']:.0f}"])

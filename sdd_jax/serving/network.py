@@ -83,7 +83,7 @@ def open_network(
     fields = network.data_fields(data_name)
     name = fields["name"]
     info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
-    step = saved.steps(folder)[checkpoint]
+    step = saved.step_of(folder, checkpoint)
     variables = saved.load_variables(folder, step)
     try:
         class_names = data.class_names(name, data_path or fields.get("path"))

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from filelock import FileLock, Timeout
 
-from sdd_jax import __version__
+from sdd_jax import __version__, sealed
 from sdd_jax.data import Skipped
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.files import flatten, read_json, read_mapping, write_json
@@ -98,14 +98,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_mapping(folder / CONFIG)
 
 
+def owner(config: Mapping[str, Any]) -> str:
+    """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed."""
+    fields = {name: value for name, value in flatten(config).items() if name not in RUNTIME_FIELDS}
+    known = sealed.digest({name: value for name, value in fields.items() if value is not None})[:16]
+    return f"run {known} seed {config['seed']}" if "seed" in config else f"run {known}"
+
+
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """The results of a finished run, or None."""
-    return read_mapping(folder / DONE) if (folder / DONE).exists() else None
+    """The results of a finished run, or None; ``Damaged`` if they are not as that run wrote them."""
+    if not (folder / DONE).exists():
+        return None
+    return sealed.read(folder / DONE, "results", owner(read_config(folder)))
+
+
+def write_done(folder: Path, results: Mapping[str, Any]) -> None:
+    """Writes the results of the run in ``folder``, which has finished then."""
+    sealed.write(folder / DONE, "results", owner(read_config(folder)), results)
 
 
 def read_skipped(folder: Path) -> Skipped | None:
     """The training images that the run in ``folder`` leaves out; None if none are noted."""
-    return Skipped.from_json(read_json(folder / SKIPPED)) if (folder / SKIPPED).exists() else None
+    return (
+        Skipped.from_json(sealed.read(folder / SKIPPED, "skipped", owner(read_config(folder)))["images"])
+        if (folder / SKIPPED).exists()
+        else None
+    )
 
 
 def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
@@ -114,29 +132,13 @@ def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
     if before is None and skipped is not None:
         if any((folder / CHECKPOINTS).glob("*/*")):
             raise ValueError(f"{folder / SKIPPED} is gone, and the run's order with it: give --workdir another folder")
-        write_json(folder / SKIPPED, skipped.to_json())
+        sealed.write(folder / SKIPPED, "skipped", owner(read_config(folder)), {"images": skipped.to_json()})
     elif before is not None and not (skipped and before.same(skipped)):
         count = len(skipped.images) if skipped else 0
         raise ValueError(
             f"{folder / SKIPPED} names {len(before.images)} training images that the run leaves out, now they are "
             f"{count}, or others: its order would change (the train command hands on those that are named)"
         )
-
-
-def summarize(lines: Sequence[Mapping[str, Any]], *, select_on: str) -> dict[str, Any]:
-    """Last and best test accuracy from the lines of ``metrics.jsonl``.
-
-    Best is the test result at the step of the highest accuracy on the selection split, the earliest of equals; with
-    ``select_on="test"`` that is the best test accuracy itself, an optimistic number.
-    """
-    keep = ("step", "epoch", "accuracy", "top5", "loss", "examples")
-    results = {"test": {}, select_on: {}}
-    for line in lines:
-        if line["kind"] == "evaluation":
-            results[line["split"]][line["step"]] = {name: line[name] for name in keep if name in line}
-    best = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))["step"]
-    last = max(results["test"])
-    return {"select_on": select_on, "last": results["test"][last], "best": results["test"][best]}
 
 
 def commit(folder: Path = Path(__file__).parent) -> str | None:

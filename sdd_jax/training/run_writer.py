@@ -1,6 +1,6 @@
 """What a run writes while it trains: checkpoints, log, results, and a trace if one is asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class RunWriter:
     def __init__(self, run: Built, workdir: Path):
         self._run, self._workdir, self._closing = run, workdir, ExitStack()
         self._skipped = run.dataset.skipped if isinstance(run.dataset, StreamedDataset) else None
-        self.checkpoints = Checkpoints(workdir / run_dir.CHECKPOINTS, run.config_hash)
+        self.checkpoints = Checkpoints(workdir / run_dir.CHECKPOINTS, run_dir.owner(run.config))
 
     def open(self) -> None:
         """Locks the folder, notes this start in it, and removes what a killed process was writing."""
@@ -59,28 +59,46 @@ class RunWriter:
 
     def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
-        self.logbook = Logbook(self._workdir, self._run, step, total, boundaries, name, shows_progress)
+        before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
+        self.logbook = Logbook(self._workdir, self._run, step, total, boundaries, name, shows_progress, before)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)
-        selection = (line for line in self.logbook.lines if line.get("split") == self._run.dataset.select_on)
-        self.best = processes.from_first(lambda: max((line["accuracy"] for line in selection), default=-1.0))
+        self._last, self._best = before.get("last", {}), before.get("best", {})
+        self._best_selection = before.get("best_selection", -1.0)
+
+    def evaluated(self, step: int, results: Mapping[str, dict[str, float]]) -> bool:
+        """Notes the results of an evaluation by split; whether those on the selection split are the best so far."""
+        lines = {split: self.logbook.evaluation(step, split, values) for split, values in results.items()}
+        self._last, selection = lines["test"], results[self._run.dataset.select_on]["accuracy"]
+        if better := selection > self._best_selection:
+            self._best, self._best_selection = self._last, selection
+        return better
+
+    def save(self, state: State, step: int) -> None:
+        """Begins to save ``state``, and with it all that the run needs to know of what came before."""
+        results = {"last": self._last, "best": self._best, "best_selection": self._best_selection}
+        self.checkpoints.save(state, step, {**results, "steps": step, **self.logbook.progress()})
 
     def finish(self, total: int, *, trained_together: int) -> None:
         """Writes the results."""
         run = self._run
         self.checkpoints.wait()
+        log = self.logbook.progress()
         done = {
-            **run_dir.summarize(self.logbook.lines, select_on=run.dataset.select_on),
+            "select_on": run.dataset.select_on,
+            "last": self._last,
+            "best": self._best,
             "seed": run.seed,
             "steps": total,
             "train_examples": len(run.dataset.train.index),
             "skipped_images": len(self._skipped.images) if self._skipped else 0,
             "teacher_accuracy": run.teacher_accuracy,
-            "seconds": round(self.logbook.elapsed, 1),
+            "seconds": round(log["elapsed"], 1),
             "trained_together": trained_together,
+            "log": log["log"],
         }
-        write_json(self._workdir / run_dir.DONE, done)
+        run_dir.write_done(self._workdir, done)
 
     def explained(self, error: NonFinite, indices: np.ndarray) -> NonFinite:
         """``error`` with the first examples of its step; all of them are written to ``not_finite.json``."""
