@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments import recipes
 from experiments.recipes import Recipe
-from sdd_jax.files import flatten, read_json
+from sdd_jax.files import flatten
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
 
@@ -104,7 +104,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     wanted = recipes.identity(recipes.settings(recipe, preset))
     if settings != wanted:
         raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")
-    starts = read_json(folder / run_dir.ENVIRONMENT)
+    starts = run_dir.read_starts(folder)
     devices = starts[-1]["devices"]
     metrics = read_log(folder, done)
     rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]

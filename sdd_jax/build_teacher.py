@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from sdd_jax import data, processes, saved, sealed
+from sdd_jax import data, processes, saved
 from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
@@ -64,19 +64,21 @@ def measure_teacher(
     ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
-    path, owner = teacher.folder / MEASURED, run_dir.owner(run_dir.read_config(teacher.folder))
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
 
     def kept():
-        return sealed.read(path, "measured", owner)["results"] if path.exists() else {}
+        return (run_dir.read_sealed(teacher.folder, MEASURED) or {"results": {}})["results"]
+
+    def keep():
+        run_dir.write_sealed(teacher.folder, MEASURED, {"results": kept() | {key: results}})
 
     # The code of a user's own network may change under the same weights.
     results = None if ":" in teacher.name else processes.from_first(lambda: kept().get(key))
     if results is None:  # measured by all processes together
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
-        processes.from_first(lambda: sealed.write(path, "measured", owner, {"results": kept() | {key: results}}))
+        processes.from_first(keep)
     measured = 100 * results["accuracy"]
     if stated is not None and abs(measured - stated) > TOLERANCE + 1e-9:
         raise ValueError(

@@ -157,4 +157,4 @@ def write_imported(
     state = {"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}
     writer.save(state, 0, progress)
     writer.close()
-    run_dir.write_done(folder, progress)
+    run_dir.write_sealed(folder, run_dir.DONE, progress)

@@ -114,7 +114,8 @@ def write_run(root, name, networks, accuracies):
     checkpoints.save(state, STEP, done)
     checkpoints.close()
     teacher = accuracies["teacher"] if distills else None
-    run_dir.write_done(folder, {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0})
+    done |= {"seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0}
+    run_dir.write_sealed(folder, run_dir.DONE, done)
 
 
 @pytest.fixture(scope="module", autouse=True)

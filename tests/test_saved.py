@@ -28,19 +28,23 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "run"
     model, dataset = create_model("resnet8", 10), data.load("digits")
     values = variables(model, dataset.image_shape)
-    config = quickstart.get_config("run=teacher")
-    config.model.student, config.argument = "resnet8", {}
-    run_dir.open_folder(folder, check(config).nested())
-    checkpoints = saved.checkpoints(folder)
-    state = {"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}
-    checkpoints.save(state, 3, {"best": {"step": 3}})
-    checkpoints.close()
     images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
     logits = jax.jit(partial(model.apply, train=False, regions=None))(values, images).logits
-    right = float((np.argmax(logits, -1) == dataset.test.labels).mean())
-    results = {"step": 3, "accuracy": right}
-    run_dir.write_done(folder, {"last": results, "best": results, "steps": 3})
+    write_run(folder, values, float((np.argmax(logits, -1) == dataset.test.labels).mean()))
     return folder, to_state_dict(model, values)
+
+
+def write_run(folder, values, accuracy, **data_fields):
+    config = quickstart.get_config("run=teacher")
+    config.model.student, config.argument = "resnet8", {}
+    config.data.update(data_fields)
+    run_dir.open_folder(folder, check(config).nested())
+    results = {"step": 3, "accuracy": accuracy}
+    done = {"last": results, "best": results, "steps": 3}
+    checkpoints = saved.checkpoints(folder)
+    checkpoints.save({"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}, 3, done)
+    checkpoints.close()
+    run_dir.write_sealed(folder, run_dir.DONE, done)
 
 
 def student(folder, **teacher):
@@ -199,10 +203,7 @@ def test_what_cannot_be_written_leaves_no_folder(tmp_path, changes, message):
 
 def test_evaluating_on_other_data_does_not_look_for_them_where_the_run_found_its_own(trained, tmp_path):
     original, _ = trained
-    config = json.loads((original / "config.json").read_text())
-    config["data"] |= {"name": "fashion_mnist", "path": str(tmp_path)}
-    shutil.copytree(original, tmp_path / "run")
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    write_run(tmp_path / "run", saved.load_variables(original, 3), 0.1, name="fashion_mnist", path=str(tmp_path))
     result = call("evaluate", f"--workdir={tmp_path}/run", "--data=digits")  # which has no path at all
     assert result.code == 0 and "359 test images of digits" in result.out, result
 

@@ -15,7 +15,7 @@ from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import stratified_draw
 from sdd_jax.data.streamed import eval_example
 from sdd_jax.fields import RUNTIME_FIELDS
-from sdd_jax.files import flatten, read_json
+from sdd_jax.files import flatten
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
@@ -89,8 +89,7 @@ def _read(folder: Path) -> Run:
     if not results["last"]:
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
     lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
-    starts = folder / run_dir.ENVIRONMENT
-    environment = read_json(starts)[-1] if starts.exists() else {}
+    environment = (run_dir.read_starts(folder) or [{}])[-1]
     return Run(folder, flatten(config), lines, results, finished, environment)
 
 

@@ -56,7 +56,7 @@ def read_log(folder: Path, results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _parse(text: bytes) -> dict[str, Any] | None:
     with suppress(ValueError, RecursionError):
         line = json.loads(text)
-        if isinstance(line, dict) and {"kind", "step", "elapsed"} <= line.keys() and isinstance(line["step"], int):
+        if isinstance(line, dict) and {"kind", "step"} <= line.keys() and isinstance(line["step"], int):
             return line
     return None
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from sdd_jax import __version__, sealed
 from sdd_jax.data import Skipped
 from sdd_jax.fields import RUNTIME_FIELDS
-from sdd_jax.files import flatten, read_json, read_mapping, write_json
+from sdd_jax.files import flatten, read_mapping, write_json
 
 CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", "lock"
 DONE = "done.json"  # the results, at the end of a run
@@ -55,7 +55,6 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
-    starts = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
     devices = jax.devices()
     start = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -68,7 +67,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         "processes": jax.process_count(),
         "commit": commit(),
     }
-    write_json(folder / ENVIRONMENT, [*starts, start])
+    write_sealed(folder, ENVIRONMENT, {"starts": [*read_starts(folder), start]})
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -105,25 +104,31 @@ def owner(config: Mapping[str, Any]) -> str:
     return f"run {known} seed {config['seed']}" if "seed" in config else f"run {known}"
 
 
+def read_sealed(folder: Path, name: str) -> dict[str, Any] | None:
+    """What a sealed file of the run in ``folder`` holds, None if it is not there; ``Damaged`` if it was changed."""
+    path = folder / name
+    return sealed.read(path, name, owner(read_config(folder))) if path.exists() else None
+
+
+def write_sealed(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Writes a file of the run in ``folder``, for `read_sealed`."""
+    sealed.write(folder / name, name, owner(read_config(folder)), content)
+
+
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """The results of a finished run, or None; ``Damaged`` if they are not as that run wrote them."""
-    if not (folder / DONE).exists():
-        return None
-    return sealed.read(folder / DONE, "results", owner(read_config(folder)))
+    """The results of a finished run, or None."""
+    return read_sealed(folder, DONE)
 
 
-def write_done(folder: Path, results: Mapping[str, Any]) -> None:
-    """Writes the results of the run in ``folder``, which has finished then."""
-    sealed.write(folder / DONE, "results", owner(read_config(folder)), results)
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """When, where and with what the run in ``folder`` was started, each time."""
+    return (read_sealed(folder, ENVIRONMENT) or {"starts": []})["starts"]
 
 
 def read_skipped(folder: Path) -> Skipped | None:
     """The training images that the run in ``folder`` leaves out; None if none are noted."""
-    return (
-        Skipped.from_json(sealed.read(folder / SKIPPED, "skipped", owner(read_config(folder)))["images"])
-        if (folder / SKIPPED).exists()
-        else None
-    )
+    noted = read_sealed(folder, SKIPPED)
+    return Skipped.from_json(noted["images"]) if noted else None
 
 
 def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
@@ -132,7 +137,7 @@ def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
     if before is None and skipped is not None:
         if any((folder / CHECKPOINTS).glob("*/*")):
             raise ValueError(f"{folder / SKIPPED} is gone, and the run's order with it: give --workdir another folder")
-        sealed.write(folder / SKIPPED, "skipped", owner(read_config(folder)), {"images": skipped.to_json()})
+        write_sealed(folder, SKIPPED, {"images": skipped.to_json()})
     elif before is not None and not (skipped and before.same(skipped)):
         count = len(skipped.images) if skipped else 0
         raise ValueError(

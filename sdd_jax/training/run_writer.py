@@ -98,7 +98,7 @@ class RunWriter:
             "trained_together": trained_together,
             "log": log["log"],
         }
-        run_dir.write_done(self._workdir, done)
+        run_dir.write_sealed(self._workdir, run_dir.DONE, done)
 
     def explained(self, error: NonFinite, indices: np.ndarray) -> NonFinite:
         """``error`` with the first examples of its step; all of them are written to ``not_finite.json``."""

@@ -77,9 +77,10 @@ def filling(folder: Path, header: dict[str, Any]) -> Iterator["Cache"]:
     ``header`` says of what it is, JSON-ready.
     """
     begun = (LOCK, HOLDER, HEADER)
-    if folder.exists() and not (folder / HEADER).exists():
-        if [path for path in folder.iterdir() if path.name.removesuffix(".tmp") not in begun]:
-            raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
+    if (folder / HEADER).exists():
+        Cache(folder, header)  # refused before a lock is left there
+    elif folder.exists() and [path for path in folder.iterdir() if path.name.removesuffix(".tmp") not in begun]:
+        raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
     try:
