@@ -64,24 +64,16 @@ def _parse(text: bytes) -> dict[str, Any] | None:
 class Logbook:
     """Adds up the metrics of one run's steps, refuses what is not finite, and writes lines.
 
-    Resumed at a step, it first drops the lines after it, which the repeated steps write again. The log is for reading:
-    nothing of the run depends on it. Every process has a logbook, and the first one's writes. A line ends at every
-    fiftieth step and at the ``boundaries``.
+    Resumed from a checkpoint, ``before`` is the progress noted there, and the lines after it, which the repeated steps
+    write again, are dropped. The log is for reading: nothing of the run depends on it. Every process has a logbook, and
+    the first one's writes. A line ends at every fiftieth step and at the ``boundaries``.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        run: Built,
-        step: int,
-        total: int,
-        boundaries: set[int],
-        name: str,
-        shows_progress: bool,
-        before: Mapping[str, Any],
+        self, folder: Path, run: Built, before: dict[str, Any], total: int, boundaries: set[int], name: str, shows: bool
     ):
         self.lines: list[dict[str, Any]] = []
-        self._writes = processes.is_first()
+        self._writes, step = processes.is_first(), before.get("steps", 0)
         self._per_epoch, self._batch_size = len(run.dataset.train.index) / run.batch_size, run.batch_size
         self._first, self._total, self._boundaries, self._name = step, total, boundaries, name
         self._sums: dict[str, float] = {}
@@ -99,7 +91,7 @@ class Logbook:
         self._start = self._last_time = self._last_said = time.monotonic()
         self._last_step = step
         terminal = sys.stdout.isatty()
-        self._shows_lines = shows_progress and not terminal
+        self._shows_lines = shows and not terminal
         self._bar = tqdm(
             total=total,
             initial=step,
@@ -107,7 +99,7 @@ class Logbook:
             bar_format=BAR,
             dynamic_ncols=True,
             leave=False,
-            disable=not (self._writes and shows_progress and terminal),
+            disable=not (self._writes and shows and terminal),
         )
 
         if self._writes and before and sealed.digest(self.lines) != before["log"]:

@@ -75,12 +75,16 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
-    begun = {LOCK, HOLDER, f"{HOLDER}.tmp", f"{CONFIG}.tmp"}  # left by a kill before the config was written
     if (folder / CONFIG).exists():
         if fields := differing(read_config(folder), config, RUNTIME_FIELDS):
             raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
-    elif folder.exists() and {path.name for path in folder.iterdir()} - begun:
+    elif folder.exists() and holds_more(folder):
         raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
+
+
+def holds_more(folder: Path) -> bool:
+    """Whether there is more in ``folder`` than a kill leaves before the first file is written."""
+    return any(path.name not in (LOCK, HOLDER) and path.suffix != ".tmp" for path in folder.iterdir())
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:

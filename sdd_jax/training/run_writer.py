@@ -60,25 +60,23 @@ class RunWriter:
     def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
         before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
-        self.logbook = Logbook(self._workdir, self._run, step, total, boundaries, name, shows_progress, before)
+        self.logbook = Logbook(self._workdir, self._run, before, total, boundaries, name, shows_progress)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)
-        self._last, self._best = before.get("last", {}), before.get("best", {})
-        self._best_selection = before.get("best_selection", -1.0)
+        self._results = {"last": {}, "best": {}, "best_selection": -1.0, **before}
 
-    def evaluated(self, step: int, results: Mapping[str, dict[str, float]]) -> bool:
-        """Notes the results of an evaluation by split; whether those on the selection split are the best so far."""
-        lines = {split: self.logbook.evaluation(step, split, values) for split, values in results.items()}
-        self._last, selection = lines["test"], results[self._run.dataset.select_on]["accuracy"]
-        if better := selection > self._best_selection:
-            self._best, self._best_selection = self._last, selection
+    def evaluated(self, step: int, measured: Mapping[str, dict[str, float]]) -> bool:
+        """Notes what was measured on each split; whether that on the selection split is the best so far."""
+        lines = {split: self.logbook.evaluation(step, split, values) for split, values in measured.items()}
+        self._results["last"], selection = lines["test"], measured[self._run.dataset.select_on]["accuracy"]
+        if better := selection > self._results["best_selection"]:
+            self._results |= {"best": lines["test"], "best_selection": selection}
         return better
 
     def save(self, state: State, step: int) -> None:
         """Begins to save ``state``, and with it all that the run needs to know of what came before."""
-        results = {"last": self._last, "best": self._best, "best_selection": self._best_selection}
-        self.checkpoints.save(state, step, {**results, "steps": step, **self.logbook.progress()})
+        self.checkpoints.save(state, step, {**self._results, "steps": step, **self.logbook.progress()})
 
     def finish(self, total: int, *, trained_together: int) -> None:
         """Writes the results."""
@@ -87,8 +85,8 @@ class RunWriter:
         log = self.logbook.progress()
         done = {
             "select_on": run.dataset.select_on,
-            "last": self._last,
-            "best": self._best,
+            "last": self._results["last"],
+            "best": self._results["best"],
             "seed": run.seed,
             "steps": total,
             "train_examples": len(run.dataset.train.index),

@@ -24,7 +24,7 @@ from sdd_jax import sealed
 from sdd_jax.models import Outputs
 from sdd_jax.regions import Regions
 from sdd_jax.sealed import Damaged
-from sdd_jax.training.run_dir import HOLDER, LOCK, differing, lock_folder, unlock_folder
+from sdd_jax.training.run_dir import differing, holds_more, lock_folder, unlock_folder
 
 HEADER = "cache.json"
 STORES = ("float32", "float16", "int8", "float64")
@@ -76,10 +76,9 @@ def filling(folder: Path, header: dict[str, Any]) -> Iterator["Cache"]:
 
     ``header`` says of what it is, JSON-ready.
     """
-    begun = (LOCK, HOLDER, HEADER)
     if (folder / HEADER).exists():
         Cache(folder, header)  # refused before a lock is left there
-    elif folder.exists() and [path for path in folder.iterdir() if path.name.removesuffix(".tmp") not in begun]:
+    elif folder.exists() and holds_more(folder):
         raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)

@@ -10,6 +10,7 @@ nothing reads them.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import re
@@ -172,7 +173,11 @@ def changes(victim: Victim, draw: random.Random) -> Iterator[tuple[str, str, Cal
                 yield str(name), "another run's", lambda place=place, other=other: replace_folder(place, other)
             if path.name.isdecimal():
                 later = place.with_name(f"{int(path.name) + 50:0{len(path.name)}d}")
-                yield str(name), "renamed", lambda place=place, later=later: place.rename(later)
+                yield (
+                    str(later.relative_to(victim.place)),
+                    "renamed",
+                    lambda place=place, later=later: place.rename(later),
+                )
             continue
         content = path.read_bytes()
         at = draw.randrange(len(content)) if content else 0
@@ -214,34 +219,38 @@ def renew(victim: Victim, whole: Path | None = None) -> None:
     shutil.copytree(whole or victim.whole, victim.place)
 
 
-def expected(victim: Victim, command: str, root: Path) -> list[Any]:
-    """What the command may find: what it does in the whole folder.
+def expected(victim: Victim, run: Callable[[], Any]) -> tuple[list[Any], list[Any]]:
+    """What a command may find: what it does in the whole folder, and in one that something is deleted from.
 
-    An unfinished run whose newest checkpoint is gone as a whole has come less far, and nothing says otherwise: what the
-    one before gives is right as well, and what is printed names its step.
+    An unfinished run without its newest checkpoint has come less far, a cache without one of its shards holds fewer views,
+    and nothing says otherwise: what is printed names the step, or how many views there are.
     """
     renew(victim)
-    found = [victim.commands[command]()]
-    if victim.name == "unfinished run":
+    found, fewer = [run()], []
+    gone = sorted(victim.whole.glob("0*")) or sorted((victim.whole / run_dir.CHECKPOINTS).iterdir())[-1:]
+    for path in gone if victim.name != "finished run" else ():
         renew(victim)
-        shutil.rmtree(sorted((victim.place / run_dir.CHECKPOINTS).iterdir())[-1])
-        found.append(victim.commands[command]())
-    return found
+        shutil.rmtree(victim.place / path.relative_to(victim.whole))
+        with contextlib.suppress(Refused, ValueError):
+            fewer.append(run())
+    return found, fewer
 
 
-def judge(run: Callable[[], Any], allowed: list[Any], name: str, place: Path) -> tuple[str, str]:
+def judge(run: Callable[[], Any], allowed: tuple[list[Any], list[Any]], name: str, way: str, place: Path) -> list[str]:
     """The verdict on one command, and what it said."""
     try:
         found = run()
     except (Refused, ValueError) as refusal:
-        named = [place / name, *(place / name).parents]
-        named = named[: named.index(place)] or [place]
-        line = str(refusal)
-        fits = any(str(path) in line for path in (*named, place / run_dir.CHECKPOINTS)) or Path(name).name in line
-        return ("refused" if fits and "\n" not in line else "wrong"), line
+        above = [path for path in (place / name).parents if path.is_relative_to(place)]
+        fits = [place / name, *(above if way == "deleted" else above[:-1]), place / run_dir.CHECKPOINTS]
+        line = str(refusal).strip()
+        named = any(str(path) in line for path in fits) or Path(name).name in line
+        return ["refused" if named and "\n" not in line else "wrong", line]
     except Exception:
-        return "wrong", traceback.format_exc()
-    return ("right", "") if found in allowed else ("wrong", f"found {found}, expected {allowed}"[:1500])
+        return ["wrong", traceback.format_exc()]
+    if found in allowed[0] or (way == "deleted" and found in allowed[1]):
+        return ["right", ""]
+    return ["wrong", f"found {found}, expected {allowed}"[:1500]]
 
 
 def main(share: float = 1.0, seed: int = 0, names: tuple[str, ...] = (), say: Callable[[str], Any] = print) -> Counter:
@@ -255,14 +264,14 @@ def main(share: float = 1.0, seed: int = 0, names: tuple[str, ...] = (), say: Ca
         for victim in prepare(root):
             if names and victim.name not in names:
                 continue
-            allowed = {name: expected(victim, name, root) for name in victim.commands}
+            allowed = {name: expected(victim, run) for name, run in victim.commands.items()}
             for name, way, change in changes(victim, random.Random(seed)):
                 for command_name, run in victim.commands.items():
                     if draw.random() >= share:
                         continue
                     renew(victim)
                     change()
-                    verdict, line = judge(run, allowed[command_name], name, victim.place)
+                    verdict, line = judge(run, allowed[command_name], name, way, victim.place)
                     counted[victim.name, way, command_name, verdict] += 1
                     if verdict == "wrong":
                         say(f"WRONG {victim.name}: {name} {way}, {command_name}: {line}")
