@@ -222,8 +222,8 @@ def renew(victim: Victim, whole: Path | None = None) -> None:
 def expected(victim: Victim, run: Callable[[], Any]) -> tuple[list[Any], list[Any]]:
     """What a command may find: what it does in the whole folder, and in one that something is deleted from.
 
-    An unfinished run without its newest checkpoint has come less far, a cache without one of its shards holds fewer views,
-    and nothing says otherwise: what is printed names the step, or how many views there are.
+    An unfinished run without its newest checkpoint has come less far, a cache without one of its shards holds fewer
+    views, and nothing says otherwise: what is printed names the step, or how many views there are.
     """
     renew(victim)
     found, fewer = [run()], []
