@@ -101,7 +101,7 @@ class Cache:
 
     def __init__(self, folder: Path, header: dict[str, Any]):
         if wrong := differing(read_header(folder), header):
-            raise ValueError(f"the cache in {folder} is another's ({wrong})")
+            raise ValueError(f"{folder / HEADER} is another's ({wrong})")
         self.folder, self.owner = folder, sealed.digest(header)
         self.views, self.rows = header["views"]["count"], header["rows"]["count"]
         self.classes, self.store = header["num_classes"], header["store"]
