@@ -159,4 +159,4 @@ def test_no_change_of_a_file_goes_unnoticed():
     from tests.faults import tampering
 
     counted = tampering.main(share=0.1, seed=1)
-    assert not [key for key in counted if key[3] == "wrong"] and sum(counted.values()) > 200
+    assert not [key for key in counted if key[2] == "wrong"] and sum(counted.values()) > 200
