@@ -11,7 +11,7 @@ from experiments import recipes
 from experiments.recipes import Recipe
 from sdd_jax.files import flatten
 from sdd_jax.training import run_dir
-from sdd_jax.training.logbook import METRICS, read_metrics
+from sdd_jax.training.logbook import read_log
 
 RESULTS = Path(__file__).with_name("results")
 NO_TEACHER = "none"
@@ -106,7 +106,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
         raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")
     starts = run_dir.read_starts(folder)
     devices = starts[-1]["devices"]
-    metrics = read_metrics(folder / METRICS)
+    metrics = read_log(folder, done)
     rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]
     held_out = [line for line in metrics if line["kind"] == "evaluation" and line["split"] != "test"]
     accuracy = done["teacher_accuracy"]

@@ -219,7 +219,7 @@ def assemble(
         accumulate=settings["optim.accumulate_steps"],
         **{name: settings[name] for name in same},
     )
-    return [make(config=one.nested(), config_hash=one.hash(), seed=one["seed"]) for one in all_settings]
+    return [make(config=one.nested(), seed=one["seed"]) for one in all_settings]
 
 
 def train_examples(settings: Settings) -> int:

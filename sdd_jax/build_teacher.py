@@ -12,14 +12,13 @@ from sdd_jax import data, processes, saved
 from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
-from sdd_jax.files import NUMBER, check_fields, read_mapping, write_json
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
 from sdd_jax.training.loop import make_evaluator
 from sdd_jax.training.teacher import Teacher, cached_teacher, variables_hash
-from sdd_jax.training.teacher_cache import Cache, Layout, stored_as
+from sdd_jax.training.teacher_cache import Cache, Layout, read_header
 
 MEASURED = "measured.json"
 TOLERANCE = 0.1  # percentage points
@@ -54,7 +53,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
             names.append("path")
         if all(fields.get(name) == settings[f"data.{name}"] for name in names):
             stated = 100 * done["last"]["accuracy"]
-    return teacher, saved.load_variables(folder, done["last"]["step"]), stated
+    return teacher, saved.load_variables(folder, saved.step_of(folder, "last")), stated
 
 
 def measure_teacher(
@@ -66,18 +65,18 @@ def measure_teacher(
     ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
-    path = teacher.folder / MEASURED
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
     run_dir.check_processes({"teacher": key})
 
     def kept():
-        return read_mapping(path) if path.exists() else {}
+        return (run_dir.read_sealed(teacher.folder, MEASURED) or {"results": {}})["results"]
 
     def keep():  # the folder may be somebody else's
         try:
-            write_json(path, kept() | {key: results})
+            run_dir.write_sealed(teacher.folder, MEASURED, {"results": kept() | {key: results}})
         except OSError as error:
+            path = teacher.folder / MEASURED
             print(f"{path} cannot be written: the next start measures it again ({error.strerror})", file=sys.stderr)
 
     # The code of a user's own network may change under the same weights.
@@ -86,7 +85,7 @@ def measure_teacher(
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
         processes.from_first(keep)
-    measured = 100 * check_fields(results, {"accuracy": NUMBER}, f"{path}, {key},")["accuracy"]
+    measured = 100 * results["accuracy"]
     if stated is not None and abs(measured - stated) > TOLERANCE + 1e-9:
         raise ValueError(
             f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "
@@ -130,7 +129,7 @@ def ask_cache(
         raise ValueError(f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}: no cache holds that")
     folder = Path(settings["teacher.cache"])
     layout = cache_layout(settings, network, dataset)
-    cache = Cache(folder, cache_header(settings, variables, dataset, layout, stored_as(folder)))
+    cache = Cache(folder, cache_header(settings, variables, dataset, layout, read_header(folder)["store"]))
     cache.check_files()
     length = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "steps_per_call": steps}
     return cached_teacher(cache, layout, dataset, seeds=[one["seed"] for one in all_settings], **length)

@@ -2,9 +2,7 @@
 
 import contextlib
 import difflib
-import hashlib
 import inspect
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -14,7 +12,7 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
 from sdd_jax import data, methods
-from sdd_jax.fields import DTYPES, FIELDS, RENAMED, RUNTIME_FIELDS, Field
+from sdd_jax.fields import DTYPES, FIELDS, RENAMED, Field
 from sdd_jax.files import flatten
 from sdd_jax.methods import Method
 from sdd_jax.regions import Regions
@@ -31,11 +29,6 @@ class Settings(dict):
         """As it is written to ``config.json``."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.items()}
         return unflatten_dict(plain, sep=".")
-
-    def hash(self) -> str:
-        """SHA-256, in hex, of the config, without the runtime fields."""
-        what = Settings((name, value) for name, value in self.items() if name not in RUNTIME_FIELDS)
-        return hashlib.sha256(json.dumps(what.nested(), sort_keys=True).encode()).hexdigest()
 
 
 def read(config: Mapping[str, Any]) -> Settings:

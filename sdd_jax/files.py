@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import re
+import secrets
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, ValuesView
@@ -41,12 +42,16 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes ``content`` so that a kill leaves ``path`` as it was or whole, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # of this writer alone
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:
@@ -115,7 +120,6 @@ def write_new(path: str | os.PathLike[str], content: bytes) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from sdd_jax import data
 from sdd_jax.data import AnyDataset
 from sdd_jax.fields import DTYPES
-from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.own import check_allowed
+from sdd_jax.sealed import Damaged
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 
@@ -87,18 +87,42 @@ def load_test_data(network: Saved, name: str | None = None, path: str | None = N
     return data.load(fields["name"], path=path or fields.get("path"), select_on="test", **options)
 
 
-def steps(folder: Path) -> dict[str, int]:
-    """``{"last": step, "best": step}`` of a run's checkpoints; the last is the best if none was called best."""
-    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
-    found, best = checkpoints.steps(), checkpoints.best_step()
-    if not found:
+def checkpoints(folder: Path) -> Checkpoints:
+    """The checkpoints of the run in ``folder``, and no other's."""
+    return Checkpoints(folder / run_dir.CHECKPOINTS, run_dir.owner(run_dir.read_config(folder)))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """``last`` and ``best`` results of a run, as noted at its end, or in its newest checkpoint if it has not ended."""
+    if (done := run_dir.read_done(folder)) is not None:
+        return done
+    found = checkpoints(folder)
+    if not (steps := found.steps()):
         raise ValueError(f"{folder} has no checkpoint yet")
-    return {"last": found[-1], "best": found[-1] if best is None else best}
+    return found.manifest(steps[-1])["progress"]
+
+
+def step_of(folder: Path, which: str) -> int:
+    """The step of a run's ``last`` or ``best`` checkpoint; ``ValueError`` if it is not there: none stands for it."""
+    last, found = read_results(folder)["steps"], checkpoints(folder)
+    return found.manifest(last)["step"] if which == "last" else found.best(last)
+
+
+def check_finished(folder: Path) -> None:
+    """``ValueError`` if a finished run lacks its last or best checkpoint, or one of them is not whole."""
+    try:
+        for which in WHICH:
+            checkpoints(folder).verify(step_of(folder, which))
+    except Damaged as error:
+        raise Damaged(
+            f"{folder} has finished, but {error}. Without its {run_dir.DONE} the same command goes on from the newest "
+            "whole checkpoint"
+        ) from error
 
 
 def load_variables(folder: Path, step: int) -> dict[str, Any]:
     """The student's variables of a run's checkpoint."""
-    return Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="").load_variables(step)
+    return checkpoints(folder).load_variables(step)
 
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
@@ -140,7 +164,8 @@ def write_imported(
     run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes})
     if run_dir.read_done(folder) is not None:
         return
-    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, config_hash="")
-    checkpoints.save({"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}, 0)
-    checkpoints.close()
-    write_json(folder / run_dir.DONE, {"last": {"step": 0}})
+    writer, progress = checkpoints(folder), {"steps": 0, "last": {"step": 0}, "best": {"step": 0}}
+    state = {"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}
+    writer.save(state, 0, progress)
+    writer.close()
+    run_dir.write_sealed(folder, run_dir.DONE, progress)

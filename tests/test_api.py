@@ -32,7 +32,7 @@ def level_of(module):
         return 0
     if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.files", "sdd_jax.own"):
         return 1
-    if module in ("sdd_jax.training.optim", "sdd_jax.mesh", "sdd_jax.processes"):
+    if module in ("sdd_jax.training.optim", "sdd_jax.mesh", "sdd_jax.processes", "sdd_jax.sealed"):
         return 1
     if module.startswith(("sdd_jax.data", "sdd_jax.training", "sdd_jax.fields")):
         return 2

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import cifar100, common, fashion_mnist, imagenet, quickstart
 from configs.pairs import PAIRS
 from experiments.recipes import identity
-from sdd_jax import data, methods
+from sdd_jax import data, methods, saved
 from sdd_jax.build import build, check, make_objective, trace
 from sdd_jax.fields import FIELDS, PRESETS
 from sdd_jax.models import Outputs, create_model, model_names
@@ -52,8 +52,8 @@ def test_every_field_has_a_default_and_no_other_is_there():
 def test_a_config_that_was_written_is_the_same_config():
     settings = check(config())
     again = check(json.loads(json.dumps(settings.nested())))
-    assert again == settings and again.hash() == settings.hash()
-    assert check(config(seed=1)).hash() != settings.hash()
+    assert again == settings and run_dir.owner(again.nested()) == run_dir.owner(settings.nested())
+    assert run_dir.owner(check(config(seed=1)).nested()) != run_dir.owner(settings.nested())
 
 
 WRONG = {
@@ -326,7 +326,8 @@ def test_several_steps_a_call_need_images_in_memory():
 
 def test_the_number_of_worker_processes_makes_no_other_run(tmp_path):
     few, many = (check(config("teacher=none", "imagenet", data__workers=workers)) for workers in (0, 8))
-    assert few.hash() == many.hash() != check(config("teacher=none", "imagenet", data__path="elsewhere")).hash()
+    other = check(config("teacher=none", "imagenet", data__path="elsewhere"))
+    assert run_dir.owner(few.nested()) == run_dir.owner(many.nested()) != run_dir.owner(other.nested())
     run_dir.open_folder(tmp_path, few.nested())
     run_dir.check_same_config(tmp_path, many.nested())
     with pytest.raises(ValueError, match="seed was 0, now 1"):
@@ -370,7 +371,7 @@ def test_a_trained_teacher_is_taken_as_it_was_and_measured_once(teacher_run, mon
     built = build(student(teacher_run))
     done = json.loads((teacher_run / "done.json").read_text())
     assert built.teacher_accuracy == pytest.approx(done["last"]["accuracy"])
-    expected = Checkpoints(teacher_run / "checkpoints", "").load_variables(done["steps"])
+    expected = saved.load_variables(teacher_run, done["steps"])
     images = jax.random.normal(jax.random.key(0), (8, 32, 32, 1))
     said = jax.jit(built.teacher.apply)(built.teacher.arrays, {"image": images})
     straight = create_model("resnet8", 10).apply(expected, images, train=False, regions=Regions((1, 2, 4), "nested"))

@@ -15,8 +15,8 @@ import pytest
 import sets
 from commands import call
 
+from sdd_jax import saved
 from sdd_jax.__main__ import COMMANDS
-from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.logbook import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +39,7 @@ def refused(*arguments):
 
 
 def final_variables(workdir):
-    checkpoints = Checkpoints(workdir / "checkpoints", "")
-    return checkpoints.load_variables(checkpoints.steps()[-1])
+    return saved.load_variables(workdir, saved.step_of(workdir, "last"))
 
 
 @pytest.mark.slow

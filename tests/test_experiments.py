@@ -16,7 +16,9 @@ from test_experiments_plan import planned
 from experiments import recipes, results, run, tables
 from experiments.cells import Cell, Table
 from experiments.recipes import RELEASED
+from sdd_jax import sealed
 from sdd_jax.training import run_dir
+from sdd_jax.training.logbook import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("run_tiny_table.py")
@@ -223,6 +225,7 @@ def test_the_run_of_another_config_gets_no_line(tmp_path):
     other = recipes.Settings({**settings, "epochs": 3})
     folder = finished(tmp_path / "a", recipe)
     (folder / "config.json").write_text(json.dumps(other.nested()))
+    run_dir.write_sealed(folder, "done.json", {})
     with pytest.raises(ValueError, match="holds another run: epochs was 3, now 10"):
         results.make(folder, recipe, RELEASED, "none")
 
@@ -265,8 +268,6 @@ def finished(folder, recipe):
     rates = [{**shared, "step": int(n), "images_per_second": n} for n in (1.0, 9.0, 5.0)]
     settings = recipes.Settings(recipes.settings(recipe, RELEASED))
     (folder / "config.json").write_text(json.dumps(settings.nested()))
-    (folder / "done.json").write_text(json.dumps(done))
-    (folder / "environment.json").write_text(json.dumps([start, start]))
     scores = [
         {"kind": "evaluation", "split": split, **score, "step": step, "accuracy": accuracy, "elapsed": 1.0}
         for split, step, accuracy in (
@@ -276,8 +277,14 @@ def finished(folder, recipe):
             ("test", 5, 0.5),
         )
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (*rates, *scores)))
+    run_dir.write_sealed(folder, "environment.json", {"starts": [start, start]})
+    write_log(folder, done, [*rates, *scores])
     return folder
+
+
+def write_log(folder, done, lines):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    run_dir.write_sealed(folder, "done.json", {**done, "steps": 9, "log": sealed.digest(lines)})
 
 
 def test_what_a_line_holds(tmp_path):
@@ -289,8 +296,8 @@ def test_what_a_line_holds(tmp_path):
     assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None, "cached": False}
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
     assert one["held_out"] == {"step": 5, "epoch": 10.0, "accuracy": 0.7}
-    metrics = tmp_path / "a" / "metrics.jsonl"
-    metrics.write_text("".join(text for text in metrics.read_text().splitlines(True) if "validation" not in text))
+    kept = [line for line in read_metrics(tmp_path / "a" / "metrics.jsonl") if line.get("split") != "validation"]
+    write_log(tmp_path / "a", run_dir.read_done(tmp_path / "a"), kept)
     assert results.make(tmp_path / "a", recipe, RELEASED, "none")["held_out"] is None
 
 

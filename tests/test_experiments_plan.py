@@ -7,6 +7,7 @@ from experiment_lines import line
 
 from experiments import plan, tables
 from experiments.recipes import PAPER, RELEASED
+from sdd_jax.training import run_dir
 
 FASHION = tables.TABLES["fashion"]
 COLUMN = "RN20 -> RN8"
@@ -71,7 +72,7 @@ def imported(folder, digest):
         "num_classes": 100,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "done.json").write_text('{"last": {"step": 0}}')
+    run_dir.write_sealed(folder, "done.json", {})
 
 
 def test_a_given_teacher_is_taken_and_another_one_makes_another_run(tmp_path):

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import tiny
 
+from sdd_jax import saved
 from sdd_jax.data import memory, train_data
+from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, programs, run_dir
-from sdd_jax.training.checkpoint import Checkpoints, Damaged
 from sdd_jax.training.logbook import Logbook, read_metrics
 
 TIMED = ("elapsed", "images_per_second")
+
+OF_TIME = {"seconds": 0, "log": ""}
 
 
 def lines(workdir):
@@ -60,7 +63,7 @@ def test_interrupted_run_ends_as_the_uninterrupted(uninterrupted, tmp_path, monk
     assert_same(loop.train(tiny.built(), tmp_path), state)
     assert lines(tmp_path) == lines(workdir)
     done, expected = (run_dir.read_done(folder) for folder in (tmp_path, workdir))
-    assert {**done, "seconds": 0} == {**expected, "seconds": 0}
+    assert {**done, **OF_TIME} == {**expected, **OF_TIME}
 
 
 def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp_path, monkeypatch):
@@ -141,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     assert f"its examples: {', '.join(map(str, examples))} (all 8 in " in str(stopped.value)
     assert json.loads((tmp_path / "bad" / "not_finite.json").read_text())["examples"] == examples
     assert "NaN" not in (tmp_path / "bad" / "metrics.jsonl").read_text()
-    assert not Checkpoints(tmp_path / "bad" / "checkpoints", "").steps()
+    assert not saved.checkpoints(tmp_path / "bad").steps()
     assert not (tmp_path / "bad" / "lock.json").exists()  # a run that fails unlocks its folder
 
 
@@ -173,7 +176,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(uninterrupted, tm
         interrupt(patched, "evaluation", 5)
         with pytest.raises(KeyboardInterrupt):
             loop.train(tiny.built(), tmp_path)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", "")
+    checkpoints = saved.checkpoints(tmp_path)
     assert checkpoints.steps() == [6, 11]
     largest = max((tmp_path / "checkpoints" / "00000011").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
@@ -261,7 +264,7 @@ def test_seeds_interrupted_together_go_on(tmp_path, monkeypatch, at):
         interrupt(patched, "evaluation", at)
         with pytest.raises(KeyboardInterrupt):
             train_seeds(tmp_path, (0, 3))
-    steps = [Checkpoints(tmp_path / f"seed_{seed}" / "checkpoints", "").steps() for seed in (0, 3)]
+    steps = [saved.checkpoints(tmp_path / f"seed_{seed}").steps() for seed in (0, 3)]
     assert steps == {5: [[6], [6]], 8: [[6, 11], [6]]}[at]
     for state, whole in zip(train_seeds(tmp_path, (0, 3)), expected, strict=True):
         assert_same(state, whole)

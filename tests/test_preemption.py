@@ -12,9 +12,8 @@ import pytest
 import tiny
 from test_processes import ROOT, free_port, start
 
-from sdd_jax import processes
+from sdd_jax import processes, saved
 from sdd_jax.training import loop
-from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.teacher import variables_hash
 
@@ -44,7 +43,7 @@ def end(processes, seconds=120):
 
 def final(workdir):
     """The step of the last checkpoint, and the hash of its variables."""
-    checkpoints = Checkpoints(workdir / "checkpoints", "")
+    checkpoints = saved.checkpoints(workdir)
     step = checkpoints.steps()[-1]
     return step, variables_hash(checkpoints.load_variables(step))
 
@@ -104,7 +103,7 @@ def test_a_signal_saves_and_the_run_goes_on(uninterrupted, tmp_path, number, cod
     assert codes == [code]
     assert f"{name}: saving after these steps; the same signal again ends it now" in errors
     said = int(re.search(rf"{name}: ended after step (\d+), which is saved", errors)[1])
-    checkpoints = Checkpoints(tmp_path / "checkpoints", "")
+    checkpoints = saved.checkpoints(tmp_path)
     assert checkpoints.steps()[-1] == said >= 8
     told = read_metrics(tmp_path / "metrics.jsonl")[-1]
     assert told["step"] == said  # nothing measured is lost

@@ -119,7 +119,7 @@ def test_a_run_goes_on_with_other_devices_and_other_processes(one_device, tmp_pa
     printed = by_environment(tmp_path)
     assert (printed["devices"], printed["processes"]) == (8, 2)
     assert_same(printed, one_device, ["float64"])
-    starts = json.loads((tmp_path / "float64" / "0" / "environment.json").read_text())
+    starts = json.loads((tmp_path / "float64" / "0" / "environment.json").read_text())["starts"]
     assert [(entry["devices"]["count"], entry["processes"]) for entry in starts] == [(1, 1), (8, 1), (8, 2)]
 
 

@@ -12,15 +12,13 @@ from commands import call
 from served import variables
 
 from configs import quickstart
-from sdd_jax import data
+from sdd_jax import data, saved, sealed
 from sdd_jax.build import check
-from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.reporting import study, write_report
 from sdd_jax.reporting.study import find_runs, group_runs
 from sdd_jax.training import run_dir
-from sdd_jax.training.checkpoint import Checkpoints
 
 for package in ("jinja2", "matplotlib"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[report]'")
@@ -101,24 +99,23 @@ def write_run(root, name, networks, accuracies):
         config.teacher.run, config.model.teacher, config.argument.teacher = "runs/teacher", NAME, NAME
     folder = root / name
     run_dir.open_folder(folder, check(config.to_dict()).nested())
-    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, "")
+    checkpoints = saved.checkpoints(folder)
     state = {"params": {"student": networks[name]["params"]}, "batch_stats": networks[name]["batch_stats"]}
-    checkpoints.save(state, STEP, 0.5)
-    checkpoints.close()
     terms = {"complementary_share": 0.4, **({} if seed == "1" else PER_SCALE)} if method == "sdd_kd" else {}
     lines = []
     for epoch in range(1, EPOCHS + 1):
-        shared = {"step": 10 * epoch, "epoch": float(epoch), "elapsed": 1.0}
+        shared = {"step": 10 * epoch, "epoch": float(epoch), "elapsed": 15.0 * epoch}
         lines.append({"kind": "train", **shared, "loss": 2 / epoch, "distill_loss": 1.0, **terms})
         result = {"accuracy": accuracies[name] * epoch / EPOCHS, "loss": 2 / epoch, "examples": 359}
         lines += [{"kind": "evaluation", **shared, "split": split, **result} for split in ("validation", "test")]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run_dir.summarize(lines, select_on="validation")
+    last = {**shared, **result}
+    done = {"select_on": "validation", "last": last, "best": last, "steps": STEP, "log": sealed.digest(lines)}
+    checkpoints.save(state, STEP, done)
+    checkpoints.close()
     teacher = accuracies["teacher"] if distills else None
-    write_json(
-        folder / run_dir.DONE,
-        {**done, "seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0, "train_examples": 9},
-    )
+    done |= {"seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0}
+    run_dir.write_sealed(folder, run_dir.DONE, done)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,11 +17,9 @@ from configs import cifar100, pairs, quickstart
 from sdd_jax import data, saved
 from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
-from sdd_jax.files import write_json
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import run_dir
-from sdd_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +28,23 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "run"
     model, dataset = create_model("resnet8", 10), data.load("digits")
     values = variables(model, dataset.image_shape)
-    config = quickstart.get_config("run=teacher")
-    config.model.student, config.argument = "resnet8", {}
-    run_dir.open_folder(folder, check(config).nested())
-    checkpoints = Checkpoints(folder / run_dir.CHECKPOINTS, "")
-    checkpoints.save({"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}, 3)
-    checkpoints.close()
     images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
     logits = jax.jit(partial(model.apply, train=False, regions=None))(values, images).logits
-    right = float((np.argmax(logits, -1) == dataset.test.labels).mean())
-    score = {"step": 3, "epoch": 1.0, "accuracy": right}
-    done = {"select_on": "validation", "last": score, "best": score, "train_examples": 1294, "seconds": 1.0}
-    write_json(folder / run_dir.DONE, done)
+    write_run(folder, values, float((np.argmax(logits, -1) == dataset.test.labels).mean()))
     return folder, to_state_dict(model, values)
+
+
+def write_run(folder, values, accuracy, **data_fields):
+    config = quickstart.get_config("run=teacher")
+    config.model.student, config.argument = "resnet8", {}
+    config.data.update(data_fields)
+    run_dir.open_folder(folder, check(config).nested())
+    results = {"step": 3, "accuracy": accuracy}
+    done = {"last": results, "best": results, "steps": 3}
+    checkpoints = saved.checkpoints(folder)
+    checkpoints.save({"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}, 3, done)
+    checkpoints.close()
+    run_dir.write_sealed(folder, run_dir.DONE, done)
 
 
 def student(folder, **teacher):
@@ -96,7 +98,7 @@ def test_import_export_and_use_as_a_teacher(write, trained, tmp_path):
 
     built = build(student(folder))
     assert built.teacher_accuracy == pytest.approx(accuracy(original))
-    imported, expected = (saved.load_variables(path, saved.steps(path)["last"]) for path in (folder, original))
+    imported, expected = (saved.load_variables(path, saved.step_of(path, "last")) for path in (folder, original))
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
 
 
@@ -144,7 +146,7 @@ def test_a_network_without_normalisation_is_imported_too(tmp_path):
             source={"made": "here"},
         )
     network = saved.read(tmp_path / "run", ["own_networks:plain_function"])
-    assert network.data is None and saved.steps(tmp_path / "run") == {"last": 0, "best": 0}
+    assert network.data is None and [saved.step_of(tmp_path / "run", which) for which in saved.WHICH] == [0, 0]
     loaded = saved.load_variables(tmp_path / "run", 0)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
     config = student(tmp_path / "run")
@@ -212,10 +214,7 @@ def test_what_cannot_be_written_leaves_no_folder(tmp_path, changes, message):
 
 def test_evaluating_on_other_data_does_not_look_for_them_where_the_run_found_its_own(trained, tmp_path):
     original, _ = trained
-    config = json.loads((original / "config.json").read_text())
-    config["data"] |= {"name": "fashion_mnist", "path": str(tmp_path)}
-    shutil.copytree(original, tmp_path / "run")
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    write_run(tmp_path / "run", saved.load_variables(original, 3), 0.1, name="fashion_mnist", path=str(tmp_path))
     result = call("evaluate", f"--workdir={tmp_path}/run", "--data=digits")  # which has no path at all
     assert result.code == 0 and "359 test images of digits" in result.out, result
 

@@ -1,10 +1,15 @@
 """The teacher's cache: what it holds is what the teacher says, for whom, and what it refuses."""
 
+import contextlib
+import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -20,19 +25,29 @@ from hypothesis import strategies as st
 from test_build import digits
 from test_end_to_end import ENVIRONMENT, ROOT, refused, run
 
+from sdd_jax import sealed
 from sdd_jax.build import build
 from sdd_jax.commands import cache as cache_command
 from sdd_jax.data.augment import num_views
 from sdd_jax.data.memory import MemoryData
 from sdd_jax.mesh import pick
 from sdd_jax.regions import Regions
+from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, teacher_cache
-from sdd_jax.training.checkpoint import Damaged
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.loop import train
 from sdd_jax.training.run_dir import read_done
 from sdd_jax.training.teacher import cached_teacher, make_compute, run_keys
-from sdd_jax.training.teacher_cache import Cache, Layout, added_error, outputs_of_rows, pack, teacher_rows, unpack
+from sdd_jax.training.teacher_cache import (
+    Cache,
+    Layout,
+    added_error,
+    filling,
+    outputs_of_rows,
+    pack,
+    teacher_rows,
+    unpack,
+)
 
 FILL_BATCH = 16
 SCALES = (1, 2, 4)
@@ -49,8 +64,9 @@ class Filler:
         views = {"count": num_views(self.data.pad, self.data.flip)}
         rows = {"count": self.layout.rows, **self.layout.cache_key()}
         self.header = {"teacher": "tiny", "views": views, "rows": rows, "num_classes": tiny.CLASSES, "store": store}
-        self.cache = Cache(folder, self.header)
-        self.asked = 0
+        self.folder, self.asked = folder, 0
+        with filling(folder, self.header) as self.cache:
+            pass
         compute = make_compute(self.model, self.variables, self.data, self.layout, dtype, FILL_BATCH)
 
         def counted(index, view):
@@ -63,8 +79,9 @@ class Filler:
         return np.unique(run_keys(self.data, seed=seed, epochs=epochs, batch_size=tiny.BATCH))
 
     def fill(self, **run):
-        for _ in self.cache.add(self.keys(**run), self.compute, FILL_BATCH):
-            pass
+        with filling(self.folder, self.header) as cache:
+            for _ in cache.add(self.keys(**run), self.compute, FILL_BATCH):
+                pass
         return self
 
     def run(self, *, steps_per_call=1, on_device=None, seed=0, epochs=3, **changes):
@@ -188,15 +205,15 @@ def test_interrupted_at_any_write_it_redoes_one_shard_at_most(tmp_path, monkeypa
         folder = tmp_path / str(at)
         calls = [0]
         with monkeypatch.context() as patched:
-            for place, name in ((np, "save"), (teacher_cache, "write_json")):
-                patched.setattr(place, name, dying(getattr(place, name), calls, at))
+            for name in ("write_whole", "write_json"):
+                patched.setattr(sealed, name, dying(getattr(sealed, name), calls, at))
             with pytest.raises(KeyboardInterrupt):
                 Filler(folder).fill()
         again = Filler(folder)
         kept = len(again.cache.keys())
         again.fill().cache.check_files()
         assert again.asked == -(-(len(again.keys()) - kept) // FILL_BATCH) * FILL_BATCH
-        assert kept == max(at - 2, 0) // 3 * FILL_BATCH
+        assert kept == max(at - 2, 0) // 3 * FILL_BATCH and not list(folder.glob("*.shard"))
         for slot_keys, other in zip(*(f.cache.read(np.arange(len(f.keys()))) for f in (again, whole)), strict=True):
             np.testing.assert_array_equal(slot_keys, other)
 
@@ -258,14 +275,14 @@ def test_logits_that_cannot_be_kept_are_refused(tmp_path, store):
 
 def test_a_flipped_byte_and_a_missing_file_are_found(tmp_path, small_shards):
     filler = Filler(tmp_path / "cache").fill()
-    for name in ("00002.values.npy", "00001.keys.npy"):
+    for name in ("00002/values.npy", "00001/keys.npy"):
         file = tmp_path / "cache" / name
         content = file.read_bytes()
         file.write_bytes(content[:-5] + bytes([content[-5] ^ 4]) + content[-4:])
-        with pytest.raises(Damaged, match=f"{name} is not as it was written"):
+        with pytest.raises(Damaged, match=f"{name}: the manifest has .*; remove .*{name[:5]} and fill the cache again"):
             filler.cache.check_files()
         file.unlink()
-        with pytest.raises(Damaged, match=f"{name} is missing"):
+        with pytest.raises(Damaged, match=f"{name}: the manifest has .* found None"):
             filler.cache.check_files()
         file.write_bytes(content)
     filler.cache.check_files()
@@ -280,7 +297,91 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no cache"):
+        Filler(tmp_path / "notes")
+    with pytest.raises(ValueError, match="notes holds no cache"):
         Cache(tmp_path / "notes", filler.header)
+
+
+def test_a_cache_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "cache.json").write_text(json.dumps({"teacher": "tiny", "store": "float32"}))
+    with pytest.raises(Damaged, match="cache.json has no digest: it was changed, or an earlier version of sdd_jax"):
+        Filler(tmp_path)
+
+
+def test_a_shard_of_another_cache_or_another_place_is_found(tmp_path, small_shards):
+    """Each is whole in itself: its files match its manifest."""
+    mine, foreign = Filler(tmp_path / "mine").fill(), Filler(tmp_path / "foreign", store="float16").fill()
+    kept = tmp_path / "kept"
+    (mine.folder / "00001").rename(kept)
+    shutil.copytree(foreign.folder / "00001", mine.folder / "00001")
+    with pytest.raises(Damaged, match="00001/MANIFEST.json is another's: its owner is"):
+        mine.cache.check_files()
+    shutil.rmtree(mine.folder / "00001")
+    shutil.copytree(mine.folder / "00002", mine.folder / "00001")
+    with pytest.raises(Damaged, match="00001/MANIFEST.json is another's: its number is 2, expected 1"):
+        mine.cache.check_files()
+    shutil.rmtree(mine.folder / "00001")
+    kept.rename(mine.folder / "00001")
+    for name in ("values.npy", "MANIFEST.json"):  # a part of one with the other parts of another
+        with exchanged(mine.folder / "00001" / name, mine.folder / "00002" / name), pytest.raises(Damaged, match=name):
+            mine.cache.check_files()
+    mine.cache.check_files()
+
+
+@contextlib.contextmanager
+def exchanged(one, other):
+    contents = one.read_bytes(), other.read_bytes()
+    for file, content in zip((other, one), contents, strict=True):
+        file.write_bytes(content)
+    yield
+    for file, content in zip((one, other), contents, strict=True):
+        file.write_bytes(content)
+
+
+# ---------------------------------------------------------------------- two writers
+
+
+def test_a_second_writer_is_refused_and_the_lock_ends_with_its_process(tmp_path):
+    filler = Filler(tmp_path / "cache")
+    with filling(filler.folder, filler.header), pytest.raises(ValueError, match=f"is in use by process {os.getpid()}"):
+        filler.fill(seed=1)
+    lines = (
+        "import os, pathlib",
+        "from sdd_jax.training.run_dir import lock_folder",
+        f"lock = lock_folder(pathlib.Path({str(filler.folder)!r}))",
+        "os.kill(os.getpid(), 9)",
+    )
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], check=False).returncode == -9
+    filler.fill().cache.check_files()
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_two_writes_at_once_never_give_one_the_values_of_the_other(tmp_path, monkeypatch, at):
+    """Where no lock holds: one writer comes between the other's keys, values and seal, and both mean the same shard."""
+    first, second = Filler(tmp_path / "cache"), Filler(tmp_path / "cache")
+    second.header = first.header
+    calls, writes = [0], {name: getattr(sealed, name) for name in ("write_whole", "write_json")}
+
+    def interleaved(name, path, content):
+        calls[0] += 1
+        if calls[0] == at:
+            second.fill(seed=1)
+        writes[name](path, content)
+
+    monkeypatch.setattr(teacher_cache, "lock_folder", lambda folder: None)
+    monkeypatch.setattr(teacher_cache, "unlock_folder", lambda folder, lock: None)
+    for name in writes:
+        monkeypatch.setattr(sealed, name, partial(interleaved, name))
+    with pytest.raises(OSError):  # there is a shard of that number now
+        first.fill(seed=0)
+    monkeypatch.undo()
+    cache = first.cache
+    cache.check_files()
+    assert cache.keys().tolist() == second.keys(seed=1).tolist()
+    kept = unpack(**cache.read(np.arange(FILL_BATCH)))
+    np.testing.assert_array_equal(kept, first.compute(*np.divmod(cache.keys()[:FILL_BATCH], cache.views)))
+    first.fill(seed=0).cache.check_files()
+    first.run(seed=0)
 
 
 # ---------------------------------------------------------------------- the command
@@ -304,22 +405,22 @@ def test_the_command_killed_and_started_again(tmp_path):
     (folder / "cache.json.tmp").write_text('{"teacher"')  # an earlier one, killed as it began
     process = subprocess.Popen(fill, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (folder / "00001.json").exists():
+    while not (folder / "00001").exists():
         assert process.poll() is None and time.monotonic() < deadline, "no shard to kill it after"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("0*/MANIFEST.json")}
     result = subprocess.run(fill, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0 and "17 x 10 logits of each in float32" in result.stdout, result.stderr
-    assert all((folder / name).stat().st_mtime_ns == written for name, written in kept.items())
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     result = run("cache", *arguments, f"--workdir={folder}", "--verify")
     assert result.returncode == 0 and "asked again, equal bit for bit" in result.stdout, result
 
-    values = folder / "00000.values.npy"
+    values = folder / "00000" / "values.npy"
     values.write_bytes(values.read_bytes()[:-1] + b"?")
     message = refused("cache", *arguments, f"--workdir={folder}", "--verify")
-    assert "00000.values.npy is not as it was written" in message
+    assert "00000/values.npy: the manifest has" in message
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,6 @@ def built(*, epochs=3, seed=0, dtype=jnp.float32, learning_rate=0.05, **changes)
     schedule = optim.cosine_schedule(learning_rate, optim.total_steps(epochs, examples, BATCH))
     run = Built(
         config={"seed": seed, "epochs": epochs, "learning_rate": learning_rate},
-        config_hash="tiny",
         model=model(8, dtype),
         teacher=live_teacher(teacher, variables, REGIONS),
         teacher_accuracy=None,

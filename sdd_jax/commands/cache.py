@@ -13,6 +13,7 @@ regions reads it, if the views that its seed and epochs need are in it. The comm
 checks every file and asks the teacher again for a sample.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from sdd_jax.build import check, load_data, make_parts, refuse_cache
 from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import image_dtype
 from sdd_jax.data import Dataset
-from sdd_jax.training.checkpoint import Damaged
+from sdd_jax.sealed import Damaged
 from sdd_jax.training.teacher import make_compute, run_keys
-from sdd_jax.training.teacher_cache import STORES, Cache, ask, stored_as, unpack
+from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, read_header, unpack
 
 BATCH = 256
 SAMPLE = 1024
@@ -53,24 +54,25 @@ def main() -> None:
     network = make_parts(settings, dataset.num_classes).teacher
     measure_teacher(settings, network, teacher, variables, stated, dataset)
     layout = cache_layout(settings, network, dataset)
-    store = stored_as(folder) if flags.FLAGS.verify else flags.FLAGS.store
-    cache = Cache(folder, cache_header(settings, variables, dataset, layout, store))
+    verifies, options = flags.FLAGS.verify, {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
+    header = partial(cache_header, settings, variables, dataset, layout)
     folded = folded_variables(settings, network, variables, dataset)
     compute = make_compute(network, folded, dataset, layout, image_dtype(settings), BATCH)
-    if flags.FLAGS.verify:
-        print(verify(cache, compute), flush=True)
+    if verifies:
+        print(verify(Cache(folder, header(read_header(folder)["store"])), compute), flush=True)
         return
-    options = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
-    seeds = settings["seeds"] or (settings["seed"],)
-    wanted = np.unique(np.concatenate([run_keys(dataset, seed=seed, **options) for seed in seeds]))
-    for done, of in cache.add(wanted, compute, BATCH):
-        print(f"{done} of {of} views", flush=True)
-    print(describe(cache, len(wanted)), flush=True)
+    with filling(folder, header(flags.FLAGS.store)) as cache:
+        cache.check_files()
+        seeds = settings["seeds"] or (settings["seed"],)
+        wanted = np.unique(np.concatenate([run_keys(dataset, seed=seed, **options) for seed in seeds]))
+        for done, of in cache.add(wanted, compute, BATCH):
+            print(f"{done} of {of} views", flush=True)
+        print(describe(cache, len(wanted)), flush=True)
 
 
 def describe(cache: Cache, needed: int) -> str:
     """What is in the cache, in two lines."""
-    size = sum(path.stat().st_size for path in cache.folder.iterdir()) / 2**20
+    size = sum(path.stat().st_size for path in cache.folder.rglob("*")) / 2**20
     error = cache.error()
     return (
         f"{cache.folder}: {len(cache.keys())} views, {cache.rows} x {cache.classes} logits of each in {cache.store}, "

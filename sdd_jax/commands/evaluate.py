@@ -38,7 +38,8 @@ def main() -> None:
 
 def evaluate(folder: Path, name: str | None, path: str | None, allow: list[str]) -> None:
     """Prints the results of one run on the data set ``name``, its own if None."""
-    network, steps = saved.read(folder, allow), saved.steps(folder)
+    network, known = saved.read(folder, allow), saved.read_results(folder)
+    steps = {which: saved.step_of(folder, which) for which in saved.WHICH if which == "last" or known["best"]}
     dataset = saved.load_test_data(network, name, path)
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
     evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), network.image_dtype)

@@ -40,7 +40,7 @@ def main() -> None:
     """Runs the command."""
     args, folder, output = flags.FLAGS, Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
     if args.format == "safetensors":
-        network, step = saved.read(folder, args.allow), saved.steps(folder)[args.checkpoint]
+        network, step = saved.read(folder, args.allow), saved.step_of(folder, args.checkpoint)
         if ":" in network.name:
             raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
         tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))

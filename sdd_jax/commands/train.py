@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdd_jax import processes
+from sdd_jax import processes, saved
 from sdd_jax.build import build_together, check
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
@@ -66,12 +66,13 @@ def main() -> None:
                 if run in unfinished:
                     say(describe(built[unfinished.index(run)], run.settings))
                 else:
+                    processes.from_first(partial(saved.check_finished, run.folder))
                     say(f"{run.folder} has finished")
             if unfinished:
                 train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
             for run in group:
                 name = f"{run.folder}: " if len(group) > 1 else ""
-                say(name + summary(run_dir.read_done(run.folder)))
+                say(name + summary(saved.read_results(run.folder)))
         if len(runs) > 1:
             say(table(runs))
 
@@ -153,7 +154,7 @@ def table(runs: list[Run]) -> str:
     """Finished runs side by side."""
     rows = [["run", "student", "teacher", "images", "last %", "best %", "seconds"]]
     for _, settings, folder in runs:
-        done = run_dir.read_done(folder)
+        done = saved.read_results(folder)
         accuracies = [f"{100 * done[which]['accuracy']:.2f}" for which in ("last", "best")]
         names = [str(folder), settings["model.student"], settings["model.teacher"]]
         rows.append([*names, str(done["train_examples"]), *accuracies, f"{done['seconds']:.0f}"])

@@ -22,7 +22,7 @@ from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.logbook import METRICS, read_metrics
+from sdd_jax.training.logbook import read_log
 
 BATCH = 250
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
@@ -86,13 +86,12 @@ def _read(folder: Path) -> Run:
     config = run_dir.read_network(folder)
     if "imported" in config:
         raise ValueError(f"{folder} holds an imported network: it was not trained here, there is nothing to compare")
-    lines = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
-    if not any(line.get("split") == "test" for line in lines):
+    results = saved.read_results(folder)
+    if not results["last"]:
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
-    done = run_dir.read_done(folder)
-    results = done or run_dir.summarize(lines, select_on=config["data"]["select_on"], where=folder / METRICS)
-    last_start = (run_dir.read_starts(folder) or [{}])[-1]
-    return Run(folder, flatten(config), lines, results, done is not None, last_start)
+    lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
+    environment = (run_dir.read_starts(folder) or [{}])[-1]
+    return Run(folder, flatten(config), lines, results, finished, environment)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -181,7 +180,7 @@ class Study:
         for group in groups:
             for run in group.runs:
                 label = f"{group.label}, seed {run.seed}"
-                self.answers[run.folder] = self._ask(label, run.folder, saved.steps(run.folder)["last"])
+                self.answers[run.folder] = self._ask(label, run.folder, saved.step_of(run.folder, "last"))
                 if not run.finished:
                     self.notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
                     continue
@@ -277,9 +276,7 @@ class Study:
             return
         answers = next((known for known in self.teachers.values() if known.folder == folder), None)
         if answers is None:
-            done = run_dir.read_done(folder)
-            step = done["last"]["step"] if done else saved.steps(folder)["last"]
-            answers = self._ask(f"{self._read(folder).name} (teacher)", folder, step)
+            answers = self._ask(f"{self._read(folder).name} (teacher)", folder, saved.step_of(folder, "last"))
         noted = group.runs[0].results.get("teacher_accuracy")
         measured = measures.accuracy(answers.logits, self.labels)
         if noted is not None and abs(measured - noted) > TOLERANCE / 100:

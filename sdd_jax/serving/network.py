@@ -102,7 +102,7 @@ def open_network(
         info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    step = saved.steps(folder)[checkpoint]
+    step = saved.step_of(folder, checkpoint)
     variables = saved.load_variables(folder, step)
     try:
         class_names = data.class_names(name, data_path or fields.get("path"))

@@ -1,14 +1,15 @@
-"""Checkpoints: folders that Orbax writes, made valid by a manifest that is written last.
+"""Checkpoints: folders that Orbax writes, sealed when they are whole (`sdd_jax.sealed`).
 
-``checkpoints/00000120/`` holds the state after 120 steps. Without ``MANIFEST.json`` it is an unfinished write. If files
-do not match that, it is damaged and never given to Orbax, which restores flipped bytes without an error.
+``checkpoints/00000120/`` holds the state after 120 steps. Without ``MANIFEST.json`` it is an unfinished write. That
+says of which run and step it is, and how far the run had come: its last and best result, and so which checkpoint is the
+best one. What does not match is never given to Orbax, which restores flipped bytes without an error.
 """
 
 import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,15 +19,11 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from sdd_jax import processes
-from sdd_jax.files import checksum, read_mapping, write_json
+from sdd_jax import processes, sealed
+from sdd_jax.sealed import MANIFEST, Damaged
 
-MANIFEST = "MANIFEST.json"
-KEEP_NEWEST = 2  # and the best. Orbax's own policies would count an unfinished folder, and delete a whole one for it
-
-
-class Damaged(ValueError):
-    """A checkpoint that does not match its manifest."""
+KIND = "checkpoint"
+KEEP_NEWEST = 2  # and their best. Orbax's own policies would count an unfinished folder, and delete a whole one for it
 
 
 class SaveFailed(OSError):
@@ -36,16 +33,16 @@ class SaveFailed(OSError):
 class Checkpoints:
     """The checkpoints of one run; saves in the background, one at a time."""
 
-    def __init__(self, folder: str | os.PathLike[str], config_hash: str):
-        self.folder = Path(folder).absolute()
-        self.config_hash = config_hash
+    def __init__(self, folder: str | os.PathLike[str], owner: str):
+        self.folder, self.owner = Path(folder).absolute(), owner
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future | None = None
 
-    def save(self, state: Any, step: int, selection_accuracy: float | None = None) -> None:
+    def save(self, state: Any, step: int, progress: Mapping[str, Any]) -> None:
         """Starts to save ``state``, which is copied before this returns and may be donated then.
 
-        ``SaveFailed`` if this save cannot begin, or the one before it has failed.
+        ``progress`` is how far the run has come, ready for JSON; its ``best`` has the ``step`` of the best checkpoint,
+        if there is one yet. ``SaveFailed`` if this save cannot begin, or the one before it has failed.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
@@ -53,15 +50,17 @@ class Checkpoints:
             if processes.is_first() and path.exists():
                 _set_aside(path, "replaced")
             response = ocp.save_async(str(path), state)
-        self._writing = self._executor.submit(self._finish, path, response, step, selection_accuracy)
+        self._writing = self._executor.submit(self._finish, path, response, step, progress)
 
-    def _finish(self, path: Path, response: Any, step: int, selection_accuracy: float | None) -> None:
+    def _finish(self, path: Path, response: Any, step: int, progress: Mapping[str, Any]) -> None:
         with _reported(path):
             response.result()
             if processes.is_first():  # to which Orbax answers when every process has written its part
-                manifest = {"step": step, "config_hash": self.config_hash, "selection_accuracy": selection_accuracy}
-                write_json(path / MANIFEST, {**manifest, "files": _checksums(path)})
-                for before in set(self.steps()[:-KEEP_NEWEST]) - {self.best_step()}:
+                content = {"step": step, "best": progress["best"].get("step"), "progress": progress}
+                sealed.seal(path, KIND, self.owner, content)
+                own = {manifest["step"]: manifest["best"] for manifest in self._manifests()}
+                newest = sorted(own)[-KEEP_NEWEST:]
+                for before in own.keys() - {*newest, *(own[step] for step in newest)}:
                     old = self.folder / f"{before:08d}"
                     (old / MANIFEST).unlink()  # first, so that a half-deleted folder is no checkpoint
                     shutil.rmtree(old)
@@ -92,34 +91,30 @@ class Checkpoints:
         whole = [path for path in _children(self.folder) if (path / MANIFEST).exists()]
         return sorted(int(path.name) for path in whole if path.name.isdecimal())
 
-    def manifest(self, step: int) -> dict[str, Any]:
-        """The manifest of ``step``, with size and SHA-256 of each of its files; ``Damaged`` if it does not read."""
-        path = self.folder / f"{step:08d}" / MANIFEST
-        try:
-            manifest = read_mapping(path)
-        except ValueError as error:
-            raise Damaged(f"{path} does not read as a manifest: {error}") from error
-        files, accuracy = manifest.get("files"), manifest.get("selection_accuracy", "")
-        if not isinstance(files, dict) or not isinstance(accuracy, float | int | None):
-            raise Damaged(f"{path} does not read as a manifest: files {files!r:.40}")
-        return manifest
+    def manifest(self, step: int, **expected: Any) -> dict[str, Any]:
+        """What the manifest of ``step`` says; ``Damaged`` if it is not this run's, of another step, or not as expected.
 
-    def best_step(self) -> int | None:
-        """The step of the highest selection accuracy, the earliest of equals; None if none was measured."""
-        accuracies: dict[int, float] = {}
+        ``best`` is the step of the best checkpoint up to this one, None before the first evaluation: the highest
+        accuracy on the selection split, the earliest of equals.
+        """
+        return sealed.read(self.folder / f"{step:08d}" / MANIFEST, KIND, self.owner, step=step, **expected)
+
+    def best(self, last: int) -> int:
+        """The step of the best checkpoint up to that of ``last``; ``Damaged`` if it is not there."""
+        best = self.manifest(last)["best"]
+        if best is None:
+            raise ValueError(f"{self.folder} has no best checkpoint yet: nothing was evaluated up to step {last}")
+        return self.manifest(best, best=best)["step"]
+
+    def _manifests(self) -> Iterator[dict[str, Any]]:
         for step in self.steps():
-            with suppress(Damaged):  # reported by whoever reads it
-                if (accuracy := self.manifest(step)["selection_accuracy"]) is not None:
-                    accuracies[step] = accuracy
-        return max(accuracies, key=accuracies.__getitem__, default=None)
+            with suppress(Damaged):  # reported by whoever reads it; never removed
+                yield self.manifest(step)
 
     def verify(self, step: int) -> Path:
         """The folder of ``step``, after checking all of its files; ``Damaged`` names one that is not in order."""
         path = self.folder / f"{step:08d}"
-        expected, found = self.manifest(step)["files"], _checksums(path)
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise Damaged(f"{path / name}: the manifest has {expected.get(name)}, found {found.get(name)}")
+        sealed.check_files(path, self.manifest(step))
         return path
 
     def load_variables(self, step: int) -> dict[str, Any]:
@@ -148,14 +143,20 @@ class Checkpoints:
                     continue
                 try:
                     self.verify(step)
-                    return step, problems
                 except Damaged as error:
                     problems.append(f"damaged checkpoint passed over: {error}")
+                    continue
+                try:
+                    if self.manifest(step)["best"] is not None:
+                        self.verify(self.best(step))
+                except Damaged as error:
+                    problems.append(f"the best checkpoint is lost, unless a later one is better: {error}")
+                return step, problems
             return None, problems
 
         step, problems = processes.from_first(look)
         if step is None and problems:
-            raise Damaged("every checkpoint of this run is damaged:\n" + "\n".join(problems))
+            raise Damaged("; ".join(["every checkpoint of this run is damaged", *problems]))
         return step, problems
 
     def load(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -176,12 +177,6 @@ def _reported(path: Path) -> Iterator[None]:
             f"the checkpoint {path} could not be written: {reason}. Those before it are whole: when that is mended, "
             "the same command goes on from the newest"
         ) from error
-
-
-def _checksums(path: Path) -> dict[str, dict[str, Any]]:
-    files = (file for file in sorted(path.rglob("*")) if file.is_file())
-    manifest = (MANIFEST, MANIFEST + ".tmp")
-    return {file.relative_to(path).as_posix(): checksum(file) for file in files if file.name not in manifest}
 
 
 def _set_aside(path: Path, word: str) -> None:

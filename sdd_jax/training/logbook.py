@@ -1,4 +1,4 @@
-"""What a run says: ``metrics.jsonl`` (the source of truth), TensorBoard files, and a bar or lines on the terminal."""
+"""What a run says, for reading: ``metrics.jsonl``, TensorBoard files, and a bar or lines on the terminal."""
 
 import errno
 import json
@@ -6,14 +6,17 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from sdd_jax import processes
+from sdd_jax import processes, sealed
 from sdd_jax.files import NUMBER, check_fields, read_lines, write_whole
+from sdd_jax.sealed import Damaged
 from sdd_jax.training.programs import Built
 
 METRICS = "metrics.jsonl"
@@ -39,18 +42,37 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return lines
 
 
+def read_log(folder: Path, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The log of the run in ``folder`` up to ``results``, of its end or a checkpoint; ``Damaged`` if it is another."""
+    path = folder / METRICS
+    lines = [line for line in read_metrics(path) if line["step"] <= results["steps"]] if path.exists() else []
+    if sealed.digest(lines) != results["log"]:
+        raise Damaged(f"{path} is not as this run wrote it up to step {results['steps']}")
+    return lines
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """A line of a log that a resumed run goes on with, or None if it is none: what is lost is said."""
+    with suppress(ValueError, RecursionError):
+        line = json.loads(text)
+        if isinstance(line, dict) and {"kind", "step"} <= line.keys() and isinstance(line["step"], int):
+            return line
+    return None
+
+
 class Logbook:
     """Adds up the metrics of one run's steps, refuses what is not finite, and writes lines.
 
-    Resumed at a step, it first drops the lines after it, which the repeated steps write again. Every process has a
-    logbook, and the first one's writes. A line ends at every fiftieth step and at the ``boundaries``.
+    Resumed from a checkpoint, ``before`` is the progress noted there, and the lines after it, which the repeated steps
+    write again, are dropped. The log is for reading: nothing of the run depends on it. Every process has a logbook, and
+    the first one's writes. A line ends at every fiftieth step and at the ``boundaries``.
     """
 
     def __init__(
-        self, folder: Path, run: Built, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool
+        self, folder: Path, run: Built, before: dict[str, Any], total: int, boundaries: set[int], name: str, shows: bool
     ):
         self.lines: list[dict[str, Any]] = []
-        self._writes = processes.is_first()
+        self._writes, step = processes.is_first(), before.get("steps", 0)
         self._per_epoch, self._batch_size = len(run.dataset.train.index) / run.batch_size, run.batch_size
         self._first, self._total, self._boundaries, self._name = step, total, boundaries, name
         self._sums: dict[str, float] = {}
@@ -59,16 +81,16 @@ class Logbook:
             from tensorboardX import SummaryWriter
 
             path = self._path = folder / METRICS
-            kept = read_metrics(path) if path.exists() else []
-            self.lines = [line for line in kept if line["step"] <= step]
+            kept = map(_parse, path.read_bytes().splitlines() if path.exists() else [])
+            self.lines = [line for line in kept if line is not None and line["step"] <= step]
             write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
             self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
             self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._elapsed_before = self.lines[-1]["elapsed"] if self.lines else 0.0
+        self._elapsed_before = before.get("elapsed", 0.0)
         self._start = self._last_time = self._last_said = time.monotonic()
         self._last_step = step
         terminal = sys.stdout.isatty()
-        self._shows_lines = shows_progress and not terminal
+        self._shows_lines = shows and not terminal
         self._bar = tqdm(
             total=total,
             initial=step,
@@ -76,12 +98,17 @@ class Logbook:
             bar_format=BAR,
             dynamic_ncols=True,
             leave=False,
-            disable=not (self._writes and shows_progress and terminal),
+            disable=not (self._writes and shows and terminal),
         )
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds spent on this run, over all its starts."""
+        if self._writes and before and sealed.digest(self.lines) != before["log"]:
+            self.say(f"{path} is not as this run wrote it: the log may be wrong, the run and its results are not")
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the log: seconds spent on this run over all its starts, and a digest."""
+        return {"elapsed": round(self._elapsed(), 3), "log": sealed.digest(self.lines)}
+
+    def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._start
 
     def add(self, first: int, count: int, measured: dict[str, np.ndarray]) -> None:
@@ -116,12 +143,13 @@ class Logbook:
             left = (now - self._start) * (self._total - step) / (step - self._first)
             self._print(f"step {step}/{self._total} | {status} | {tqdm.format_interval(left)} left")
 
-    def evaluation(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Writes and says the results of an evaluation of ``split``."""
+    def evaluation(self, step: int, split: str, values: dict[str, float]) -> dict[str, Any]:
+        """Writes and says the results of an evaluation of ``split``, and returns them with step and epoch."""
         self._write("evaluation", step, {"split": split, **values})
         forms = {"accuracy": ".2%", "top5": ".2%"}
         shown = (f"{name} {value:{forms.get(name, '.4f')}}" for name, value in values.items() if name != "examples")
         self.say(f"epoch {step / self._per_epoch:.1f} step {step}/{self._total} | {split}: {' '.join(shown)}")
+        return {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -148,7 +176,7 @@ class Logbook:
         if not self._writes:
             return
         epoch = round(step / self._per_epoch, 4)
-        line = {"kind": kind, "step": step, "epoch": epoch, **values, "elapsed": round(self.elapsed, 3)}
+        line = {"kind": kind, "step": step, "epoch": epoch, **values, "elapsed": round(self._elapsed(), 3)}
         text = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
             if self._file.write(text) != len(text):

@@ -136,19 +136,13 @@ def train_together(
                             file.logbook.write_means(step)  # before the clock of images per second starts again
 
                         # 1. evaluate
-                        selection_accuracy = None
+                        better = False
                         if step in eval_steps:
-                            for split, evaluator in evaluators.items():
-                                results = evaluator(variables)
-                                file.logbook.evaluation(step, split, results)
-                                if split == dataset.select_on:
-                                    selection_accuracy = results["accuracy"]
+                            better = file.evaluated(step, {name: test(variables) for name, test in evaluators.items()})
 
                         # 2. save
-                        better = selection_accuracy is not None and selection_accuracy > file.best
                         if step in save_steps or better or signal is not None:
-                            file.checkpoints.save(state, step, selection_accuracy)
-                        file.best = selection_accuracy if better else file.best
+                            file.save(state, step)
                         file.logbook.restart_clock()
                 if step == total:
                     break

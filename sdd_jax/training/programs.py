@@ -20,7 +20,6 @@ class Built(NamedTuple):
     """What a run is made of; ``sdd_jax.build`` makes it from a config, a program may make it itself."""
 
     config: dict[str, Any]  # JSON-ready, written beside the results
-    config_hash: str
     model: Any
     teacher: Teacher
     teacher_accuracy: float | None  # on the test set, 0 to 1, as measured before the run

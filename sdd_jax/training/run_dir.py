@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 import jax
 from filelock import FileLock, Timeout
 
-from sdd_jax import __version__, processes
+from sdd_jax import __version__, processes, sealed
 from sdd_jax.data import Skipped
 from sdd_jax.fields import FIELDS, RUNTIME_FIELDS
-from sdd_jax.files import NUMBER, Fields, check_fields, flatten, read_json, read_mapping, write_json
+from sdd_jax.files import NUMBER, Fields, check_fields, flatten, read_mapping, write_json
 from sdd_jax.training.compiling import cpu_options
 
 CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", "lock"
@@ -33,11 +33,6 @@ IMPORTED: Fields = {**NETWORK, "imported": dict, "num_classes": int}
 TRAINED: Fields = {  # runs of earlier versions lack other fields
     **NETWORK,
     **{name: KINDS[name] for name in ("seed", "method", "data.name", "data.select_on", "sdd.scales", "sdd.pooling")},
-}
-IMPORTED_DONE: Fields = {"last.step": int}
-TRAINED_DONE: Fields = {
-    **{"select_on": str, "seconds": NUMBER, "train_examples": int, "last.step": int, "best.step": int},
-    **{f"{which}.{name}": NUMBER for which in ("last", "best") for name in ("epoch", "accuracy")},
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -73,7 +68,6 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
-    starts = read_starts(folder)
     devices = jax.devices()
     start = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -87,7 +81,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         "processes": jax.process_count(),
         "commit": commit(),
     }
-    write_json(folder / ENVIRONMENT, [*starts, start])
+    write_sealed(folder, ENVIRONMENT, {"starts": [*read_starts(folder), start]})
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -95,12 +89,16 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
-    begun = {LOCK, HOLDER, f"{HOLDER}.tmp", f"{CONFIG}.tmp"}  # left by a kill before the config was written
     if (folder / CONFIG).exists():
         if fields := differing(read_config(folder), config, RUNTIME_FIELDS):
             raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
-    elif folder.exists() and {path.name for path in folder.iterdir()} - begun:
+    elif folder.exists() and holds_more(folder):
         raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
+
+
+def holds_more(folder: Path) -> bool:
+    """Whether there is more in ``folder`` than a kill leaves before the first file is written."""
+    return any(path.name not in (LOCK, HOLDER) and path.suffix != ".tmp" for path in folder.iterdir())
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:
@@ -134,29 +132,38 @@ def read_network(folder: Path) -> dict[str, Any]:
     return check_fields(config, IMPORTED if "imported" in config else TRAINED, str(folder / CONFIG))
 
 
+def owner(config: Mapping[str, Any]) -> str:
+    """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed."""
+    fields = {name: value for name, value in flatten(config).items() if name not in RUNTIME_FIELDS}
+    known = sealed.digest({name: value for name, value in fields.items() if value is not None})[:16]
+    return f"run {known} seed {config['seed']}" if "seed" in config else f"run {known}"
+
+
+def read_sealed(folder: Path, name: str) -> dict[str, Any] | None:
+    """What a sealed file of the run in ``folder`` holds, None if it is not there; ``Damaged`` if it was changed."""
+    path = folder / name
+    return sealed.read(path, name, owner(read_config(folder))) if path.exists() else None
+
+
+def write_sealed(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Writes a file of the run in ``folder``, for `read_sealed`."""
+    sealed.write(folder / name, name, owner(read_config(folder)), content)
+
+
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The results of a finished run, or None."""
-    if not (folder / DONE).exists():
-        return None
-    return read_mapping(folder / DONE, IMPORTED_DONE if "imported" in read_config(folder) else TRAINED_DONE)
+    return read_sealed(folder, DONE)
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
-    """What is noted of each start of the run in ``folder``, the last one last."""
-    path = folder / ENVIRONMENT
-    starts = read_json(path) if path.exists() else []
-    fields = {"started": str, "versions": dict, "devices.kind": str, "devices.count": int}
-    return [check_fields(start, fields, str(path)) for start in (starts if isinstance(starts, list) else [starts])]
+    """When, where and with what the run in ``folder`` was started, each time."""
+    return (read_sealed(folder, ENVIRONMENT) or {"starts": []})["starts"]
 
 
 def read_skipped(folder: Path) -> Skipped | None:
     """The training images that the run in ``folder`` leaves out; None if none are noted."""
-    if not (path := folder / SKIPPED).exists():
-        return None
-    content = read_mapping(path, {"listing": str, "images": dict})
-    if wrong := [number for number in content["images"] if not number.isdecimal()]:
-        raise ValueError(f"{path} must hold images by their numbers, got {wrong[0]!r:.80}")
-    return Skipped.from_json(content)
+    noted = read_sealed(folder, SKIPPED)
+    return Skipped.from_json(noted["images"]) if noted else None
 
 
 def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
@@ -165,33 +172,13 @@ def keep_skipped(folder: Path, skipped: Skipped | None) -> None:
     if before is None and skipped is not None:
         if any((folder / CHECKPOINTS).glob("*/*")):
             raise ValueError(f"{folder / SKIPPED} is gone, and the run's order with it: give --workdir another folder")
-        write_json(folder / SKIPPED, skipped.to_json())
+        write_sealed(folder, SKIPPED, {"images": skipped.to_json()})
     elif before is not None and not (skipped and before.same(skipped)):
         count = len(skipped.images) if skipped else 0
         raise ValueError(
             f"{folder / SKIPPED} names {len(before.images)} training images that the run leaves out, now they are "
             f"{count}, or others: its order would change (the train command hands on those that are named)"
         )
-
-
-def summarize(
-    lines: Sequence[Mapping[str, Any]], *, select_on: str, where: str | Path = "metrics.jsonl"
-) -> dict[str, Any]:
-    """Last and best test accuracy from the lines of ``metrics.jsonl``.
-
-    Best is the test result at the step of the highest accuracy on the selection split, the earliest of equals; with
-    ``select_on="test"`` that is the best test accuracy itself, an optimistic number.
-    """
-    keep = ("step", "epoch", "accuracy", "top5", "loss", "examples")
-    results = {"test": {}, select_on: {}}
-    for line in lines:
-        if line["kind"] == "evaluation":
-            results[line["split"]][line["step"]] = {name: line[name] for name in keep if name in line}
-    if not (results["test"] and results[select_on]):
-        raise ValueError(f"{where} lacks the evaluations of the run: it was removed or cut, and they are nowhere else")
-    best = max(results[select_on].values(), key=lambda line: (line["accuracy"], -line["step"]))["step"]
-    last = max(results["test"])
-    return {"select_on": select_on, "last": results["test"][last], "best": results["test"][best]}
 
 
 def commit(folder: Path = Path(__file__).parent) -> str | None:

@@ -1,6 +1,6 @@
 """What a run writes while it trains: checkpoints, log, results, and a trace if one is asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sdd_jax.data.streamed import StreamedDataset
 from sdd_jax.files import write_json
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
-from sdd_jax.training.logbook import METRICS, Logbook, NonFinite
+from sdd_jax.training.logbook import Logbook, NonFinite
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import State
 
@@ -27,7 +27,7 @@ class RunWriter:
     def __init__(self, run: Built, workdir: Path):
         self._run, self._workdir, self._closing = run, workdir, ExitStack()
         self._skipped = run.dataset.skipped if isinstance(run.dataset, StreamedDataset) else None
-        self.checkpoints = Checkpoints(workdir / run_dir.CHECKPOINTS, run.config_hash)
+        self.checkpoints = Checkpoints(workdir / run_dir.CHECKPOINTS, run_dir.owner(run.config))
 
     def open(self) -> None:
         """Locks the folder, notes this start in it, and removes what a killed process was writing."""
@@ -59,28 +59,44 @@ class RunWriter:
 
     def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
-        self.logbook = Logbook(self._workdir, self._run, step, total, boundaries, name, shows_progress)
+        before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
+        self.logbook = Logbook(self._workdir, self._run, before, total, boundaries, name, shows_progress)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)
-        selection = (line for line in self.logbook.lines if line.get("split") == self._run.dataset.select_on)
-        self.best = processes.from_first(lambda: max((line["accuracy"] for line in selection), default=-1.0))
+        self._results = {"last": {}, "best": {}, "best_selection": -1.0, **before}
+
+    def evaluated(self, step: int, measured: Mapping[str, dict[str, float]]) -> bool:
+        """Notes what was measured on each split; whether that on the selection split is the best so far."""
+        lines = {split: self.logbook.evaluation(step, split, values) for split, values in measured.items()}
+        self._results["last"], selection = lines["test"], measured[self._run.dataset.select_on]["accuracy"]
+        if better := selection > self._results["best_selection"]:
+            self._results |= {"best": lines["test"], "best_selection": selection}
+        return better
+
+    def save(self, state: State, step: int) -> None:
+        """Begins to save ``state``, and with it all that the run needs to know of what came before."""
+        self.checkpoints.save(state, step, {**self._results, "steps": step, **self.logbook.progress()})
 
     def finish(self, total: int, *, trained_together: int) -> None:
         """Writes the results."""
         run = self._run
         self.checkpoints.wait()
+        log = self.logbook.progress()
         done = {
-            **run_dir.summarize(self.logbook.lines, select_on=run.dataset.select_on, where=self._workdir / METRICS),
+            "select_on": run.dataset.select_on,
+            "last": self._results["last"],
+            "best": self._results["best"],
             "seed": run.seed,
             "steps": total,
             "train_examples": len(run.dataset.train.index),
             "skipped_images": len(self._skipped.images) if self._skipped else 0,
             "teacher_accuracy": run.teacher_accuracy,
-            "seconds": round(self.logbook.elapsed, 1),
+            "seconds": round(log["elapsed"], 1),
             "trained_together": trained_together,
+            "log": log["log"],
         }
-        write_json(self._workdir / run_dir.DONE, done)
+        run_dir.write_sealed(self._workdir, run_dir.DONE, done)
 
     def explained(self, error: NonFinite, indices: np.ndarray) -> NonFinite:
         """``error`` with the first examples of its step; all of them are written to ``not_finite.json``."""

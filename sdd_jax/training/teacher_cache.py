@@ -3,11 +3,16 @@
 Crop and flip make few pictures of an image (162 at a padding of four pixels), each with a number, its *view*. A run's
 order and views are functions of its seed, so what it will ask the teacher is known beforehand.
 
-A folder: ``cache.json`` says of which teacher, data and views it is; ``00000.*`` are shards, of which ``00000.json``,
-written last, holds size and SHA-256 of each file. A shard without it is a write that did not finish.
+A folder: ``cache.json`` says of which teacher, data and views it is; ``00000/`` and so on are shards: keys and their
+values, sealed together (`sdd_jax.sealed`) as that cache's. One process at a time adds shards.
 """
 
+import io
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdd_jax.files import checksum, read_json, read_mapping, write_json
+from sdd_jax import sealed
 from sdd_jax.models import Outputs
 from sdd_jax.regions import Regions
-from sdd_jax.training.checkpoint import Damaged
-from sdd_jax.training.run_dir import differing
+from sdd_jax.sealed import Damaged
+from sdd_jax.training.run_dir import differing, holds_more, lock_folder, unlock_folder
 
 HEADER = "cache.json"
 STORES = ("float32", "float16", "int8", "float64")
@@ -65,29 +70,46 @@ def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
     return Outputs(rows[:, 0], None, cells, {})
 
 
-class Cache:
-    """The cache in ``folder``; ``header`` says of what, JSON-ready, and is written when the folder is new.
+@contextmanager
+def filling(folder: Path, header: dict[str, Any]) -> Iterator["Cache"]:
+    """The cache in ``folder``, made if it is new, for its one writer; ``ValueError`` names another, or what is there.
 
-    ``ValueError`` if the folder holds a cache of something else; the message names what differs.
+    ``header`` says of what it is, JSON-ready.
+    """
+    if (folder / HEADER).exists():
+        Cache(folder, header)  # refused before a lock is left there
+    elif folder.exists() and holds_more(folder):
+        raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(folder)
+    try:
+        if not (folder / HEADER).exists():
+            sealed.write(folder / HEADER, "cache", sealed.digest(header), {"header": header})
+        cache = Cache(folder, header)
+        for path in folder.glob("*.shard"):  # of a killed process
+            shutil.rmtree(path)
+        yield cache
+    finally:
+        unlock_folder(folder, lock)
+
+
+class Cache:
+    """The cache in ``folder``, to be read; `filling` gives one to be added to.
+
+    ``ValueError`` if the folder holds none, or one of something else than ``header``; the message names what differs.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any]):
-        self.folder, path = folder, folder / HEADER
-        if path.exists():
-            if wrong := differing(read_mapping(path), header):
-                raise ValueError(f"the cache in {folder} is another's ({wrong})")
-        elif folder.exists() and {path.name for path in folder.iterdir()} - {f"{HEADER}.tmp"}:  # left by a kill
-            raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, header)
+        if wrong := differing(read_header(folder), header):
+            raise ValueError(f"{folder / HEADER} is another's ({wrong})")
+        self.folder, self.owner = folder, sealed.digest(header)
         self.views, self.rows = header["views"]["count"], header["rows"]["count"]
         self.classes, self.store = header["num_classes"], header["store"]
         self.view_bytes = self.rows * self.classes * np.dtype(self.store).itemsize  # of one view
 
     def shards(self) -> list[int]:
-        """The numbers of the shards that are whole, in order."""
-        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
+        """The numbers of the shards, in order."""
+        return sorted(int(path.name) for path in self.folder.iterdir() if re.fullmatch(r"\d{5,}", path.name))
 
     def keys(self) -> np.ndarray:
         """The key, ``index * views + view``, of every slot: int64, in the order of the slots."""
@@ -111,21 +133,21 @@ class Cache:
         stored = unpack(**packed)
         if not np.isfinite(stored).all():
             raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: nothing of them is kept")
-        arrays = {"keys": keys, **packed}
-        for name, array in arrays.items():
-            np.save(self._path(number, name), array)
-        files = {name: checksum(self._path(number, name)) for name in arrays}
-        shard = {"slots": len(keys), "files": files, "error": added_error(rows, stored)}
-        write_json(self.folder / f"{number:05d}.json", shard)
+        files = {f"{name}.npy": _npy(array) for name, array in {"keys": keys, **packed}.items()}
+        content = {"number": number, "slots": len(keys), "error": added_error(rows, stored)}
+        temporary = Path(tempfile.mkdtemp(suffix=".shard", dir=self.folder))  # a name that no other process has
+        sealed.seal(temporary, "shard", self.owner, content, files)
+        temporary.chmod(self.folder.stat().st_mode)
+        temporary.rename(self._path(number))  # an error if another process has written one
 
     def check_files(self) -> None:
-        """``Damaged`` names a file that is not as it was written."""
+        """``Damaged`` names a file that is not as it was written, or a shard that is another's."""
         for shard in self.shards():
-            for name, expected in self._facts(shard)["files"].items():
-                path = self._path(shard, name)
-                if not path.exists() or checksum(path) != expected:
-                    state = "is not as it was written: its SHA-256 differs" if path.exists() else "is missing"
-                    raise Damaged(f"{path} {state}; remove the files {shard:05d}.* and fill the cache again")
+            try:
+                sealed.check_files(self._path(shard), self._facts(shard))
+            except Damaged as error:
+                again = f"remove {self._path(shard)} and fill the cache again"
+                raise Damaged(f"{error}; {again}") from error
 
     def error(self) -> dict[str, float]:
         """The largest error that storing added, over all shards; zero in the teacher's own precision."""
@@ -147,13 +169,19 @@ class Cache:
         return arrays
 
     def _facts(self, number: int) -> dict[str, Any]:
-        return read_json(self.folder / f"{number:05d}.json")
+        return sealed.read(self._path(number) / sealed.MANIFEST, "shard", self.owner, number=number)
 
-    def _path(self, number: int, name: str) -> Path:
-        return self.folder / f"{number:05d}.{name}.npy"
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}"
 
     def _load(self, number: int, name: str) -> np.ndarray:
-        return np.load(self._path(number, name), mmap_mode="r")
+        return np.load(self._path(number) / f"{name}.npy", mmap_mode="r")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def ask(compute: Callable[..., np.ndarray], keys: np.ndarray, views: int, batch: int) -> np.ndarray:
@@ -162,11 +190,11 @@ def ask(compute: Callable[..., np.ndarray], keys: np.ndarray, views: int, batch:
     return np.concatenate([compute(*np.divmod(some, views)) for some in padded])[: len(keys)]
 
 
-def stored_as(folder: Path) -> str:
-    """The ``store`` of the cache in ``folder``; ``ValueError`` if there is none."""
+def read_header(folder: Path) -> dict[str, Any]:
+    """Of what the cache in ``folder`` is; ``ValueError`` if there is none."""
     if not (folder / HEADER).is_file():
         raise ValueError(f"{folder} holds no cache: fill one with python -m sdd_jax cache")
-    return str(read_mapping(folder / HEADER).get("store"))
+    return sealed.read(folder / HEADER, "cache", None)["header"]
 
 
 def slot_table(keys: np.ndarray, num_indices: int, views: int) -> np.ndarray:

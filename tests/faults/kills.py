@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax import saved
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.teacher import variables_hash
 
@@ -90,9 +90,7 @@ def ends(kind: Kind) -> list[str]:
     hashes = []
     for folder in kind.folders:
         assert (folder / "done.json").exists(), f"{folder} has not finished"
-        checkpoints = Checkpoints(folder / "checkpoints", "")
-        hashes.append(variables_hash(checkpoints.load_variables(checkpoints.steps()[-1])))
-        checkpoints.close()
+        hashes.append(variables_hash(saved.load_variables(folder, saved.step_of(folder, "last"))))
     return hashes
 
 
@@ -112,7 +110,7 @@ def under_way(moment: str, kind: Kind) -> bool:
             if lines and lines[-1]["kind"] == "train" and lines[-1]["step"] % STEPS_AN_EPOCH == 0:
                 return True
     if moment == "cache shard":
-        return any(kind.folders[0].parent.glob("cache/*.tmp")) or any(kind.folders[0].parent.glob("cache/*.npy"))
+        return any(kind.folders[0].parent.glob("cache/*.tmp")) or any(kind.folders[0].parent.glob("cache/*.shard"))
     return False
 
 
