@@ -1,7 +1,5 @@
 """How programs of networks are compiled, and the check at the first start on a CPU."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import jaxlib
@@ -97,5 +95,5 @@ def test_the_program_can_be_compiled_without_the_options():
 
 def test_every_start_notes_the_options(tmp_path):
     run_dir.open_folder(tmp_path, {})
-    [start] = json.loads((tmp_path / run_dir.ENVIRONMENT).read_text())
+    [start] = run_dir.read_starts(tmp_path)
     assert start["compiler_options"] == compiling.cpu_options()

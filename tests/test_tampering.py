@@ -125,7 +125,8 @@ def test_a_log_that_was_changed_is_said_and_changes_nothing(runs, copied, change
     for folder in (begun, finished):
         CHANGES[change](folder / "metrics.jsonl")
         with pytest.raises(
-            ValueError, match="metrics.jsonl(:1 is no line of a log| is not as this run wrote it up to)"
+            ValueError,
+            match="metrics.jsonl(:1 must hold names|:1 does not read as JSON| is not as this run wrote it up to)",
         ):
             read_log(folder, saved.read_results(folder))
     state = loop.train(tiny.built(), begun)
