@@ -96,28 +96,29 @@ def draw(seed):
 
 
 def function_of(program):
-    """JAX's program: `f(arrays, noise) -> value` or, with gradients, `-> value, gradient, ...`."""
+    """JAX's program: `f(arrays, weights, noise) -> value`, or `-> value, gradient, ...` of its weighted sum."""
 
-    def weighted(arrays, noise):
+    def weighted(arrays, weights, noise):
         y = program.run(JAX, arrays, noise)
-        return jnp.sum(y * jnp.asarray(cotangent(y.shape), y.dtype)), y
+        return jnp.sum(y * weights), y
 
-    def both(arrays, noise):
-        gradients, y = jax.grad(weighted, has_aux=True)(arrays, noise)
+    def both(arrays, weights, noise):
+        gradients, y = jax.grad(weighted, has_aux=True)(arrays, weights, noise)
         return [y, *gradients]
 
-    return both if program.gradient else lambda arrays, noise: [program.run(JAX, arrays, noise)]
+    return both if program.gradient else lambda arrays, _, noise: [program.run(JAX, arrays, noise)]
 
 
-def compiled(program, fusions):
-    """What JAX's program returns in float32; `fusions` None is the library's default."""
+def compiled(program, fusions, shape):
+    """What JAX's program, whose value has this shape, returns in float32; `fusions` None is the library's default."""
     function = jax.jit(function_of(program), compiler_options={} if fusions is None else {OPTION: fusions})
-    return [np.asarray(array, np.float64) for array in function(program.arrays(np.float32), None)]
+    weights = cotangent(shape).astype(np.float32)
+    return [np.asarray(array, np.float64) for array in function(program.arrays(np.float32), weights, None)]
 
 
 def cotangent(shape):
     """Weights of what comes out, in no simple order."""
-    return np.cos(np.arange(np.prod(shape, dtype=int)) * 1.7 % 6.0).reshape(shape) + 0.5
+    return np.float32(np.cos(np.arange(np.prod(shape, dtype=int)) * 1.7 % 6.0).reshape(shape) + 0.5).astype(np.float64)
 
 
 class Exact(NamedTuple):
@@ -138,7 +139,8 @@ def exact(program):
     if program.gradient:
         with jax.enable_x64(True):
             function = jax.jit(function_of(program), compiler_options={OPTION: ""})
-            right, *noisy = (function(arrays, noise) for noise in ([np.ones(state.shape) for state in states], *noises))
+            none, weights = [np.ones(state.shape) for state in states], cotangent(value.shape)
+            right, *noisy = (function(arrays, weights, noise) for noise in (none, *noises))
         right, noisy = [*map(np.asarray, right)], [[*map(np.asarray, sample)] for sample in noisy]
     else:
         right, noisy = [value], [[np.asarray(program.run(Twin(), arrays, noise))] for noise in noises]
@@ -160,7 +162,8 @@ def root_mean_square(array):
 
 def wrong(program, fusions, right):
     """Whether the set's program returns what rounding does not explain."""
-    arrays, off = compiled(program, fusions), None
+    shape = right.arrays[0].shape
+    arrays, off = compiled(program, fusions, shape), None
     for number, (array, expected, bound) in enumerate(zip(arrays, right.arrays, right.bounds, strict=True)):
         allowed = TURNED * array.size if number and right.margin < MARGIN else 0
         error = np.abs(array - expected)
@@ -168,7 +171,7 @@ def wrong(program, fusions, right):
             continue
         if fusions == "":
             return True
-        off = off or compiled(program, "")
+        off = off or compiled(program, "", shape)
         by_rounding = AS_BAD * np.max(np.abs(off[number] - expected))
         if np.sum(~(error <= bound + by_rounding)) > allowed:
             return True
