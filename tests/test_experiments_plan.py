@@ -72,7 +72,7 @@ def imported(folder, digest):
         "num_classes": 100,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    run_dir.write_sealed(folder, "done.json", {})
+    run_dir.write_sealed(folder, "done.json", {"last": {"step": 0}})
 
 
 def test_a_given_teacher_is_taken_and_another_one_makes_another_run(tmp_path):

@@ -244,6 +244,17 @@ def test_a_file_that_is_not_as_it_should_be_is_named(teacher, tmp_path, case):
     assert command == "go on" or sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["select_on", "last", "best"])
+def test_results_that_somebody_sealed_without_a_field_are_named(teacher, tmp_path, name):
+    """A digest is no signature."""
+    folder = tmp_path / "it"
+    shutil.copytree(teacher, folder)
+    done = run_dir.read_done(folder)
+    run_dir.write_sealed(folder, run_dir.DONE, {field: value for field, value in done.items() if field != name})
+    line = call(*read_by("again", folder, tmp_path)).refused()
+    assert f"{folder}/done.json must have {name}" in line
+
+
 @pytest.mark.parametrize("holder", ["[]", "{}", "5", '{"host": "x"}', "", DEEP], ids=lambda text: text[:20])
 def test_a_folder_in_use_is_refused_whatever_its_lock_file_holds(tmp_path, holder):
     lock = run_dir.lock_folder(tmp_path)

@@ -39,8 +39,8 @@ def write_run(folder, values, accuracy, **data_fields):
     config.model.student, config.argument = "resnet8", {}
     config.data.update(data_fields)
     run_dir.open_folder(folder, check(config).nested())
-    results = {"step": 3, "accuracy": accuracy}
-    done = {"last": results, "best": results, "steps": 3}
+    results = {"step": 3, "epoch": 1.0, "accuracy": accuracy}
+    done = {"select_on": "validation", "last": results, "best": results, "steps": 3, "seconds": 1.0}
     checkpoints = saved.checkpoints(folder)
     checkpoints.save({"params": {"student": values["params"]}, "batch_stats": values["batch_stats"]}, 3, done)
     checkpoints.close()

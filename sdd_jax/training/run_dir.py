@@ -34,6 +34,10 @@ TRAINED: Fields = {  # runs of earlier versions lack other fields
     **NETWORK,
     **{name: KINDS[name] for name in ("seed", "method", "data.name", "data.select_on", "sdd.scales", "sdd.pooling")},
 }
+RESULTS: Fields = {  # of a trained run, whoever wrote them: a digest can be computed by anybody
+    **{"select_on": str, "seconds": NUMBER, "last.step": int, "best.step": int},
+    **{f"{which}.{name}": NUMBER for which in ("last", "best") for name in ("epoch", "accuracy")},
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -152,12 +156,16 @@ def write_sealed(folder: Path, name: str, content: Mapping[str, Any]) -> None:
 
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The results of a finished run, or None."""
-    return read_sealed(folder, DONE)
+    if (done := read_sealed(folder, DONE)) is None:
+        return None
+    return check_fields(done, {"last.step": int} if "imported" in read_config(folder) else RESULTS, str(folder / DONE))
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
     """When, where and with what the run in ``folder`` was started, each time."""
-    return (read_sealed(folder, ENVIRONMENT) or {"starts": []})["starts"]
+    noted, where = read_sealed(folder, ENVIRONMENT) or {"starts": []}, str(folder / ENVIRONMENT)
+    starts = check_fields(noted, {"starts": list}, where)["starts"]
+    return [check_fields(start, {"started": str, "versions": dict, "devices": dict}, where) for start in starts]
 
 
 def read_skipped(folder: Path) -> Skipped | None:
