@@ -124,10 +124,7 @@ def test_a_log_that_was_changed_is_said_and_changes_nothing(runs, copied, change
     begun, finished = copied("begun_0"), copied("finished_0")
     for folder in (begun, finished):
         CHANGES[change](folder / "metrics.jsonl")
-        with pytest.raises(
-            ValueError,
-            match="metrics.jsonl(:1 must hold names|:1 does not read as JSON| is not as this run wrote it up to)",
-        ):
+        with pytest.raises(ValueError, match="metrics.jsonl(:1 | is not as this run wrote it up to)"):
             read_log(folder, saved.read_results(folder))
     state = loop.train(tiny.built(), begun)
     said = "metrics.jsonl is not as this run wrote it: " in capsys.readouterr().out
