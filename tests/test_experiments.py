@@ -224,8 +224,9 @@ def test_the_run_of_another_config_gets_no_line(tmp_path):
     settings = recipes.settings(recipe, RELEASED)
     other = recipes.Settings({**settings, "epochs": 3})
     folder = finished(tmp_path / "a", recipe)
+    done = run_dir.read_done(folder)
     (folder / "config.json").write_text(json.dumps(other.nested()))
-    run_dir.write_sealed(folder, "done.json", {})
+    run_dir.write_sealed(folder, "done.json", done)
     with pytest.raises(ValueError, match="holds another run: epochs was 3, now 10"):
         results.make(folder, recipe, RELEASED, "none")
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from configs import cifar100
-from experiments import values
+from docs import values
 from sdd_jax import methods
 from sdd_jax.build import check, trace
 from sdd_jax.methods import Base, Method, parse

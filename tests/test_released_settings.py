@@ -301,7 +301,7 @@ def test_what_is_noted_twice_is_one_accuracy():
 
 # ---------------------------------------------------------------------- files that are cited
 
-CITING = [*PAGES, ROOT / "experiments" / "values_template.txt", *sorted(ROOT.glob("configs/*.py"))]
+CITING = [*PAGES, ROOT / "docs" / "values_template.txt", *sorted(ROOT.glob("configs/*.py"))]
 
 
 @pytest.mark.parametrize("path", CITING, ids=lambda path: path.name)
