@@ -66,7 +66,7 @@ def prepare(spec):
         return assemble(all_settings, parts, dataset, live_teacher(parts.teacher, folded, parts.objective.regions))
     folder = tempfile.TemporaryDirectory(prefix="benchmark_cache_")
     atexit.register(folder.cleanup)
-    cached = random_cache(Path(folder.name), settings, parts, variables, dataset, range(spec["seeds"]))
+    cached = random_cache(Path(folder.name) / "cache", settings, parts, variables, dataset, range(spec["seeds"]))
     return assemble(all_settings, parts, dataset, cached)
 
 

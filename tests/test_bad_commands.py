@@ -274,7 +274,7 @@ TEACHERS = {
     "no_json": "DIR/no_json/config.json does not read as JSON",
     "other_json": "DIR/other_json/config.json must hold names and values",
     "other_config": "DIR/other_config/config.json must have model.student",
-    "unknown_network": "unknown model 'net'",
+    "unknown_network": "DIR/unknown_network/done.json is another's: its owner",
     "torn_results": "DIR/torn_results/done.json does not read as JSON",
     "other_results": "DIR/other_results/done.json must hold names and values, got 3",
     "step_that_is_none": "DIR/step_that_is_none/done.json has no digest: it was changed, or an earlier version",

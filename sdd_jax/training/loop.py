@@ -25,7 +25,7 @@ from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import NonFinite
 from sdd_jax.training.programs import Built, Programs
-from sdd_jax.training.run_dir import check_processes
+from sdd_jax.training.run_dir import check_processes, owner
 from sdd_jax.training.run_writer import RunWriter, Trace
 from sdd_jax.training.step import State, make_eval_step
 
@@ -68,7 +68,9 @@ def train_together(
     dataset = runs[0].dataset
     if jax.process_count() > 1:
         data = dataset.fingerprint() if isinstance(dataset, Dataset) else hash_names(dataset.train.records)
-        check_processes({"config": [run.config_hash for run in runs], "seed": [run.seed for run in runs], "data": data})
+        check_processes(
+            {"config": [owner(run.config) for run in runs], "seed": [run.seed for run in runs], "data": data}
+        )
     built, programs = runs[0], Programs(runs)
     num_examples, on_all = len(dataset.train.index), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)
