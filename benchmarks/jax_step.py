@@ -15,7 +15,7 @@ from sdd_jax.build import assemble, check, make_parts
 from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables
 from sdd_jax.training.programs import Programs
 from sdd_jax.training.teacher import cached_teacher, live_teacher, run_keys
-from sdd_jax.training.teacher_cache import Cache
+from sdd_jax.training.teacher_cache import filling
 
 EXAMPLES, EPOCHS = 2048, 8  # 256 steps of 64
 FILL = 256  # rows of a cache that are drawn together
@@ -83,13 +83,14 @@ def random_cache(folder, settings, parts, variables, dataset, seeds):
     """A teacher whose logits are random numbers in files, as those of a run lie that is too long for the memory."""
     rng = np.random.default_rng(1)
     layout = cache_layout(settings, parts.teacher, dataset)
-    cache = Cache(folder, cache_header(settings, variables, dataset, layout, "float32"))
+    header = cache_header(settings, variables, dataset, layout, "float32")
 
     def compute(index, view):
         return rng.standard_normal((len(index), layout.rows, dataset.num_classes), np.float32)
 
     order = {"epochs": EPOCHS, "batch_size": settings["batch_size"]}
-    for seed in seeds:
-        for _ in cache.add(run_keys(dataset, seed=seed, **order), compute, FILL):
-            pass
+    with filling(folder, header) as cache:
+        for seed in seeds:
+            for _ in cache.add(run_keys(dataset, seed=seed, **order), compute, FILL):
+                pass
     return cached_teacher(cache, layout, dataset, seeds=seeds, **order, steps_per_call=1, on_device=False)

@@ -1,6 +1,7 @@
 """Networks of a user's own, by "module:function": each trains as a student and then serves as a teacher."""
 
 import functools
+import sys
 
 import flax.linen as nn
 import jax
@@ -196,6 +197,7 @@ def test_a_logit_map_of_another_number_of_classes_is_refused():
 def test_a_module_that_does_not_import_is_named_with_the_line(tmp_path, monkeypatch, source, message):
     (tmp_path / "broken.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)  # another test has one of that name
     with pytest.raises(ValueError, match=message):
         create_model("broken:f", 10)
 
