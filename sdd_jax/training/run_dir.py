@@ -140,7 +140,7 @@ def owner(config: Mapping[str, Any]) -> str:
     """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed."""
     fields = {name: value for name, value in flatten(config).items() if name not in RUNTIME_FIELDS}
     known = sealed.digest({name: value for name, value in fields.items() if value is not None})[:16]
-    return f"run {known} seed {config['seed']}" if "seed" in config else f"run {known}"
+    return f"{CONFIG} {known}" + (f", seed {config['seed']}" if "seed" in config else "")
 
 
 def read_sealed(folder: Path, name: str) -> dict[str, Any] | None:
