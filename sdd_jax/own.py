@@ -35,6 +35,9 @@ def own_function(
     return found
 
 
+ALLOW = "Networks by MODULE:FUNCTION that may be imported because a folder names them."  # the flag's help
+
+
 def check_allowed(name: str, folder: Path, allow: Collection[str]) -> None:
     """``ValueError`` if the run in ``folder`` asks for code that the user did not name, or that lies in the folder."""
     if ":" not in name:

@@ -13,6 +13,7 @@ from absl import flags
 
 from sdd_jax import saved
 from sdd_jax.mesh import make_mesh
+from sdd_jax.own import ALLOW
 from sdd_jax.training.loop import make_evaluator
 
 
@@ -21,7 +22,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run's folder, or a folder of runs.")
     flags.DEFINE_string("data", None, "The data set; the run's own if this is left out.")
     flags.DEFINE_string("data_path", None, "Where its files are; where the run found them if this is left out.")
-    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
+    flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir"])
 
 

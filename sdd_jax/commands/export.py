@@ -19,6 +19,7 @@ from absl import flags
 
 from sdd_jax import __version__, saved
 from sdd_jax.files import write_safetensors
+from sdd_jax.own import ALLOW
 from sdd_jax.serving.network import open_network, write_stablehlo
 from sdd_jax.torch_io import to_state_dict
 
@@ -32,7 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "The file to write; one that exists is not overwritten.")
     flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
     flags.DEFINE_string("data", None, "onnx, stablehlo: the data set of an imported network.")
-    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
+    flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir", "output"])
 
 

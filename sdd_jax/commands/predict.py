@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from sdd_jax import saved
+from sdd_jax.own import ALLOW
 from sdd_jax.serving.network import open_network
 from sdd_jax.serving.predict import as_text, find_pictures, predict, write
 
@@ -27,7 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
     flags.DEFINE_string("data", None, "The data set of an imported network.")
     flags.DEFINE_string("data_path", None, "Where the folder with the class names is; where the run found it if unset.")
-    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
+    flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir"])
 
 

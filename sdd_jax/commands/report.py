@@ -10,6 +10,7 @@ with matplotlib and Jinja2: pip install -e ".[report]". docs/report.md says what
 
 from absl import flags
 
+from sdd_jax.own import ALLOW
 from sdd_jax.reporting import write_report
 
 ARGUMENTS = ("RUN", "...")
@@ -19,7 +20,7 @@ def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("output", "report", "A folder, which gets report.html, or an .html file.")
     flags.DEFINE_string("data_path", None, "Where the data set's files are; where the runs found them if left out.")
-    flags.DEFINE_list("allow", [], "Networks by MODULE:FUNCTION that may be imported because a folder names them.")
+    flags.DEFINE_list("allow", [], ALLOW)
 
 
 def main(*runs: str) -> None:
