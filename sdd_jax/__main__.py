@@ -137,11 +137,10 @@ def keep_programs() -> None:
         try:
             folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdd_jax", "programs")
             folder.mkdir(parents=True, exist_ok=True)
-            problem = "" if os.access(folder, os.W_OK) else f"{folder} cannot be written"
+            if not os.access(folder, os.W_OK):
+                raise OSError(f"{folder} cannot be written")
         except (RuntimeError, OSError) as error:  # such as a user without a home
-            problem = str(error)
-        if problem:
-            print(f"sdd_jax: compiled programs are not kept: {problem} (XDG_CACHE_HOME says where)", file=sys.stderr)
+            print(f"sdd_jax: compiled programs are not kept: {error} (XDG_CACHE_HOME says where)", file=sys.stderr)
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", 2**32)  # bytes, those used last

@@ -49,7 +49,8 @@ def check_allowed(name: str, folder: Path, allow: Collection[str]) -> None:
     home, places = folder.resolve(), None
     for part in name.partition(":")[0].split("."):
         spec = PathFinder.find_spec(part, places)  # which imports nothing
-        places = spec and spec.submodule_search_locations
+        within = spec.submodule_search_locations if spec else None
+        places = None if within is None else [*within]
         found = [spec.origin, *(places or ())] if spec else []
         if any(place and Path(place).resolve().is_relative_to(home) for place in found):
             raise ValueError(f"{folder} asks for code in itself, {name}: nothing in a run's folder is ever run")

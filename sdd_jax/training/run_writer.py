@@ -64,7 +64,7 @@ class RunWriter:
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)
-        self._results = {"last": {}, "best": {}, "best_selection": -1.0, **before}
+        self._results: dict[str, Any] = {"last": {}, "best": {}, "best_selection": -1.0, **before}
 
     def evaluated(self, step: int, measured: Mapping[str, dict[str, float]]) -> bool:
         """Notes what was measured on each split; whether that on the selection split is the best so far."""
