@@ -71,9 +71,7 @@ def read(folder: Path, allow: Collection[str] = ()) -> Saved:
             raise ValueError(f"model.dtype: unknown {dtype!r}, known are {', '.join(DTYPES)}")
         if fields is not None:
             data.check_name(fields["name"])
-        num_classes = config["num_classes"] if fields is None else fields.get("num_classes")
-        if num_classes is None:  # Older runs lack it: use the registered data set's.
-            num_classes = data.describe(config["data"]["name"]).num_classes
+        num_classes = config["num_classes"] if fields is None else fields["num_classes"]
         model = create_model(name, num_classes, stem, DTYPES[dtype])
     except ValueError as error:
         raise ValueError(f"{folder / run_dir.CONFIG}: {error}") from error

@@ -142,7 +142,7 @@ def summary(done: dict[str, Any]) -> str:
     """Last and best in one line."""
     last, best = done["last"], done["best"]
     chosen = "chosen on the test set" if done["select_on"] == "test" else "chosen on held-out images"
-    count = done.get("skipped_images", 0)  # runs of earlier versions skipped none
+    count = done["skipped_images"]
     skipped = f"; {count} training image{'' if count == 1 else 's'} skipped" if count else ""
     return (
         f"test accuracy: last {100 * last['accuracy']:.2f}%, best {100 * best['accuracy']:.2f}% "

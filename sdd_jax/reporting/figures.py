@@ -137,20 +137,16 @@ def _regions(study: Study) -> Picture | None:
             left.legend(ncols=2, loc="best")
             left.grid(True)
             right.set_title("\nshare of the distillation loss, %", loc="left")
-            if parts:
-                shades = {"consistent": iter(theme.consistent), "complementary": iter(theme.complementary)}
-                last = {"consistent": theme.consistent[-1], "complementary": theme.complementary[-1]}
-                style = {"colors": [next(shades[kind], last[kind]) for kind, _ in parts], "edgecolor": theme.paper}
-                labels = [f"{kind} {scale}" for kind, scale in parts]
-                areas = right.stackplot(epochs, *parts.values(), labels=labels, linewidth=0.5, **style)
-                for area, (kind, _) in zip(areas, parts, strict=True):
-                    area.set_hatch("" if kind == "consistent" else "///")
-                right.set_ylim(0, 100)
-                right.legend(reverse=True, loc="center left", bbox_to_anchor=(1.0, 0.5))
-                right.margins(x=0)
-            else:
-                right.text(0.5, 0.5, "not logged by these runs", ha="center", transform=right.transAxes)
-                right.set_yticks([])
+            shades = {"consistent": iter(theme.consistent), "complementary": iter(theme.complementary)}
+            last = {"consistent": theme.consistent[-1], "complementary": theme.complementary[-1]}
+            style = {"colors": [next(shades[kind], last[kind]) for kind, _ in parts], "edgecolor": theme.paper}
+            labels = [f"{kind} {scale}" for kind, scale in parts]
+            areas = right.stackplot(epochs, *parts.values(), labels=labels, linewidth=0.5, **style)
+            for area, (kind, _) in zip(areas, parts, strict=True):
+                area.set_hatch("" if kind == "consistent" else "///")
+            right.set_ylim(0, 100)
+            right.legend(reverse=True, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            right.margins(x=0)
             for axis in (left, right):
                 axis.set_xlabel("epoch")
 
@@ -160,7 +156,7 @@ def _regions(study: Study) -> Picture | None:
 def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str, Any], dict[Any, Any]] | None:
     """What an SDD group's runs logged of regions over training, means over seeds; None if too little.
 
-    Label, epochs; in percent: complementary regions by scale, and parts of the loss by kind and scale, maybe none.
+    Label, epochs; in percent: complementary regions by scale, and parts of the loss by kind and scale.
     """
     scales = [f"{scale}x{scale}" for scale in group.config["sdd.scales"]]
     shares = {scale: f"complementary_share_{scale}" for scale in scales[1:]}
@@ -171,15 +167,11 @@ def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str
     label = group.label
     if len(runs) < len(group.runs):
         without = ", ".join(str(run.seed) for run in group.runs if run not in runs)
-        notes.append(
-            f"{label}: the runs of seed {without} did not log what each scale adds to the loss, since they were "
-            "trained before these metrics were there; runs that are trained now do"
-        )
-        if runs:
-            label += f", seed {', '.join(str(run.seed) for run in runs)} alone"
-        else:
-            runs, shares, parts = list(group.runs), {"all scales": "complementary_share"}, {}
-    found = {name: _values(runs, name) for name in ("distill_loss", *shares.values(), *parts.values())}
+        notes.append(f"{label}: the runs of seed {without} have not logged what each scale adds to the loss")
+        if not runs:
+            return None
+        label += f", seed {', '.join(str(run.seed) for run in runs)} alone"
+    found = {name: _values(runs, name) for name in names}
     if not all(len(epochs) for epochs, _ in found.values()):
         return None
     means = {name: values.mean(0) for name, (_, values) in found.items()}

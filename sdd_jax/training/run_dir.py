@@ -30,10 +30,7 @@ KINDS = {name: {tuple: list, float: NUMBER}.get(field.kind, field.kind) for name
 KINDS |= {name: KINDS[name] | None for name, field in FIELDS.items() if field.optional}
 NETWORK: Fields = dict.fromkeys(("model.student", "model.stem", "model.dtype"), str)
 IMPORTED: Fields = {**NETWORK, "imported": dict, "num_classes": int}
-TRAINED: Fields = {  # runs of earlier versions lack other fields
-    **NETWORK,
-    **{name: KINDS[name] for name in ("seed", "method", "data.name", "data.select_on", "sdd.scales", "sdd.pooling")},
-}
+TRAINED: Fields = {**NETWORK, **KINDS, "data.num_classes": int}  # which is settled when a run begins
 RESULTS: Fields = {  # of a trained run, whoever wrote them: a digest can be computed by anybody
     **{"select_on": str, "seconds": NUMBER, "last.step": int, "best.step": int},
     **{f"{which}.{name}": NUMBER for which in ("last", "best") for name in ("epoch", "accuracy")},
