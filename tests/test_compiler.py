@@ -1,9 +1,11 @@
 """The compiler: drawn programs under the options that are chosen for networks, known programs under others as well."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdd_jax.models.layers import BatchNorm
 from sdd_jax.training import compiling
 from tests import drawn_programs
 from tests.drawn_programs import OPTION, draw, exact, fusions_of, wrong
@@ -37,6 +39,29 @@ def test_the_check_at_the_start_finds_a_known_fault(known, sets):
     """If one of these fails, a new jaxlib may have mended it: the drawn programs tell which sets can be had back."""
     for name in sets:
         assert known in compiling.wrong_probes(options_of(name)), name
+
+
+@pytest.mark.parametrize("name", ["default", "REDUCE+ELTWISE", "REDUCE+DOT"])
+def test_batch_norm_is_right_in_programs_of_ones_own_too(name):
+    """It sums by products with ones, which these sets are wrong for if they see that the ones are constant."""
+    x = np.random.default_rng(0).standard_normal((21, 8, 8, 7)).astype(np.float32)
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), x, train=False)
+
+    def sum_of_cubes(x):
+        return jnp.sum(layer.apply(variables, x, train=True, mutable=["batch_stats"])[0] ** 3, (0, 1, 2))
+
+    def both(x):
+        value, pull = jax.vjp(sum_of_cubes, x)
+        return value, pull(jnp.ones(7))[0]
+
+    value, gradient = jax.jit(both, compiler_options=options_of(name))(x)
+    wide = np.float64(x) - np.mean(x, (0, 1, 2), np.float64)
+    deviation = np.sqrt(np.mean(wide**2, (0, 1, 2)) + 1e-5)
+    y = wide / deviation
+    expected = 3 * (y**2 - np.mean(y**2, (0, 1, 2)) - y * np.mean(y**3, (0, 1, 2))) / deviation
+    np.testing.assert_allclose(value, np.sum(y**3, (0, 1, 2)), rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_drawn_programs_find_a_known_fault():

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -320,6 +321,44 @@ def test_batch_norm_is_pytorchs():
     np.testing.assert_allclose(evaluated, (x - old_mean) / np.sqrt(old_var + 1e-5) * scale + bias, rtol=1e-10)
     np.testing.assert_allclose(stats["mean"], 0.9 * old_mean + 0.1 * mean, rtol=1e-12)
     np.testing.assert_allclose(stats["var"], 0.9 * old_var + 0.1 * biased * count / (count - 1), rtol=1e-12)
+
+
+def test_the_gradient_of_batch_norm_is_that_of_its_formula(x64):
+    """Of what comes out and of both statistics, against what JAX derives from the plain formula."""
+    key = jax.random.key(0)
+    x = 3 + 2 * jax.random.normal(key, (4, 3, 5, 2))
+    variables = {"params": {"scale": jnp.array([0.5, -2.0]), "bias": jnp.array([-1.0, 1.0])}}
+    stats = {"mean": jnp.array([0.2, -0.4]), "var": jnp.array([0.7, 1.3])}
+    layer, weights = BatchNorm(jnp.float64), jnp.cos(jnp.arange(x.size)).reshape(x.shape)
+
+    def ours(x, params):
+        y, updated = layer.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+        return y, updated["batch_stats"]["mean"], updated["batch_stats"]["var"]
+
+    def plain(x, params):
+        mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+        y = (x - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+        return y, 0.9 * stats["mean"] + 0.1 * mean, 0.9 * stats["var"] + 0.1 * var * 60 / 59
+
+    def weighted(function):
+        def value(x, params):
+            y, mean, var = function(x, params)
+            return jnp.sum(y * weights) + mean @ jnp.array([7.0, -5.0]) + var @ jnp.array([3.0, 11.0])
+
+        return jax.jit(jax.value_and_grad(value, (0, 1)))(x, variables["params"])
+
+    chex.assert_trees_all_close(weighted(ours), weighted(plain), rtol=1e-11, atol=1e-13)
+
+
+def test_batch_norm_adds_up_many_values_without_losing_digits():
+    x = (3 + np.random.default_rng(0).normal(size=(64, 32, 32, 2))).astype(np.float32)
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), x[:2], train=False)
+    _, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    mean, var = x.mean((0, 1, 2), np.float64), x.var((0, 1, 2), np.float64)
+    count = x.size // 2
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var * count / (count - 1), rtol=1e-6)
 
 
 def test_batch_norm_variance_survives_a_large_mean():
