@@ -46,7 +46,7 @@ def jax_step(spec):
 def temporary_bytes(spec):
     """How much temporary memory the compiled step by `spec` takes; the step is compiled and not run."""
     programs = Programs(prepare(spec))
-    states = jax.eval_shape(lambda key: programs.stack([programs.begin(key)]), jax.random.key(0))
+    states = programs.stack([programs.begin(jax.device_put(jax.random.key(0), programs.on_all))])
     lowered = programs.run_chunk.lower(states, *programs.arrays(0), jax.device_put(np.int32(1), programs.on_all))
     return lowered.compile().memory_analysis().temp_size_in_bytes
 

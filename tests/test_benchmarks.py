@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cost, images, pairs, run, timing
+from benchmarks.jax_step import temporary_bytes
 from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
 from benchmarks.worker import jax_spec, torch_spec
 from sdd_jax import data
@@ -91,6 +92,13 @@ def test_memory_is_held_against_its_bound_where_there_is_one():
     cells = cost.memory_cells(1000, 212 * 2**20, 200 * 2**20, 106 * 2**20, 1.05)
     assert cells == ("1,000", "212.0", "200.0", "1.060", 1.05, "missed", "106.0 MiB, 50%")
     assert cost.memory_cells(21_841, 2, 1, 1, None)[4:6] == ("", "")
+
+
+@pytest.mark.slow
+def test_a_steps_memory_grows_with_the_batch():
+    spec = jax_spec("resnet8", "resnet8")
+    small, large = (temporary_bytes(spec | {"batch": batch}) for batch in (16, 64))
+    assert 2 * small < large < 4.5 * small
 
 
 def test_seeds_together_are_held_against_as_many_alone():
