@@ -1,6 +1,7 @@
 """Networks in run folders, trained there or imported, with their variables and the data they are tested on."""
 
 import json
+import shutil
 from collections.abc import Collection, Mapping
 from functools import partial
 from os import PathLike
@@ -17,7 +18,7 @@ from sdd_jax.models import create_model
 from sdd_jax.own import check_allowed
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import run_dir
-from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.checkpoint import Checkpoints, check_finite
 
 WHICH = ("last", "best")
 
@@ -151,19 +152,22 @@ def write_imported(
         got = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
         raise ValueError(f'variables must be {{"params": ..., "batch_stats": ...}}, got {got}')
     create_model(name, num_classes, stem)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        if not jnp.isfinite(leaf).all():
-            raise ValueError(f"{source.get('file')}: {jax.tree_util.keystr(path)} holds NaN or an infinite number")
+    check_finite(variables, source.get("file"))
     try:
         json.dumps(dict(source))
     except TypeError as error:
         raise ValueError(f"source must be JSON-ready: {error}") from error
-    network = {"student": name, "stem": stem, "dtype": "float32"}
-    run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes})
-    if run_dir.read_done(folder) is not None:
-        return
-    writer, progress = checkpoints(folder), {"steps": 0, "last": {"step": 0}, "best": {"step": 0}}
-    state = {"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}
-    writer.save(state, 0, progress)
-    writer.close()
-    run_dir.write_sealed(folder, run_dir.DONE, progress)
+    network, new = {"student": name, "stem": stem, "dtype": "float32"}, not folder.exists()
+    try:
+        run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes})
+        if run_dir.read_done(folder) is not None:
+            return
+        writer, progress = checkpoints(folder), {"steps": 0, "last": {"step": 0}, "best": {"step": 0}}
+        state = {"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}
+        writer.save(state, 0, progress)
+        writer.close()
+        run_dir.write_sealed(folder, run_dir.DONE, progress)
+    except OSError:  # a disk that is full: there is no half of an import
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
