@@ -1,7 +1,6 @@
 """Networks in run folders, trained there or imported, with their variables and the data they are tested on."""
 
 import json
-import shutil
 from collections.abc import Collection, Mapping
 from functools import partial
 from os import PathLike
@@ -157,17 +156,12 @@ def write_imported(
         json.dumps(dict(source))
     except TypeError as error:
         raise ValueError(f"source must be JSON-ready: {error}") from error
-    network, new = {"student": name, "stem": stem, "dtype": "float32"}, not folder.exists()
-    try:
-        run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes})
-        if run_dir.read_done(folder) is not None:
-            return
-        writer, progress = checkpoints(folder), {"steps": 0, "last": {"step": 0}, "best": {"step": 0}}
-        state = {"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}
-        writer.save(state, 0, progress)
-        writer.close()
-        run_dir.write_sealed(folder, run_dir.DONE, progress)
-    except OSError:  # a disk that is full: there is no half of an import
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    network = {"student": name, "stem": stem, "dtype": "float32"}
+    run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes})
+    if run_dir.read_done(folder) is not None:
+        return
+    writer, progress = checkpoints(folder), {"steps": 0, "last": {"step": 0}, "best": {"step": 0}}
+    state = {"params": {"student": variables["params"]}, "batch_stats": variables.get("batch_stats", {})}
+    writer.save(state, 0, progress)
+    writer.close()
+    run_dir.write_sealed(folder, run_dir.DONE, progress)

@@ -92,7 +92,7 @@ def template(name: str) -> Any:
     environment: Any = Environment(
         loader=PackageLoader("sdd_jax.reporting", ""),
         autoescape=True,
-        finalize=lambda value: shown(value) if type(value) is str else value,  # not what the template itself wrote
+        finalize=lambda value: shown(str(value)) if type(value) is str or isinstance(value, Path) else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

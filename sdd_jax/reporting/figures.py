@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.reporting import measures
-from sdd_jax.reporting.study import Group, Run, Study
+from sdd_jax.reporting.study import Group, Run, Study, short
 
 SHOWN_CLASSES = 30  # at most, of the figure of gains
 CORRELATED = 1000  # at most, of the matrices of correlations
@@ -212,7 +212,7 @@ def _calibration(study: Study) -> Picture:
 
 def _correlation(study: Study) -> Picture | None:
     shown = np.linspace(0, len(study.names) - 1, min(len(study.names), CORRELATED)).astype(int)
-    entries, names = [], [study.names[label] for label in shown]
+    entries, names = [], [short(study.names[label]) for label in shown]
     if len(names) < len(study.names):
         study.notes.append(f"correlations: of {len(names)} of the {len(study.names)} classes, evenly spaced")
     for group in study.groups:
@@ -260,7 +260,7 @@ def _tsne(study: Study) -> Picture | None:
         axes = _panels(figure, len(entries), across, subplot_kw={"box_aspect": 1})
         for axis, (title, points) in zip(axes.flat, entries, strict=False):
             for number, label in enumerate(classes):
-                chosen, name = points[labels[keep] == label], study.names[label]
+                chosen, name = points[labels[keep] == label], short(study.names[label])
                 colour, marker = theme.classes[number % 10], "osD^vPX*<"[number % 9]
                 axis.scatter(*chosen.T, s=9, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
             axis.set_title(title, loc="left", fontsize=9)
@@ -285,7 +285,7 @@ def _gains(study: Study, baseline: Group, group: Group) -> Picture:
             axis.errorbar(mean, places, xerr=sd, fmt="none", ecolor=theme.ink, elinewidth=0.9, capsize=2.5)
         for place, value, colour in zip(places, mean, colours, strict=True):
             axis.plot(value, place, "o" if value >= 0 else "s", color=colour, markersize=5)
-        axis.set_yticks(places, [study.names[label] for label in order])
+        axis.set_yticks(places, [short(study.names[label]) for label in order])
         axis.set_ylim(len(order) - 0.4, -0.6)
         axis.set_xlabel("difference of the class's test accuracy, percentage points")
         axis.set_title(f"{group.label} less {baseline.label}", loc="left")

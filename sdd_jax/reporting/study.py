@@ -94,7 +94,7 @@ def _read(folder: Path) -> Run:
     if not results["last"]:
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
     lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
-    environment = (run_dir.read_starts(folder) or [{}])[-1]
+    environment = run_dir.read_starts(folder)[-1]
     return Run(folder, flatten(config), lines, results, finished, environment)
 
 
@@ -131,7 +131,7 @@ def _labels(firsts: Sequence[Run]) -> list[str]:
     for run, label in zip(firsts, bare, strict=True):
         twins = [other for other, its in zip(firsts, bare, strict=True) if its == label]
         names = [name for name in run.recipe if len({repr(twin.recipe.get(name)) for twin in twins}) > 1]
-        apart = ", ".join(f"{name.rpartition('.')[2]} {_short(run.recipe[name])}" for name in names)
+        apart = ", ".join(f"{name.rpartition('.')[2]} {short(run.recipe[name])}" for name in names)
         labels.append(shown(f"{label} ({apart})" if apart else label))
     return labels
 
@@ -144,7 +144,8 @@ def shown(name: str) -> str:
     return "".join(ascii(sign)[1:-1] if is_odd else sign for sign, is_odd in zip(name, odd, strict=True))
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """``value`` as a word of a figure; of a long one, the end."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 24 else "…" + text[-23:]
 
