@@ -17,21 +17,23 @@ class Parser(argparse.ArgumentParser):
         refuse(self.prog.removeprefix("python -m "), message)
 
 
-def refuse(program: str, message: str) -> NoReturn:
-    """Ends with 2 after one line."""
+def refuse(program: str, message: str, code: int = 2) -> NoReturn:
+    """Ends with ``code`` after one line."""
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 @contextlib.contextmanager
 def guarded(program: str) -> Iterator[None]:
-    """For the body of a command: what the user named wrongly ends it with one line and 2."""
+    """For the body of a command: what the user named wrongly ends it with one line and 2, a disk that fails with 1."""
     try:
         yield
     except (ValueError, ImportError) as error:
         refuse(program, str(error))
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         refuse(program, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except OSError as error:
+        refuse(program, str(error), 1)
 
 
 def hold_no_device() -> None:

@@ -1,5 +1,6 @@
 """Result lines: ``experiments/results/TABLE.jsonl``, one committed line of JSON for each run."""
 
+import errno
 import json
 import os
 import statistics
@@ -57,12 +58,18 @@ def read_file(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Adds a line, and has it on the disk before it returns."""
+    """Adds a line, whole or not at all, and has it on the disk before it returns; ``OSError`` names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    text = json.dumps(line).encode() + b"\n"
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def run_key(line: Mapping[str, Any]) -> RunKey:

@@ -42,16 +42,25 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes ``content`` so that a kill leaves ``path`` as it was or whole, never half of it."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # of this writer alone
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes files, each whole or not at all; none of them if the disk has no room for all. ``OSError`` names one."""
+    written = {}
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        for path, content in contents.items():
+            written[path] = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # of this writer alone
+            with open(written[path], "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+    except OSError as error:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str([*written][-1])) from error
 
 
 def read_json(path: Path) -> Any:
@@ -110,17 +119,17 @@ def checksum(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
-def write_new(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file; ``ValueError`` if there is one at ``path`` already, or it cannot be written."""
-    path = Path(path)
-    if path.exists():
-        raise ValueError(f"{path} exists: it is not overwritten, give another name or remove it")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path} cannot be written: {path.parent} is no directory")
+def write_new(contents: Mapping[Path, bytes]) -> None:
+    """``write_together``; ``ValueError`` if there is a file at one of the places already, or none can be written."""
+    for path in contents:
+        if path.exists():
+            raise ValueError(f"{path} exists: it is not overwritten, give another name or remove it")
+        if not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: {path.parent} is no directory")
     try:
-        write_whole(path, content)
+        write_together(contents)
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+        raise ValueError(f"{error.filename} cannot be written: {error.strerror}") from error
 
 
 def write_safetensors(
@@ -133,7 +142,7 @@ def write_safetensors(
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    write_new(path, len(text).to_bytes(8, "little") + text + content[start:])
+    write_new({Path(path): len(text).to_bytes(8, "little") + text + content[start:]})
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

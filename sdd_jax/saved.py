@@ -17,7 +17,7 @@ from sdd_jax.models import create_model
 from sdd_jax.own import check_allowed
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import run_dir
-from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.checkpoint import Checkpoints, check_finite
 
 WHICH = ("last", "best")
 
@@ -151,9 +151,7 @@ def write_imported(
         got = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
         raise ValueError(f'variables must be {{"params": ..., "batch_stats": ...}}, got {got}')
     create_model(name, num_classes, stem)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        if not jnp.isfinite(leaf).all():
-            raise ValueError(f"{source.get('file')}: {jax.tree_util.keystr(path)} holds NaN or an infinite number")
+    check_finite(variables, source.get("file"))
     try:
         json.dumps(dict(source))
     except TypeError as error:

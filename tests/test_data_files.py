@@ -113,6 +113,23 @@ def test_idx_sets_that_do_not_fit_together_are_refused(tmp_path):
         read_mnist("mnist", tmp_path / "a")
 
 
+def test_a_label_that_is_none_is_refused_with_the_sets_place(tmp_path):
+    write_mnist(tmp_path / "a", True)
+    (tmp_path / "a" / "t10k-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(idx_bytes(np.array([1, 200, 3], np.uint8)))
+    )
+    with pytest.raises(
+        ValueError, match=rf"^mnist in {tmp_path}/a: test_labels must be in 0 .. 9 .*got 200 at position 1"
+    ):
+        data.load("mnist", path=tmp_path / "a", select_on="test")
+
+
+def test_a_set_without_an_image_is_refused(tmp_path):
+    write_mnist(tmp_path / "a", False, train=0)
+    with pytest.raises(ValueError, match=rf"^mnist in {tmp_path}/a: train_images must "):
+        data.load("mnist", path=tmp_path / "a", select_on="test")
+
+
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_the_real_fashion_mnist():
     loaded = data.load("fashion_mnist", path=DEBIAN, train_examples=20_000)

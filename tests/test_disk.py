@@ -1,15 +1,22 @@
 """A disk that fills or cannot be written: one line, and what was saved before is whole."""
 
+import json
+import resource
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import pytest
 import tiny
+from served import images, served
 from test_preemption import final
 from test_processes import ROOT
 
+from experiments import results
+from sdd_jax import files
+from sdd_jax.serving.predict import Prediction, write
 from sdd_jax.training.checkpoint import Checkpoints, SaveFailed
 from sdd_jax.training.run_writer import RunWriter
 
@@ -43,6 +50,52 @@ def test_what_ended_the_run_is_known_if_closing_fails_as_well(tmp_path, monkeypa
         raise SaveFailed("the checkpoint could not be written")
     assert isinstance(ended.value.__context__, SaveFailed)
     assert not (tmp_path / "lock.json").exists()
+
+
+@contextmanager
+def room_for(size):
+    """No file may have more bytes: a write ends as on a full disk, after a part of it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_files_that_belong_together_are_written_all_or_none(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_text("before")
+    with room_for(100), pytest.raises(OSError, match=f"too large: '{second}'"):
+        files.write_together({first: bytes(50), second: bytes(200)})
+    assert first.read_text() == "before" and list(tmp_path.iterdir()) == [first]
+    with room_for(100), pytest.raises(ValueError, match=f"{second} cannot be written: File too large"):
+        files.write_new({tmp_path / "c": bytes(50), second: bytes(200)})
+    assert list(tmp_path.iterdir()) == [first]
+    files.write_together({first: b"after", second: b"too"})
+    assert (first.read_text(), second.read_text()) == ("after", "too")
+
+
+def test_a_result_line_is_added_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.jsonl"
+    results.append(path, {"seed": 0})
+    before = path.read_bytes()
+    with room_for(len(before) + 20), pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        results.append(path, {"seed": 1, "settings": "x" * 100})
+    assert path.read_bytes() == before
+
+
+def test_predictions_that_find_no_room_leave_nothing(tmp_path):
+    one = served("served:small")
+    pictures = [tmp_path / f"{number}.png" for number in range(3)]
+    given = [
+        Prediction(path, pixels, 0, np.full(7, 1 / 7), []) for path, pixels in zip(pictures, images(one), strict=True)
+    ]
+    out = tmp_path / "out"
+    with room_for(500), pytest.raises(OSError, match=f"File too large: '{out}'"):
+        list(write(given, out, tmp_path, one.names))
+    assert not [path for path in out.rglob("*") if path.is_file()]
+    assert len(list(write(given, out, tmp_path, one.names))) == 3
 
 
 def in_a_file_system(folder, size, script):
@@ -82,3 +135,12 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("sdd_jax: ") and "Read-only file system" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@needs_mount
+def test_each_command_on_a_disk_that_is_full_or_cannot_be_written(tmp_path):
+    command = ["unshare", "-rm", sys.executable, "-m", "tests.faults.disks", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert set(found.values()) == {"right"} and len(found) == 20, result.stdout + result.stderr

@@ -7,7 +7,11 @@ from tests.faults import kills
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
 def test_runs_that_are_killed_end_as_uninterrupted_ones():
     counted = kills.main(kills=3, seed=1, epochs=6, names=["student"])
-    assert sum(counted.values()) == 3
+    assert counted.total() == 3
+
+
+def test_commands_that_are_killed_make_what_uninterrupted_ones_make():
+    counted = kills.main(kills=4, seed=2, epochs=2, names=["cache", "report", "table", "onnx"])
+    assert counted.total() == 4

@@ -18,6 +18,7 @@ from sdd_jax.build_teacher import read_teacher
 from sdd_jax.config import read
 from sdd_jax.models import create_model
 from sdd_jax.training import run_dir
+from sdd_jax.training.checkpoint import Checkpoints
 
 EVIL = (
     "import pathlib\nfrom own_networks import plain_function as x\npathlib.Path(__file__).with_name('it_ran').touch()\n"
@@ -278,6 +279,23 @@ def test_a_teacher_folder_that_cannot_be_written_serves(teacher, tmp_path, capsy
     told = capsys.readouterr().err
     assert f"{folder}/measured.json cannot be written: the next start measures it again" in told
     assert not (folder / "measured.json").exists()
+
+
+def test_weights_that_are_nan_are_named_by_whatever_reads_them(tmp_path, monkeypatch):
+    """Sealed by somebody: no run saves them. A teacher of such weights does not begin to teach."""
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints,
+        "save",
+        lambda self, state, *rest: save(self, jax.tree.map(lambda leaf: leaf * np.nan, state), *rest),
+    )
+    write_run(tmp_path / "it", "resnet14")
+    monkeypatch.undo()
+    place = f"{tmp_path}/it/checkpoints/00000003: .* holds NaN or an infinite number"
+    for reader, typed in commands(tmp_path / "it", "", tmp_path).items():
+        line = call(*typed).refused()
+        assert re.search(place, line), (reader, line)
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
 def measured(folder):

@@ -128,6 +128,20 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_that_comes_late_is_waited_for(uninterrupted, tmp_path):
+    port = free_port()
+    first, late = ([*TRAIN, tmp_path, f"--process={index},2,{port}"] for index in range(2))
+    both = [start(first, 2)]
+    assert "waiting up to 60 s" in both[0].stderr.readline()
+    time.sleep(10)
+    assert both[0].poll() is None and not list(tmp_path.iterdir())  # nothing is begun alone
+    both.append(start(late, 2))
+    codes, errors = end(both)
+    assert codes == [0, 0], errors
+    assert final(tmp_path) == uninterrupted[2]
+
+
+@pytest.mark.slow
 def test_two_processes_stop_together_and_end_when_one_is_lost(uninterrupted, tmp_path):
     both = begin(tmp_path, "--seconds=0.3", processes=2)
     wait_for(both[0], 7)

@@ -288,6 +288,73 @@ def test_a_browser_shows_it_without_an_error_or_a_request(scheme, width, browser
     context.close()
 
 
+# As a class, a folder or a method may be called; each of them does something where it is not escaped.
+HOSTILE = (
+    "<script>document.title = 'ran'</script>", '"><img src=x onerror="document.title = 1">', "{{ 7 * 7 }}", "$\\frac{",
+    "a\u202egnp.exe", "two\nlines\u2028more", "a\udcffb", "猫 Füße",
+    "');background:url(https://example.org/x)", "w" * 999,
+)  # fmt: skip
+
+
+def test_a_name_stays_on_its_line_and_in_its_direction():
+    assert study.shown("a\u202egnp.exe\n\u2066\udcff\x1b") == r"a\u202egnp.exe\n\u2066\udcff\x1b"
+    for name in ("猫 Füße", "می\u200cخواهم", "a\xa0b", "<b>"):  # joiners belong to words; the page escapes the last
+        assert study.shown(name) == name
+
+
+@pytest.fixture(scope="module")
+def hostile_page(runs):
+    """The page of runs whose classes and folders have such names."""
+    place = runs.parent / "hostile"
+    for number, name in enumerate(("plain", "kd", "sdd_kd")):
+        shutil.copytree(runs / name / "seed_0", place / HOSTILE[number].replace("/", "\u2215"))
+    shutil.copytree(runs / "plain" / "seed_1", place / HOSTILE[4] / HOSTILE[5])
+    shutil.copytree(runs / "teacher", place / "runs" / "teacher")
+    of_digits = (data._MEMORY["digits"][0], HOSTILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data._MEMORY, "digits", of_digits)
+        folders = [path for path in place.iterdir() if path.name != "runs"]
+        return write_report(folders, runs.parent / "hostile_out", allow=[NAME])
+
+
+@pytest.mark.slow
+def test_hostile_names_are_words_on_the_page(hostile_page):
+    text = hostile_page.read_text()
+    assert "<script" not in text and "<img src=x" not in text and "\u202e" not in text and "\u2028" not in text
+    for shown in (
+        "&lt;script&gt;document.title",
+        "&lt;img src=x",
+        "{{ 7 * 7 }}",
+        "$\\frac{",
+        r"a\u202egnp.exe",
+        r"two\nlines",
+    ):
+        assert text.count(shown) > 1, shown
+    assert "w" * study.LONGEST in text and "w" * (study.LONGEST + 1) not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_hostile_names_run_nothing_in_a_browser_and_break_nothing(width, browser, hostile_page):
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    tab, said, asked = context.new_page(), [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(hostile_page.as_uri())
+    assert said == [] and [url for url in asked if not url.startswith("data:")] == [hostile_page.as_uri()]
+    assert tab.title().startswith("digits: ") and tab.evaluate("document.scripts.length") == 0
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert all(tab.evaluate("[...document.images].map(image => image.complete && image.naturalWidth > 0)"))
+    sections = tab.evaluate("[...document.querySelectorAll('section > h2')].map(head => head.id)")
+    assert sections[0] == "results" and sections[-1] == "runs" and "gallery" in sections
+    # What was let in all the same would not run: the page forbids it.
+    tab.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title = 1\">')")
+    tab.wait_for_timeout(200)
+    assert tab.title() != "1"
+    context.close()
+
+
 @pytest.mark.slow
 def test_it_prints_light_even_from_a_dark_screen(browser, page, tmp_path):
     context = browser.new_context(color_scheme="dark", offline=True)

@@ -145,6 +145,9 @@ def test_results_and_starts_that_were_edited_are_refused(copied):
                 read(finished)
         (finished / name).write_text(json.dumps(json.loads(content)))  # other spaces
         assert read(finished)
+    (finished / "environment.json").unlink()
+    with pytest.raises(Damaged, match="environment.json is not there"):
+        run_dir.read_starts(finished)
 
 
 def assert_results(folder, expected):

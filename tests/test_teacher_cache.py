@@ -34,7 +34,7 @@ from sdd_jax.mesh import pick
 from sdd_jax.regions import Regions
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, teacher_cache
-from sdd_jax.training.logbook import read_metrics
+from sdd_jax.training.logbook import NonFinite, read_metrics
 from sdd_jax.training.loop import train
 from sdd_jax.training.run_dir import read_done
 from sdd_jax.training.teacher import cached_teacher, make_compute, run_keys
@@ -268,6 +268,20 @@ def test_logits_that_cannot_be_kept_are_refused(tmp_path, store):
     with pytest.raises(FloatingPointError, match="not finite"):
         filler.fill()
     assert not len(filler.cache.keys())
+
+
+def test_a_cache_of_nan_stops_the_run_before_anything_is_saved(tmp_path):
+    """Sealed by somebody: the command keeps nothing that is not finite."""
+    filler = Filler(tmp_path / "cache").fill()
+    folder = tmp_path / "cache" / "00000"
+    facts = json.loads((folder / "MANIFEST.json").read_text())
+    content = {name: facts[name] for name in ("number", "slots", "error")}
+    np.save(folder / "values.npy", np.load(folder / "values.npy") * np.nan)
+    sealed.seal(folder, "shard", filler.cache.owner, content)
+    filler.cache.check_files()
+    with pytest.raises(NonFinite, match="step 0 is not finite: .*distill_loss nan"):
+        loop.train(filler.run(), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 # ---------------------------------------------------------------------- refusals

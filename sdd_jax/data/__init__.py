@@ -147,7 +147,11 @@ def load(
     shared |= {"select_on": select_on, "train_examples": train_examples}
     if name in _MEMORY:
         read, names = _MEMORY[name]
-        return from_arrays(*read(path), class_names=names, pad=info.pad, flip=info.flip, **shared)
+        arrays = read(path)
+        try:
+            return from_arrays(*arrays, class_names=names, pad=info.pad, flip=info.flip, **shared)
+        except ValueError as error:  # such as a label that is none
+            raise ValueError(f"{name}{f' in {path}' if path is not None else ''}: {error}") from error
     return from_records(
         *_read_listed(name, path),
         image_size=info.image_shape[0] if image_size is None else image_size,

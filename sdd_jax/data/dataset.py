@@ -150,9 +150,10 @@ def stratified_draw(labels: np.ndarray, counts: ArrayLike, key: int) -> np.ndarr
     The draw of a class depends on the key, the class and its size only, and a larger count contains a smaller one.
     NumPy's ``RandomState`` is frozen: its stream is promised not to change between releases.
     """
-    chosen = []
-    for label, count in enumerate(np.asarray(counts).tolist()):
-        members = np.flatnonzero(labels == label)
+    counts, chosen = np.asarray(counts).tolist(), []
+    sizes = np.bincount(labels, minlength=len(counts))
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes))  # in one pass, for many classes
+    for label, (count, members) in enumerate(zip(counts, by_class, strict=False)):
         chosen.append(members[np.random.RandomState([key, label]).permutation(len(members))[:count]])
     return np.sort(np.concatenate(chosen))
 

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from sdd_jax import __version__
-from sdd_jax.files import write_whole
+from sdd_jax.files import write_together
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.figures import draw_all
-from sdd_jax.reporting.study import Group, Study, find_runs, group_runs, method_name, test_pixels
+from sdd_jax.reporting.study import Group, Study, find_runs, group_runs, method_name, shown, test_pixels
 from sdd_jax.sdd import complementary_mask
 from sdd_jax.serving.regions import Region, read_regions
 
@@ -80,19 +80,19 @@ def write_report(
         notes=list(dict.fromkeys(study.notes)),  # last: the others add to them
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        (file.parent / f"{file.stem}_{name}.png").write_bytes(picture[0])
-    write_whole(file, text.encode())
+    beside = {file.with_name(f"{file.stem}_{name}.png"): picture[0] for name, picture in pictures.items()}
+    write_together({**beside, file: text.encode()})
     return file
 
 
 def template(name: str) -> Any:
-    """One of the templates beside this file; values are escaped in it."""
+    """One of the templates beside this file; values are escaped in it, and stay on their line."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment: Any = Environment(
         loader=PackageLoader("sdd_jax.reporting", ""),
         autoescape=True,
+        finalize=lambda value: shown(str(value)) if type(value) is str or isinstance(value, Path) else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -125,7 +125,7 @@ def _class_table(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
     counts = np.bincount(study.labels, minlength=study.dataset.num_classes)
     rows = [
         {
-            "name": study.dataset.class_names[label],
+            "name": study.names[label],
             "images": int(counts[label]),
             "before": before[:, label].tolist(),
             "after": after[:, label].tolist(),
@@ -176,7 +176,7 @@ def _gallery(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
                 "pixelated": pixels.shape[1] < 100,
                 "number": int(study.dataset.test.index[row]),
                 "label": label,
-                "names": study.dataset.class_names,
+                "names": study.names,
                 "teacher": measures.mean_prediction([teacher_logits[place]], label),
                 "before": measures.mean_prediction([logits[row] for logits in before], label),
                 "after": measures.mean_prediction([logits[row] for logits in after], label),

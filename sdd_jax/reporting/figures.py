@@ -2,15 +2,17 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sdd_jax.reporting import measures
-from sdd_jax.reporting.study import Group, Run, Study
+from sdd_jax.reporting.study import Group, Run, Study, short
 
 SHOWN_CLASSES = 30  # at most, of the figure of gains
+CORRELATED = 1000  # at most, of the matrices of correlations
 MARKERS, STYLES = "osD^vP", ("-", "--", "-.", ":")
 
 
@@ -70,9 +72,10 @@ def _draw(paint: Callable[[Any, Theme], None], size: tuple[float, float]) -> Pic
             "axes.edgecolor": theme.ink, "figure.facecolor": theme.paper, "axes.facecolor": theme.paper,
             "savefig.facecolor": theme.paper, "grid.color": theme.faint, "font.size": 9.5, "axes.titlesize": 10.5,
             "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "axes.axisbelow": True,
-            "font.family": "DejaVu Sans",
+            "font.family": "DejaVu Sans", "text.parse_math": False,
         }  # fmt: skip
-        with matplotlib.rc_context(settings):
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page itself has the names
             figure, buffer = Figure(figsize=size, layout="constrained"), io.BytesIO()
             paint(figure, theme)
             figure.savefig(buffer, dpi=120, metadata={"Software": "sdd_jax"})
@@ -208,11 +211,14 @@ def _calibration(study: Study) -> Picture:
 
 
 def _correlation(study: Study) -> Picture | None:
-    entries, names = [], study.dataset.class_names
+    shown = np.linspace(0, len(study.names) - 1, min(len(study.names), CORRELATED)).astype(int)
+    entries, names = [], [short(study.names[label]) for label in shown]
+    if len(names) < len(study.names):
+        study.notes.append(f"correlations: of {len(names)} of the {len(study.names)} classes, evenly spaced")
     for group in study.groups:
         if group.label in study.teachers and len(names) > 1:
-            teacher = study.teachers[group.label].logits
-            matrices = [measures.correlation_difference(logits, teacher) for logits in study.logits(group)]
+            teacher = study.teachers[group.label].logits[:, shown]
+            matrices = [measures.correlation_difference(logits[:, shown], teacher) for logits in study.logits(group)]
             mean = measures.spread([measures.off_diagonal(matrix) for matrix in matrices]).text(4)
             entries.append((f"{group.label}\nmean {mean}", np.mean(matrices, axis=0)))
     if not entries:
@@ -254,7 +260,7 @@ def _tsne(study: Study) -> Picture | None:
         axes = _panels(figure, len(entries), across, subplot_kw={"box_aspect": 1})
         for axis, (title, points) in zip(axes.flat, entries, strict=False):
             for number, label in enumerate(classes):
-                chosen, name = points[labels[keep] == label], study.dataset.class_names[label]
+                chosen, name = points[labels[keep] == label], short(study.names[label])
                 colour, marker = theme.classes[number % 10], "osD^vPX*<"[number % 9]
                 axis.scatter(*chosen.T, s=9, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
             axis.set_title(title, loc="left", fontsize=9)
@@ -279,7 +285,7 @@ def _gains(study: Study, baseline: Group, group: Group) -> Picture:
             axis.errorbar(mean, places, xerr=sd, fmt="none", ecolor=theme.ink, elinewidth=0.9, capsize=2.5)
         for place, value, colour in zip(places, mean, colours, strict=True):
             axis.plot(value, place, "o" if value >= 0 else "s", color=colour, markersize=5)
-        axis.set_yticks(places, [study.dataset.class_names[label] for label in order])
+        axis.set_yticks(places, [short(study.names[label]) for label in order])
         axis.set_ylim(len(order) - 0.4, -0.6)
         axis.set_xlabel("difference of the class's test accuracy, percentage points")
         axis.set_title(f"{group.label} less {baseline.label}", loc="left")

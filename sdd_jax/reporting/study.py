@@ -1,5 +1,6 @@
 """What a report is made of: runs by method, and every network's answers on one test set."""
 
+import unicodedata
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,14 @@ from sdd_jax.mesh import make_mesh
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
+from sdd_jax.serving.network import CONTROLS
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import read_log
 
 BATCH = 250
+LONGEST = 60  # letters of a class's name
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode's kinds of marks that reorder text
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
 TOLERANCE = 0.1  # percentage points between an accuracy that a run noted and the one measured now
 # Fields that do not tell methods apart: seeds, places, and how a run was carried out.
@@ -90,7 +94,7 @@ def _read(folder: Path) -> Run:
     if not results["last"]:
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
     lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
-    environment = (run_dir.read_starts(folder) or [{}])[-1]
+    environment = run_dir.read_starts(folder)[-1]
     return Run(folder, flatten(config), lines, results, finished, environment)
 
 
@@ -127,12 +131,21 @@ def _labels(firsts: Sequence[Run]) -> list[str]:
     for run, label in zip(firsts, bare, strict=True):
         twins = [other for other, its in zip(firsts, bare, strict=True) if its == label]
         names = [name for name in run.recipe if len({repr(twin.recipe.get(name)) for twin in twins}) > 1]
-        apart = ", ".join(f"{name.rpartition('.')[2]} {_short(run.recipe[name])}" for name in names)
-        labels.append(f"{label} ({apart})" if apart else label)
+        apart = ", ".join(f"{name.rpartition('.')[2]} {short(run.recipe[name])}" for name in names)
+        labels.append(shown(f"{label} ({apart})" if apart else label))
     return labels
 
 
-def _short(value: Any) -> str:
+def shown(name: str) -> str:
+    """``name`` on one line: characters that break lines, turn the direction of text or are none, as escapes."""
+    if name.isprintable():
+        return name
+    odd = (unicodedata.category(sign) in CONTROLS or unicodedata.bidirectional(sign) in TURNS for sign in name)
+    return "".join(ascii(sign)[1:-1] if is_odd else sign for sign, is_odd in zip(name, odd, strict=True))
+
+
+def short(value: Any) -> str:
+    """``value`` as a word of a figure; of a long one, the end."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 24 else "…" + text[-23:]
 
@@ -168,6 +181,7 @@ class Study:
     def __init__(self, groups: list[Group], data_path: str | None, allow: Collection[str] = ()):
         self.groups, self._read = groups, partial(saved.read, allow=allow)
         self.dataset = saved.load_test_data(self._read(groups[0].runs[0].folder), path=data_path)
+        self.names = [shown(name[:LONGEST]) for name in self.dataset.class_names]
         self.labels = np.full(len(self.dataset.test.index), -1)
         self.points = _points(self.dataset)  # rows of the test images that the t-SNE shows
         self.notes: list[str] = []  # what is missing, and why

@@ -21,6 +21,8 @@ from sdd_jax.regions import Regions
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
 
+CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what does not stand in a line of text
+
 
 class Served(NamedTuple):
     """A network, the variables of one checkpoint, and the data set that says what goes in and what comes out."""
@@ -76,7 +78,7 @@ class Served(NamedTuple):
 def check_names(names: Iterable[str]) -> None:
     """``ValueError`` at a name with a line break or of bytes that are no text: it fits in no line of a table."""
     for name in names:
-        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+        if any(unicodedata.category(letter) in CONTROLS for letter in name):
             raise ValueError(f"{name!r} has a character that cannot stand in a line of text: rename it")
 
 
@@ -145,10 +147,5 @@ def write_stablehlo(served: Served, path: Path) -> None:
         exported = jax.export.export(logits, platforms=("cpu", "cuda", "rocm", "tpu"))(served.abstract_images())
     finally:
         jax.config.update(frames, before)
-    about = path.with_name(path.name + ".json")
-    write_new(about, (json.dumps(served.metadata(), indent=1) + "\n").encode())
-    try:
-        write_new(path, bytes(exported.serialize()))
-    except ValueError:
-        about.unlink()
-        raise
+    about = (json.dumps(served.metadata(), indent=1) + "\n").encode()
+    write_new({path.with_name(path.name + ".json"): about, path: bytes(exported.serialize())})

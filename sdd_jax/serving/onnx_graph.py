@@ -60,7 +60,7 @@ def write_onnx(served: Served, path: Path) -> int:
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in served.metadata().items()}
     helper.set_model_props(made, texts)
     onnx.checker.check_model(made, full_check=True)
-    write_new(path, made.SerializeToString())
+    write_new({path: made.SerializeToString()})
     return len(made.graph.node)
 
 

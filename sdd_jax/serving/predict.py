@@ -153,23 +153,31 @@ def _cell(value: Any) -> str:
 def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Sequence[str]) -> Iterator[Prediction]:
     """Passes predictions on and writes each to ``folder``: a line of CSV, a line of JSON, a picture of its regions.
 
-    The pictures were found in ``root``: their places below it are kept.
+    The pictures were found in ``root``: their places below it are kept. If the disk fails, all that was written is
+    removed, and the ``OSError`` names the folder.
     """
     if (folder / CSV).exists() or (folder / JSON).exists():
         raise ValueError(f"{folder} holds predictions already: give --output another folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    root = root if root.is_dir() else root.parent
-    table, lines = open(folder / CSV, "w", newline="", encoding="utf-8"), open(folder / JSON, "w", encoding="utf-8")
-    with table, lines:
-        rows = csv.writer(table)
-        rows.writerow(("picture", "class", "label", "probability"))
-        for prediction in predictions:
-            name = names[prediction.label]
-            rows.writerow((_cell(prediction.picture), _cell(name), prediction.label, f"{prediction.probability:.6f}"))
-            lines.write(json.dumps(as_json(prediction, names), ensure_ascii=False) + "\n")
-            title = f"{name} {100 * prediction.probability:.1f} %   blue: as the whole, orange: otherwise"
-            sheet = draw_overlay(prediction.pixels, prediction.regions, names, title)
-            path = folder / prediction.picture.relative_to(root)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(path.with_name(path.name + ".regions.png"))
-            yield prediction
+    root, written = root if root.is_dir() else root.parent, [folder / CSV, folder / JSON]
+    try:
+        with (
+            open(written[0], "w", newline="", encoding="utf-8") as table,
+            open(written[1], "w", encoding="utf-8") as lines,
+        ):
+            rows = csv.writer(table)
+            rows.writerow(("picture", "class", "label", "probability"))
+            for prediction in predictions:
+                name, chance = names[prediction.label], prediction.probability
+                rows.writerow((_cell(prediction.picture), _cell(name), prediction.label, f"{chance:.6f}"))
+                lines.write(json.dumps(as_json(prediction, names), ensure_ascii=False) + "\n")
+                title = f"{name} {100 * chance:.1f} %   blue: as the whole, orange: otherwise"
+                path = folder / prediction.picture.relative_to(root)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written.append(path.with_name(path.name + ".regions.png"))
+                draw_overlay(prediction.pixels, prediction.regions, names, title).save(written[-1])
+                yield prediction
+    except OSError as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(folder)) from error

@@ -118,7 +118,10 @@ class Checkpoints:
         return path
 
     def load_variables(self, step: int) -> dict[str, Any]:
-        """The student's Flax variables of ``step``, without its optimizer state. Raises ``Damaged``."""
+        """The student's Flax variables of ``step``, without its optimizer state.
+
+        ``Damaged`` as in ``verify``; ``ValueError`` if one holds NaN, which no run saves.
+        """
         path = str(self.verify(step))
 
         def wanted(keys, leaf):
@@ -127,7 +130,9 @@ class Checkpoints:
             return np.empty(leaf.shape, leaf.dtype) if student else ocp.PLACEHOLDER
 
         state: Any = ocp.load(path, jax.tree_util.tree_map_with_path(wanted, ocp.metadata(path).metadata))
-        return {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
+        variables = {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
+        check_finite(variables, path)
+        return variables
 
     def newest_whole(self, at_most: int | None = None) -> tuple[int | None, list[str]]:
         """The newest step, up to ``at_most``, that is not damaged, and a message for each that is.
@@ -163,6 +168,13 @@ class Checkpoints:
         """The state of a step that ``newest_whole`` returned, in the shapes and dtypes of ``like``."""
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         return ocp.load(str(self.folder / f"{step:08d}"), wanted)
+
+
+def check_finite(variables: Any, where: Any) -> None:
+    """``ValueError`` names an array of ``variables`` that holds NaN or an infinite number."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        if not np.isfinite(leaf).all():
+            raise ValueError(f"{where}: {jax.tree_util.keystr(path)} holds NaN or an infinite number")
 
 
 @contextmanager

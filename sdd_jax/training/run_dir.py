@@ -82,7 +82,8 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         "processes": jax.process_count(),
         "commit": commit(),
     }
-    write_sealed(folder, ENVIRONMENT, {"starts": [*read_starts(folder), start]})
+    before = read_starts(folder) if (folder / ENVIRONMENT).exists() else []
+    write_sealed(folder, ENVIRONMENT, {"starts": [*before, start]})
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -159,9 +160,10 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
-    """When, where and with what the run in ``folder`` was started, each time."""
-    noted, where = read_sealed(folder, ENVIRONMENT) or {"starts": []}, str(folder / ENVIRONMENT)
-    starts = check_fields(noted, {"starts": list}, where)["starts"]
+    """When, where and with what the run in ``folder`` was started, each time: at least once."""
+    noted, where = read_sealed(folder, ENVIRONMENT), str(folder / ENVIRONMENT)
+    if noted is None or not (starts := check_fields(noted, {"starts": list}, where)["starts"]):
+        raise sealed.Damaged(f"{where} is not there, or names no start of the run")
     return [check_fields(start, {"started": str, "versions": dict, "devices": dict}, where) for start in starts]
 
 

@@ -136,9 +136,13 @@ class Cache:
         files = {f"{name}.npy": _npy(array) for name, array in {"keys": keys, **packed}.items()}
         content = {"number": number, "slots": len(keys), "error": added_error(rows, stored)}
         temporary = Path(tempfile.mkdtemp(suffix=".shard", dir=self.folder))  # a name that no other process has
-        sealed.seal(temporary, "shard", self.owner, content, files)
-        temporary.chmod(self.folder.stat().st_mode)
-        temporary.rename(self._path(number))  # an error if another process has written one
+        try:
+            sealed.seal(temporary, "shard", self.owner, content, files)
+            temporary.chmod(self.folder.stat().st_mode)
+            temporary.rename(self._path(number))  # an error if another process has written one
+        except OSError:
+            shutil.rmtree(temporary)
+            raise
 
     def check_files(self) -> None:
         """``Damaged`` names a file that is not as it was written, or a shard that is another's."""

@@ -21,6 +21,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -33,8 +34,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from configs import quickstart
-from sdd_jax import saved
+from sdd_jax import models, saved
 from sdd_jax.build import build
+from sdd_jax.models.layers import torch_affine_init
+from sdd_jax.models.resnet import ResNet
 from sdd_jax.processes import Preempted
 from sdd_jax.reporting.study import Study, find_runs, group_runs
 from sdd_jax.training import run_dir, teacher_cache
@@ -43,6 +46,8 @@ from sdd_jax.training.teacher import variables_hash
 from tests.commands import call
 
 NETWORK = "resnet8"
+# Under that name one block of eight channels: most of the time would go into tracing the blocks of a whole one.
+SMALL = {NETWORK: (partial(ResNet, (1,), (8,), 8), torch_affine_init, ("cifar",))}
 CONFIG = """
 from tests.faults import tampering
 
@@ -259,6 +264,7 @@ def main(share: float = 1.0, seed: int = 0, names: tuple[str, ...] = (), say: Ca
     with (
         tempfile.TemporaryDirectory(prefix="tampering_") as folder,
         mock.patch.object(teacher_cache, "SHARD_BYTES", 2**18),
+        mock.patch.dict(models._NETWORKS, SMALL),
     ):
         tries = [
             (victim, change, command)
