@@ -3,7 +3,8 @@
 Networks are in ``sdd_jax.models``, data in ``sdd_jax.data``, the training loop in ``sdd_jax.training``.
 """
 
-from sdd_jax.losses import dist_loss, dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
+from sdd_jax.batch_relations import dist_loss
+from sdd_jax.losses import dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
 from sdd_jax.regions import Regions, pool_regions
 from sdd_jax.sdd import complementary_mask, sdd_loss
 from sdd_jax.standardize import standardize_logits, standardized

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from sdd_jax import losses
+from sdd_jax import batch_relations, losses
 from sdd_jax.fields import Field
 from sdd_jax.own import own_function
 from sdd_jax.standardize import standardized
@@ -69,7 +69,9 @@ BASES: dict[str, Base] = {
         distill_weight=9.0,
         options={"temperature": 2.0},
     ),
-    "dist": Base(losses.dist_loss, "the paper and the code of DIST (Huang et al., NeurIPS 2022)", distill_weight=2.0),
+    "dist": Base(
+        batch_relations.dist_loss, "the paper and the code of DIST (Huang et al., NeurIPS 2022)", distill_weight=2.0
+    ),
     "ttm": Base(losses.ttm_loss, TTM_README, distill_weight=45.0),
     "wttm": Base(losses.wttm_loss, f"{TTM_README} with CRD: --add wttm --ttm_l 0.2 -a 4", distill_weight=4.0),
 }
