@@ -1,18 +1,20 @@
-"""What one thing costs or is worth: regions, kept programs, seeds together, libraries, freed memory."""
+"""What one thing costs or is worth: regions, base losses, kept programs, seeds together, libraries, freed memory."""
 
 import statistics
 import tempfile
+import time
 import timeit
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import timing
 from benchmarks.jax_step import temporary_bytes
 from benchmarks.worker import BATCH, CLASSES, SCALES, jax_spec, torch_spec
 from experiments.command_line import table
-from sdd_jax import kd_loss, sdd_loss
+from sdd_jax import kd_loss, methods, sdd_loss
 from sdd_jax.regions import Regions
 from sdd_jax.training.compiling import keep_freed_memory
 
@@ -82,6 +84,51 @@ def loss_section():
         "Milliseconds of value and gradient of SDD-KD on region logits, jitted; one axis varies at a time.",
         "",
         *table(("axis", "batch", "classes", "regions", "ms"), rows),
+    ]
+
+
+def base_loss(name, classes):
+    """The base loss of a method with its default numbers, for logits of so many classes."""
+    base, options = methods.BASES[name], {}
+    if base.cost is not None:
+        options["cost"] = np.asarray(base.cost(jax.random.normal(jax.random.key(1), (classes, 64))))
+    return partial(base.function, **base.options, **options)
+
+
+def method_milliseconds(name, classes, scales):
+    """The processor's time of one call, over all threads: value and gradient, warm, of the global logits or regions."""
+    base = base_loss(name, classes)
+    keys = jax.random.split(jax.random.key(0), 3)
+    shape = (BATCH, *([Regions(scales).count] if scales else []), classes)
+    student, teacher = (3.0 * jax.random.normal(key, shape) for key in keys[:2])
+    labels = jax.random.randint(keys[2], (BATCH,), 0, classes)
+    loss = partial(sdd_loss, base=base) if scales else base
+    run = jax.jit(jax.value_and_grad(lambda *arrays: jnp.mean(loss(*arrays))))
+    jax.block_until_ready(run(student, teacher, labels))
+    rounds = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        for _ in range(CALLS // 20):
+            jax.block_until_ready(run(student, teacher, labels))
+        rounds.append(1000 * (time.process_time() - began) / (CALLS // 20))
+    return statistics.median(rounds)
+
+
+def methods_section():
+    """Times every base loss alone; lines of markdown."""
+    shapes = [(classes, scales) for classes in (100, 1000) for scales in (None, SCALES)]
+    rows = []
+    for name in methods.BASES:
+        rows.append((name, *(f"{method_milliseconds(name, *shape):.2f}" for shape in shapes)))
+    regions = Regions(SCALES).count
+    heads = [f"{classes:,} classes, {f'{regions} regions' if scales else 'global'}" for classes, scales in shapes]
+    return [
+        "## Base losses alone",
+        "",
+        f"Processor milliseconds, of all threads, of value and gradient at batch {BATCH} with the default numbers, "
+        f"jitted: of the global logits, and region by region. The median of {ROUNDS} rounds of {CALLS // 20} calls.",
+        "",
+        *table(("base loss", *heads), rows),
     ]
 
 

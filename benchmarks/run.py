@@ -19,6 +19,7 @@ from sdd_jax.training.run_dir import commit
 SECTIONS = {
     "pairs": pairs.section,
     "loss": cost.loss_section,
+    "methods": cost.methods_section,
     "memory": cost.memory_section,
     "start": cost.start_section,
     "seeds": cost.seeds_section,

@@ -69,6 +69,8 @@ CFG_WARMUP = f"{methods.CFG}:167, cfg.DKD.WARMUP, which no file of CIFAR-100 and
 CFG_SDD_NKD = "mdistiller/distillers/SDD_nkd.py:163-166, which reads cfg.DKD: its T, its BETA as gamma, its WARMUP"
 KD_YAML = "configs/imagenet/r34_r18/kd.yaml:23-27, and configs/imagenet/r50_mv2/kd.yaml"
 LS_BETA = "what DKD has for the pair"
+RLD_CODE = "RLD's code (Sun et al., ICCV 2025)"
+WKD_CODE = "WKD's code (Lv et al., NeurIPS 2024), where gamma falls to 0 along a cosine: here it does not"
 LS_LOGS = "the names of the logs of logit standardisation's code (logs/KD), 2 and 9 for other pairs"
 
 
@@ -134,6 +136,7 @@ ROWS: tuple[Row, ...] = (
         regions=False,
     ),
     Row({"loss.warmup_epochs": 20}, CFG_SDD_NKD, SMALL, bases=("nkd",), regions=True),
+    Row({"loss.warmup_epochs": 20}, f"mdistiller/engine/cfg.py:180-185 of {RLD_CODE}", SMALL, bases=("rld",)),
     # ---- ImageNet
     Row({"epochs": 100}, SECTION, ("imagenet",), section="SOLVER"),
     # The released yaml of SDD-DKD on r34_r18 has a left-over batch of 4.
@@ -188,8 +191,31 @@ ROWS: tuple[Row, ...] = (
         ("imagenet",),
         bases=("dkd", "ls_dkd", "nkd"),
     ),
+    Row(
+        {"loss.options.temperature": 1.0, "loss.options.beta": 0.5, "loss.warmup_epochs": 1},
+        f"configs/imagenet/r34_r18/rld.yaml:27-30 of {RLD_CODE}; a warm-up of 1 epoch is none",
+        ("imagenet",),
+        bases=("rld",),
+    ),
+    Row(
+        {"loss.options.temperature": 2.0, "loss.options.gamma": 30.0},
+        f"configs/imagenet/r34_r18/wkd_l.yaml:27-35 of {WKD_CODE}",
+        ("imagenet",),
+        bases=("wkd",),
+    ),
+    Row(
+        {"loss.options.temperature": 1.0, "loss.task_weight": 0.5, "loss.distill_weight": 0.5},
+        "configs/imagenet/*/kd_ours.yaml:25-28 of MLKD's code (Jin et al., CVPR 2023)",
+        ("imagenet",),
+        bases=("mlkd",),
+    ),
     # ---- this project's own data sets, whose runs are shorter
-    Row({"loss.warmup_share": 20 / 240}, "the share that 20 epochs are of 240", OWN, bases=("dkd", "ls_dkd", "nkd")),
+    Row(
+        {"loss.warmup_share": 20 / 240},
+        "the share that 20 epochs are of 240",
+        OWN,
+        bases=("dkd", "ls_dkd", "nkd", "rld"),
+    ),
     # ---- pairs
     *(
         row
@@ -251,6 +277,27 @@ ROWS: tuple[Row, ...] = (
             ("r34_r18", ("resnet34", "resnet18"), 1.0),
             ("r50_mv2", ("resnet50", "mobilenet_v1"), 0.5),
         )
+    ),
+    Row(
+        {"loss.options.beta": 2.0},
+        f"configs/imagenet/r50_mv1/rld.yaml:27-30 of {RLD_CODE}",
+        ("imagenet",),
+        ("resnet50", "mobilenet_v1"),
+        bases=("rld",),
+    ),
+    Row(
+        {"loss.options.gamma": 25.0, "loss.options.kappa": 2.0},
+        f"configs/imagenet/r50_mv1/wkd_l.yaml:30-38 of {WKD_CODE}",
+        ("imagenet",),
+        ("resnet50", "mobilenet_v1"),
+        bases=("wkd",),
+    ),
+    Row(
+        {"loss.options.temperature": 6.0, "loss.options.gamma": 200.0},
+        f"configs/cifar100/wkd_l/*.yaml:23-32 of {WKD_CODE}",
+        ("cifar100",),
+        ("wrn_40_2", "shufflenet_v1"),
+        bases=("wkd",),
     ),
     # ---- the paper's warm-up
     Row({"loss.warmup_epochs": 30}, SECTION, (*SMALL, "imagenet"), preset=PAPER),

@@ -3,7 +3,9 @@
 Networks are in ``sdd_jax.models``, data in ``sdd_jax.data``, the training loop in ``sdd_jax.training``.
 """
 
-from sdd_jax.losses import dist_loss, dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
+from sdd_jax.batch_relations import dist_loss, mlkd_loss
+from sdd_jax.class_relations import class_cost, ldrld_loss, rld_loss, wkd_loss
+from sdd_jax.losses import abkd_loss, dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
 from sdd_jax.regions import Regions, pool_regions
 from sdd_jax.sdd import complementary_mask, sdd_loss
 from sdd_jax.standardize import standardize_logits, standardized
@@ -11,17 +13,23 @@ from sdd_jax.standardize import standardize_logits, standardized
 __all__ = [
     "Regions",
     "__version__",
+    "abkd_loss",
+    "class_cost",
     "complementary_mask",
     "dist_loss",
     "dkd_loss",
     "kd_loss",
+    "ldrld_loss",
+    "mlkd_loss",
     "nkd_as_released_loss",
     "nkd_loss",
     "pool_regions",
+    "rld_loss",
     "sdd_loss",
     "standardize_logits",
     "standardized",
     "ttm_loss",
+    "wkd_loss",
     "wttm_loss",
 ]
 

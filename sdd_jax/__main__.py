@@ -27,6 +27,7 @@ from sdd_jax.training.compiling import keep_freed_memory
 
 COMMANDS = {
     "train": "train a network, plain or by distillation",
+    "sweep": "search for weights: a grid of runs, the best by held-out images",
     "evaluate": "measure a run on the test set",
     "cache": "keep what a teacher says of every view that runs will see",
     "report": "compare runs on one page: curves, regions, calibration, what changed",

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import jax
@@ -99,8 +100,11 @@ class Parts(NamedTuple):
     objective: objectives.Objective
 
 
-def make_parts(settings: Settings, num_classes: int) -> Parts:
-    """Networks and objective; ``ValueError`` names the field of a name that is not known."""
+def make_parts(settings: Settings, num_classes: int, teacher_variables: Any = None) -> Parts:
+    """Networks and objective; ``ValueError`` names the field of a name that is not known.
+
+    Without the teacher's variables a loss that reads them has a cost that is not a number.
+    """
 
     def network(field, dtype):
         with named_field(field):
@@ -109,11 +113,11 @@ def make_parts(settings: Settings, num_classes: int) -> Parts:
     student = network("model.student", settings["model.dtype"])
     has_teacher = settings["model.teacher"] != "none"
     teacher = network("model.teacher", teacher_dtype(settings)) if has_teacher else None
-    return Parts(student, teacher, make_objective(settings, num_classes))
+    return Parts(student, teacher, make_objective(settings, num_classes, teacher_variables))
 
 
-def make_objective(settings: Settings, num_classes: int) -> objectives.Objective:
-    """What a step of the method minimises."""
+def make_objective(settings: Settings, num_classes: int, teacher_variables: Any = None) -> objectives.Objective:
+    """What a step of the method minimises; ``teacher_variables`` as in ``make_parts``."""
     method = parse_method(settings)
     options: dict[str, dict[str, Any]] = {"loss": {}, "features": {}}
     for name in option_fields(settings, method):
@@ -123,6 +127,13 @@ def make_objective(settings: Settings, num_classes: int) -> objectives.Objective
     if base is None:
         logits = objectives.plain(1.0 if method == methods.Method() else settings["loss.task_weight"])
     else:
+        if base.cost is not None:
+            given = {
+                name: options["loss"].pop(name)
+                for name in methods.options_of(base)
+                if name in signature(base.cost).parameters
+            }
+            options["loss"]["cost"] = class_costs(settings, partial(base.cost, **given), num_classes, teacher_variables)
         function = partial(base.function, **options["loss"])
         example, labels = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
         with named_field(f"loss.base {settings['loss.base']}"):  # the function itself says what is wrong with options
@@ -145,6 +156,18 @@ def make_objective(settings: Settings, num_classes: int) -> objectives.Objective
     with named_field(f"features.options of {method.features}"):
         loss = features.make(settings["features.weight"], **options["features"])
     return objectives.added(logits=logits, features=loss)
+
+
+def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:
+    """``cost`` of the teacher's classes, ``[K, K]``; not a number where its variables are not given."""
+    with named_field(f"loss.base {settings['loss.base']}"):
+        shape = jax.eval_shape(cost, jax.ShapeDtypeStruct((num_classes, 1), jnp.float32))
+        if teacher_variables is None:
+            return np.full(shape.shape, np.nan, shape.dtype)
+        head = teacher_variables["params"].get("head", {})
+        if "kernel" not in head:
+            raise ValueError(f"reads the head of the teacher, and {settings['model.teacher']} has none of its own")
+        return np.asarray(cost(jnp.asarray(head["kernel"]).T))
 
 
 def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTransformation:
@@ -181,7 +204,7 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, Teacher())
     saved, variables, stated = read_teacher(settings)
     dataset = load_data(settings, skipped)
-    parts = make_parts(settings, dataset.num_classes)
+    parts = make_parts(settings, dataset.num_classes, variables)
     accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
     if settings["teacher.cache"] is None:
         folded = folded_variables(settings, parts.teacher, variables, dataset)

@@ -65,7 +65,7 @@ def read(config: Mapping[str, Any]) -> Settings:
         if name in RENAMED:
             now = ", of a feature loss ".join(RENAMED[name])
             raise ValueError(f"config has no field {name!r} any more: it is {now} now")
-        raise ValueError(f"config has no field {name!r}{_closest(name, fields)}")
+        raise ValueError(f"config has no field {name!r}{closest(name, fields)}")
     for name in sorted(FIELDS.keys() - flat.keys()):
         raise ValueError(f"config lacks the field {name!r}")
     for name in options.keys() - flat.keys():
@@ -185,13 +185,14 @@ def _value(name: str, value: Any, field: Field) -> Any:
     if not fits:
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     if field.known and value not in field.known:
-        raise ValueError(f"{name}: unknown {value!r}{_closest(value, field.known)}")
+        raise ValueError(f"{name}: unknown {value!r}{closest(value, field.known)}")
     if number and (value < field.least or value <= field.above):
         bound = f"greater than {field.above:g}" if field.above > -math.inf else f"at least {field.least:g}"
         raise ValueError(f"{name} must be {bound}, got {value!r}")
     return field.kind(value)
 
 
-def _closest(name: str, known: Iterable[str]) -> str:
+def closest(name: str, known: Iterable[str]) -> str:
+    """What to say after a name that is not known: the closest that is, and all of them."""
     close = difflib.get_close_matches(name, known := list(known), n=1, cutoff=0.0)
     return f"; the closest is {close[0]!r}, known are {', '.join(known)}"

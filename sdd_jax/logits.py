@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import log_softmax, logsumexp
 from jax.typing import ArrayLike
 
 __all__ = [
-    "as_float", "check_labels", "cross_entropy", "expectation", "kl_divergence", "prepare", "root", "select",
-    "target_mask", "without",
+    "as_float", "check_labels", "cross_entropy", "expectation", "kl_divergence", "log_binary", "log_softmax_within",
+    "prepare", "root", "select", "target_mask", "target_term", "without",
 ]  # fmt: skip
 
 
@@ -88,6 +89,30 @@ def select(values: jax.Array, target: jax.Array) -> jax.Array:
 def without(logits: jax.Array, target: jax.Array) -> jax.Array:
     """``logits`` with the target class left out."""
     return jnp.where(target, -jnp.inf, logits)
+
+
+def log_softmax_within(logits: jax.Array, kept: jax.Array | bool = True) -> jax.Array:
+    """Log-probabilities among the classes ``kept``: ``-inf`` for the others, and for all where none is left."""
+    logits = jnp.where(kept, logits, -jnp.inf)
+    none = jnp.all(jnp.isneginf(logits), axis=-1, keepdims=True)
+    return jnp.where(none, -jnp.inf, log_softmax(jnp.where(none, 0.0, logits)))
+
+
+def log_binary(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Log-probabilities of (target, any other class), ``[..., 2]``."""
+    # Taken from logits of 1e5, the small number that log-sum-exp adds to them would be rounded away.
+    logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    others = without(logits, target)
+    none = jnp.all(jnp.isneginf(others), axis=-1)  # whose sum has no gradient
+    rest = jnp.where(none, -jnp.inf, logsumexp(jnp.where(none[..., None], 0.0, others), axis=-1))
+    return log_softmax(jnp.stack([select(logits, target), rest], axis=-1))
+
+
+def target_term(student: jax.Array, teacher: jax.Array, target: jax.Array) -> jax.Array:
+    """``-p_t[y] log p_s[y]``: NKD's first term. NaN stays NaN, also where ``p_t[y]`` is zero."""
+    student_log, teacher_log = (select(log_softmax(logits), target) for logits in (student, teacher))
+    term = cross_entropy(teacher_log[..., None], student_log[..., None])
+    return jnp.where(jnp.isnan(student_log), jnp.nan, term)
 
 
 def root(squares: jax.Array) -> jax.Array:

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax.nn import log_softmax, logsumexp
 from jax.typing import ArrayLike
 
-from sdd_jax.logits import cross_entropy, kl_divergence, prepare, root, select, target_mask, without
+from sdd_jax.logits import cross_entropy, kl_divergence, log_binary, prepare, target_mask, target_term, without
 
-__all__ = ["dist_loss", "dkd_loss", "kd_loss", "nkd_as_released_loss", "nkd_loss", "ttm_loss", "wttm_loss"]
+__all__ = ["abkd_loss", "dkd_loss", "kd_loss", "nkd_as_released_loss", "nkd_loss", "ttm_loss", "wttm_loss"]
 
 
 def kd_loss(
@@ -88,7 +88,7 @@ def dkd_loss(
     student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
     target, valid = target_mask(labels, student.shape, "dkd_loss")
     student, teacher = student / temperature, teacher / temperature
-    tckd = kl_divergence(_log_binary(teacher, target), _log_binary(student, target))
+    tckd = kl_divergence(log_binary(teacher, target), log_binary(student, target))
     nckd = kl_divergence(log_softmax(without(teacher, target)), log_softmax(without(student, target)))
     return jnp.where(valid, temperature**2 * (alpha * tckd + beta * nckd), jnp.nan)
 
@@ -127,7 +127,7 @@ def nkd_loss(
     others = cross_entropy(
         log_softmax(without(teacher / temperature, target)), log_softmax(without(student / temperature, target))
     )
-    return jnp.where(valid, _target_term(student, teacher, target) + gamma * temperature**2 * others, jnp.nan)
+    return jnp.where(valid, target_term(student, teacher, target) + gamma * temperature**2 * others, jnp.nan)
 
 
 def nkd_as_released_loss(
@@ -161,7 +161,7 @@ def nkd_as_released_loss(
     student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
     target, valid = target_mask(labels, student.shape, "nkd_as_released_loss")
     softened = cross_entropy(log_softmax(teacher / temperature), log_softmax(student / temperature))
-    return jnp.where(valid, _target_term(student, teacher, target) + gamma * temperature**2 * softened, jnp.nan)
+    return jnp.where(valid, target_term(student, teacher, target) + gamma * temperature**2 * softened, jnp.nan)
 
 
 def ttm_loss(
@@ -225,68 +225,47 @@ def wttm_loss(
     return power_sum * kl_divergence(transformed, student_log)
 
 
-def dist_loss(
+def abkd_loss(
     student_logits: ArrayLike,
     teacher_logits: ArrayLike,
     labels: ArrayLike | None = None,
     *,
     temperature: float = 4.0,
-    beta: float = 1.0,
-    gamma: float = 1.0,
+    alpha: float = 0.8,
+    beta: float = 0.3,
 ) -> jax.Array:
-    """DIST: ``T^2 (beta (1 - rows) + gamma (1 - columns))`` of Pearson correlations of softened probabilities.
+    """ABKD: the alpha-beta divergence of softened probabilities, ``p`` the teacher's and ``q`` the student's.
 
-    ``rows`` correlates the two networks' probabilities of an example over the classes; ``columns`` their probabilities
-    of a class over the batch, averaged over the classes. The second is one number for the batch, or for each region of
-    it, and is added to each example, so that the mean over the batch is the paper's loss. Under ``sdd_loss`` an
-    example's share of it weighs as its region does there. NaN in one example is NaN in all examples of its region.
-
-    A correlation is ``a.b / (|a| |b| + 1e-8)`` of centred values, as the released code has it. So where values do not
-    vary (a row of equal probabilities, a batch of one) it is zero: such a term is its weight times ``T^2``, and its
-    gradient is exact and finite (zero for a batch of one, up to ``1e8`` for equal probabilities against a teacher whose
-    are not). Classes whose norms over the batch multiply to well below ``1e-8`` hardly count.
+    ``-sum(p^alpha q^beta - alpha/s p^s - beta/s q^s) / (alpha beta)`` with ``s = alpha + beta``, and its limits where
+    one of the three is zero. (1, 0) is KL(p || q), (0, 1) KL(q || p), (1/2, 1/2) ``2 sum((sqrt p - sqrt q)^2)``, (1, 1)
+    half the squared distance of p and q, (0, 0) that of their logarithms. There is no factor ``T^2``: the weight makes
+    up for it. The released code divides by ``beta``, ``alpha`` and ``alpha`` in the limits, where the divergence has
+    their squares: its value is off by that factor there, and negative for a negative one.
 
     Args:
-      student_logits: ``[B, ..., K]``, batch first.
-      teacher_logits: ``[B, ..., K]``.
+      student_logits: ``[..., K]``.
+      teacher_logits: ``[..., K]``.
       labels: not read.
       temperature: ``T > 0``.
-      beta: weight of the rows.
-      gamma: weight of the columns.
+      alpha: the power of the teacher's probabilities.
+      beta: the power of the student's.
 
     Returns:
-      ``[B, ...]``. A class that both networks leave out (``-inf``) is as if it did not exist; one that one of them
-      leaves out has probability zero there, which costs a finite amount, unlike in a KL divergence.
+      ``[...]``. With both powers above zero a class that one network alone leaves out (``-inf``) costs a finite amount.
+      With a power of zero or below a probability near zero may cost ``inf``, as in the formula.
 
     Raises:
-      ValueError: as ``kd_loss``, and if the logits have no batch axis.
+      ValueError: as ``kd_loss``.
 
-    Source: "Knowledge Distillation from A Stronger Teacher" (Huang et al., NeurIPS 2022), equations 6 to 10, and its
-    released code (dist_kd.py), with T = 4 on CIFAR-100 and 1 on ImageNet.
+    Source: "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via
+    alpha-beta-Divergence" (Wang et al., ICML 2025; arXiv 2505.04560), and the README of its released code
+    (standard_classification) for the numbers on CIFAR-100, where the weight is 32.
     """
     student, teacher = prepare(student_logits, teacher_logits, temperature=temperature)
-    if student.ndim < 2:
-        raise ValueError(f"dist_loss relates the examples of a batch: it needs [B, ..., K], got {student.shape}")
-    exists = ~(jnp.isneginf(student) & jnp.isneginf(teacher))
-    student, teacher = (jax.nn.softmax(logits / temperature, axis=-1) for logits in (student, teacher))
-    rows = _correlation(student, teacher, exists, axis=-1)
-    columns = _correlation(student, teacher, jnp.ones_like(exists), axis=0)
-    columns = jnp.mean(columns, axis=-1, where=jnp.any(exists, axis=0))
-    return temperature**2 * (beta * (1.0 - rows) + gamma * (1.0 - columns)[None])
-
-
-def _log_binary(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Log-probabilities of (target, any other class), ``[..., 2]``."""
-    # Taken from logits of 1e5, the small number that log-sum-exp adds to them would be rounded away.
-    logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    return log_softmax(jnp.stack([select(logits, target), logsumexp(without(logits, target), axis=-1)], axis=-1))
-
-
-def _target_term(student: jax.Array, teacher: jax.Array, target: jax.Array) -> jax.Array:
-    """``-p_t[y] log p_s[y]``: NKD's first term. NaN stays NaN, also where ``p_t[y]`` is zero."""
-    student_log, teacher_log = (select(log_softmax(logits), target) for logits in (student, teacher))
-    term = cross_entropy(teacher_log[..., None], student_log[..., None])
-    return jnp.where(jnp.isnan(student_log), jnp.nan, term)
+    absent = jnp.isneginf(student) & jnp.isneginf(teacher)
+    log_q, log_p = (jnp.where(absent, 0.0, log_softmax(logits / temperature)) for logits in (student, teacher))
+    total = jnp.sum(jnp.where(absent, 0.0, _alpha_beta_terms(log_q, log_p, alpha, beta)), axis=-1)
+    return jnp.where(jnp.all(absent, axis=-1), jnp.nan, total)
 
 
 def _transformed(student_logits: ArrayLike, teacher_logits: ArrayLike, gamma: float) -> tuple[jax.Array, ...]:
@@ -297,12 +276,44 @@ def _transformed(student_logits: ArrayLike, teacher_logits: ArrayLike, gamma: fl
     return powers - total[..., None], jnp.exp(total), log_softmax(student)
 
 
-def _correlation(first: jax.Array, second: jax.Array, exists: jax.Array, axis: int) -> jax.Array:
-    """Pearson's correlation along ``axis`` of the values that exist."""
+def _alpha_beta_terms(log_q: jax.Array, log_p: jax.Array, alpha: float, beta: float) -> jax.Array:
+    """The terms ``[..., K]`` of the alpha-beta divergence, of log-probabilities; each is at least zero.
 
-    def centred(values):
-        return jnp.where(exists, values - jnp.mean(values, axis, keepdims=True, where=exists), 0.0)
+    With ``r = log q - log p`` a term is ``r^2`` times the second divided difference of ``exp`` at three points: the
+    logarithms of ``p^s``, ``p^alpha q^beta`` and ``q^s``, which lie ``0``, ``beta r`` and ``s r`` above the first. That
+    one formula has the limits in it, and loses no digits beside them or where ``p`` and ``q`` are close.
+    """
+    ratio, total = log_q - log_p, alpha + beta
 
-    first, second = centred(first), centred(second)
-    norms = root(jnp.sum(first**2, axis)) * root(jnp.sum(second**2, axis))
-    return jnp.sum(first * second, axis) / (norms + 1e-8)  # as the released code of DIST has it
+    def power(exponent, log):  # exponent * log, where a probability of zero to the power of zero is one
+        return jnp.where(jnp.isneginf(log) & (exponent == 0), 0.0, exponent * log)
+
+    points = (power(total, log_p), power(alpha, log_p) + power(beta, log_q), power(total, log_q))
+    largest = jnp.exp(jnp.maximum(jnp.maximum(*points[:2]), points[2]))  # of the three powers
+    low, middle, high = jnp.sort(jnp.asarray([0.0, beta, total], ratio.dtype))
+    upper = jnp.where(ratio > 0, high - middle, middle - low)  # the gaps below the largest point, times |r|
+    lower, span = high - low - upper, high - low
+    far = jnp.isinf(ratio)  # one network leaves the class out
+    distance = jnp.where(far, 0.0, jnp.abs(ratio))
+    close = span * distance < 0.5
+
+    # Next to each other: the series sum_n h_n / (n + 2)! of the gaps' complete homogeneous polynomials h_n.
+    first, second = -upper * jnp.where(close, distance, 0.0), -span * jnp.where(close, distance, 0.0)
+    polynomial, series, factor = jnp.ones_like(ratio), 0.5 * jnp.ones_like(ratio), 0.5
+    for order in range(1, 14):
+        polynomial, factor = first * polynomial + second**order, factor / (order + 2)
+        series += factor * polynomial
+    # Apart: a quotient of differences over the widest gap, which is not small.
+    apart = jnp.where(close, 1.0, distance)
+    quotient = (_decay(upper, apart) - jnp.exp(-upper * apart) * _decay(lower, apart)) / jnp.where(span > 0, span, 1.0)
+    # Infinitely apart: what is left of that.
+    alone = jnp.where(far, largest, 0.0)
+    missed = alone / jnp.where(alone == 0.0, 1.0, upper * span)
+    terms = jnp.where(close, jnp.where(close, distance, 0.0) ** 2 * series, quotient)
+    return jnp.where(far, missed, largest * terms)
+
+
+def _decay(rate: jax.Array, distance: jax.Array) -> jax.Array:
+    """The integral of ``exp(-rate x)`` from 0 to ``distance``."""
+    zero = rate == 0.0
+    return jnp.where(zero, distance, -jnp.expm1(-rate * distance) / jnp.where(zero, 1.0, rate))

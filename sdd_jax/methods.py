@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from sdd_jax import losses
+from sdd_jax import batch_relations, class_relations, losses
 from sdd_jax.fields import Field
 from sdd_jax.own import own_function
 from sdd_jax.standardize import standardized
@@ -32,6 +32,9 @@ class Base(NamedTuple):
     task_weight: float = 1.0  # of the cross-entropy with the labels
     distill_weight: float = 1.0
     options: Mapping[str, Any] = {}  # those that differ from the function's own defaults
+    # Of a function that needs to know how far apart the teacher's classes are, what makes its ``cost`` [K, K] of their
+    # vectors in the teacher's head: (class_vectors [K, C], *, option=default, ...); its options are the loss's too.
+    cost: Callable[..., Any] | None = None
 
 
 class Features(NamedTuple):
@@ -69,9 +72,40 @@ BASES: dict[str, Base] = {
         distill_weight=9.0,
         options={"temperature": 2.0},
     ),
-    "dist": Base(losses.dist_loss, "the paper and the code of DIST (Huang et al., NeurIPS 2022)", distill_weight=2.0),
+    "dist": Base(
+        batch_relations.dist_loss, "the paper and the code of DIST (Huang et al., NeurIPS 2022)", distill_weight=2.0
+    ),
     "ttm": Base(losses.ttm_loss, TTM_README, distill_weight=45.0),
     "wttm": Base(losses.wttm_loss, f"{TTM_README} with CRD: --add wttm --ttm_l 0.2 -a 4", distill_weight=4.0),
+    "rld": Base(
+        class_relations.rld_loss,
+        "mdistiller/engine/cfg.py:180-185 of RLD's code (Sun et al., ICCV 2025); its README's command has a target "
+        "temperature of 4",
+    ),
+    "abkd": Base(
+        losses.abkd_loss,
+        "the README of ABKD's code (Wang et al., ICML 2025), standard_classification, CIFAR-100; its train_ab.sh has a "
+        "weight of 64",
+        distill_weight=32.0,
+    ),
+    "ldrld": Base(
+        class_relations.ldrld_loss,
+        "the README of LDRLD's code (Xu et al., ICCV 2025), resnet32x4 -> resnet8x4 on CIFAR-100",
+    ),
+    "wkd": Base(
+        class_relations.wkd_loss,
+        "configs/cifar100/wkd_l/*.yaml of WKD's code (Lv et al., NeurIPS 2024), resnet32x4 -> resnet8x4, where gamma "
+        "falls to 0 along a cosine from epoch 150: here it does not",
+        options={"temperature": 8.0, "gamma": 600.0},
+        cost=class_relations.class_cost,
+    ),
+    "mlkd": Base(
+        batch_relations.mlkd_loss,
+        "mdistiller/engine/cfg.py:61-64 of MLKD's code (Jin et al., CVPR 2023), whose masks halve it, being factors, "
+        "and which adds a strongly augmented view",
+        task_weight=0.1,
+        distill_weight=0.9,
+    ),
 }
 FEATURES: dict[str, Features] = {
     "sp": Features(
@@ -138,14 +172,19 @@ def base_of(method: Method, loss_base: str | None) -> Base | None:
 def options_of(loss: Base | Features) -> dict[str, Field]:
     """The options of a loss: what its function takes after logits and labels, or beside the weight and the regions.
 
+    What the run gives itself, regions and a base loss's ``cost``, is no option.
+
     ``Parameter.empty`` is the default of one that has none.
     """
-    function, skip = (loss.function, 3) if isinstance(loss, Base) else (loss.make, 1)
+    taken = {loss.function: 3, loss.cost: 1} if isinstance(loss, Base) else {loss.make: 1}
+    parameters = {}
+    for function, skip in taken.items():
+        parameters |= dict(list(inspect.signature(function).parameters.items())[skip:]) if function else {}
+    own = ("regions", "reduction") if isinstance(loss, Features) else ("cost",) if loss.cost else ()
     kinds = {"float": float, "int": int, "bool": bool, "str": str}
     options = {}
-    for name, parameter in list(inspect.signature(function).parameters.items())[skip:]:
-        given = isinstance(loss, Features) and name in ("regions", "reduction")
-        if given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+    for name, parameter in parameters.items():
+        if name in own or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         annotation = getattr(parameter.annotation, "__name__", parameter.annotation)  # a type, or its name
         kind = type(parameter.default) if parameter.default is not parameter.empty else float

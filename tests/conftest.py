@@ -102,7 +102,7 @@ def x64():
 @pytest.fixture(autouse=True)
 def strict_ranks(request):
     """In the tests of losses, regions and metrics a missing axis is an error, not a broadcast."""
-    of_arrays = ("losses", "correlation", "standardize", "sdd", "metrics", "properties")
+    of_arrays = ("losses", "newer_losses", "correlation", "standardize", "sdd", "metrics", "properties")
     if request.path.stem.removeprefix("test_") in of_arrays:
         with jax.numpy_rank_promotion("raise"):
             yield

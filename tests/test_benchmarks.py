@@ -9,7 +9,7 @@ from benchmarks import cost, images, pairs, run, timing
 from benchmarks.jax_step import temporary_bytes
 from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
 from benchmarks.worker import jax_spec, torch_spec
-from sdd_jax import data
+from sdd_jax import data, kd_loss, methods, standardized
 
 TINY = {"batch": 4, "classes": 10}
 
@@ -99,6 +99,23 @@ def test_a_steps_memory_grows_with_the_batch():
     spec = jax_spec("resnet8", "resnet8")
     small, large = (temporary_bytes(spec | {"batch": batch}) for batch in (16, 64))
     assert 2 * small < large < 4.5 * small
+
+
+def test_every_base_loss_is_timed_with_its_own_numbers_at_every_size(monkeypatch):
+    asked = []
+
+    def measured(name, classes, scales):
+        asked.append((name, classes, scales))
+        return len(asked)
+
+    monkeypatch.setattr(cost, "method_milliseconds", measured)
+    lines = cost.methods_section()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[-len(methods.BASES) :]] == list(methods.BASES)
+    assert len(set(asked)) == len(asked) == 4 * len(methods.BASES)
+    pair = np.random.default_rng(0).normal(size=(2, 4, 12)).astype(np.float32)
+    cold, wkd = cost.base_loss("ls_kd", 12)(*pair), cost.base_loss("wkd", 12)(*pair, np.arange(4))
+    np.testing.assert_allclose(cold, standardized(kd_loss)(*pair, temperature=2.0), rtol=1e-6)
+    assert np.isfinite(wkd).all()
 
 
 def test_seeds_together_are_held_against_as_many_alone():

@@ -135,6 +135,17 @@ OTHER_SETTINGS = {
     "dist": ("dist", 1.0, 2.0, 0, {"temperature": 4.0, "beta": 1.0, "gamma": 1.0}),
     "ttm": ("ttm", 1.0, 45.0, 0, {"gamma": 0.1}),
     "wttm": ("wttm", 1.0, 4.0, 0, {"gamma": 0.2}),
+    "rld": ("rld", 1.0, 1.0, 20, {"temperature": 4.0, "target_temperature": 1.0, "alpha": 1.0, "beta": 8.0}),
+    "abkd": ("abkd", 1.0, 32.0, 0, {"temperature": 4.0, "alpha": 0.8, "beta": 0.3}),
+    "ldrld": ("ldrld", 1.0, 1.0, 0, {"temperature": 4.0, "alpha": 10.5, "beta": 7.0, "depth": 7}),
+    "wkd": (
+        *("wkd", 1.0, 1.0, 0),
+        {"temperature": 8.0, "gamma": 600.0, "epsilon": 0.05, "iterations": 10, "kappa": 1.0},
+    ),
+    "mlkd": (
+        *("mlkd", 0.1, 0.9, 0),
+        {"temperature": 4.0, "beta": 1.0, "gamma": 1.0, "further_temperatures": (2, 3, 5, 6)},
+    ),
 }
 
 
@@ -186,6 +197,20 @@ def test_a_short_run_warms_up_over_the_same_share_as_a_long_one(preset, share):
     full = distilled(settings["epochs"])
     assert distilled(share * settings["epochs"] / 2) == pytest.approx(full / 2, rel=1e-6)
     assert distilled(share * settings["epochs"]) == pytest.approx(full, rel=1e-6) != 0
+
+
+def test_newer_losses_have_the_numbers_of_their_codes_for_other_pairs():
+    def options(file, pair, method, *names):
+        loss = file.get_config(f"teacher={pair[0]},student={pair[1]},method={method}").loss
+        return [loss.options[name] for name in names], (loss.task_weight, loss.distill_weight, loss.warmup_epochs)
+
+    shallow, mobile = ("resnet34", "resnet18"), ("resnet50", "mobilenet_v1")
+    for pair, beta, gamma, kappa in ((shallow, 0.5, 30.0, 1.0), (mobile, 2.0, 25.0, 2.0)):
+        rld = options(imagenet, pair, "sdd_rld", "temperature", "target_temperature", "beta")
+        assert rld == ([1.0, 1.0, beta], (1.0, 1.0, 1))
+        assert options(imagenet, pair, "wkd", "temperature", "gamma", "kappa")[0] == [2.0, gamma, kappa]
+        assert options(imagenet, pair, "mlkd", "temperature") == ([1.0], (0.5, 0.5, 0))
+    assert options(cifar100, ("wrn_40_2", "shufflenet_v1"), "wkd", "temperature", "gamma")[0] == [6.0, 200.0]
 
 
 def test_standardised_kd_has_the_numbers_of_its_released_logs_and_dist_a_temperature_for_imagenet():

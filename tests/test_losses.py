@@ -10,15 +10,40 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from sdd_jax import dkd_loss, kd_loss, nkd_as_released_loss, nkd_loss, ttm_loss, wttm_loss
+from sdd_jax import (
+    abkd_loss,
+    dkd_loss,
+    kd_loss,
+    ldrld_loss,
+    nkd_as_released_loss,
+    nkd_loss,
+    rld_loss,
+    ttm_loss,
+    wkd_loss,
+    wttm_loss,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "losses.npz")
 OF_LABELS = {"dkd": dkd_loss, "nkd": nkd_loss, "nkd_as_released": nkd_as_released_loss}
 OF_TEMPERATURE = {"kd": kd_loss, **OF_LABELS}
 OF_POWERS = {"ttm": ttm_loss, "wttm": wttm_loss}
-LOSSES = OF_TEMPERATURE | OF_POWERS
+
+
+def shallow_ldrld_loss(student, teacher, labels=None, *, temperature=4.0):
+    """LDRLD of the first classes, three or as many as there are."""
+    return ldrld_loss(student, teacher, labels, temperature=temperature, depth=min(3, jnp.shape(student)[-1]))
+
+
+def even_wkd_loss(student, teacher, labels, *, temperature=4.0):
+    """WKD-L where all classes lie equally far apart, so that their number and order do not matter."""
+    cost = 1.0 - np.eye(jnp.shape(student)[-1])
+    return wkd_loss(student, teacher, labels, cost=cost, temperature=temperature, gamma=10.0)
+
+
+ALL_OF_LABELS = OF_LABELS | {"rld": rld_loss, "wkd": even_wkd_loss}
+LOSSES = OF_TEMPERATURE | OF_POWERS | ALL_OF_LABELS | {"abkd": abkd_loss, "ldrld": shallow_ldrld_loss}
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-each_of_labels = pytest.mark.parametrize("loss", OF_LABELS.values(), ids=OF_LABELS)
+each_of_labels = pytest.mark.parametrize("loss", ALL_OF_LABELS.values(), ids=ALL_OF_LABELS)
 jit = cache(jax.jit)  # one program instead of one for each operation, and one for all cases of a shape
 
 

@@ -1,5 +1,7 @@
 """Methods: what their names say, that a line of a table is all that a loss needs, and that random keys differ."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 
 from configs import cifar100
 from docs import values
-from sdd_jax import methods
-from sdd_jax.build import check, trace
+from sdd_jax import class_cost, methods, wkd_loss
+from sdd_jax.build import check, make_objective, trace
 from sdd_jax.methods import Base, Method, parse
 from sdd_jax.models import Outputs
 from sdd_jax.training.objective import Objective, added, no_variables
@@ -89,6 +91,30 @@ def test_options_change_what_is_computed(monkeypatch):
     config.loss.options.power = 3.0
     trace(config)
     assert seen[-1] == 3.0
+
+
+def test_a_loss_that_needs_it_is_given_the_cost_of_the_teachers_classes():
+    config = cifar100.get_config("teacher=resnet8,student=resnet8,method=wkd")
+    config.loss.options.kappa = 2.0
+    settings, rng = check(config), np.random.default_rng(0)
+    kernel = rng.normal(size=(64, 100)).astype(np.float32)
+    pair = rng.normal(size=(2, 4, 100)).astype(np.float32)
+    student, teacher = (Outputs(logits, None, None, {}) for logits in pair)
+    batch, now = {"label": jnp.arange(4)}, {"epoch": 0, "epochs_done": 0.0, "key": None}
+
+    def distilled(variables):
+        objective = make_objective(settings, 100, variables)
+        return jax.jit(lambda *both: objective.apply({}, {}, *both, batch, **now)[1]["distill_loss"])(student, teacher)
+
+    cost = class_cost(kernel.T, kappa=2.0)
+    expected = jax.jit(partial(wkd_loss, temperature=8.0, gamma=600.0))(*pair, np.arange(4), cost=cost)
+    np.testing.assert_allclose(distilled({"params": {"head": {"kernel": kernel}}}), expected, rtol=1e-5)
+    assert np.isnan(distilled(None)).all()  # without the teacher's variables: for shapes alone
+    with pytest.raises(ValueError, match="loss.base wkd: reads the head of the teacher, and resnet8 has none"):
+        distilled({"params": {"network": {}}})
+    config.loss.options.kappa = 0.0
+    with pytest.raises(ValueError, match="loss.base wkd: kappa must be greater than 0, got 0.0"):
+        check(config)
 
 
 def test_no_two_random_keys_of_a_step_are_equal():

@@ -13,19 +13,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from test_losses import even_wkd_loss, shallow_ldrld_loss
 
 from sdd_jax import complementary_mask, methods, pool_regions, sdd_loss, standardize_logits, standardized
 from sdd_jax.regions import Regions, average_grid
 
 # Every base loss of the table, with the first of its options: a traced number, so that it costs no compilation.
+ANY_CLASSES = {  # of those that need to know the number of classes, and one that would take five times as long
+    "ldrld": shallow_ldrld_loss,
+    "wkd": even_wkd_loss,
+    "mlkd": partial(methods.BASES["mlkd"].function, further_temperatures=()),
+}
 PLAIN = {
-    name: (base.function, next(iter(methods.options_of(base))))
+    name: (ANY_CLASSES.get(name, base.function), next(iter(methods.options_of(base))))
     for name, base in methods.BASES.items()
     if not name.startswith("ls_")  # those are standardized below
 }
-LOSSES = PLAIN | {f"standardized_{name}": (standardized(loss), option) for name, (loss, option) in PLAIN.items()}
+NEWER = ("abkd", "rld", "ldrld", "wkd", "mlkd")  # standardised in tests/test_newer_losses.py
+LOSSES = PLAIN | {
+    f"standardized_{name}": (standardized(loss), option) for name, (loss, option) in PLAIN.items() if name not in NEWER
+}
 SOME = (*PLAIN, "standardized_kd")  # where a dtype or a shape is what matters
-RELATED = {name for name in LOSSES if name.endswith("dist")}  # these relate the examples of a batch
+RELATED = {name for name in LOSSES if name.endswith("dist") or name == "mlkd"}  # these relate the examples of a batch
+ORDERED = {"rld", "ldrld"}  # these jump where classes change places, which rounding may make them do
 
 options = st.sampled_from([0.1, 0.5, 1.0, 4.0, 20.0])
 dtypes = st.sampled_from(["float16", "bfloat16", "float32", "float64"])
@@ -98,7 +108,7 @@ labels_drawn = labels_of((B,), K)
 def assert_alike(ours, expected, names, option):
     """Up to rounding in float64; what DIST's correlations divide by may be small."""
     for name in names:
-        tolerance = 1e-5 * option**2 if name in RELATED else 1e-9
+        tolerance = 1e-5 * option**2 if name.endswith("dist") else 1e-9
         np.testing.assert_allclose(ours[name], expected[name], rtol=1e-9, atol=tolerance, err_msg=name)
 
 
@@ -126,7 +136,7 @@ def test_float32_is_float64_up_to_rounding(data, option, labels):
     wide = run(student, teacher, labels, option)
     spread = np.maximum(*(np.ptp(logits.astype(np.float64), axis=-1) for logits in (student, teacher)))
     for name, (value, _) in run(student, teacher, labels, option, "float32").items():
-        if name not in RELATED:  # DIST divides by norms that may be as small as what rounding leaves of them
+        if name not in RELATED | ORDERED:  # DIST divides by norms that may be as small as what rounding leaves of them
             lost = 100 * np.finfo(np.float32).eps * (1 + option) ** 2 * (1 + spread)
             assert (np.abs(value - wide[name][0]) <= lost).all(), (name, value, wide[name][0])
 
@@ -147,7 +157,7 @@ def test_divergences_and_cross_entropies_are_not_negative(data, option, labels, 
     rounding = 100 * np.finfo(dtype).eps * (1 + option) ** 2 * (1 + spread)
     for name, (value, _) in run(student, teacher, labels, option, dtype).items():
         assert (value >= -rounding).all(), (name, value)
-        if name in RELATED:  # each correlation lies between -1 and 1
+        if name.endswith("dist"):  # each correlation lies between -1 and 1
             assert (value <= 4 * option**2 + rounding).all(), (name, value)
 
 
@@ -155,7 +165,7 @@ def test_divergences_and_cross_entropies_are_not_negative(data, option, labels, 
 def test_equal_logits_cost_nothing(data, dtype, option, labels):
     logits = data.draw(arrays(np.float64, SHAPE, elements=extreme(LARGEST[dtype])))
     found = run(logits, logits, labels, option, dtype)
-    for name in ("kd", "dkd", "standardized_kd", "standardized_dkd"):
+    for name in ("kd", "dkd", "abkd", "ldrld", "mlkd", "standardized_kd", "standardized_dkd"):
         np.testing.assert_array_equal(found[name][0], np.zeros(B), err_msg=name)
 
 
@@ -202,21 +212,44 @@ def test_minus_infinity_leaves_a_class_out(pair, kept, option, labels):
     others = kept & (np.arange(K) != labels[:, None])
     empty, no_others = (~which.any(-1).all(0) for which in (kept, others))
     missed = (teacher_kept & ~student_kept).any(-1)
-    for name, (value, gradient) in run(*np.where(kept, pair, -np.inf), labels, option).items():
-        if name in RELATED:  # a class left out has probability zero, and costs a finite amount
-            undefined, infinite = np.broadcast_to(empty.any(), (B,)), np.zeros(B, bool)
-        else:
-            undefined = no_others | empty if name.endswith(("dkd", "_nkd")) or name == "nkd" else empty
-            infinite = missed & ~undefined
+    pair = np.where(kept, pair, -np.inf)
+    for name, (value, gradient) in run(*pair, labels, option).items():
+        undefined = np.broadcast_to(empty.any(), (B,)) if name in RELATED else empty
+        if name.endswith(("dkd", "_nkd")) or name in ("nkd", "wkd"):
+            undefined = no_others | empty
+        infinite = MISSED.get(name, lambda *_: missed)(*kept, pair[1], labels) & ~undefined
         np.testing.assert_array_equal(np.isnan(value), undefined, err_msg=name)
         np.testing.assert_array_equal(np.isposinf(value), infinite, err_msg=name)
         assert np.isfinite(gradient[np.isfinite(value)]).all(), (name, gradient)
 
 
+def nothing_missed(student_kept, teacher_kept, teacher, labels):
+    """Of losses for which a class left out has probability zero, and costs a finite amount."""
+    return np.zeros(B, bool)
+
+
+def target_missed(student_kept, teacher_kept, teacher, labels):
+    return (teacher_kept & ~student_kept)[np.arange(B), labels]
+
+
+def label_or_lower_missed(student_kept, teacher_kept, teacher, labels):
+    """Of RLD: the label; a class that the teacher puts below it; all but the label, where the teacher has several."""
+    lower = teacher_kept & (teacher < teacher[np.arange(B), labels][:, None])
+    only = (student_kept.sum(-1) == 1) & (teacher_kept.sum(-1) > 1)
+    return ~student_kept[np.arange(B), labels] | (lower & ~student_kept).any(-1) | only
+
+
+# Where a class that the student alone leaves out costs an infinite amount: elsewhere any such class does.
+MISSED = {"abkd": nothing_missed, "rld": label_or_lower_missed, "wkd": target_missed}
+MISSED |= {name: nothing_missed for name in ("dist", "standardized_dist")}
 LABEL_TYPES = ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64"]
 
 
-@given(data=st.data(), kind=st.sampled_from(LABEL_TYPES), name=st.sampled_from(["dkd", "nkd", "nkd_as_released"]))
+@given(
+    data=st.data(),
+    kind=st.sampled_from(LABEL_TYPES),
+    name=st.sampled_from(["dkd", "nkd", "nkd_as_released", "rld", "wkd"]),
+)
 def test_a_label_out_of_range_is_refused_or_not_a_number(data, kind, name):
     student, teacher = data.draw(pairs(tame)).astype(np.float32)
     limits = np.iinfo(kind)
@@ -250,7 +283,9 @@ def test_a_shift_and_the_order_of_classes_do_not_matter(pair, shifts, order, opt
     shifted = {name: value for name, (value, _) in run(*(pair + shifts), labels, option).items()}
     moved = run(*pair[..., order], np.argsort(order)[labels], option)
     assert_alike(shifted, values, LOSSES, option)
-    assert_alike({name: value for name, (value, _) in moved.items()}, values, LOSSES, option)
+    tied = any(len(set(row)) < K for row in pair[0].tolist())  # of equal logits LDRLD takes the first class
+    held = [name for name in LOSSES if not (tied and name == "ldrld")]
+    assert_alike({name: value for name, (value, _) in moved.items()}, values, held, option)
 
 
 @given(pair=pairs(tame, (2, 2, K)), option=options, labels=labels_of((2, 2), K))

@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from sdd_jax.build import check, load_data, make_parts, refuse_cache
 from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, measure_teacher, read_teacher
-from sdd_jax.config import image_dtype
+from sdd_jax.config import Settings, image_dtype
 from sdd_jax.data import Dataset
 from sdd_jax.sealed import Damaged
 from sdd_jax.training.teacher import make_compute, run_keys
@@ -44,7 +44,11 @@ def define_flags() -> None:
 
 def main() -> None:
     """Runs the command."""
-    folder, settings = Path(flags.FLAGS.workdir), check(flags.FLAGS.config.to_dict())
+    fill(check(flags.FLAGS.config.to_dict()), Path(flags.FLAGS.workdir), flags.FLAGS.store, flags.FLAGS.verify)
+
+
+def fill(settings: Settings, folder: Path, store: str, verifies: bool = False) -> None:
+    """Adds to the cache in ``folder`` what the runs of ``settings`` will ask; or, instead, checks what is there."""
     if settings["model.teacher"] == "none":
         raise ValueError("this config has no teacher: there is nothing to keep")
     refuse_cache(settings)
@@ -54,14 +58,14 @@ def main() -> None:
     network = make_parts(settings, dataset.num_classes).teacher
     measure_teacher(settings, network, teacher, variables, stated, dataset)
     layout = cache_layout(settings, network, dataset)
-    verifies, options = flags.FLAGS.verify, {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
+    options = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
     header = partial(cache_header, settings, variables, dataset, layout)
     folded = folded_variables(settings, network, variables, dataset)
     compute = make_compute(network, folded, dataset, layout, image_dtype(settings), BATCH)
     if verifies:
         print(verify(Cache(folder, header(read_header(folder)["store"])), compute), flush=True)
         return
-    with filling(folder, header(flags.FLAGS.store)) as cache:
+    with filling(folder, header(store)) as cache:
         cache.check_files()
         seeds = settings["seeds"] or (settings["seed"],)
         wanted = np.unique(np.concatenate([run_keys(dataset, seed=seed, **options) for seed in seeds]))

@@ -9,6 +9,7 @@ python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,27 +55,40 @@ def main() -> None:
         runs = [run for group in groups for run in group]
         names = sorted({name for run in runs for name in run.settings})
         run_dir.check_processes({name: [run.settings.get(name) for run in runs] for name in names})
-        for run in runs:  # all of them are checked before the first one starts
-            processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
         say = partial(print, flush=True) if processes.is_first() else lambda text: None
-        for group in groups:
-            unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
-            built = build_together([run.config for run in unfinished], _skipped(unfinished))
-            for run in group:
-                if len(runs) > 1:
-                    say(f"[{1 + runs.index(run)}/{len(runs)}] {run.folder}")
-                if run in unfinished:
-                    say(describe(built[unfinished.index(run)], run.settings))
-                else:
-                    processes.from_first(partial(saved.check_finished, run.folder))
-                    say(f"{run.folder} has finished")
-            if unfinished:
-                train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
-            for run in group:
-                name = f"{run.folder}: " if len(group) > 1 else ""
-                say(name + summary(saved.read_results(run.folder)))
+        check_folders(runs)
+        train_groups(groups, should_stop, say, summary)
         if len(runs) > 1:
             say(table(runs))
+
+
+def check_folders(runs: list[Run]) -> None:
+    """``ValueError`` if a run's folder holds anything else: all of them are checked before the first one starts."""
+    for run in runs:
+        processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
+
+
+def train_groups(
+    groups: list[list[Run]], should_stop: Any, say: Callable[[str], None], told: Callable[[dict[str, Any]], str]
+) -> None:
+    """Trains what has not finished of ``groups``, the runs of a group together; ``told`` says the results of one."""
+    runs = [run for group in groups for run in group]
+    for group in groups:
+        unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
+        built = build_together([run.config for run in unfinished], _skipped(unfinished))
+        for run in group:
+            if len(runs) > 1:
+                say(f"[{1 + runs.index(run)}/{len(runs)}] {run.folder}")
+            if run in unfinished:
+                say(describe(built[unfinished.index(run)], run.settings))
+            else:
+                processes.from_first(partial(saved.check_finished, run.folder))
+                say(f"{run.folder} has finished")
+        if unfinished:
+            train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
+        for run in group:
+            name = f"{run.folder}: " if len(group) > 1 else ""
+            say(name + told(saved.read_results(run.folder)))
 
 
 def _skipped(runs: list[Run]) -> Skipped | None:
@@ -99,7 +113,7 @@ def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
     """
     tree = config.to_dict()
     if "sequence" not in tree:
-        return [_seeds(tree, workdir)]
+        return [list_seeds(tree, workdir)]
     names, runs = tree["sequence"], tree.get("runs")
     if tree.keys() != {"sequence", "runs"} or not isinstance(names, tuple | list) or not isinstance(runs, dict):
         raise ValueError(f"a config with a sequence holds the runs that it names and nothing else, got {sorted(tree)}")
@@ -110,11 +124,12 @@ def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
         single = runs[name]
         if isinstance(teacher := single.get("teacher"), dict) and teacher.get("run") in names:
             teacher["run"] = str(workdir / teacher["run"])
-        groups.append(_seeds(single, workdir / name))
+        groups.append(list_seeds(single, workdir / name))
     return groups
 
 
-def _seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
+def list_seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
+    """The run that a config describes, or one for each of several ``seeds``."""
     singles = [(tree | {"seed": seed, "seeds": ()}, workdir / f"seed_{seed}") for seed in check(tree)["seeds"]]
     return [Run(single, check(single), folder) for single, folder in singles or [(tree, workdir)]]
 
