@@ -114,7 +114,7 @@ def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
 
 
 def whole_image(image: Image.Image, size: int) -> np.ndarray:
-    """All of an image as a square, uint8 ``[size, size, 3]``: by a box filter, the mean of what a pixel covers.
+    """All of an image as a square, uint8 ``[size, size, 3]``, by a box filter: the mean of the pixels that one covers.
 
     As "A Downsampled Variant of ImageNet as an Alternative to the CIFAR datasets" (2017) has it, and its code's
     image_resizer_imagent.py.
