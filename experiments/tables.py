@@ -142,8 +142,8 @@ tiny_study = functools.partial(
     compare,
     source="this project's own study",
     file="tiny_imagenet",
-    overrides=(*TINY_SHARED, ("epochs", 10)),
-    teacher_overrides=(*TINY_SHARED, ("epochs", 20)),
+    overrides=(*TINY_SHARED, ("epochs", 8)),
+    teacher_overrides=(*TINY_SHARED, ("epochs", 15)),
     tuning_seed=5,
 )
 
