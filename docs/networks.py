@@ -48,8 +48,8 @@ SECTIONS = (
         'The same at a quarter of the cost: `stem="cub200"`, 64x64, 200 classes',
         "cub200",
         *TINY,
-        "A 7x7 convolution with stride 2 is the stem: no paper's choice, but one for a machine without an accelerator. "
-        "The stem `imagenet` leaves resnet18 a map of 2x2.",
+        "A 7x7 convolution with stride 2 is the stem, VGGs are unchanged: no paper's choice, but one for a machine "
+        "without an accelerator. The stem `imagenet` leaves resnet18 a map of 2x2.",
     ),
     Section(
         'The same networks on large images: `stem="cub200"`, 224x224, 200 classes',
