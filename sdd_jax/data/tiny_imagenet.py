@@ -5,6 +5,7 @@
 ``val/val_annotations.txt``. The archive's ``test/`` has no labels and is left alone.
 """
 
+import functools
 import hashlib
 import os
 import threading
@@ -95,6 +96,7 @@ def read_tiny_imagenet(path: str | PathLike[str] | None) -> Listed:
     raise not_found("tiny_imagenet", places, [f"curl -fL --create-dirs -o data/{_ARCHIVE}.zip {_URL}"])
 
 
+@functools.cache
 def count_classes(path: str | PathLike[str] | None) -> int:
     """How many classes the set has; where it is not there, all of them."""
     try:
