@@ -17,7 +17,12 @@ from sdd_jax import methods
 
 RELEASED, PAPER = "released", "paper"
 SMALL = ("cifar10", "cifar100", "cub200")  # sets with the settings of CIFAR-100
-OWN = ("digits", "fashion_mnist", "image_folder")  # sets that the paper does not use, with settings of this project
+OWN = (
+    "digits",
+    "fashion_mnist",
+    "image_folder",
+    "tiny_imagenet",
+)  # sets that the paper does not use, with settings of this project
 # Students that the released configs train at a lower rate.
 LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
@@ -63,6 +68,7 @@ class Row(NamedTuple):
 
 
 SECTION = "the paper, section 4.1"
+DOT = "configs/tiny_imagenet/dot/*.yaml of the code of DOT (ICCV 2023): megvii-research/mdistiller, commit a08d46f"
 SCRIPT = f"the --M of the released scripts in the line; {SECTION} where there are none"
 CFG_DKD = f"{methods.CFG}:162-167, the DKD section"
 CFG_WARMUP = f"{methods.CFG}:167, cfg.DKD.WARMUP, which no file of CIFAR-100 and CUB-200 changes"
@@ -208,6 +214,18 @@ ROWS: tuple[Row, ...] = (
         "configs/imagenet/*/kd_ours.yaml:25-28 of MLKD's code (Jin et al., CVPR 2023)",
         ("imagenet",),
         bases=("mlkd",),
+    ),
+    # ---- Tiny-ImageNet
+    Row(
+        {
+            "optim.learning_rate": 0.2,
+            "optim.weight_decay": 5e-4,
+            "optim.milestones": (60, 120, 160),
+            "epochs": 200,
+            "batch_size": 256,
+        },
+        DOT,
+        ("tiny_imagenet",),
     ),
     # ---- this project's own data sets, whose runs are shorter
     Row(

@@ -16,26 +16,68 @@ from sdd_jax.models.layers import Affine
 
 PAGE = Path(__file__).with_suffix(".md")
 SETTINGS = {"cifar": (32, 100), "cub200": (224, 200), "imagenet": (224, 1000)}  # image size, classes
-TITLES = {
-    "cifar": 'Small images: `stem="cifar"`, 32x32, 100 classes',
-    "cub200": 'The same networks on large images: `stem="cub200"`, 224x224, 200 classes',
-    "imagenet": 'Large images: `stem="imagenet"`, 224x224, 1,000 classes',
-}
-NOTES = {
-    "cifar": "VGGs pool once more at images of exactly 64 rows, as the official code does.",
-    "cub200": "A 7x7 convolution with stride 2 is the stem; mobilenet_v2 max-pools after it; VGGs are unchanged. The "
-    "official code has this stem for resnet8x4, resnet32x4, resnet50, mobilenet_v2, the VGGs and shufflenet_v1; its "
-    "shufflenet_v2 crashes there. Here every network of small images has it.",
-    "imagenet": "ResNets and VGGs are torchvision's: `vgg16` is its `vgg16_bn`, `vgg16_without_bn` its `vgg16`. A "
-    "torchvision VGG flattens its map into dense layers, so its logit map has one location and SDD with such a "
-    "teacher is plain distillation. mobilenet_v1 is the network that the official SDD code calls MobileNetV2.",
-}
+TINY = (64, 200)  # of Tiny-ImageNet
+
+
+class Section(NamedTuple):
+    """A table of the page."""
+
+    title: str
+    stem: str
+    size: int
+    classes: int
+    note: str
+
+
+SECTIONS = (
+    Section(
+        'Small images: `stem="cifar"`, 32x32, 100 classes',
+        "cifar",
+        *SETTINGS["cifar"],
+        "VGGs pool once more at images of exactly 64 rows, as the official code does.",
+    ),
+    Section(
+        'Images of 64 pixels: `stem="cifar"`, 64x64, 200 classes',
+        "cifar",
+        *TINY,
+        "Tiny-ImageNet. Every family keeps the stem of small images, a convolution of 3x3 or 1x1 that halves nothing "
+        "(of mobilenet_v2 3x3, stride 2), and so do resnet18 and shufflenet_v2 in the code of DOT (ICCV 2023). Its "
+        "MobileNetV2 is another network: of full width, with a 1x1 stem.",
+    ),
+    Section(
+        'The same at a quarter of the cost: `stem="cub200"`, 64x64, 200 classes',
+        "cub200",
+        *TINY,
+        "A 7x7 convolution with stride 2 is the stem, VGGs are unchanged: no paper's choice, but one for a machine "
+        "without an accelerator. The stem `imagenet` leaves resnet18 a map of 2x2.",
+    ),
+    Section(
+        'The same networks on large images: `stem="cub200"`, 224x224, 200 classes',
+        "cub200",
+        *SETTINGS["cub200"],
+        "A 7x7 convolution with stride 2 is the stem; mobilenet_v2 max-pools after it; VGGs are unchanged. The "
+        "official code has this stem for resnet8x4, resnet32x4, resnet50, mobilenet_v2, the VGGs and shufflenet_v1; "
+        "its shufflenet_v2 crashes there. Here every network of small images has it.",
+    ),
+    Section(
+        'Large images: `stem="imagenet"`, 224x224, 1,000 classes',
+        "imagenet",
+        *SETTINGS["imagenet"],
+        "ResNets and VGGs are torchvision's: `vgg16` is its `vgg16_bn`, `vgg16_without_bn` its `vgg16`. A "
+        "torchvision VGG flattens its map into dense layers, so its logit map has one location and SDD with such a "
+        "teacher is plain distillation. mobilenet_v1 is the network that the official SDD code calls MobileNetV2.",
+    ),
+)
 HEAD = """# Networks
 
 `sdd_jax.models.create_model(name, num_classes, stem)` makes each of them. Parameters include the head; MACs are the
 multiply-adds of convolutions and dense layers for one image, the head counted once; the map is height x width x
 channels of the feature map. Other image sizes are taken as well, and the map grows with them; a VGG needs 8 pixels, one
 of torchvision's 32, whose map stays 1x1.
+
+The scales are the powers of two that divide the map: those whose regions neither overlap nor repeat a location, and so
+as many regions as the map allows. `--config.sdd.scales=1,2,4` takes three of them; above 4, where the released code
+does not go, add `--config.sdd.pooling=direct`. On other maps cells overlap ([sdd.md](sdd.md)).
 
 This page is written by `python -m docs.networks`.
 """
@@ -49,9 +91,10 @@ class Counts(NamedTuple):
     feature_map: tuple[int, int, int]
 
 
-def count(name: str, stem: str) -> Counts:
-    """Counts of a network at its stem's usual image size, from its shapes alone."""
-    size, classes = SETTINGS[stem]
+def count(name: str, stem: str, size: int | None = None, classes: int | None = None) -> Counts:
+    """Counts of a network from its shapes alone; without size and classes of those that are usual for its stem."""
+    usual = SETTINGS[stem]
+    size, classes = size or usual[0], classes or usual[1]
     model = create_model(name, classes, stem)
     macs: dict[tuple[str, ...], int] = {}
 
@@ -73,14 +116,16 @@ def count(name: str, stem: str) -> Counts:
 def page() -> str:
     """The page's text."""
     parts = [HEAD]
-    for stem, title in TITLES.items():
-        rows = ["| network | parameters | MACs, million | map |", "|---|---:|---:|---|"]
+    for section in SECTIONS:
+        rows = ["| network | parameters | MACs, million | map | scales |", "|---|---:|---:|---|---|"]
         for name in model_names():
-            if stem in model_stems(name):
-                counts = count(name, stem)
+            if section.stem in model_stems(name):
+                counts = count(name, section.stem, section.size, section.classes)
                 shape = "x".join(map(str, counts.feature_map))
-                rows.append(f"| {name} | {counts.parameters:,} | {counts.macs / 1e6:,.2f} | {shape} |")
-        parts += [f"## {title}\n", NOTES[stem] + "\n", "\n".join(rows) + "\n"]
+                side = math.gcd(*counts.feature_map[:2])
+                scales = ", ".join(str(2**power) for power in range(side.bit_length()) if side % 2**power == 0)
+                rows.append(f"| {name} | {counts.parameters:,} | {counts.macs / 1e6:,.2f} | {shape} | {scales} |")
+        parts += [f"## {section.title}\n", section.note + "\n", "\n".join(rows) + "\n"]
     return "\n".join(parts)
 
 

@@ -101,7 +101,8 @@ def run(
                 traced[row] = next(results)
             (parameters, of_shapes), (_, of_loss) = (traced[first[part]] for part in shapes_and_loss(row))
             wanted = row.settings["data.train_examples"] or 0
-            there = data.describe(row.settings["data.name"]).train_examples
+            of_set = {name: row.settings[f"data.{name}"] for name in ("name", "num_classes")}
+            there = data.describe(**of_set).train_examples
             few = f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""
             problem = few or of_shapes or of_loss
             failed += bool(problem)

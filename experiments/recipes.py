@@ -29,8 +29,13 @@ NO_IDENTITY = RUNTIME_FIELDS | {
     "steps_per_call",
     "save_every_epochs",
 }
-# Fields that came after the first results. At these values a run is what it was before, and keeps its key.
-LATER = {"optim.accumulate_steps": 1, "data.on_bad_image": "error", "loss.warmup_share": 0.0}
+# Fields that came after the first results. At one of these values a run is what it was before, and keeps its key.
+LATER = {
+    "optim.accumulate_steps": (1,),
+    "data.on_bad_image": ("error",),
+    "data.in_memory": (None, False),
+    "loss.warmup_share": (0.0,),
+}
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
 
@@ -82,8 +87,8 @@ def settings(recipe: Recipe, preset: str) -> Settings:
 def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that tell an experiment from others, ready for JSON.
 
-    Left out are those of ``NO_IDENTITY``, those that the method does not read, and those of ``LATER`` at their value
-    there.
+    Left out are those of ``NO_IDENTITY``, those that the method does not read, and those of ``LATER`` at a value that
+    stands there.
     """
     unread = {name for name in flat if name.startswith(("loss.", "sdd.", "features."))} - reads(flat)
     if flat["method"] == "plain":
@@ -91,7 +96,7 @@ def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in sorted(flat.items())
-        if name not in NO_IDENTITY and name not in unread and not (name in LATER and value == LATER[name])
+        if name not in NO_IDENTITY and name not in unread and not (name in LATER and value in LATER[name])
     }
 
 

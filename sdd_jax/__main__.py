@@ -22,6 +22,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from sdd_jax.config import NONE
+from sdd_jax.files import cache_folder
 from sdd_jax.processes import Preempted
 from sdd_jax.training.compiling import keep_freed_memory
 
@@ -48,14 +49,14 @@ REQUIRED = "must have a value"  # in the message of absl's check of a flag that 
 
 
 class _OrNone(flags.ArgumentParser):
-    """Parses a config's number, and ``none``, which unsets it; `sdd_jax.config` checks which fields may be unset."""
+    """Parses a config's value, and ``none``, which unsets it; `sdd_jax.config` checks which fields may be unset."""
 
-    def __init__(self, number: flags.ArgumentParser):
+    def __init__(self, value: flags.ArgumentParser):
         super().__init__()
-        self._number = number
+        self._value = value
 
-    def parse(self, argument: str) -> int | float | None:
-        return None if argument == NONE else self._number.parse(argument)
+    def parse(self, argument: str) -> int | float | bool | None:
+        return None if argument == NONE else self._value.parse(argument)
 
 
 def _help(module) -> str:
@@ -136,7 +137,7 @@ def keep_programs() -> None:
     # XLA itself refuses a program that was compiled for another machine, and compiles it again.
     if jax.config.values.get("jax_compilation_cache_dir") is None:
         try:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdd_jax", "programs")
+            folder = cache_folder("programs")
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise OSError(f"{folder} cannot be written")
@@ -183,7 +184,8 @@ def main() -> None:
         close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
         _end(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
     module = importlib.import_module(f"sdd_jax.commands.{'import_' if command == 'import' else command}")
-    for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser())):
+    parsers = {int: flags.IntegerParser(), float: flags.FloatParser(), bool: flags.BooleanParser()}
+    for kind, parser in parsers.items():
         config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
     module.define_flags()
     if any(argument in ("-h", "--help") for argument in arguments[1:]):

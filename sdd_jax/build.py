@@ -24,6 +24,7 @@ from sdd_jax.config import (
     teacher_dtype,
 )
 from sdd_jax.data import AnyDataset, Dataset
+from sdd_jax.data.images import AUGMENTS
 from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
@@ -41,6 +42,8 @@ def check(config: Mapping[str, Any]) -> Settings:
     """The config as settings, with every name in it known; ``ValueError`` says which field is wrong, and how."""
     settings = read(config)
     settings["data.num_classes"] = described(settings).num_classes
+    on_disk = {name: settings[f"data.{name}"] for name in ("path", "image_size", "augment", "on_bad_image")}
+    settings["data.in_memory"] = data.decides_in_memory(settings["data.name"], settings["data.in_memory"], **on_disk)
     make_parts(settings, settings["data.num_classes"])
     for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error")):
         if settings[f"data.{option}"] != unset:
@@ -54,20 +57,20 @@ def check(config: Mapping[str, Any]) -> Settings:
 
 def described(settings: Settings) -> data.Info:
     """What is known of the config's data set without reading it."""
-    options = {name: settings[f"data.{name}"] for name in ("path", "image_size", "num_classes")}
+    options = {name: settings[f"data.{name}"] for name in ("path", "image_size", "num_classes", "in_memory")}
     return data.describe(settings["data.name"], **options)
 
 
 def from_disk(settings: Settings) -> bool:
     """Whether the config's images are read from disk as they are needed."""
-    return described(settings).augment != "pad_crop"
+    return described(settings).augment in AUGMENTS
 
 
 def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDataset:
     """The data set of the config; which images it lacks is said on stderr, and taken from ``skipped`` if given."""
     if settings["data.on_bad_image"] == "skip" and skipped is None and processes.is_first():
         print("every training image is decoded once (data.on_bad_image is 'skip')", file=sys.stderr, flush=True)
-    names = ("path", "select_on", "train_examples", "image_size", "augment", "workers", "on_bad_image")
+    names = ("path", "select_on", "train_examples", "image_size", "in_memory", "augment", "workers", "on_bad_image")
     options = {name: settings[f"data.{name}"] for name in names}
     dataset = data.load(settings["data.name"], **options, skipped=skipped)
     if isinstance(dataset, data.StreamedDataset) and dataset.skipped is not None and processes.is_first():
@@ -81,9 +84,10 @@ def refuse_cache(settings: Settings) -> None:
     """``ValueError`` if the config's images have no views that a cache could be made of."""
     name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
     if rule == "random_resized_crop":
-        raise ValueError(f"{name}'s training crops are random in size and place: they have no finite number of views")
-    if rule != "pad_crop":
-        raise ValueError(f"{name} is read from disk, and a cache needs its images in memory: no cache holds its views")
+        crops = f"{name}'s training crops are random in size and place"
+        raise ValueError(f"{crops}: they have no finite number of views, as images have with data.in_memory=true")
+    if rule in AUGMENTS:
+        raise ValueError(f"{name} is read from disk, and a cache needs its images in memory: data.in_memory=true")
 
 
 def steps_per_call(settings: Settings, platform: str | None = None) -> int:

@@ -48,10 +48,11 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     if stated is None and fields is None:
         stated = settings["teacher.published"]
     elif stated is None and fields:
-        names = ["name", "image_size", "augment"]
+        names = ["name", "image_size", "in_memory", "augment"]
         if settings["data.name"] not in data.INFO:  # sets of one's own go by their path
             names.append("path")
-        if all(fields.get(name) == settings[f"data.{name}"] for name in names):
+        # Runs of before data.in_memory read images as they do that have it False.
+        if all((fields.get(name) or None) == (settings[f"data.{name}"] or None) for name in names):
             stated = 100 * done["last"]["accuracy"]
     return teacher, saved.load_variables(folder, saved.step_of(folder, "last")), stated
 

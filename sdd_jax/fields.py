@@ -65,9 +65,14 @@ FIELDS: dict[str, Field] = {
         int, None, "The number of training images, the shares of the classes kept; unset: all.", 1
     ),
     "data.num_classes": Field(int, None, "K; unset: as many as the set has.", 1),
-    "data.image_size": Field(int, None, "The side of images of sets on disk; unset: 224.", 1),
-    "data.augment": Field(str, None, "The crop of sets on disk; unset: the set's own.", known=AUGMENTS),
-    "data.workers": Field(int, 0, "Processes that decode images on disk; 0: threads.", 0, runtime=True),
+    "data.image_size": Field(int, None, "The side of images of sets on disk; unset: 224, of Tiny-ImageNet 64.", 1),
+    "data.in_memory": Field(
+        bool, None, "Sets on disk: decoded once, held as CIFAR is; unset: small images that fit ([data.md](data.md))."
+    ),
+    "data.augment": Field(str, None, "The crop of images read from disk; unset: the set's own.", known=AUGMENTS),
+    "data.workers": Field(
+        int, 0, "Processes that decode images; 0: threads, or once, into memory, one a processor.", 0, runtime=True
+    ),
     "data.on_bad_image": Field(
         str, "error", "At an image on disk that cannot be decoded: stop, or leave it out.", known=ON_BAD_IMAGE
     ),

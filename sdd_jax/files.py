@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, ValuesView
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -33,6 +33,11 @@ NUMBER = int | float
 MOST_LEVELS = 32  # of names within names, in JSON
 _TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025-32434
 _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'
+
+
+def cache_folder(name: str) -> Path:
+    """The folder ``name`` of what this package keeps for the user between starts."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdd_jax", name)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -88,7 +93,8 @@ def check_fields(content: Any, fields: Fields, where: str) -> dict[str, Any]:
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         infinite = isinstance(value, float) and not math.isfinite(value)
-        if infinite or isinstance(value, bool) or not isinstance(value, kind):
+        number = isinstance(value, bool) and bool not in (kind, *get_args(kind))  # as which Python counts it
+        if infinite or number or not isinstance(value, kind):
             wanted = getattr(kind, "__name__", kind)
             raise ValueError(f"{where} must have {name}, of type {wanted}; got {value!r:.80}")
     return content

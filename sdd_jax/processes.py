@@ -5,10 +5,12 @@ disk it sends to the others: if each looked for itself, they might see different
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -178,6 +180,26 @@ def _reach(host: str, port: int, wait: float) -> float:
                     "0 has to run there, and every process needs its address and a way to its port"
                 ) from error
         time.sleep(PAUSE)
+
+
+def end_with_parent() -> None:
+    """In a worker process: ends it when the one that started it is killed, for whose work it would wait for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        assert parent is not None  # this runs in no other process
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def memory_bytes() -> int:
+    """The machine's memory, or the share of it that the container may use."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(whole, int(text)) if text.isdecimal() else whole
 
 
 def processors() -> int:

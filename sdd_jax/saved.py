@@ -41,13 +41,14 @@ class Saved(NamedTuple):
     def data_fields(self, name: str | None = None) -> Mapping[str, Any]:
         """The run's fields of ``data``; of another set, its name alone; ``ValueError`` if there is none."""
         if self.data and name in (None, self.data["name"]):
-            return self.data
+            # A run of before there was the choice read what lies on disk from there.
+            return {"in_memory": False if data.on_disk(self.data["name"]) else None, **self.data}
         if name is None:
             known = f"{', '.join((*data.INFO, data.FOLDER))} and {data.PREFIX}NAME"
             raise ValueError(
                 f"{self.folder} holds an imported network, which names no data: add --data, one of {known}"
             )
-        return {"name": name}
+        return {"name": name, "in_memory": data.decides_in_memory(name, None)}
 
 
 def find_folders(path: Path) -> list[Path]:
@@ -81,7 +82,7 @@ def read(folder: Path, allow: Collection[str] = ()) -> Saved:
 def load_test_data(network: Saved, name: str | None = None, path: str | None = None) -> AnyDataset:
     """The data set to test a network on: the run's own, in its place, unless ``name`` or ``path`` says otherwise."""
     fields = network.data_fields(name)
-    options = {field: fields[field] for field in ("image_size", "augment", "workers") if field in fields}
+    options = {field: fields[field] for field in ("image_size", "in_memory", "augment", "workers") if field in fields}
     return data.load(fields["name"], path=path or fields.get("path"), select_on="test", **options)
 
 

@@ -18,7 +18,7 @@ SIZE, EPOCHS = 16, 2
 
 def load(kind, root, workers):
     """One of the tiny sets that tests/sets.py writes."""
-    return data.load(NAMES[kind], path=root, image_size=SIZE, select_on="validation", workers=workers)
+    return data.load(NAMES[kind], path=root, image_size=SIZE, select_on="validation", workers=workers, in_memory=False)
 
 
 def built(kind, root, workers):

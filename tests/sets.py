@@ -1,6 +1,7 @@
 """Tiny data sets on disk in the forms of the real ones, written by the tests."""
 
 import io
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -78,3 +79,41 @@ def jpeg(image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
+
+
+def tiny_imagenet(*, train, val, wnids=("n02", "n01"), grey=()):
+    """The files of Tiny-ImageNet's archive by name: images of 64x64, those of the numbers ``grey`` without colours."""
+    files = {"wnids.txt": "".join(f"{wnid}\n" for wnid in wnids).encode()}
+    files["words.txt"] = b"n00\tentity\n" + "".join(f"{wnid}\tword of {wnid}, {wnid}\n" for wnid in wnids).encode()
+    lines = []
+    for label, wnid in enumerate(sorted(wnids)):
+        for number in range(train + val):
+            image = Image.fromarray(picture(label, number, (64, 64))[:64])
+            content = jpeg(np.asarray(image.convert("L") if number in grey else image))
+            if number < train:
+                files[f"train/{wnid}/images/{wnid}_{number}.JPEG"] = content
+            else:
+                name = f"val_{(number - train) * len(wnids) + label}.JPEG"  # classes in turn
+                files[f"val/images/{name}"] = content
+                lines.append((number, f"{name}\t{wnid}\t0\t0\t62\t62\n"))
+        files[f"train/{wnid}/{wnid}_boxes.txt"] = f"{wnid}_0.JPEG\t0\t0\t62\t62\n".encode()
+    files["val/val_annotations.txt"] = "".join(line for _, line in sorted(lines)).encode()
+    files["test/images/test_0.JPEG"] = jpeg(picture(0, 9)[:40])
+    return files
+
+
+def write_files(root, files):
+    """Each of the named files below a folder."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def write_zip(path, files, top="tiny-imagenet-200/"):
+    """A zip file of the named files, below a folder as the real archive has one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(top + name, content)
+    return path

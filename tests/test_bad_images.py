@@ -92,7 +92,7 @@ def root(pattern, tmp_path):
 
 
 def load(root, policy, **options):
-    options = {"image_size": 16, "select_on": "test"} | options
+    options = {"image_size": 16, "select_on": "test", "in_memory": False} | options
     return data.load("image_folder", path=root, on_bad_image=policy, **options)
 
 
@@ -162,7 +162,7 @@ def test_a_bad_test_image_is_an_error_under_either_policy(root, policy):
 
 def test_what_is_wrong_with_the_machine_is_never_an_images_fault(root, monkeypatch):
     """A disk that fails for a moment, or memory that is short, would take good images out of the run."""
-    read = data.load("image_folder", path=root, image_size=16).train.records.__class__.read
+    read = load(root, "error").train.records.__class__.read
 
     def failing(self, number):
         if number == 7:

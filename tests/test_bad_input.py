@@ -25,8 +25,8 @@ def wrong_values(field):
         if field.known:
             wrong |= {"an unknown name": TEXT, "no name": "", "in capitals": field.known[0].upper()}
     else:
-        wrong |= {"text": TEXT, "a flag": True, "not a number": float("nan"), "infinite": float("inf")}
-        wrong["no number"] = ""
+        wrong |= {"text": TEXT, "not a number": float("nan"), "infinite": float("inf"), "no number": ""}
+        wrong["a flag" if field.kind is not bool else "a number"] = field.kind is not bool or 1
     if field.kind is tuple:
         wrong |= {"half": (1.5,), "text in a tuple": ("1",), "a flag in a tuple": (True,), "nested": ((1, 2),)}
         wrong |= {"too small": (int(field.least) - 1,)}
@@ -71,6 +71,7 @@ def test_every_field_of_another_type_or_out_of_range_is_named(tmp_path, name):
 def test_every_field_is_refused_on_the_command_line_too(tmp_path, name):
     field = FIELDS[name]
     given = {int: ["one", "1.5", "", "1,2"], float: ["hot", "", "nan", "inf"], tuple: ["a,b", "1.5", "1,,x"]}
+    given[bool] = ["maybe", "2", ""]
     given = given.get(field.kind, ["no_such"] if field.known else [])
     for text in given:
         line = refused(tmp_path, f"--config={ANY}", f"--config.{name}={text}")
@@ -81,7 +82,9 @@ def test_every_field_is_refused_on_the_command_line_too(tmp_path, name):
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.optional])
 def test_a_field_that_may_be_unset_is_unset_by_none_and_set_again(monkeypatch, name):
     read_as, field = [], FIELDS[name]
-    value = "kd" if name == "loss.base" else {int: "3", float: "2.5", str: (*field.known, "a")[0]}[field.kind]
+    value = (
+        "kd" if name == "loss.base" else {int: "3", float: "2.5", bool: "True", str: (*field.known, "a")[0]}[field.kind]
+    )
     unset = "kd" if name == "loss.base" else "None"  # the method's
     monkeypatch.setattr(train, "main", lambda: read_as.append(read(flags.FLAGS.config)[name]))
     for typed in ([value], [value, "none"], ["none", value]):

@@ -319,7 +319,7 @@ def test_a_folder_of_images_tells_the_number_of_classes_and_its_config_keeps_it(
     own = partial(config, "teacher=none,student=resnet18", "image_folder", data__path=str(tmp_path))
     settings = check(own())
     assert settings["data.num_classes"] == 3 and json.loads(json.dumps(settings.nested())) == settings.nested()
-    built = build(own(data__image_size=48, data__select_on="test"))
+    built = build(own(data__image_size=48, data__select_on="test", data__in_memory=False))
     assert built.dataset.image_shape == (48, 48, 3) and built.model.num_classes == 3
     with pytest.raises(ValueError, match="data.num_classes: image_folder has 3 on disk, the config says 4"):
         build(own(data__num_classes=4))
@@ -335,7 +335,7 @@ def test_sets_of_any_size_trace_without_data_if_their_sizes_are_stated(tmp_path)
         trace(unseen(data__num_classes=7))
 
 
-OF_SETS_ON_DISK = {"image_size": 64, "augment": "resize_crop"}
+OF_SETS_ON_DISK = {"image_size": 64, "augment": "resize_crop", "in_memory": True}
 
 
 @pytest.mark.parametrize("option", OF_SETS_ON_DISK)
@@ -480,4 +480,5 @@ def test_an_unfinished_teacher_is_refused(teacher_run, tmp_path):
 
 
 def test_every_known_data_set_is_described():
-    assert set(data.INFO) == {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cub200", "imagenet"}
+    memory, disk = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100"}, {"cub200", "imagenet", "tiny_imagenet"}
+    assert set(data.INFO) == memory | disk

@@ -455,8 +455,8 @@ def test_a_missing_package_names_its_pip_command(tmp_path, monkeypatch):
 
 def test_descriptions_agree_with_themselves():
     for name, info in data.INFO.items():
-        assert data.describe(name) is info
+        assert data.describe(name) == info
         assert len(info.mean) == len(info.std) == info.image_shape[2]
     assert data.INFO["imagenet"][:4] == (1000, (224, 224, 3), 1_281_167, 50_000)
-    with pytest.raises(ValueError, match="'imagnet': known are .*, imagenet, image_folder and"):
+    with pytest.raises(ValueError, match="'imagnet': known are .*, imagenet, tiny_imagenet, image_folder and"):
         data.describe("imagnet")

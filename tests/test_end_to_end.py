@@ -95,6 +95,7 @@ def test_own_images_on_disk_are_trained_on_measured_and_named_if_broken(tmp_path
         "--config=configs/image_folder.py:teacher=none,student=resnet8",
         f"--config.data.path={tmp_path}/images",
         "--config.data.image_size=32",
+        "--config.data.in_memory=false",
         "--config.model.stem=cifar",
         "--config.epochs=1",
         "--config.batch_size=16",

@@ -105,7 +105,8 @@ def test_what_is_seen_at_a_position_follows_from_seed_and_position_alone(folder)
 
 
 def test_an_example_is_augmented_by_seed_epoch_and_number_alone(folder):
-    few = data.load("imagenet", path=Path(folder.train.records._root).parent, image_size=16, train_examples=9)
+    root = Path(folder.train.records._root).parent
+    few = data.load("imagenet", path=root, image_size=16, train_examples=9, in_memory=False)
     seen = {}  # of the first epoch
     for dataset in (folder, few):
         for batch in batches(dataset, 1):
@@ -233,7 +234,7 @@ def test_the_examples_of_a_step_are_told_without_reading_them(folder):
 def test_an_image_that_a_worker_process_cannot_read_is_named(tmp_path):
     sets.write_folder(tmp_path, classes=("n01", "n02", "n03"), train=4, test=1)
     (tmp_path / "train" / "n02" / "3.png").write_bytes(b"no image")
-    dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", workers=1)
+    dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", workers=1, in_memory=False)
     with pytest.raises(ValueError, match="train/n02/3.png cannot be read as an image"):
         batches(dataset, 2)
     assert workers_end()

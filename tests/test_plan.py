@@ -196,6 +196,7 @@ def test_the_program_is_the_loops_own_for_data_on_disk(tmp_path):
     config = image_folder.get_config("teacher=resnet8,student=resnet8,method=sdd_kd")
     config.model.stem, config.data.image_size, config.batch_size = "cifar", 32, 4
     config.data.path, config.data.select_on, config.data.train_examples = str(tmp_path), "test", 12
+    config.data.in_memory = False
     loop, plan = loop_and_plan(config)
     assert loop == plan
 

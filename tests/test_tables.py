@@ -52,6 +52,7 @@ def identity(recipe, preset=RELEASED):
 
 def test_every_table_has_the_papers_rows_and_columns():
     study = ["fashion", "fashion_cross", "fashion_weights", "fashion_without_warmup", "fashion_tuning"]
+    study += ["tiny", "tiny_cross", "tiny_tuning"]
     assert list(tables.TABLES) == [*SHAPES, *study]
     for name, shape in SHAPES.items():
         table = tables.TABLES[name]
@@ -171,8 +172,8 @@ def test_every_row_that_is_run_has_a_config_that_checks(table, preset):
         assert network <= set(model_names())
         assert all(settings["model.stem"] in model_stems(name) for name in network)
         assert settings["preset"] == (preset if one.recipe.teacher != "none" else RELEASED)
-        data = {"imagenet": 1000, "cub200": 200, "cifar100": 100, "fashion_mnist": 10}
-        assert build.data.describe(settings["data.name"]).num_classes == data[settings["data.name"]]
+        data = {"imagenet": 1000, "cub200": 200, "cifar100": 100, "fashion_mnist": 10, "tiny_imagenet": 100}
+        assert build.described(settings).num_classes == data[settings["data.name"]]
 
 
 def test_the_columns_name_who_teaches_whom():
@@ -312,7 +313,8 @@ def test_runs_that_choose_weights_are_like_those_that_they_choose_for_and_count_
 
 def test_each_declared_difference_is_one_of_the_tables():
     declaring = {table.name: len(table.declared) for table in tables.TABLES.values() if table.declared is not None}
-    assert declaring == {"fashion": 6, "fashion_cross": 3, "fashion_weights": 3, "fashion_without_warmup": 0}
+    fashion = {"fashion": 6, "fashion_cross": 3, "fashion_weights": 3, "fashion_without_warmup": 0}
+    assert declaring == fashion | {"tiny": 7, "tiny_cross": 4}
     for table in tables.TABLES.values():
         if table.declared is not None:
             (*_, column) = table.columns
@@ -339,6 +341,26 @@ def test_with_other_weights_nothing_else_differs_and_those_of_kd_are_the_same_ru
             weight == identity(cell("fashion_weights", row.removeprefix("SD-"), column).recipe)["loss.distill_weight"]
         )
         assert (row.removeprefix("SD-") in cell("fashion_weights", row, column).bases) == row.startswith("SD-")
+
+
+def test_the_photographs_are_studied_at_weights_that_were_tried_with_more_distillation_beside_regions():
+    rows = {one.row: identity(one.recipe) for one in tables.TABLES["tiny"].cells}
+    tried = {one.row: identity(one.recipe) for one in tables.TABLES["tiny_tuning"].cells}
+    weight = {row: one["loss.distill_weight"] for row, one in rows.items() if "loss.distill_weight" in one}
+    for base, chosen in tables.TINY_WEIGHTS.items():
+        assert tried[f"{base} {chosen}"] == rows[base] and weight[f"SD-{base} {{1,2}}"] == weight[base]
+        assert rows[f"SD-{base} {{1,2}}"]["sdd.scales"] == [1, 2]
+    assert [weight[f"KD{times}"] / weight["KD"] for times in ("", " x2", " x4")] == [1, 2, 4]
+    one, two = rows["SD-KD {1,2} weight 1"], rows["SD-KD {1,2}"]
+    assert one == two | {"sdd.complementary_weight": 1.0} and rows["SD-KD"] == two | {"sdd.scales": [1, 2, 4]}
+    (column,) = tables.TABLES["tiny_cross"].columns
+    across = {one.row: identity(one.recipe) for one in tables.TABLES["tiny_cross"].cells}
+    assert across.pop("teacher") == rows["teacher"] and column == "RN8x4 -> MobileNetV2"
+    for row, found in across.items():
+        assert found == rows[row] | {"model.student": "mobilenet_v2"}
+    assert all(
+        one["data.in_memory"] is True and one["data.image_size"] == 32 for one in (*rows.values(), *tried.values())
+    )
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table3", "table4", "table5"])
@@ -410,7 +432,7 @@ def test_unknown_tables_are_named_with_those_there_are():
     assert [table.name for table in tables.choose("all")] == list(tables.TABLES)
     with pytest.raises(
         ValueError,
-        match="'tabel1'; the closest is 'table1', known are table1, .*fashion_without_warmup, fashion_tuning, all",
+        match="'tabel1'; the closest is 'table1', known are table1, .*fashion_without_warmup, .*tiny_tuning, all",
     ):
         tables.choose("tabel1")
 

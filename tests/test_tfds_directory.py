@@ -36,7 +36,7 @@ def test_records_are_what_was_written(tmp_path, encoded):
 def test_it_is_loaded_by_its_name(tmp_path):
     write_tfds(tmp_path, "birds", train=10, test=1)
     assert data.describe("tfds:birds", path=tmp_path, image_size=24)[:2] == (3, (24, 24, 3))
-    loaded = data.load("tfds:birds", path=tmp_path, image_size=24, select_on="validation")
+    loaded = data.load("tfds:birds", path=tmp_path, image_size=24, select_on="validation", in_memory=False)
     assert (len(loaded.train.index), len(loaded.selection.index), len(loaded.test.index)) == (27, 3, 3)
     assert sorted([*loaded.train.index, *loaded.selection.index]) == list(range(30))
     assert loaded.image_shape == (24, 24, 3) and loaded.augment == "random_resized_crop"

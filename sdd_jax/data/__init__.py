@@ -1,19 +1,23 @@
 """Data sets by name or of a user's own arrays, in memory or read from disk as they are needed, and their batches."""
 
+import functools
 from os import PathLike
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from sdd_jax.data import cifar, folders, mnist
-from sdd_jax.data.dataset import Dataset, Split, from_arrays
+from sdd_jax.data import cifar, decoded, folders, mnist, tiny_imagenet
+from sdd_jax.data.dataset import Dataset, Split, data_root, from_arrays
 from sdd_jax.data.folders import PREFIX
+from sdd_jax.data.images import BOXED
 from sdd_jax.data.memory import MemoryData, MemoryEval
 from sdd_jax.data.streamed import Skipped, StreamedDataset, from_records
+from sdd_jax.processes import memory_bytes
 
 __all__ = [
     "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset", "check_name",
-    "class_names", "describe", "eval_data", "from_arrays", "from_records", "load", "refuse_in_memory", "train_data",
+    "class_names", "decides_in_memory", "describe", "eval_data", "from_arrays", "from_records", "load",
+    "on_disk", "refuse_in_memory", "train_data",
 ]  # fmt: skip
 
 AnyDataset = Dataset | StreamedDataset
@@ -23,7 +27,8 @@ class Info(NamedTuple):
     """Facts of a set that are known without reading it.
 
     ``augment`` says how a training image is cropped: "pad_crop" (padded, then a window of its own size) of sets in
-    memory, "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk.
+    memory, "resize_crop" (resized to a square, then a smaller window) or "random_resized_crop" of sets on disk, and
+    "box_pad_crop" (brought to its size by a box filter, then as the first) of those that are decoded into memory.
     """
 
     num_classes: int
@@ -39,8 +44,9 @@ class Info(NamedTuple):
 
 # Mean and std: digits, MNIST and Fashion-MNIST measured on their training images (the latter two before padding, the
 # usual convention); CIFAR-10 the usual values; CIFAR-100 as in the official code's mdistiller/dataset/cifar100.py;
-# ImageNet as torchvision's, which the official code takes for CUB-200 as well. A mirrored digit is no digit: digits and
-# MNIST are not flipped.
+# ImageNet as torchvision's, which the official code takes for CUB-200 as well; Tiny-ImageNet as in
+# mdistiller/dataset/tiny_imagenet.py of megvii-research/mdistiller (commit a08d46f). A mirrored digit is no digit:
+# digits and MNIST are not flipped.
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INFO = {
     "digits": Info(10, (32, 32, 1), 1438, 359, (0.3048,), (0.3754,), 4, False),
@@ -50,7 +56,19 @@ INFO = {
     "cifar100": Info(100, (32, 32, 3), 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True),
     "cub200": Info(200, (224, 224, 3), 5994, 5794, *_IMAGENET, 0, True, "resize_crop"),
     "imagenet": Info(1000, (224, 224, 3), 1_281_167, 50_000, *_IMAGENET, 0, True, "random_resized_crop"),
+    "tiny_imagenet": Info(
+        tiny_imagenet.CLASSES,
+        (64, 64, 3),
+        tiny_imagenet.CLASSES * tiny_imagenet.PER_CLASS["train"],
+        tiny_imagenet.CLASSES * tiny_imagenet.PER_CLASS["test"],
+        (0.4802, 0.4481, 0.3975),
+        (0.2302, 0.2265, 0.2262),
+        0,
+        True,
+        "random_resized_crop",
+    ),
 }
+TINY = "tiny_imagenet"  # which may have fewer classes on disk
 
 _MEMORY = {  # name: its reader, what its classes are called
     "digits": (mnist.read_digits, mnist.DIGITS),
@@ -63,6 +81,10 @@ _MEMORY = {  # name: its reader, what its classes are called
 FOLDER = "image_folder"
 # Of sets whose size is unknown before they are read: photographs, so ImageNet's numbers and augmentation.
 _ANY = INFO["imagenet"]._replace(num_classes=0, train_examples=0, test_examples=0)
+# Of sets on disk that are decoded into memory: CIFAR's crop, and which of them are so if nobody says (this project's).
+_PAD = 4
+_SMALL = 64  # pixels a side at most
+_SHARE = 1 / 4  # of the memory at most
 
 
 def check_name(name: str) -> None:
@@ -72,27 +94,82 @@ def check_name(name: str) -> None:
     raise ValueError(f"no data set is called {name!r}: known are {', '.join(INFO)}, {FOLDER} and {PREFIX}NAME")
 
 
+def on_disk(name: str) -> bool:
+    """Whether it is a set of image files, and not one that is held in memory as it is."""
+    return name not in _MEMORY
+
+
 def refuse_in_memory(name: str, option: str, value: Any) -> None:
     """``ValueError`` if the option is set of a set held in memory, which does not have it."""
     if name in _MEMORY and value not in (None, "error"):
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 
 
+def decides_in_memory(
+    name: str,
+    chosen: bool | None,
+    *,
+    path: str | PathLike[str] | None = None,
+    image_size: int | None = None,
+    augment: str | None = None,
+    on_bad_image: str = "error",
+) -> bool | None:
+    """Whether a set on disk is decoded into memory: as ``chosen``, or else as its size says; arguments as in `load`.
+
+    None for a set that is held in memory as it is. ``ValueError`` for what does not go with the choice.
+    """
+    refuse_in_memory(name, "in_memory", chosen)
+    if not on_disk(name):
+        return None
+    of_disk = {"augment": augment, "on_bad_image": None if on_bad_image == "error" else on_bad_image}
+    named = [f"data.{option} {value!r}" for option, value in of_disk.items() if value is not None]
+    if chosen and named:
+        raise ValueError(f"{' and '.join(named)} cannot be chosen with data.in_memory: it is for images read from disk")
+    size = INFO.get(name, _ANY).image_shape[0] if image_size is None else image_size
+    if chosen is not None or named or size > _SMALL:
+        return bool(chosen)
+    count = _count_images(name, path)
+    return count is not None and decoded.array_bytes(count, size) <= _SHARE * memory_bytes()
+
+
+@functools.cache
+def _count_images(name: str, path: str | PathLike[str] | None) -> int | None:
+    """None where the set is not there."""
+    if name in INFO:
+        return INFO[name].train_examples + INFO[name].test_examples
+    try:
+        listed = _read_listed(name, path)
+    except (FileNotFoundError, ImportError):
+        return None
+    return len(listed.train) + len(listed.test)
+
+
 def describe(
-    name: str, *, path: str | PathLike[str] | None = None, image_size: int | None = None, num_classes: int | None = None
+    name: str,
+    *,
+    path: str | PathLike[str] | None = None,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    in_memory: bool | None = None,
 ) -> Info:
-    """The :class:`Info` of a set; arguments and errors as in :func:`load`.
+    """The :class:`Info` of a set; arguments and errors as in :func:`load`, but without ``in_memory`` it is on disk.
 
     The classes of an image folder or a TFDS set are counted on disk, unless ``num_classes`` is given; its numbers of
-    images are 0, unknown.
+    images are 0, unknown. Those of Tiny-ImageNet are counted if it is there.
     """
     check_name(name)
     info = INFO.get(name, _ANY)
     if name not in INFO:
         info = info._replace(num_classes=len(class_names(name, path)) if num_classes is None else num_classes)
+    elif name == TINY:
+        classes = num_classes or tiny_imagenet.count_classes(path)
+        train, test = (count * classes for count in tiny_imagenet.PER_CLASS.values())
+        info = info._replace(num_classes=classes, train_examples=train, test_examples=test)
     elif num_classes not in (None, info.num_classes):
         raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
     refuse_in_memory(name, "image_size", image_size)
+    if in_memory:
+        info = info._replace(augment=BOXED, pad=_PAD, flip=True)
     return info if image_size is None else info._replace(image_shape=(image_size, image_size, 3))
 
 
@@ -117,22 +194,26 @@ def load(
     workers: int = 0,
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
+    in_memory: bool | None = None,
 ) -> AnyDataset:
     """A data set by name.
 
     Args:
-      name: digits, mnist, fashion_mnist, cifar10 or cifar100, held in memory; cub200, imagenet, image_folder or
-        "tfds:NAME", read from disk as they are needed.
+      name: digits, mnist, fashion_mnist, cifar10 or cifar100, held in memory; tiny_imagenet, cub200, imagenet,
+        image_folder or "tfds:NAME", which lie on disk.
       path: where its files are; None looks in ``data`` (and, for Fashion-MNIST, where Debian's package puts it). For
         imagenet it holds class folders or TFDS's imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``,
         ``test/CLASS/*.jpg``), for "tfds:NAME" it is the TFDS data directory.
       select_on: as in :func:`from_arrays`, like ``train_examples``; the others are of sets on disk alone.
-      image_size: the side of the images; None: 224.
+      image_size: the side of the images; None: 224, of tiny_imagenet 64.
       augment: "resize_crop" or "random_resized_crop"; None: as is usual for the set.
-      workers: processes that decode images; 0: threads of this process.
+      workers: processes that decode images; 0: threads of this process, or once, into memory, one for each processor.
       on_bad_image: "error" raises when a training image that cannot be decoded is read. "skip" decodes all of them now
         and leaves the bad ones out, after all draws, so that these do not depend on them.
       skipped: the images that an earlier start of the same run left out; None decodes all to find them.
+      in_memory: of a set on disk: True decodes all of it once into a file (:mod:`sdd_jax.data.decoded`) and holds it as
+        CIFAR is held; False reads images as they are needed. None: True if images of at most 64 pixels a side then take
+        less than a quarter of the memory, and neither ``augment`` nor ``on_bad_image`` is chosen.
 
     Raises:
       ValueError: for an unknown name, damaged files, a wrong argument, or an option that the set does not have.
@@ -140,8 +221,10 @@ def load(
       ImportError: if a package is missing; it says which.
     """
     check_name(name)
-    for option, value in (("image_size", image_size), ("augment", augment), ("on_bad_image", on_bad_image)):
+    of_disk: dict[str, Any] = {"image_size": image_size, "augment": augment, "on_bad_image": on_bad_image}
+    for option, value in of_disk.items():
         refuse_in_memory(name, option, value)
+    in_memory = decides_in_memory(name, in_memory, path=path, **of_disk)
     info = INFO.get(name, _ANY)
     shared: dict[str, Any] = {"name": name, "mean": info.mean, "std": info.std}
     shared |= {"select_on": select_on, "train_examples": train_examples}
@@ -152,9 +235,13 @@ def load(
             return from_arrays(*arrays, class_names=names, pad=info.pad, flip=info.flip, **shared)
         except ValueError as error:  # such as a label that is none
             raise ValueError(f"{name}{f' in {path}' if path is not None else ''}: {error}") from error
+    listed, size = _read_listed(name, path), info.image_shape[0] if image_size is None else image_size
+    if in_memory:
+        raw = decoded.read(listed, name=name, place=data_root(path), size=size, workers=workers)
+        return from_arrays(*raw, class_names=listed.class_names, pad=_PAD, flip=True, **shared)
     return from_records(
-        *_read_listed(name, path),
-        image_size=info.image_shape[0] if image_size is None else image_size,
+        *listed,
+        image_size=size,
         augment=info.augment if augment is None else augment,
         workers=workers,
         on_bad_image=on_bad_image,
@@ -166,6 +253,8 @@ def load(
 def _read_listed(name: str, path: str | PathLike[str] | None) -> folders.Listed:
     if name == "cub200":
         return folders.read_cub200(path)
+    if name == TINY:
+        return tiny_imagenet.read_tiny_imagenet(path)
     if _has_class_folders(name, path):
         return folders.read_folder(name, path)
     return folders.read_tfds(folders.IMAGENET_TFDS if name == "imagenet" else name.removeprefix(PREFIX), path)

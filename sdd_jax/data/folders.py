@@ -54,11 +54,14 @@ class Files:
         with open(name, "rb") as file:
             return file.read(), int(self.labels[number])
 
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, over names, labels and sizes of the files; their content is not read."""
+    def fingerprint(self, times: bool = False) -> str:
+        """SHA-256, in hex, over names, labels and sizes of the files, and their times; their content is not read."""
         digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
         for number, name in enumerate(self._names):
-            digest.update(b"%d %d " % (os.stat(self.name(number)).st_size, len(name)) + name)
+            found = os.stat(self.name(number))
+            digest.update(b"%d %d " % (found.st_size, len(name)) + name)
+            if times:
+                digest.update(b"%d " % found.st_mtime_ns)
         return digest.hexdigest()
 
 
@@ -88,9 +91,11 @@ class TfdsRecords:
         example = self._source[number]
         return example[self._keys[0]], int(example[self._keys[1]])
 
-    def fingerprint(self) -> str:
-        described = Path(self._directory, "dataset_info.json").read_bytes()
-        return hashlib.sha256(described + self._split.encode()).hexdigest()
+    def fingerprint(self, times: bool = False) -> str:
+        digest = hashlib.sha256(Path(self._directory, "dataset_info.json").read_bytes() + self._split.encode())
+        for path in sorted(Path(self._directory).iterdir()) if times else ():
+            digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns} ".encode())
+        return digest.hexdigest()
 
     def _open(self) -> Any:
         tfds = import_tfds()

@@ -2,9 +2,6 @@
 
 import functools
 import gc
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdd_jax.data.memory import check_positions
 from sdd_jax.data.streamed import StreamedDataset, StreamedSplit, eval_batch, eval_example, train_batch, train_example
 from sdd_jax.mesh import DATA, SEEDS, seed_keys
-from sdd_jax.processes import processors
+from sdd_jax.processes import end_with_parent, processors
 
 AHEAD = 2  # batches that wait on the device
 WORTH_A_PROCESS = 500  # images of an evaluation: about as many are decoded while a process starts
@@ -125,7 +122,7 @@ def _start(batches: grain.MapDataset, workers: int, sharding: NamedSharding) -> 
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which a program that uses no absl never parses
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        read = read.mp_prefetch(options, worker_init_fn=_begin)
 
     def put(arrays):  # copies, as a CPU's array would alias and keep the shared memory that worker processes hand over
         return jax.make_array_from_process_local_data(sharding, {name: np.array(arrays[name]) for name in arrays})
@@ -154,14 +151,7 @@ def _end(iterator: grain.DatasetIterator) -> None:
     gc.collect()
 
 
-def _end_with_parent(number: int, workers: int) -> None:
-    """Ends a worker process when the run is killed; without it, Grain's waits for ever for its batch to be taken."""
+def _begin(number: int, workers: int) -> None:
+    """Of a worker process; Grain's would wait for ever for its batch to be taken."""
     del number, workers
-    parent = multiprocessing.parent_process()
-
-    def watch():
-        assert parent is not None  # this runs in no other process
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()

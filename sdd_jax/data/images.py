@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 AUGMENTS = ("resize_crop", "random_resized_crop")
+# How images are brought to their shape that are decoded once and held in memory: by `whole_image`.
+BOXED = "box_pad_crop"
 # Of one image: 256 MiB of RGB. Pillow warns above this number, which it has from the header, and refuses twice as many.
 MOST_PIXELS = 2**28 // 3
 # Pillow reads many more, and starts another program (Ghostscript) for some of them.
@@ -109,6 +111,15 @@ def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:
         longer = int(large * max(image.size) / min(image.size))
         width, height = (longer, large) if image.width > image.height else (large, longer)
     return _window(image, (width, height), (round((width - size) / 2), round((height - size) / 2)), size)
+
+
+def whole_image(image: Image.Image, size: int) -> np.ndarray:
+    """All of an image as a square, uint8 ``[size, size, 3]``, by a box filter: the mean of the pixels that one covers.
+
+    As "A Downsampled Variant of ImageNet as an Alternative to the CIFAR datasets" (2017) has it, and its code's
+    image_resizer_imagent.py.
+    """
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX))
 
 
 def _window(image: Image.Image, resized: tuple[int, int], corner: tuple[int, int], size: int) -> np.ndarray:

@@ -103,8 +103,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     first = runs[0]
     gathered: dict[str, dict[int, Run]] = {}
     for run in runs:
-        for name in ("data.name", "data.image_size", "data.augment"):
-            if run.config.get(name) != first.config.get(name):
+        for name in ("data.name", "data.image_size", "data.in_memory", "data.augment"):
+            if (run.config.get(name) or None) != (first.config.get(name) or None):
                 raise ValueError(
                     f"runs to compare must be on the same data: {name} is {first.config.get(name)!r} in {first.folder} "
                     f"and {run.config.get(name)!r} in {run.folder}"

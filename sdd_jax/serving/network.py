@@ -101,7 +101,8 @@ def open_network(
     sdd = run_dir.read_network(folder).get("sdd")  # an imported network has none
     try:
         regions = Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions()
-        info = data.describe(name, image_size=fields.get("image_size"), num_classes=network.num_classes)
+        sizes = {option: fields.get(option) for option in ("image_size", "in_memory")}
+        info = data.describe(name, **sizes, num_classes=network.num_classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     step = saved.step_of(folder, checkpoint)

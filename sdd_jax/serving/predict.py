@@ -69,6 +69,8 @@ def prepare(path: Path, served: Served) -> np.ndarray:
     size, channels = served.image_shape[0], served.image_shape[-1]
     if served.augment in images.AUGMENTS:
         return np.ascontiguousarray(images.eval_image(picture, served.augment, size))
+    if served.augment == images.BOXED:
+        return images.whole_image(picture, size)
     side = OWN_SIDE.get(served.data_name, size)
     if picture.size == (size, size):
         side = size

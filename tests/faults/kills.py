@@ -67,7 +67,7 @@ def kinds(folder: Path, teacher: Path, images: Path, epochs: int) -> dict[str, K
     student += ["--config.eval_every_epochs=1", "--config.save_every_epochs=1"]
     disk = ["--config=configs/image_folder.py:teacher=none,student=resnet8", f"--config.data.path={images}"]
     disk += ["--config.data.image_size=32", "--config.data.workers=1", f"--config.epochs={max(epochs // 4, 2)}"]
-    disk += ["--config.batch_size=16", "--config.model.stem=cifar"]
+    disk += ["--config.batch_size=16", "--config.model.stem=cifar", "--config.data.in_memory=false"]
     run, cache = folder / "run", folder / "cache"
     cached = [*student, f"--config.teacher.cache={cache}", f"--workdir={run}"]
     filling = ["cache", *student, f"--workdir={cache}"]

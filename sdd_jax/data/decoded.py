@@ -1,0 +1,182 @@
+"""The images of a set on disk, decoded once, in processes, into array files that later starts map.
+
+A folder of the user's cache holds the images of one set at one size, uint8 ``[N, S, S, 3]``, and their labels, sealed
+(`sdd_jax.sealed`) as those of these very files: names, labels, sizes and times. It is whole or not there. One that is
+damaged, or of files that have changed since, is made again. Every image is brought to its size by a box filter.
+"""
+
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+from sdd_jax import sealed
+from sdd_jax.data import images
+from sdd_jax.data.dataset import Raw
+from sdd_jax.data.folders import Listed, Records
+from sdd_jax.files import cache_folder
+from sdd_jax.processes import end_with_parent, memory_bytes, processors
+
+KIND = "decoded images"
+FORM = 1  # of the files, and of how an image is brought to its size: another number makes all of them again
+WORTH_A_PROCESS = 500  # images: about as many are decoded while a process starts
+AT_A_TIME = 250  # images of one task
+GB = 1e9
+Task = tuple[str, int, int]  # a part, and its images from one number to another
+
+
+def array_bytes(examples: int, size: int) -> int:
+    """What so many images take, decoded."""
+    return examples * size * size * 3
+
+
+def read(listed: Listed, *, name: str, place: Path, size: int, workers: int) -> Raw:
+    """The set's images and labels, mapped from their files, which are made if they are not there.
+
+    ``ValueError`` if they do not fit in the memory or on the disk, or names the first image that cannot be decoded.
+    """
+    parts = {"train": listed.train, "test": listed.test}
+    if not all(map(len, parts.values())):
+        counts = " and ".join(str(len(records)) for records in parts.values())
+        raise ValueError(f"{name} needs training and test images, got {counts}")
+    stamps = {part: records.fingerprint(times=True) for part, records in parts.items()}
+    owner = sealed.digest({"form": FORM, "size": size, **stamps})
+    where = sealed.digest([name, os.fspath(place.resolve()), size])[:12]
+    folder = cache_folder("decoded") / f"{re.sub(r'[^0-9A-Za-z]', '_', name)}-{size}-{where}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # another process may be making them: this one waits, and maps them
+            if (problem := _problem(folder, owner)) is not None:
+                _make(parts, folder, owner, name, size, workers, problem)
+    except PermissionError as error:
+        raise PermissionError(f"{folder} cannot be written (XDG_CACHE_HOME says where): {error.strerror}") from error
+    files = (f"{part}{of}.npy" for part in parts for of in ("", "_labels"))
+    train, train_labels, test, test_labels = (np.load(folder / file, mmap_mode="r") for file in files)
+    return train, train_labels, test, test_labels
+
+
+def _problem(folder: Path, owner: str) -> str | None:
+    """Why ``folder`` does not serve; None if it does, and nothing to say if it is not there."""
+    if not folder.exists():
+        return ""
+    try:
+        facts = sealed.read(folder / sealed.MANIFEST, KIND, None)
+        if facts["owner"] != owner:
+            return f"the files are others than those of {folder}, or have changed: it is made again"
+        sealed.check_files(folder, facts)
+    except sealed.Damaged as error:
+        return f"{error}: it is made again"
+    return None
+
+
+def _make(
+    parts: Mapping[str, Records], folder: Path, owner: str, name: str, size: int, workers: int, problem: str
+) -> None:
+    counts = {part: len(records) for part, records in parts.items()}
+    examples = sum(counts.values())
+    needed, what = array_bytes(examples, size), f"{examples:,} images of {size}x{size}"
+    takes = f"{name}: {what} take {needed / GB:.2f} GB decoded"
+    if 2 * needed > memory_bytes():  # as mapped, and what of them is on the device
+        raise ValueError(
+            f"{takes} and twice that in memory, which is {memory_bytes() / GB:.2f} GB: data.in_memory=false reads them "
+            "from disk, a smaller data.image_size takes less"
+        )
+    if needed > (free := shutil.disk_usage(folder.parent).free):
+        raise ValueError(f"{takes}, and {folder.parent} has {free / GB:.2f} GB free (XDG_CACHE_HOME says where)")
+    print(f"{problem}\n" * bool(problem) + f"{takes}, in {folder}", file=sys.stderr, flush=True)
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process: the lock is ours
+    temporary.mkdir()
+    try:
+        for part, count in counts.items():
+            path = temporary / f"{part}.npy"
+            np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
+            with open(path, "r+b") as file:  # a full disk is an error here, and would be a signal later
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        tasks = [
+            (part, start, min(start + AT_A_TIME, count))
+            for part, count in counts.items()
+            for start in range(0, count, AT_A_TIME)
+        ]
+        labels: dict[str, list[np.ndarray]] = {part: [] for part in parts}
+        count = min(workers or processors(), examples // WORTH_A_PROCESS)
+        with _decoding(parts, temporary, count) as decode, _bar(name, examples) as bar:
+            for (part, start, stop), found in zip(tasks, decode(tasks), strict=True):
+                labels[part].append(found)
+                bar.update(stop - start)
+        for part, found in labels.items():
+            np.save(temporary / f"{part}_labels.npy", np.concatenate(found).astype(np.int32))
+        sealed.seal(temporary, KIND, owner, {"name": name, "size": size})
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _bar(name: str, examples: int) -> tqdm:
+    between = 0.1 if sys.stderr.isatty() else 30.0  # seconds: a log gets a line now and then
+    return tqdm(total=examples, unit=" images", desc=name, mininterval=between)
+
+
+class Decoder:
+    """Decodes images of the parts into the files of ``folder``, and returns their labels."""
+
+    def __init__(self, parts: Mapping[str, Records], folder: Path):
+        self._parts = parts
+        self._arrays = {part: np.load(folder / f"{part}.npy", mmap_mode="r+") for part in parts}
+
+    def __call__(self, task: Task) -> np.ndarray:
+        part, start, stop = task
+        records, array, labels = self._parts[part], self._arrays[part], []
+        for number in range(start, stop):
+            data, label = records.read(number)
+            array[number] = images.whole_image(images.decode(data, records.name(number)), array.shape[1])
+            labels.append(label)
+        return np.asarray(labels)
+
+
+_decoders: list[Decoder] = []  # of a worker process: its one
+
+
+def _begin(parts: Mapping[str, Records], folder: Path) -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes: the first one decides
+    _decoders.append(Decoder(parts, folder))
+
+
+def _decode(task: Task) -> np.ndarray:
+    return _decoders[0](task)
+
+
+@contextmanager
+def _decoding(parts: Mapping[str, Records], folder: Path, count: int) -> Iterator:
+    """``decode(tasks) -> labels of each``, in order, in ``count`` processes, or in this one for fewer than two."""
+    if count < 2:
+        decoder = Decoder(parts, folder)
+        yield lambda tasks: map(decoder, tasks)
+        return
+
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (parts, folder))
+
+    def decode(tasks: Iterable[Task]) -> Iterator[np.ndarray]:
+        try:
+            yield from pool.map(_decode, tasks)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(f"a process that decodes images was lost: {error}") from error
+
+    try:
+        yield decode
+    finally:
+        pool.shutdown(cancel_futures=True)
