@@ -7,6 +7,7 @@ python -m benchmarks.run --only=pairs,loss
 import argparse
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -30,11 +31,15 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch")
 
 
 def header():
-    """Where and with what this was measured."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    """The head of a page of benchmarks."""
+    return ["# Benchmarks", "", *described()]
+
+
+def described():
+    """Where and with what this was measured, as lines of markdown."""
+    there = [name for name in PACKAGES if importlib.util.find_spec(name)]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in there)
     return [
-        "# Benchmarks",
-        "",
         f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         f"- commit {commit()}",
         f"- Python {platform.python_version()}, {versions}",
