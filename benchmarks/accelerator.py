@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.accelerator_cases import Plan, cases, environment, torch_missing
+from benchmarks.accelerator_cases import Plan, cases, torch_missing
 from benchmarks.accelerator_page import page
 from experiments.command_line import Parser, guarded, refuse
 from sdd_jax.files import read_json, read_lines, write_json, write_whole

@@ -74,7 +74,7 @@ def full_cases(plan):
     from benchmarks.golden import NETWORKS
     from benchmarks.right import CHAOTIC
 
-    right, fast, seeds = "Right", "Fast", "Seeds together"
+    right, fast = "Right", "Fast"
 
     def first(*pairs, batch=64):
         return {"pairs": pairs, "batch": batch}
@@ -99,7 +99,7 @@ def full_cases(plan):
         beside(plan, *MAIN, needs=75),
         contest(fast, "method and teacher", 50, {**same_network, **cached}),
         beside(plan, *LARGE, needs=75),
-        *(seeds_case(plan, student, count, 40) for student in ("resnet8x4", "resnet20") for count in (4,)),
+        *(seeds_case(plan, student, 4, 40) for student in ("resnet8x4", "resnet20")),
         real_run(plan, needs=100),
         Case("Input", "JPEG", 30, "accelerator_cases:photographs", photographs),
         contest(fast, "steps a call", 40, calls),
