@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = "benchmarks.accelerator"
 LINES, PAGE, ENVIRONMENT = "measured.jsonl", "page.md", "environment.json"
 MINUTES = 8.75
+QUICK = "--xla_backend_optimization_level=0"
 SAME = ("platform", "device", "devices", "versions", "commit", "form", "data")  # of all measurements in a folder
 
 
@@ -53,6 +54,8 @@ def main(arguments):
         options.output.mkdir(parents=True, exist_ok=True)
         # A terminated program ends its processes as an interrupted one does.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        if options.small:  # most of its time would go into compiling
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
         os.environ["TMPDIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="accelerator_"))
         found = look(options.output, {"form": "small" if options.small else "full", "data": data}, deadline)
         on_accelerator = found["platform"] != "cpu"

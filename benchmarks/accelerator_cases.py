@@ -4,8 +4,6 @@ Each case is a process of its own, so that one that fails costs the others nothi
 itself asks for no device: one process may be all that a device takes.
 """
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import timing
+from benchmarks import run, timing
 from benchmarks.worker import SCALES, jax_spec, torch_spec
 from configs.pairs import PAIRS
 
@@ -221,7 +219,7 @@ def train(argument, path, seconds, left):
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="benchmark_run_") as folder:
 
-        def run(epochs, name, runs):
+        def take(epochs, name, runs):
             config = f"benchmarks/real_run.py:{argument},epochs={epochs},runs={runs.replace(',', '+')}"
             command = [sys.executable, "-m", "sdd_jax", "train", f"--config={config}", f"--workdir={folder}/{name}"]
             if path:
@@ -229,14 +227,14 @@ def train(argument, path, seconds, left):
             subprocess.run(command, stdout=sys.stderr, check=True)
             return [Path(folder, name, one) for one in runs.split(",")]
 
-        [tried] = run(1, "tried", "teacher")
+        [tried] = take(1, "tried", "teacher")
         rates = [json.loads(line).get("images_per_second") for line in (tried / "metrics.jsonl").open()]
         rate = [rate for rate in rates if rate][-1]
         examples = json.loads((tried / "done.json").read_text())["train_examples"]
         started = time.monotonic() - began  # the start of a program, compilation and an epoch: each run's at most
         seconds = min(seconds, left - 4 * started - 10)
         epochs = max(1, int(seconds / 3 * rate / examples))
-        folders = run(epochs, "run", "teacher,kd,sdd_kd")
+        folders = take(epochs, "run", "teacher,kd,sdd_kd")
         done = {one.name: json.loads((one / "done.json").read_text()) for one in folders}
     results = {name: {"accuracy": of["last"]["accuracy"], "seconds": of["seconds"]} for name, of in done.items()}
     return {"runs": results, "epochs": epochs, "images_per_second": rate, "examples": examples}
@@ -257,9 +255,6 @@ def environment():
     import jax
     import jax.numpy as jnp
 
-    from benchmarks.run import PACKAGES, described
-    from sdd_jax.training.run_dir import commit
-
     device = jax.devices()[0]
     size = 1024 if device.platform == "cpu" else 8192
     peaks = {}
@@ -275,16 +270,21 @@ def environment():
             seconds.append((time.perf_counter() - began) / 4)
         peaks[name] = 2 * size**3 / min(seconds)
     found = {"platform": device.platform, "device": device.device_kind, "devices": jax.device_count()}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
-    return {**found, "machine": described(), "cores": os.cpu_count(), "peaks": peaks, "versions": versions} | {
-        "commit": commit(),
+    return {
+        **found,
+        "machine": run.described(),
+        "cores": os.cpu_count(),
+        "peaks": peaks,
+        "versions": run.versions(),
+    } | {
+        "commit": run.commit_here(),
         "memory": (device.memory_stats() or {}).get("bytes_limit"),
     }
 
 
 def torch_missing(platform):
     """Why PyTorch has no contestants beside JAX on `platform`; None if it has."""
-    if importlib.util.find_spec("torch") is None:
+    if "torch" not in run.versions():
         return "PyTorch is not installed"
     if platform == "cpu":
         return None

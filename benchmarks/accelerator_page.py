@@ -12,7 +12,7 @@ TEXTS = {
     "Right": "Errors are relative to the largest value. *highest* is float32, *default* what the device does with "
     "products of float32 if nobody asks: TF32 on NVIDIA's GPUs, bfloat16 with sums in float32 on TPUs. Golden values "
     "are those of the official code in float64 on a CPU. Beside the CPU's float32: loss, norm and largest entry of the "
-    "first step's gradient at drawn weights, where rounding alone gives an entry some 1e-4. A run that is killed at step "
+    "first step's gradient at drawn weights, where rounding alone gives an entry some 1e-4. A run killed at step "
     f"{KILLED_AT} goes on from a checkpoint; 0 is bit for bit, and *the same run again* is what the device does by "
     "itself. *Deterministic* is with XLA's flag for GPUs, *compiled anew* without kept programs.",
     "Fast": "The first of a table is what the others are held against. Images and teacher are random, in the device's "

@@ -1,4 +1,4 @@
-"""A teacher and its students by KD and SDD-KD on a data set of configs/, as one config: `benchmarks.accelerator` runs it.
+"""A teacher and its students by KD and SDD-KD on a data set of configs/, as one config for `benchmarks.accelerator`.
 
     python -m sdd_jax train --config=benchmarks/real_run.py:data=fashion_mnist,epochs=5 --workdir=runs/real_run
 

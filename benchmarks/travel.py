@@ -19,7 +19,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.accelerator import ROOT
+from benchmarks.run import PACKED
 from experiments.command_line import Parser, guarded, refuse, table
+from sdd_jax.training.run_dir import commit
 
 PROGRAM = "benchmarks.travel"
 THERE = ("jax==0.11.2", "flax", "optax", "orbax-checkpoint", "chex", "torch==2.11.*")
@@ -32,7 +34,7 @@ def main(arguments):
         prog=f"python -m {PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets travel.tar and travel.md")
-    parser.add_argument("--python", default="3.12", help="the machine's Python; default 3.12")
+    parser.add_argument("--python", default=sys.executable, help="one of the machine's version; default: this one")
     parser.add_argument("--there", default=",".join(THERE), help=f"what the machine has; default {','.join(THERE)}")
     parser.add_argument("--images", type=Path, metavar="DIR", help="the files of a data set, which travel as images/")
     options = parser.parse_args(arguments)
@@ -44,7 +46,9 @@ def main(arguments):
         subprocess.run(git, check=True)
         checkout = archive.stat().st_size
         images = sorted(options.images.iterdir()) if options.images else []
+        Path(folder, PACKED).write_text(f"{commit()}\n")
         with tarfile.open(archive, "a") as tar:
+            tar.add(Path(folder, PACKED), PACKED)
             for path in wheels:
                 tar.add(path, f"wheels/{path.name}")
             for path in images:
@@ -64,24 +68,22 @@ def main(arguments):
 
 def fetch(folder, python, there):
     """The wheels that requirements.txt asks for beside what is there, fetched into `folder`."""
-    platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)]
-    target = ["--only-binary=:all:", f"--python-version={python}", *platforms, "--platform=manylinux2014_x86_64"]
-    needed = resolve(["-r", str(ROOT / "requirements.txt"), *there], target)
-    kept = resolve(there, target)
+    needed = resolve(python, ["-r", str(ROOT / "requirements.txt"), *there])
+    kept = resolve(python, there)
     asked = [f"{name}=={version}" for name, version in sorted(needed.items()) if name not in kept]
-    pip("download", "--quiet", "--no-deps", f"--dest={folder}", *target, *asked)
+    pip(python, "download", "--quiet", "--no-deps", "--only-binary=:all:", f"--dest={folder}", *asked)
     return sorted(folder.iterdir())
 
 
-def resolve(asked, target):
+def resolve(python, asked):
     """`{name: version}` of packages and of all that they need, as pip would install them."""
-    told = pip("install", "--dry-run", "--quiet", "--ignore-installed", "--target=none", "--report=-", *target, *asked)
+    told = pip(python, "install", "--dry-run", "--quiet", "--ignore-installed", "--report=-", *asked)
     return {one["metadata"]["name"].lower(): one["metadata"]["version"] for one in json.loads(told)["install"]}
 
 
-def pip(*arguments):
+def pip(python, *arguments):
     """What pip prints; `ValueError` with its last line if it fails."""
-    command = [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check"]
+    command = [python, "-m", "pip", *arguments, "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"pip {arguments[0]} failed: {done.stderr.strip().splitlines()[-1]}")
