@@ -24,7 +24,7 @@ from experiments.command_line import Parser, guarded, refuse, table
 from sdd_jax.training.run_dir import commit
 
 PROGRAM = "benchmarks.travel"
-THERE = ("jax==0.11.2", "flax", "optax", "orbax-checkpoint", "chex", "torch==2.11.*")
+THERE = ("jax==0.11.2", "flax", "optax", "orbax-checkpoint", "chex")  # PyTorch needs nothing of ours that is large
 LARGEST = 64 * 2**20
 
 
