@@ -27,6 +27,7 @@ CHAOTIC = (
 )
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # XLA has it for GPUs alone, and other devices take no notice
 RUN = {"batch": 64, "examples": 2048, "epochs": 2, "steps_per_call": 10}  # 64 steps, saved after 32
+ON_CPU = {"batch": 8, "examples": 256, "steps_per_call": 1}  # as many
 SAVED_AT, KILLED_AT = 32, 50
 
 
@@ -148,7 +149,8 @@ def train(teacher, student, folder):
     from sdd_jax.training import loop
 
     keep_programs()
-    [built] = prepare(jax_spec(teacher, student, **RUN))
+    options = RUN | (ON_CPU if jax.default_backend() == "cpu" else {})
+    [built] = prepare(jax_spec(teacher, student, **options))
     begun = Path(folder, "whole.npz").exists()
 
     def die(step):
