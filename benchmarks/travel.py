@@ -46,7 +46,10 @@ def main(arguments):
         subprocess.run(git, check=True)
         checkout = archive.stat().st_size
         images = sorted(options.images.iterdir()) if options.images else []
-        Path(folder, PACKED).write_text(f"{commit()}\n")
+        packed = str(commit())
+        if packed.endswith("+changes"):
+            print("changes that are not committed stay here", file=sys.stderr)
+        Path(folder, PACKED).write_text(f"{packed.removesuffix('+changes')}\n")
         with tarfile.open(archive, "a") as tar:
             tar.add(Path(folder, PACKED), PACKED)
             for path in wheels:
