@@ -66,11 +66,13 @@ def precision(spec):
 
 def about(lowered, compiled):
     """Of a program: operations a step, bytes on the device, and how often each layout of a convolution occurs."""
-    sizes = compiled.memory_analysis()
-    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    layouts = Counter(re.findall(r"dim_labels=([\w>\-]+)", compiled.as_text()))
-    flops = lowered.cost_analysis()["flops"]  # as written: XLA counts none of what it hands to a library
-    return {"flops": flops, "bytes": held + sizes.temp_size_in_bytes, "layouts": dict(layouts)}
+    told = {"layouts": dict(Counter(re.findall(r"dim_labels=([\w>\-]+)", compiled.as_text())))}
+    if costs := lowered.cost_analysis():  # as written: XLA counts none of what it hands to a library
+        told["flops"] = costs["flops"]
+    if sizes := compiled.memory_analysis():  # not every device tells
+        held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        told["bytes"] = held + sizes.temp_size_in_bytes
+    return told
 
 
 def temporary_bytes(spec):

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 STARTED = time.perf_counter()
 BATCH, CLASSES, SCALES = 64, 100, (1, 2, 4)
@@ -71,23 +72,24 @@ def contestants(spec):
     def compile_seconds():
         return None if seconds is None else sum(seconds)
 
-    def begin(one):
-        call, wait, about = make(one)
+    def begin(made):
+        call, wait, about = made()
         call()
         wait()
         return call, wait, about()
 
     if "of" not in spec:
-        return {"": begin(spec)}, {}, compile_seconds
+        return {"": begin(partial(make, spec))}, {}, compile_seconds
+    making = {name: partial(make, one) for name, one in spec["of"].items()}
+    if spec["kind"] == "jax":  # programs are compiled beside each other, before the first of them runs
+        with ThreadPoolExecutor(max(1, os.cpu_count() // 2)) as pool:
+            making = {name: pool.submit(one).result for name, one in making.items()}
     found, errors = {}, {}
-    # JAX's programs are compiled beside each other; how exact PyTorch's products are holds for its whole process.
-    with ThreadPoolExecutor(1 if spec["kind"] == "torch" else max(1, os.cpu_count() // 2)) as pool:
-        begun = {name: pool.submit(begin, one) for name, one in spec["of"].items()}
-        for name, future in begun.items():
-            try:
-                found[name] = future.result()
-            except Exception as error:  # it is told; the others are measured
-                errors[name] = f"{type(error).__name__}: {error}"
+    for name, one in making.items():
+        try:
+            found[name] = begin(one)
+        except Exception as error:  # it is told; the others are measured
+            errors[name] = f"{type(error).__name__}: {error}"
     return found, errors, compile_seconds
 
 
