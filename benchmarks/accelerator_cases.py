@@ -17,7 +17,6 @@ from benchmarks import run, timing
 from benchmarks.worker import SCALES, jax_spec, torch_spec
 from configs.pairs import PAIRS
 
-ROUNDS, TURN_SECONDS = 5, 0.5
 BESIDE = "Beside PyTorch"
 # Arithmetic of a step, as the page calls it: its dtype, and how exact products of float32 are for JAX and PyTorch.
 ARITHMETIC = {
@@ -95,15 +94,15 @@ def full_cases(plan):
         Case(right, "killed, deterministic", 30, "right:resumed", {**killed, "variant": "deterministic"}),
         Case(right, "first steps", 40, "right:beside_cpu", first(*FAMILIES[:2])),
         beside(plan, *MAIN, needs=100),
-        contest(fast, "method and teacher", 50, {**same_network, **cached}),
+        contest(plan, fast, "method and teacher", 50, {**same_network, **cached}),
         beside(plan, *LARGE, needs=100),
         *(seeds_case(plan, student, 4, 40) for student in ("resnet8x4", "resnet20")),
         real_run(plan, needs=100),
         Case("Input", "JPEG", 30, "accelerator_cases:photographs", photographs),
-        contest(fast, "steps a call", 40, calls),
-        contest(fast, "batch", 60, batches),
+        contest(plan, fast, "steps a call", 40, calls),
+        contest(plan, fast, "batch", 60, batches),
         Case(fast, "start", 60, "accelerator_cases:start", {"spec": one(*MAIN)}),
-        contest(fast, "batch, resnet34 -> resnet18 in bfloat16", 60, large),
+        contest(plan, fast, "batch, resnet34 -> resnet18 in bfloat16", 60, large),
         *(seeds_case(plan, student, count, 60) for count in (2, 8, 16) for student in ("resnet8x4", "resnet20")),
         *(beside(plan, *pair, needs=100) for pair in FAMILIES[1:]),
         Case(right, "killed, compiled anew", 40, "right:resumed", {**killed, "variant": "compiled anew"}),
@@ -117,7 +116,7 @@ def full_cases(plan):
 def small_cases(plan):
     """Each of them in a form that a CPU takes: it shows that the program works, its numbers say nothing."""
     pair = ("cifar100", "resnet8", "resnet8")
-    main, kd = spec(plan, *pair), spec(plan, *pair, method="kd", cached=True, steps_per_call=2)
+    main, kd = spec(plan, *pair), spec(plan, *pair, method="kd", cached=True)
     large = ("imagenet", "resnet18", "resnet18")
     return [
         Case("Right", "losses and poolings", 0, "right:losses", {}),
@@ -133,7 +132,7 @@ def small_cases(plan):
         Case("Right", "first steps", 0, "right:beside_cpu", {"pairs": [pair], "batch": 8}),
         beside(plan, *pair, needs=0),
         beside(plan, *large, needs=0),
-        contest("Fast", "method and teacher", 0, {"SDD-KD": main, "KD, cached, 2 steps a call": kd}),
+        contest(plan, "Fast", "method and teacher", 0, {"SDD-KD": main, "KD, cached": kd}),
         Case("Fast", "start", 0, "accelerator_cases:start", {"spec": main}),
         seeds_case(plan, "resnet8", 2, 0),
         real_run(plan, needs=0),
@@ -156,9 +155,10 @@ def spec(plan, data, teacher, student, arithmetic="default", **changes):
     return jax_spec(teacher, student, **{**options, **changes}) | {"arithmetic": arithmetic}
 
 
-def contest(part, name, needs, specs):
+def contest(plan, part, name, needs, specs):
     """Steps in turns."""
-    return Case(part, name, needs, "accelerator_cases:in_turns", {"specs": specs})
+    rounds = {"rounds": 2, "turn_seconds": 0.1} if plan.small else {"rounds": 5, "turn_seconds": 0.5}
+    return Case(part, name, needs, "accelerator_cases:in_turns", {"specs": specs, **rounds})
 
 
 def beside(plan, data, teacher, student, needs):
@@ -175,7 +175,7 @@ def beside(plan, data, teacher, student, needs):
             options = {"dtype": dtype, "precision": precision, "compiled": compiled, **same}
             options |= {"on_accelerator": plan.on_accelerator, "arithmetic": arithmetic}
             specs[f"PyTorch {form}, {arithmetic}"] = torch_spec(teacher, student, layout, **options)
-    return contest(BESIDE, f"{teacher} -> {student}", needs, specs)
+    return contest(plan, BESIDE, f"{teacher} -> {student}", needs, specs)
 
 
 def has_twin(*networks):
@@ -190,12 +190,12 @@ def seeds_case(plan, student, count, needs):
     teacher = {"resnet8x4": "resnet32x4", "resnet20": "resnet56"}.get(student, student)
     one = spec(plan, "cifar100", teacher, student, cached=True)
     specs = {f"{seeds} seeds": one | {"seeds": seeds} for seeds in (1, count)}
-    return contest("Seeds together", f"{student}, {count} seeds", needs, specs)
+    return contest(plan, "Seeds together", f"{student}, {count} seeds", needs, specs)
 
 
-def in_turns(specs):
+def in_turns(specs, rounds, turn_seconds):
     """Seconds of a step of each, round by round, and what is known of it."""
-    seconds, about = timing.contest_in_few(specs, ROUNDS, TURN_SECONDS)
+    seconds, about = timing.contest_in_few(specs, rounds, turn_seconds)
     return {"seconds": seconds, "about": about, "specs": specs}
 
 

@@ -15,11 +15,11 @@ TEXTS = {
     "first step's gradient at drawn weights, where rounding alone gives an entry some 1e-4. A run killed at step "
     f"{KILLED_AT} goes on from a checkpoint; 0 is bit for bit, and *the same run again* is what the device does by "
     "itself. *Deterministic* is with XLA's flag for GPUs, *compiled anew* without kept programs.",
-    "Fast": "The first of a table is what the others are held against. Images and teacher are random, in the device's "
-    "memory; a step orders, crops, flips and normalises its batch.",
     BESIDE: "Held against the fastest of PyTorch's in the same arithmetic: *default* lets both round products of "
     "float32 (TF32), *float32* neither, *bfloat16* is autocast there. PyTorch's step finds its batch ready on the "
     "device; ours makes it.",
+    "Fast": "The first of a table is what the others are held against. Images and teacher are random, in the device's "
+    "memory; a step orders, crops, flips and normalises its batch.",
     "Seeds together": "Students by SDD-KD with a cached teacher: the time of so many seeds one after the other, beside "
     "that of one program with all of them.",
     "A real run": "`python -m sdd_jax train` with the data in the device's memory; one seed says nothing of methods.",

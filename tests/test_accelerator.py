@@ -275,7 +275,7 @@ def test_a_killed_measurement_goes_on(tmp_path, monkeypatch):
         accelerator.main([f"--output={tmp_path}", "--small", "--minutes=30"])
     text = (tmp_path / "page.md").read_text()
     assert "Failed" not in text and "- Input: JPEG" in text
-    assert "| cifar/vgg8, logits and regions | highest |" in text and "| KD, cached, 2 steps a call |" in text
+    assert "| cifar/vgg8, logits and regions | highest |" in text and "| KD, cached |" in text
     assert [line["part"] for line in read_lines(tmp_path / "measured.jsonl")] == ["Right", "Fast"]
 
 
