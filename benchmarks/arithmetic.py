@@ -16,11 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.run import header
 from configs.pairs import PAIRS
 from experiments.command_line import Parser
+from sdd_jax.build import check, described, make_parts
+from sdd_jax.training.compiling import YNNPACK
 
 BATCH = 64
 REDUCE, ELTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
@@ -42,54 +47,48 @@ def spec_of(data, teacher, student, options, folder):
 
 def first_step(spec):
     """Writes the first step's loss and gradient, `OPTIONS.npz` in the folder; the process that is exact draws first."""
-    import jax
-    import jax.numpy as jnp
-    from flax.traverse_util import flatten_dict
-
-    from sdd_jax.build import check, described, make_parts
-    from sdd_jax.training.compiling import YNNPACK
-
-    exact = spec["options"] == EXACT
+    exact, folder = spec["options"] == EXACT, Path(spec["folder"])
     dtype = "float64" if exact else "float32"
-    config = importlib.import_module(f"configs.{spec['data']}").get_config(spec["argument"])
+    parts, info = parts_of(spec["data"], spec["argument"], dtype)
+    fusions = "" if exact else SETS[spec["options"]]
+    if exact:
+        np.savez(folder / "drawn.npz", **drawn(parts, info, BATCH))
+    options = None if fusions is None else {YNNPACK: fusions}
+    loss, gradient = take_step(parts, np.load(folder / "drawn.npz"), dtype, options)
+    np.savez(folder / f"{spec['options']}.npz", loss=loss, **gradient)
+
+
+def parts_of(data, argument, dtype):
+    """Networks and objective of a config, and what is known of its data set."""
+    config = importlib.import_module(f"configs.{data}").get_config(argument)
     config.model.dtype = dtype
     settings = check(config)
-    info, folder = described(settings), Path(spec["folder"])
-    parts = make_parts(settings, info.num_classes)
-    fusions = "" if exact else SETS[spec["options"]]
-    compiler_options = None if fusions is None else {YNNPACK: fusions}
+    info = described(settings)
+    return make_parts(settings, info.num_classes), info
 
-    def draw():
-        rng = np.random.default_rng(0)
-        images = rng.standard_normal((BATCH, *info.image_shape)).astype(np.float32)
-        labels = rng.integers(0, info.num_classes, BATCH).astype(np.int32)
-        variables = {}
-        for number, (role, model) in enumerate({"student": parts.model, "teacher": parts.teacher}.items()):
-            start = jax.jit(lambda key, model=model: model.init(key, images[:1], train=False))(jax.random.key(number))
-            # Statistics of the batch itself, or a deep teacher's activations would grow from layer to layer: running
-            # ones are 0.9 of those before and 0.1 of the batch's.
-            moved = jax.jit(lambda v, model=model: model.apply(v, images, train=True, mutable=["batch_stats"])[1])(
-                start
-            )
-            stats = jax.tree.map(
-                lambda new, old: (new - 0.9 * old) / 0.1, moved.get("batch_stats", {}), start.get("batch_stats", {})
-            )
-            start = {"params": start["params"], "batch_stats": stats}
-            variables[role] = {"/".join(path): np.float32(leaf) for path, leaf in flatten_dict(start).items()}
-        np.savez(
-            folder / "drawn.npz",
-            images=images,
-            labels=labels,
-            **{f"{role}/{name}": leaf for role, leaves in variables.items() for name, leaf in leaves.items()},
+
+def drawn(parts, info, batch):
+    """Images, labels and weights, as `{name: array}` in float32."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((batch, *info.image_shape)).astype(np.float32)
+    variables = {"images": images, "labels": rng.integers(0, info.num_classes, batch).astype(np.int32)}
+    for number, (role, model) in enumerate({"student": parts.model, "teacher": parts.teacher}.items()):
+        start = jax.jit(lambda key, model=model: model.init(key, images[:1], train=False))(jax.random.key(number))
+        # Statistics of the batch itself, or a deep teacher's activations would grow from layer to layer: running
+        # ones are 0.9 of those before and 0.1 of the batch's.
+        moved = jax.jit(lambda v, model=model: model.apply(v, images, train=True, mutable=["batch_stats"])[1])(start)
+        stats = jax.tree.map(
+            lambda new, old: (new - 0.9 * old) / 0.1, moved.get("batch_stats", {}), start.get("batch_stats", {})
         )
+        leaves = flatten_dict({"params": start["params"], "batch_stats": stats})
+        variables |= {"/".join((role, *path)): np.float32(leaf) for path, leaf in leaves.items()}
+    return variables
 
-    if exact:
-        draw()
-    drawn = np.load(folder / "drawn.npz")
+
+def take_step(parts, drawn, dtype, options):
+    """The first step's loss, and the gradient of the student's parameters as `{name: array}`."""
 
     def read(role):
-        from flax.traverse_util import unflatten_dict
-
         found = {tuple(name.split("/")[1:]): drawn[name].astype(dtype) for name in drawn if name.startswith(f"{role}/")}
         return unflatten_dict(found)
 
@@ -105,11 +104,17 @@ def first_step(spec):
         return jnp.mean(parts.objective.apply({}, {}, outputs, asked, batch, **now)[0])
 
     params = student.pop("params")
-    run = jax.jit(jax.value_and_grad(loss_fn), compiler_options=compiler_options)
+    run = jax.jit(jax.value_and_grad(loss_fn), compiler_options=options)
     loss, gradient = jax.device_get(run(params, student, teacher, images))
-    np.savez(
-        folder / f"{spec['options']}.npz", loss=loss, **{"/".join(p): g for p, g in flatten_dict(gradient).items()}
-    )
+    return loss, {"/".join(path): leaf for path, leaf in flatten_dict(gradient).items()}
+
+
+def differences(step, exact):
+    """Of loss, of norm and of an entry, of two results of `take_step`."""
+    (loss, gradient), (right, wanted) = step, exact
+    wanted = {name: value.astype(np.float64) for name, value in wanted.items()}
+    entry = max(np.max(np.abs(gradient[name] - value)) / np.max(np.abs(value)) for name, value in wanted.items())
+    return abs(float(loss) / float(right) - 1), abs(norm_of(gradient) / norm_of(wanted) - 1), float(entry)
 
 
 def measure(data, teacher, student):
@@ -121,14 +126,12 @@ def measure(data, teacher, student):
             spec = json.dumps(spec_of(data, teacher, student, options, folder))
             subprocess.run([sys.executable, "-m", "benchmarks.arithmetic", "--step", spec], env=environment, check=True)
         steps = {options: dict(np.load(Path(folder) / f"{options}.npz")) for options in (EXACT, *SETS)}
-    exact = {name: value.astype(np.float64) for name, value in steps.pop(EXACT).items()}
-    loss, norm = float(exact.pop("loss")), norm_of(exact)
+    steps = {options: (step.pop("loss"), step) for options, step in steps.items()}
+    exact = steps.pop(EXACT)
+    loss, norm = float(exact[0]), norm_of(exact[1])
     for number, (options, step) in enumerate(steps.items()):
-        own = float(step.pop("loss"))
-        entry = max(np.max(np.abs(step[name] - value)) / np.max(np.abs(value)) for name, value in exact.items())
         first = [f"{data}: {teacher} -> {student}", f"{loss:.6f}", f"{norm:.4f}"] if number == 0 else [""] * 3
-        differences = (abs(own / loss - 1), abs(norm_of(step) / norm - 1), entry)
-        rows.append([*first, options, *(f"{value:.1e}" for value in differences)])
+        rows.append([*first, options, *(f"{value:.1e}" for value in differences(step, exact))])
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 

@@ -47,16 +47,16 @@ def cells(name, our_seconds, plain_seconds):
     return (name, *rates, f"{median:.2f}", f"{low:.2f} to {high:.2f}")
 
 
-def rounds(*pipelines):
-    """The seconds of each pipeline for `STEPS` batches, round by round."""
-    seconds = [[] for _ in pipelines]
-    for _ in range(ROUNDS):
+def rounds(*pipelines, steps=None, count=None):
+    """The seconds of each pipeline for `steps` batches, in each of `count` rounds; None: `STEPS`, `ROUNDS`."""
+    seconds, steps = [[] for _ in pipelines], steps or STEPS
+    for _ in range(count or ROUNDS):
         for start, taken in zip(pipelines, seconds, strict=True):
             batches = start()
             for _ in range(WARM_UP):
                 next(batches)
             began = time.perf_counter()
-            for _ in range(STEPS):
+            for _ in range(steps):
                 next(batches)
             taken.append(time.perf_counter() - began)
             batches.close()

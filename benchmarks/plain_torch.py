@@ -102,12 +102,15 @@ class Bottleneck(nn.Module):
 
 
 class Stages(nn.Module):
-    """A convolution, stages of blocks, and a head; `stem` is the convolution's width and size."""
+    """A convolution, stages of blocks, and a head.
+
+    `stem` is the convolution's width and size; one that has a stride as well is ImageNet's, and pooled.
+    """
 
     def __init__(self, block, stem, widths, sizes, strides, head_name, num_classes):
         super().__init__()
         self.conv1, self.bn1 = normalised_conv(3, *stem)
-        channels = stem[0]
+        channels, self.pooled = stem[0], len(stem) > 2
         for stage, (width, size, stride) in enumerate(zip(widths, sizes, strides, strict=True), start=1):
             first, channels = block(channels, width, stride), width
             self.add_module(f"layer{stage}", nn.Sequential(first, *(block(width, width, 1) for _ in range(size - 1))))
@@ -115,6 +118,7 @@ class Stages(nn.Module):
 
     def features(self, x):
         x = relu(self.bn1(self.conv1(x)))
+        x = F.max_pool2d(x, 3, 2, 1) if self.pooled else x
         for name, stage in self.named_children():
             x = stage(x) if name.startswith("layer") else x
         return x
@@ -160,6 +164,8 @@ NETWORKS = {
     "resnet8x4": partial(Stages, BasicBlock, (32, 3), (64, 128, 256), (1, 1, 1), (1, 2, 2), "fc"),
     "resnet32x4": partial(Stages, BasicBlock, (32, 3), (64, 128, 256), (5, 5, 5), (1, 2, 2), "fc"),
     "resnet50": partial(Stages, Bottleneck, (64, 3), (256, 512, 1024, 2048), (3, 4, 6, 3), (1, 2, 2, 2), "linear"),
+    "resnet18": partial(Stages, BasicBlock, (64, 7, 2), (64, 128, 256, 512), (2, 2, 2, 2), (1, 2, 2, 2), "fc"),
+    "resnet34": partial(Stages, BasicBlock, (64, 7, 2), (64, 128, 256, 512), (3, 4, 6, 3), (1, 2, 2, 2), "fc"),
     "shufflenet_v1": partial(Stages, ShuffleUnit, (24, 1), (240, 480, 960), (4, 8, 4), (2, 2, 2), "linear"),
     "mobilenet_v2": MobileNetV2,
     **{name: partial(VGG, name) for name in VGG_SIZES},
@@ -185,12 +191,8 @@ def logits_and_cells(model, images, scales=(1, 2, 4)):
     return head(model)(features.mean((2, 3))), torch.cat(cells, 2).transpose(1, 2)
 
 
-def sdd_kd_step(student, teacher, optimizer, images, labels, *, scales=(1, 2, 4), temperature=4.0):
-    """One step of `student` (in training mode) under `teacher` (in evaluation mode).
-
-    Returns:
-      Cross-entropy, distillation, and the gradient's norm before clipping, as numbers.
-    """
+def sdd_kd_losses(student, teacher, images, labels, *, scales=(1, 2, 4), temperature=4.0):
+    """Cross-entropy, and the distillation of `student` (in training mode) by `teacher` (in evaluation mode)."""
     with torch.no_grad():
         _, target = logits_and_cells(teacher, images, scales)
         right = target.argmax(2) == labels[:, None]
@@ -198,30 +200,63 @@ def sdd_kd_step(student, teacher, optimizer, images, labels, *, scales=(1, 2, 4)
         target = F.log_softmax(target / temperature, 2)
     logits, cells = logits_and_cells(student, images, scales)
     divergence = F.kl_div(F.log_softmax(cells / temperature, 2), target, reduction="none", log_target=True).sum(2)
-    task, distill = F.cross_entropy(logits, labels), (weight * divergence).mean() * temperature**2
+    return F.cross_entropy(logits, labels), (weight * divergence).mean() * temperature**2
+
+
+def sdd_kd_step(student, teacher, optimizer, images, labels, *, losses=sdd_kd_losses):
+    """One step of `student` under `teacher`.
+
+    Returns:
+      Cross-entropy, distillation, and the gradient's norm before clipping, as tensors: nothing waits for the device.
+    """
+    task, distill = losses(student, teacher, images, labels)
     optimizer.zero_grad(set_to_none=True)
     (0.1 * task + 0.9 * distill).backward()
     norm = nn.utils.clip_grad_norm_(student.parameters(), CLIP_NORM)
     optimizer.step()
-    return task.item(), distill.item(), norm.item()
+    return task.detach(), distill.detach(), norm
 
 
 def torch_step(spec):
-    """`step()`, a whole step by `spec` on one batch that is already in memory.
+    """`(call, wait, about)`: `call` takes a whole step by `spec` on one batch that is already in the device's memory.
 
     PyTorch's batches are drawn and cropped by other processes, which costs its step nothing here; this project's step
     pays for its own.
     """
     torch.manual_seed(0)
+    if spec["precision"] is not None and not hasattr(torch.backends, "fp32_precision"):
+        raise ValueError(f"PyTorch {torch.__version__} has no fp32_precision: 2.9 or later is needed")
+    device = torch.accelerator.current_accelerator() if spec["on_accelerator"] else torch.device("cpu")
     layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[spec["format"]]
-    teacher, student = (create(spec[role], spec["classes"]).to(memory_format=layout) for role in ("teacher", "student"))
+    placed = {"device": device, "memory_format": layout}
+    memory = torch.accelerator if spec["on_accelerator"] else None
+    if memory:
+        memory.reset_peak_memory_stats()
+        held = memory.memory_allocated()
+    teacher, student = (create(spec[role], spec["classes"]).to(**placed) for role in ("teacher", "student"))
     teacher.eval().requires_grad_(False)
     student.train()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    images = torch.randn(spec["batch"], 3, 32, 32).contiguous(memory_format=layout)
-    labels = torch.randint(0, spec["classes"], (spec["batch"],))
+    size = spec["size"] or 32
+    images = torch.randn(spec["batch"], 3, size, size).to(**placed)
+    labels = torch.randint(0, spec["classes"], (spec["batch"],)).to(device)
+    losses = partial(sdd_kd_losses, scales=tuple(spec["scales"]))
+    losses = torch.compile(losses) if spec["compiled"] else losses
 
-    def step():
-        return sdd_kd_step(student, teacher, optimizer, images, labels, scales=tuple(spec["scales"]))
+    def forward(*arguments):
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
+            return losses(*arguments)
 
-    return step
+    def call():
+        if spec["precision"] is not None:  # of products and convolutions of float32, in the whole process
+            torch.backends.fp32_precision = spec["precision"]
+        sdd_kd_step(student, teacher, optimizer, images, labels, losses=forward)
+
+    def wait():
+        if spec["on_accelerator"]:
+            torch.accelerator.synchronize()
+
+    def about():
+        return {"bytes": memory.max_memory_allocated() - held} if spec["on_accelerator"] else {}
+
+    return call, wait, about

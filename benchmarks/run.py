@@ -5,6 +5,7 @@ python -m benchmarks.run --only=pairs,loss
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -27,20 +28,38 @@ SECTIONS = {
     "allocator": cost.allocator_section,
     "images": images.section,
 }
+PACKED = "commit.txt"
 PACKAGES = ("jax", "jaxlib", "flax", "torch")
 
 
 def header():
-    """Where and with what this was measured."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    """The head of a page of benchmarks."""
+    return ["# Benchmarks", "", *described()]
+
+
+def described():
+    """Where and with what this was measured, as lines of markdown."""
     return [
-        "# Benchmarks",
-        "",
         f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        f"- commit {commit()}",
-        f"- Python {platform.python_version()}, {versions}",
+        f"- commit {commit_here()}",
+        f"- Python {platform.python_version()}, {', '.join(map(' '.join, versions().items()))}",
         f"- {processor()}, {len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f} at the beginning",
     ]
+
+
+def versions():
+    """`{name: version}` of the packages that matter, those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def commit_here():
+    """The commit of this checkout, or the one that `benchmarks.travel` packed; None if nobody knows."""
+    packed = Path(__file__).parents[1] / PACKED
+    return commit() or (packed.read_text().strip() if packed.exists() else None)
 
 
 def processor():

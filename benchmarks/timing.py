@@ -13,8 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks.worker import several
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 2  # steps
@@ -44,10 +47,13 @@ class Worker:
         )
         self.started = self._answer()
 
-    def seconds(self, steps):
-        """Seconds of one step, over `steps` of them, and the processor's seconds of all of them."""
+    def seconds(self, steps, name=""):
+        """Seconds of one step, over `steps` of them, and the processor's seconds of all of them.
+
+        `name` says whose, where the process holds several contestants.
+        """
         with contextlib.suppress(BrokenPipeError):  # it has died, and reading says so
-            print(steps, file=self._process.stdin, flush=True)
+            print(f"{steps} {name}", file=self._process.stdin, flush=True)
         answer = self._answer()
         return answer["seconds"], answer["cpu_seconds"]
 
@@ -95,26 +101,54 @@ def contest(specs, rounds):
     try:
         for name, spec in specs.items():  # one after another, so that no start disturbs another
             workers[name] = Worker(spec)
-        turns = {name: max(1, round(TURN_SECONDS / worker.seconds(WARM_UP)[0])) for name, worker in workers.items()}
-        seconds, others = {name: [] for name in specs}, []
-        while sum(share <= QUIET for share in others) < rounds and len(others) < 2 * rounds:
-            began, busy, own = time.perf_counter(), busy_seconds(), 0.0
-            for name in order_of_round(list(specs), len(others)):
-                of_one, cpu = workers[name].seconds(turns[name])
-                seconds[name].append(of_one)
-                own += cpu
-            capacity = (time.perf_counter() - began) * os.cpu_count()
-            others.append(max(busy_seconds() - busy - own, 0.0) / capacity)
-        kept = quietest(others, rounds)
+        seconds, others = take_turns({name: worker.seconds for name, worker in workers.items()}, rounds)
         return Contest(
-            seconds={name: [values[number] for number in kept] for name, values in seconds.items()},
+            seconds=seconds,
             started={name: worker.started for name, worker in workers.items()},
             peak_bytes={name: worker.close() for name, worker in workers.items()},
-            others=[others[number] for number in kept],
+            others=others,
         )
     finally:
         for worker in workers.values():
             worker.end()
+
+
+def contest_in_few(specs, rounds, turn_seconds, environment=None):
+    """The same with a process for each kind, since one process may be all that a device takes.
+
+    Returns:
+      Seconds of a step, {name: [of each round]}, and what is known of each contestant, with the `error` of one that
+      cannot run, which has no seconds.
+    """
+    workers, about = {}, {}
+    try:
+        for kind in dict.fromkeys(spec["kind"] for spec in specs.values()):
+            of = {name: spec for name, spec in specs.items() if spec["kind"] == kind}
+            workers[kind] = Worker(several(of), environment)
+            about |= workers[kind].started["about"]
+        running = {name: spec["kind"] for name, spec in specs.items() if "error" not in about[name]}
+        players = {name: partial(workers[kind].seconds, name=name) for name, kind in running.items()}
+        return take_turns(players, rounds, turn_seconds)[0] if players else {}, about
+    finally:
+        for worker in workers.values():
+            worker.end()
+
+
+def take_turns(players, rounds, turn_seconds=None):
+    """Seconds of a step of each of `players`, {name: seconds(steps)}, and the share of others, in the kept rounds."""
+    turn = TURN_SECONDS if turn_seconds is None else turn_seconds
+    turns = {name: max(1, round(turn / player(WARM_UP)[0])) for name, player in players.items()}
+    seconds, others = {name: [] for name in players}, []
+    while sum(share <= QUIET for share in others) < rounds and len(others) < 2 * rounds:
+        began, busy, own = time.perf_counter(), busy_seconds(), 0.0
+        for name in order_of_round(list(players), len(others)):
+            of_one, cpu = players[name](turns[name])
+            seconds[name].append(of_one)
+            own += cpu
+        capacity = (time.perf_counter() - began) * os.cpu_count()
+        others.append(max(busy_seconds() - busy - own, 0.0) / capacity)
+    kept = quietest(others, rounds)
+    return {name: [of[number] for number in kept] for name, of in seconds.items()}, [others[number] for number in kept]
 
 
 def busy_seconds():

@@ -129,6 +129,7 @@ COMMANDS = {
     ("experiments.run", "fashion", "--teachers=DIR/none"): "DIR/none is no folder: expected one that holds DATA/NAME",
     ("experiments.summarize", "fashion", "--output=DIR/file"): "DIR/file: File exists",
     ("benchmarks.run", "--only=speed"): "no section 'speed': there are pairs, loss",
+    ("benchmarks.accelerator", "--output=DIR/new", "--data=cifar"): "--data=cifar: there is no configs/cifar.py",
     ("docs.networks", "now"): "unrecognized arguments: now",
 }
 # More of the same kinds.
@@ -210,6 +211,10 @@ MORE = {
     ("benchmarks.run", "now"): "unrecognized arguments: now",
     ("benchmarks.run", "--output=DIR/none/a.md"): "DIR/none/a.md must name a file",
     ("benchmarks.run", "--output=DIR/full"): "DIR/full must name a file",
+    ("benchmarks.accelerator",): "required: --output",
+    ("benchmarks.accelerator", "--output=DIR/file", "--data=digits"): "DIR/file: File exists",
+    ("benchmarks.accelerator", "--output=DIR/new", "--minutes=many"): "invalid float value: 'many'",
+    ("benchmarks.travel",): "required: --output",
     ("docs.values", "--check"): "unrecognized arguments: --check",
     ("docs.fields", "--check"): "unrecognized arguments: --check",
     ("docs.command_line", "now"): "unrecognized arguments: now",

@@ -1,7 +1,6 @@
 """The base losses against the official code's numbers, independent formulas, special cases and extremes."""
 
 from functools import cache, partial
-from pathlib import Path
 
 import chex
 import jax
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from benchmarks.golden import LOSSES as GOLDEN
+from benchmarks.golden import bases
 from sdd_jax import (
     abkd_loss,
     dkd_loss,
@@ -23,7 +24,6 @@ from sdd_jax import (
     wttm_loss,
 )
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "losses.npz")
 OF_LABELS = {"dkd": dkd_loss, "nkd": nkd_loss, "nkd_as_released": nkd_as_released_loss}
 OF_TEMPERATURE = {"kd": kd_loss, **OF_LABELS}
 OF_POWERS = {"ttm": ttm_loss, "wttm": wttm_loss}
@@ -53,19 +53,10 @@ def example(shape=(6, 5), seed=0, scale=3.0):
     return jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(rng.integers(0, shape[-1], shape[:-1]), jnp.int32)
 
 
-def golden_bases(case):
-    temperature, alpha, beta, gamma = (float(value) for value in GOLDEN[f"{case}/params"])
-    return {
-        "kd": partial(kd_loss, temperature=temperature),
-        "dkd": partial(dkd_loss, temperature=temperature, alpha=alpha, beta=beta),
-        "nkd": partial(nkd_as_released_loss, temperature=temperature, gamma=gamma),
-    }
-
-
 @pytest.mark.parametrize("case", "abcd")
 @pytest.mark.parametrize("name", ["kd", "dkd", "nkd"])
 def test_value_and_gradient_are_those_of_the_official_code(case, name, x64):
-    base = golden_bases(case)[name]
+    base = bases(case)[name]
     student, teacher = (jnp.asarray(GOLDEN[f"{case}/{role}"][:, :, 0]) for role in ("student", "teacher"))
     labels = jnp.asarray(GOLDEN[f"{case}/labels"])
     value, gradient = jax.jit(jax.value_and_grad(lambda s: jnp.mean(base(s, teacher, labels))))(student)

@@ -1,8 +1,6 @@
 """Networks against the official PyTorch code's outputs, and the parts against formulas of their own."""
 
-import json
 from functools import partial
-from pathlib import Path
 
 import chex
 import flax.linen as nn
@@ -12,38 +10,13 @@ import numpy as np
 import pytest
 from golden import weights
 
+from benchmarks.golden import MODELS, NETWORKS, SHAPES, filled, images_of, network_errors, relative_error
 from sdd_jax.models import Classifier, create_model, model_names, model_stems
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.models.layers import BatchNorm, torch_affine_init
 from sdd_jax.regions import Regions
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 
-GOLDEN = Path(__file__).parent / "golden"
-SHAPES = json.loads((GOLDEN / "models.json").read_text())
-
-# The official registry's name -> ours; the stem is the part before the slash.
-NETWORKS = {
-    "cifar/resnet8": "resnet8",
-    "cifar/resnet20": "resnet20",
-    "cifar/resnet8x4": "resnet8x4",
-    "cifar/resnet32x4": "resnet32x4",
-    "cifar/wrn_16_2": "wrn_16_2",
-    "cifar/wrn_40_2": "wrn_40_2",
-    "cifar/vgg8": "vgg8",
-    "cifar/vgg13": "vgg13",
-    "cifar/MobileNetV2": "mobilenet_v2",
-    "cifar/ShuffleV1": "shufflenet_v1",
-    "cifar/ShuffleV2": "shufflenet_v2",
-    "cifar/ResNet50": "resnet50",
-    "imagenet/ResNet18": "resnet18",
-    "imagenet/ResNet50": "resnet50",
-    "imagenet/MobileNetV2": "mobilenet_v1",  # its name in the official code, not what it is
-    "cub200/MobileNetV2": "mobilenet_v2",
-    "cub200/ShuffleV1": "shufflenet_v1",
-    "cub200/vgg8": "vgg8",
-    "cub200/resnet32x4": "resnet32x4",
-    "cub200/vgg13": "vgg13",
-}
 # One network of each family, for what need not be shown of all.
 FAMILIES = [
     "cifar/resnet20",
@@ -64,19 +37,6 @@ def quick_first(cases, quick):
     return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-def relative_error(got, expected):
-    return np.max(np.abs(np.asarray(got) - expected)) / np.max(np.abs(expected))
-
-
-def filled(network, model):
-    """The variables that the golden file's rule gives the model."""
-    return from_state_dict(model, weights.state_dict(SHAPES[network]["state_dict"]))
-
-
-def golden_images(network, dtype):
-    return jnp.asarray(weights.images(tuple(SHAPES[network]["input"])).transpose(0, 2, 3, 1), dtype)
-
-
 def test_every_golden_network_is_here():
     assert NETWORKS.keys() == SHAPES.keys()
 
@@ -84,35 +44,23 @@ def test_every_golden_network_is_here():
 @pytest.mark.parametrize("dtype", quick_first(["float64", "float32"], ["float64"]))
 @pytest.mark.parametrize("network", quick_first(NETWORKS, NETWORKS.keys() - set(LARGE)))
 def test_outputs_are_those_of_the_official_code(network, dtype):
-    stem = network.split("/")[0]
-    with np.load(GOLDEN / "models.npz") as golden:
-        logits, cells = golden[f"{network}/logits"], golden[f"{network}/cells"]
     with jax.enable_x64(dtype == "float64"):
-        model = create_model(NETWORKS[network], logits.shape[1], stem, dtype)
-        variables = filled(network, model)
-        images = golden_images(network, dtype)
-        outputs = jax.jit(lambda v, x: model.apply(v, x, train=False, regions=Regions(pooling="nested")))(
-            variables, images
-        )
-        got_logits, got_cells = jax.device_get((outputs.logits, outputs.region_logits))
-    assert got_logits.dtype == got_cells.dtype == dtype
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        errors = network_errors(network, dtype, jax.jit)
+        model = create_model(NETWORKS[network], MODELS[f"{network}/logits"].shape[1], network.split("/")[0], dtype)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(filled(network, model)["params"]))
     assert parameters == SHAPES[network]["parameters"]
     # The large networks' golden values are stored in float32.
-    tolerance = 1e-4 if dtype == "float32" else 1e-9 if stem == "cifar" else 1e-5
-    assert relative_error(got_logits, logits) < tolerance
-    assert relative_error(got_cells, cells.transpose(0, 2, 1)) < tolerance
+    assert max(errors) < (1e-4 if dtype == "float32" else 1e-9 if network.startswith("cifar/") else 1e-5)
 
 
 @pytest.mark.parametrize("network", quick_first(FAMILIES, ["cifar/vgg8"]))
 def test_bfloat16_is_near_float32_and_trains(network):
     stem = network.split("/")[0]
-    images = golden_images(network, "float32")
+    images = images_of(network, "float32")
     model = create_model(NETWORKS[network], CLASSES[stem], stem, jnp.bfloat16)
     variables = filled(network, model)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    with np.load(GOLDEN / "models.npz") as golden:
-        expected = golden[f"{network}/logits"]
+    expected = MODELS[f"{network}/logits"]
     images = jnp.concatenate([images, jnp.flip(images, 2)])  # two at least: they are normalised together
 
     def loss(params):

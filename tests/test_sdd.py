@@ -1,20 +1,17 @@
 """Regions, their verdicts and the loss over them."""
 
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from test_losses import GOLDEN as LOSSES
-from test_losses import golden_bases
 
+from benchmarks.golden import LOSSES, POOLING, bases
 from sdd_jax import complementary_mask, dkd_loss, kd_loss, pool_regions, sdd_loss
 from sdd_jax.regions import Regions, _averaging_matrix, average_grid
 
-POOLING = np.load(Path(__file__).parent / "golden" / "pooling.npz")
 MAPS = [(1, 1), (2, 2), (3, 5), (4, 4), (7, 7), (8, 8), (14, 14), (16, 8), (5, 4), (1, 9)]
 SCALES = [(1,), (1, 2), (1, 2, 4), (1, 3), (1, 2, 3, 6), (1, 5)]
 
@@ -140,7 +137,7 @@ def test_complementary_regions_by_hand():
 @pytest.mark.parametrize("case", "abcd")
 @pytest.mark.parametrize("name", ["kd", "dkd", "nkd"])
 def test_loss_and_gradient_are_those_of_the_official_code(case, name, x64):
-    base = golden_bases(case)[name]
+    base = bases(case)[name]
     student, teacher = (jnp.asarray(LOSSES[f"{case}/{role}"].transpose(0, 2, 1)) for role in ("student", "teacher"))
     labels = jnp.asarray(LOSSES[f"{case}/labels"])
     value, gradient = jax.jit(jax.value_and_grad(lambda s: jnp.mean(sdd_loss(s, teacher, labels, base=base))))(student)
