@@ -17,12 +17,8 @@ from sdd_jax import methods
 
 RELEASED, PAPER = "released", "paper"
 SMALL = ("cifar10", "cifar100", "cub200")  # sets with the settings of CIFAR-100
-OWN = (
-    "digits",
-    "fashion_mnist",
-    "image_folder",
-    "tiny_imagenet",
-)  # sets that the paper does not use, with settings of this project
+TINY = ("tiny_imagenet",)
+OWN = ("digits", "fashion_mnist", "image_folder", *TINY)  # not in the paper: the length of runs is this project's
 # Students that the released configs train at a lower rate.
 LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
@@ -216,17 +212,8 @@ ROWS: tuple[Row, ...] = (
         bases=("mlkd",),
     ),
     # ---- Tiny-ImageNet
-    Row(
-        {
-            "optim.learning_rate": 0.2,
-            "optim.weight_decay": 5e-4,
-            "optim.milestones": (60, 120, 160),
-            "epochs": 200,
-            "batch_size": 256,
-        },
-        DOT,
-        ("tiny_imagenet",),
-    ),
+    Row({"optim.learning_rate": 0.2, "optim.weight_decay": 5e-4, "optim.milestones": (60, 120, 160)}, DOT, TINY),
+    Row({"epochs": 200, "batch_size": 256}, DOT, TINY),
     # ---- this project's own data sets, whose runs are shorter
     Row(
         {"loss.warmup_share": 20 / 240},

@@ -74,7 +74,7 @@ def test_a_dry_run_of_all_tables_has_every_run_once_and_traces_every_pair():
     assert len(keys) == len(rows)
     for _, cell in ALL:
         assert {recipes.key(recipes.settings(cell.recipe, preset)) for preset in PRESETS} <= keys
-    assert {row.recipe.file for row in rows} == {"cifar100", "cub200", "imagenet", "fashion_mnist"}
+    assert {row.recipe.file for row in rows} == {"cifar100", "cub200", "imagenet", "fashion_mnist", "tiny_imagenet"}
     traced = set(dry_run.firsts(rows).values())
     networks = [{(row.recipe.file, row.recipe.teacher, row.recipe.student) for row in some} for some in (rows, traced)]
     assert networks[0] == networks[1] and len(traced) < len(rows) / 2
