@@ -1,5 +1,7 @@
 """The page of values: as its generator writes it, with every pair and a source for every value."""
 
+import re
+
 from configs import rows
 from configs.pairs import PAIRS
 from docs import values
@@ -29,3 +31,13 @@ def test_the_page_has_every_loss_that_the_paper_does_not_use():
     assert all(f"| {name} | CIFAR-100" in section and f"| {name} | ImageNet" in section for name in ours)
     section = values.PAGE.read_text().partition("## Feature losses")[2].partition("## ")[0]
     assert all(f"| {name} | " in section for name in methods.FEATURES)
+
+
+def test_the_page_of_methods_tells_of_each_with_its_measured_cost():
+    page = (values.PAGE.parents[1] / "docs" / "methods.md").read_text()
+    told = set(re.findall(r"^### (.*)$", page, re.MULTILINE))
+    told = {name for heading in told for name in re.findall(r"`(\w+)`", heading)}
+    assert told == methods.BASES.keys() - {"nkd_as_released"} | methods.FEATURES.keys()
+    measured = (values.PAGE.parents[1] / "benchmarks" / "results" / "methods.md").read_text()
+    rows = [line for line in measured.splitlines() if line.startswith("| ")]
+    assert "\n".join(rows) in page and {row.split()[1] for row in rows} >= methods.BASES.keys()
