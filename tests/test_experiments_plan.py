@@ -43,7 +43,7 @@ def test_what_has_its_line_is_not_run(tmp_path):
 
 
 def test_the_seed_that_chooses_settings_is_run_in_its_table_alone(tmp_path):
-    tuning = tables.TABLES["fashion_tuning"]
+    tuning = tables.TABLES["tiny_tuning"]
     for table, row, seed in ((FASHION, "KD", 0), (tuning, "KD 0.9", 5)):
         made, jobs = planned(tmp_path, table, rows=[row], seeds=(0, 5))
         assert [job.seed for job in jobs[1:]] == [seed]

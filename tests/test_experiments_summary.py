@@ -104,8 +104,8 @@ def test_two_lines_of_one_run_count_once_and_are_named():
 
 
 def test_held_out_accuracy_is_shown_where_a_line_has_it_and_runs_that_choose_count_apart():
-    tuning = tables.TABLES["fashion_tuning"]
-    chosen = line(tuning.find("KD 0.9", COLUMN).recipe, 5, 89.5, held_out=89.75)
+    tuning = tables.TABLES["tiny_tuning"]
+    chosen = line(tuning.find("KD 0.9", *tuning.columns).recipe, 5, 89.5, held_out=89.75)
     before = {
         name: value for name, value in kd_lines()[0].items() if name != "held_out"
     }  # a line of an earlier version
@@ -114,7 +114,7 @@ def test_held_out_accuracy_is_shown_where_a_line_has_it_and_runs_that_choose_cou
     assert "| KD 0.9 | - | 89.50 (n=1) | 89.50 (n=1) | 89.75 (n=1) | validation |" in text
     made = summary.summarize(tuning, [chosen, before], [chosen])
     held_out = {row["row"]: row for row in rows_of(summarize.cells_csv(made)) if row["which"] == "held_out"}
-    assert held_out["KD 0.9"]["mean"] == "89.75" and held_out["DKD 0.5"]["mean"] == ""
+    assert held_out["KD 0.9"]["mean"] == "89.75" and held_out["DKD 0.25"]["mean"] == ""
     assert not made.remarks and "--seeds=5` makes them" in summarize.markdown(summarized(tuning))
 
     study = summary.summarize(FASHION, [chosen, before], [chosen, before])
