@@ -117,28 +117,21 @@ def in_process(case, deadline):
         call["arguments"] = {**call["arguments"], "left": deadline - time.time()}
     # The processes of a contest share the device: JAX takes memory as it needs it.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+    command = [sys.executable, "-m", PROGRAM, "--case", json.dumps(call)]
+    options = {"cwd": ROOT, "env": environment, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", PROGRAM, "--case", json.dumps(call)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,  # so that all that it starts ends with it
-        )
-        try:
-            told, _ = process.communicate(timeout=max(deadline - time.time(), 1))
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        errors.seek(0)
+        # A session of its own, so that all that it starts ends with it.
+        with subprocess.Popen(command, stderr=errors, start_new_session=True, **options) as process:
+            try:
+                told, _ = process.communicate(timeout=max(deadline - time.time(), 1))
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         if process.returncode == 0:
             return {"result": json.loads(told)}
+        errors.seek(0)
         last = [line for line in errors.read().splitlines() if line.strip()][-1:]
         return {"error": f"ended with {process.returncode}: {' '.join(last)}"}
 

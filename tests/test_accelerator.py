@@ -254,10 +254,10 @@ def test_only_what_the_machine_lacks_travels(tmp_path, monkeypatch):
 def test_a_killed_measurement_goes_on(tmp_path, monkeypatch):
     """The small form is killed in its first measurement; three short ones then go on to a page."""
     command = [sys.executable, "-m", "benchmarks.accelerator", f"--output={tmp_path}", "--small", "--minutes=30"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline().startswith("[1/")
-    process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("[1/")
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
     assert not (tmp_path / "measured.jsonl").exists() and (tmp_path / "environment.json").exists()
 
     def few(plan):
