@@ -191,6 +191,8 @@ FILES = {
     "imported 3": ("config.json", json.dumps({**IMPORTED, "imported": 3}), "predict", "must have imported"),
     "sdd of no scales": ("config.json", changed("sdd", {"pooling": "nested"}), "predict", "must have sdd.sc"),
     "seed null": ("config.json", changed("seed", None), "report", "must have seed, of type int; got None"),
+    "in memory 1": ("config.json", changed("data.in_memory", 1), "report", "must have data.in_memory, of type"),
+    "seed true": ("config.json", changed("seed", True), "report", "must have seed, of type int; got True"),
     "done {}": ("done.json", "{}", "report", "has no digest"),
     "done {} of a teacher": ("done.json", "{}", "train", "has no digest"),
     "done {} of this run": ("done.json", "{}", "again", "has no digest"),

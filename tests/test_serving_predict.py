@@ -66,6 +66,12 @@ def test_sets_on_disk_are_prepared_as_their_evaluation_images(tmp_path, augment)
     np.testing.assert_array_equal(prepare(path, of_set("image_folder", 3, 24, augment)), expected)
 
 
+def test_sets_decoded_into_memory_are_prepared_as_they_were_decoded(tmp_path):
+    pixels = sets.picture(1, 2)
+    got = prepare(saved(tmp_path / "a.png", pixels), of_set("image_folder", 3, 24, images.BOXED))
+    np.testing.assert_array_equal(got, images.whole_image(Image.fromarray(pixels), 24))
+
+
 def test_pictures_are_found_in_the_order_of_their_names(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()

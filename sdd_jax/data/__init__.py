@@ -48,6 +48,7 @@ class Info(NamedTuple):
 # mdistiller/dataset/tiny_imagenet.py of megvii-research/mdistiller (commit a08d46f). A mirrored digit is no digit:
 # digits and MNIST are not flipped.
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_TINY = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
 INFO = {
     "digits": Info(10, (32, 32, 1), 1438, 359, (0.3048,), (0.3754,), 4, False),
     "mnist": Info(10, (32, 32, 1), 60_000, 10_000, (0.1307,), (0.3081,), 4, False),
@@ -56,17 +57,7 @@ INFO = {
     "cifar100": Info(100, (32, 32, 3), 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 4, True),
     "cub200": Info(200, (224, 224, 3), 5994, 5794, *_IMAGENET, 0, True, "resize_crop"),
     "imagenet": Info(1000, (224, 224, 3), 1_281_167, 50_000, *_IMAGENET, 0, True, "random_resized_crop"),
-    "tiny_imagenet": Info(
-        tiny_imagenet.CLASSES,
-        (64, 64, 3),
-        tiny_imagenet.CLASSES * tiny_imagenet.PER_CLASS["train"],
-        tiny_imagenet.CLASSES * tiny_imagenet.PER_CLASS["test"],
-        (0.4802, 0.4481, 0.3975),
-        (0.2302, 0.2265, 0.2262),
-        0,
-        True,
-        "random_resized_crop",
-    ),
+    "tiny_imagenet": Info(200, (64, 64, 3), 100_000, 10_000, *_TINY, 0, True, "random_resized_crop"),
 }
 TINY = "tiny_imagenet"  # which may have fewer classes on disk
 
@@ -162,8 +153,8 @@ def describe(
     if name not in INFO:
         info = info._replace(num_classes=len(class_names(name, path)) if num_classes is None else num_classes)
     elif name == TINY:
-        classes = num_classes or tiny_imagenet.count_classes(path)
-        train, test = (count * classes for count in tiny_imagenet.PER_CLASS.values())
+        classes = num_classes or tiny_imagenet.count_classes(path) or info.num_classes
+        train, test = (count * classes // info.num_classes for count in (info.train_examples, info.test_examples))
         info = info._replace(num_classes=classes, train_examples=train, test_examples=test)
     elif num_classes not in (None, info.num_classes):
         raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")

@@ -23,8 +23,6 @@ from sdd_jax.data.dataset import data_root, not_found
 from sdd_jax.data.folders import MOST_BYTES, SUFFIXES, Files, Listed
 
 LISTS = ("wnids.txt", "words.txt", "val/val_annotations.txt")
-CLASSES = 200
-PER_CLASS = {"train": 500, "test": 50}  # images
 _ARCHIVE = "tiny-imagenet-200"
 _URL = f"http://cs231n.stanford.edu/{_ARCHIVE}.zip"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # the last if it is encrypted
@@ -97,12 +95,12 @@ def read_tiny_imagenet(path: str | PathLike[str] | None) -> Listed:
 
 
 @functools.cache
-def count_classes(path: str | PathLike[str] | None) -> int:
-    """How many classes the set has; where it is not there, all of them."""
+def count_classes(path: str | PathLike[str] | None) -> int | None:
+    """How many classes the set has; None where it is not there."""
     try:
         return len(read_tiny_imagenet(path).class_names)
     except FileNotFoundError:
-        return CLASSES
+        return None
 
 
 def _from_folder(folder: Path) -> Listed:
