@@ -184,14 +184,18 @@ def _training(group: Group, notes: list[str]) -> tuple[str, np.ndarray, dict[str
 
 
 def _calibration(study: Study) -> Picture:
-    entries = [(teacher.label, [teacher.logits]) for teacher in study.every_teacher()]
-    entries += [(group.label, study.logits(group)) for group in study.groups]
+    asked = [(teacher.label, [teacher.logits]) for teacher in study.every_teacher()]
+    asked += [(group.label, study.logits(group)) for group in study.groups]
+    entries = []
+    for label, networks in asked:
+        ece = measures.spread([100 * measures.reliability([logits], study.labels).ece for logits in networks])
+        title = f"{label}\nECE {ece.text()} %, n = {ece.n}"
+        entries.append((title, measures.reliability(networks, study.labels)))
     across = min(4, len(entries))
 
     def paint(figure, theme):
         axes = _panels(figure, len(entries), across, sharex=True, sharey=True, subplot_kw={"box_aspect": 1})
-        for axis, (label, networks) in zip(axes.flat, entries, strict=False):
-            bins = measures.reliability(networks, study.labels)
+        for axis, (title, bins) in zip(axes.flat, entries, strict=False):
             left, width = np.linspace(0, 1, len(bins.counts), endpoint=False, retstep=True)
             axis.bar(
                 left, bins.accuracy, width, align="edge", color=theme.cycle[0], edgecolor=theme.paper, linewidth=0.6
@@ -199,8 +203,7 @@ def _calibration(study: Study) -> Picture:
             axis.plot([0, 1], [0, 1], color=theme.ink, linewidth=1, linestyle="--")
             axis.plot(bins.confidence, bins.accuracy, MARKERS[2], color=theme.cycle[1], markersize=3.5)
             axis.bar(left, -0.18 * bins.counts / bins.counts.max(), width, align="edge", color=theme.faint)
-            ece = measures.spread([100 * measures.reliability([logits], study.labels).ece for logits in networks])
-            axis.set_title(f"{label}\nECE {ece.text()} %, n = {ece.n}", loc="left", fontsize=9)
+            axis.set_title(title, loc="left", fontsize=9)
             axis.set(xlim=(0, 1), ylim=(-0.2, 1), yticks=[0, 0.5, 1])
             axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             axis.grid(True)
