@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from sdd_jax import data, saved, sealed
 from sdd_jax.build import check
 from sdd_jax.models import create_model
 from sdd_jax.models.classifier import HEAD
-from sdd_jax.reporting import study, write_report
+from sdd_jax.reporting import figures, measures, study, write_report
 from sdd_jax.reporting.study import find_runs, group_runs
 from sdd_jax.training import run_dir
 
@@ -286,6 +287,18 @@ def test_a_browser_shows_it_without_an_error_or_a_request(scheme, width, browser
     tab.screenshot(path=str(shot), full_page=True)
     assert shot.stat().st_size > 50_000
     context.close()
+
+
+def test_of_many_classes_some_are_correlated(monkeypatch):
+    monkeypatch.setattr(figures, "CORRELATED", 4)
+    seen, values = [], np.random.default_rng(0).normal(size=(20, 10))
+    monkeypatch.setattr(measures, "correlation_difference", lambda *both: seen.extend(both) or np.eye(4))
+    group = SimpleNamespace(label="a")
+    of_it = {"groups": [group], "teachers": {"a": SimpleNamespace(logits=values)}, "logits": lambda group: [values]}
+    of_ten = SimpleNamespace(**of_it, names=[str(label) for label in range(10)], notes=[])
+    assert figures._correlation(of_ten) is not None
+    np.testing.assert_array_equal(seen, [values[:, [0, 3, 6, 9]]] * 2)
+    assert of_ten.notes == ["correlations: of 4 of the 10 classes, evenly spaced"]
 
 
 # As a class, a folder or a method may be called; each of them does something where it is not escaped.

@@ -28,6 +28,7 @@ from test_end_to_end import ENVIRONMENT, ROOT, refused, run
 from sdd_jax import sealed
 from sdd_jax.build import build
 from sdd_jax.commands import cache as cache_command
+from sdd_jax.data import from_arrays
 from sdd_jax.data.augment import num_views
 from sdd_jax.data.memory import MemoryData
 from sdd_jax.mesh import pick
@@ -170,6 +171,28 @@ def test_in_float32_the_first_loss_agrees_and_both_places_give_the_same_run(tmp_
     loop.train(tiny.built(), tmp_path / "live")
     cached, live = (read_metrics(tmp_path / name / "metrics.jsonl")[0]["loss"] for name in ("True", "live"))
     assert cached == pytest.approx(live, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_ten_thousand_classes_are_taught_live_and_from_a_cache(tmp_path, monkeypatch):
+    def many(select_on="test"):
+        rng = np.random.default_rng(0)
+        images, labels = (rng.integers(0, high, shape, dtype) for high, shape, dtype in (
+            (256, (tiny.TRAIN + tiny.TEST, 16, 16, 3), np.uint8), (10_000, tiny.TRAIN + tiny.TEST, np.int64)
+        ))  # fmt: skip
+        parts = images[: tiny.TRAIN], labels[: tiny.TRAIN], images[tiny.TRAIN :], labels[tiny.TRAIN :]
+        return from_arrays(*parts, class_names=range(10_000), select_on=select_on)
+
+    monkeypatch.setattr(tiny, "CLASSES", 10_000)
+    monkeypatch.setattr(tiny, "dataset", many)
+    filler = Filler(tmp_path / "cache").fill()
+    found = []
+    for name, built in (("live", tiny.built()), ("cached", filler.run())):
+        loop.train(built, tmp_path / name)
+        lines = read_metrics(tmp_path / name / "metrics.jsonl")
+        found.append(next(line["loss"] for line in lines if line["kind"] == "train"))
+        assert {line["examples"] for line in lines if line["kind"] == "evaluation"} == {tiny.TEST}
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)  # the mean of an epoch in float32
 
 
 def test_a_view_that_is_not_there_stops_the_run(tmp_path):
