@@ -238,7 +238,7 @@ def table(results: list[Result]) -> list[str]:
         f"Chosen on {images} held-out images after the last epoch: {fields}",
         f"Test accuracy of its runs: {chosen.test.text()} %",
         f"One accuracy on {images} images has a standard error of {error:.2f} points: {near} of the other "
-        f"{len(results) - 1} combinations are as near to the chosen one.",
+        f"{len(results) - 1} combinations lie within that of the chosen one.",
     ]
 
 
@@ -265,7 +265,7 @@ def draw(results: list[Result], path: Path) -> None:
     axes.set_xticks(range(len(places)), [str(value) for value in places])
     axes.set_xlabel(first)
     axes.set_ylabel(f"accuracy on {results[0].images} held-out images, %")
-    bars = "; bars: one standard deviation over seeds" if results[0].held_out.n > 1 else ""
+    bars = "\nbars: one standard deviation over seeds" if results[0].held_out.n > 1 else ""
     axes.set_title(f"After the last epoch; the chosen one is ringed{bars}", fontsize=10)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
