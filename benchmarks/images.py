@@ -78,7 +78,9 @@ def write_photographs(folder):
 
 def ours(folder, workers):
     """`start()` returns this project's batches: by hand in this thread, or as training reads them."""
-    dataset = data.load("image_folder", path=folder, select_on="test", image_size=SIZE, workers=workers or 0)
+    dataset = data.load(
+        "image_folder", path=folder, select_on="test", image_size=SIZE, in_memory=False, workers=workers or 0
+    )
 
     def by_hand():
         records, rng = dataset.train.records, np.random.default_rng(0)
