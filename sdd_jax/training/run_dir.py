@@ -93,7 +93,9 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
     if (folder / CONFIG).exists():
         if fields := differing(read_config(folder), config, RUNTIME_FIELDS):
-            raise ValueError(f"{folder} holds a run of another config ({fields}): give --workdir another folder")
+            raise ValueError(
+                f"{folder} holds a run of another config, by its {CONFIG} ({fields}): give --workdir another folder"
+            )
     elif folder.exists() and holds_more(folder):
         raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
 
