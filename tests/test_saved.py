@@ -190,7 +190,7 @@ def test_weights_that_are_not_finite_are_refused(trained, tmp_path, value):
 def test_another_import_into_the_same_folder_is_refused(trained, tmp_path):
     _, state_dict = trained
     import_directly(tmp_path / "run", state_dict)
-    with pytest.raises(ValueError, match="another config .*imported.sha256"):
+    with pytest.raises(ValueError, match="another config, .*imported.sha256"):
         saved.write_imported(
             tmp_path / "run", name="resnet8", stem="cifar", num_classes=10, variables={"params": {}}, source={}
         )
