@@ -131,35 +131,31 @@ def test_a_sequence_is_refused_and_what_is_missing_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_search_over_one_cached_teacher_goes_on_to_the_same_table(tmp_path):
-    teacher = (
-        "train",
-        "--config=configs/quickstart.py:run=teacher",
-        "--config.epochs=1",
-        f"--workdir={tmp_path}/teacher",
-    )
+    few = ("--config.epochs=1", "--config.data.train_examples=64")
+    teacher = ("train", "--config=configs/quickstart.py:run=teacher", *few, f"--workdir={tmp_path}/teacher")
     assert subprocess.run(command(*teacher), cwd=ROOT, env=ENVIRONMENT).returncode == 0
     search = (
-        *("sweep", "--config=configs/quickstart.py:method=sdd_kd", "--config.epochs=2", "--seeds=0,1"),
-        *(f"--config.teacher.run={tmp_path}/teacher", "--grid=distill_weight=0.3,3", "--grid=temperature=2,4"),
+        *("sweep", "--config=configs/quickstart.py:method=sdd_kd", *few, "--seeds=0,1"),
+        *(f"--config.teacher.run={tmp_path}/teacher", "--grid=distill_weight=0.3,3", "--grid=temperature=2"),
     )
     whole = subprocess.run(
         command(*search, f"--workdir={tmp_path}/whole"), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
     )
     assert whole.returncode == 0, whole.stderr
-    assert "4 combinations x 2 seeds: 8 runs" in whole.stdout and " views, " in whole.stdout
+    assert "2 combinations x 2 seeds: 4 runs" in whole.stdout and " views, " in whole.stdout
 
     killed = tmp_path / "killed"
     process = subprocess.Popen(
         command(*search, f"--workdir={killed}"), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 1200
     while not list(killed.glob("*/seed_1/done.json")):
         assert process.poll() is None and time.monotonic() < deadline, "no finished run to kill it after"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = {path: path.read_bytes() for path in killed.glob("*/*/done.json")}
-    assert 0 < len(finished) < 8
+    assert 0 < len(finished) < 4
     again = subprocess.run(
         command(*search, f"--workdir={killed}"), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
     )
