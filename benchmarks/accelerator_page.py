@@ -12,8 +12,8 @@ TEXTS = {
     "Right": "Errors are relative to the largest value. *highest* is float32, *default* what the device does with "
     "products of float32 if nobody asks: TF32 on NVIDIA's GPUs, bfloat16 with sums in float32 on TPUs. Golden values "
     "are those of the official code in float64 on a CPU. Beside the CPU's float32: loss, norm and largest entry of the "
-    "first step's gradient at drawn weights, where rounding alone gives an entry some 1e-4. A run killed at step "
-    f"{KILLED_AT} goes on from a checkpoint; 0 is bit for bit, and *the same run again* is what the device does by "
+    "first step's gradient at drawn weights; rounding alone moves an entry by 1e-2 where much cancels. A run killed at "
+    f"step {KILLED_AT} goes on from a checkpoint; 0 is bit for bit; *the same run again* is what the device does by "
     "itself. *Deterministic* is with XLA's flag for GPUs, *compiled anew* without kept programs.",
     BESIDE: "Held against the fastest of PyTorch's in the same arithmetic: *default* lets both round products of "
     "float32 (TF32), *float32* neither, *bfloat16* is autocast there. PyTorch's step finds its batch ready on the "

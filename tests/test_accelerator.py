@@ -164,6 +164,9 @@ def test_a_folder_is_of_one_device_and_one_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "in_process", lambda case, deadline: {"error": "no device"})
     with pytest.raises(ValueError, match="JAX does not compute here: no device"):
         accelerator.look(tmp_path / "new", chosen, 0)
+    monkeypatch.setattr(accelerator, "in_process", lambda case, deadline: None)
+    with pytest.raises(ValueError, match="the minutes were over before it answered"):
+        accelerator.look(tmp_path / "new", chosen, 0)
 
 
 @pytest.mark.parametrize("small", [False, True])
