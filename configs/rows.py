@@ -5,20 +5,20 @@ of ``sdd_jax.fields`` and ``sdd_jax.methods``; a later row wins. ``python -m doc
 `experiments/VALUES.md` from this table, with the source beside every value.
 
 Files are those of the official code of "Scale Decoupled Distillation" (CVPR 2024; commit e412036), unless another code
-is named; "the paper" is its text. FILE and OTHER in a source are what ``configs.pairs.released_files`` finds for the
-run; the page shows them in the run's line.
+is named; "the paper" is its text. FILE and OTHER in a source are what ``pairs.released_files`` finds for the run.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from configs.pairs import COARSE, DKD_OF_ITS_OWN, PAIRS, Pair, released_files
 from sdd_jax import methods
+from sdd_jax.configs.pairs import COARSE, DKD_OF_ITS_OWN, PAIRS, Pair, released_files
 
 RELEASED, PAPER = "released", "paper"
 SMALL = ("cifar10", "cifar100", "cub200")  # sets with the settings of CIFAR-100
 TINY = ("tiny_imagenet",)
-OWN = ("digits", "fashion_mnist", "image_folder", *TINY)  # not in the paper: the length of runs is this project's
+# Not in the paper: the length of runs is this project's.
+OWN = ("digits", "fashion_mnist", "arrays", "image_folder", *TINY)
 # Students that the released configs train at a lower rate.
 LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs import rows
-from configs.pairs import OF_PAPER, PAIRS, released_files
-from configs.rows import RELEASED, Setting
 from experiments.command_line import Parser, table
 from sdd_jax import methods
+from sdd_jax.configs import rows
+from sdd_jax.configs.pairs import OF_PAPER, PAIRS, released_files
+from sdd_jax.configs.rows import RELEASED, Setting
 from sdd_jax.fields import FIELDS, PRESETS
 
 PAGE = Path(__file__).parents[1] / "experiments" / "VALUES.md"

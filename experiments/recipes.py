@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from configs import common
 from sdd_jax import methods
 from sdd_jax.build import check
 from sdd_jax.config import Settings, reads
+from sdd_jax.configs import common
 from sdd_jax.fields import PRESETS, RENAMED, RUNTIME_FIELDS
 from sdd_jax.files import flatten
 
@@ -124,7 +124,7 @@ def command_line(recipe: Recipe, preset: str) -> list[str]:
 
 
 def _config(recipe: Recipe, preset: str):
-    return importlib.import_module(f"configs.{recipe.file}").get_config(argument(recipe, preset))
+    return importlib.import_module(f"sdd_jax.configs.{recipe.file}").get_config(argument(recipe, preset))
 
 
 def _text(value: Any) -> str:

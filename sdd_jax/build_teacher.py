@@ -34,7 +34,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     if settings["teacher.run"] is None:
         raise ValueError(
             f"teacher.run must name the folder of a trained {name}: train one (teacher=none,student={name} in the "
-            "config's argument) or import one (python -m sdd_jax import --help), and give its --workdir"
+            "config's argument) or import one (sdd import --help), and give its --workdir"
         )
     folder = Path(settings["teacher.run"])
     found, done = run_dir.read_network(folder)["model"], run_dir.read_done(folder)
@@ -83,6 +83,8 @@ def measure_teacher(
     # The code of a user's own network may change under the same weights.
     results = None if ":" in teacher.name else processes.from_first(lambda: kept().get(key))
     if results is None:  # measured by all processes together
+        if processes.is_first():
+            print(f"measuring the teacher on {len(dataset.test.index):,} test images", flush=True)
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
         processes.from_first(keep)

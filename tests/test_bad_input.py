@@ -50,8 +50,8 @@ LITERAL = [case for case in BY_FIELD if repr(case[2]) != "nan"]  # which has no 
 def refused(tmp_path, *arguments, command="train"):
     """The one line of a command that is refused and makes no folder."""
     line = call(command, *arguments, f"--workdir={tmp_path}/run").refused()
-    assert not (tmp_path / "run").exists() and line.startswith("sdd_jax: ")
-    return line.removeprefix("sdd_jax: ")
+    assert not (tmp_path / "run").exists() and line.startswith("sdd: ")
+    return line.removeprefix("sdd: ")
 
 
 ALLOWED = r"must be|must name|known are|known:|greater than|at least|expected|should be|go together|goes with"
@@ -165,7 +165,7 @@ FILES = {
     "raises in its function": ("def get_config(a=None):\n    return 1 / 0", r"ZeroDivisionError.*\(FILE:2\)"),
     "asserts": ("def get_config(a=None):\n    assert a", r"FILE failed with AssertionError.*\(FILE:2\)"),
     "misses a key": ("def get_config(a=None):\n    return {}['there']", r"KeyError: 'there' \(FILE:2\)"),
-    "misses an attribute": ("import configs\ndef get_config(a=None):\n    return configs.none", r"AttributeError.*:3"),
+    "misses an attribute": ("import math\ndef get_config(a=None):\n    return math.none", r"AttributeError.*:3"),
     "imports what is not there": ("import nothing_there", r"No module named 'nothing_there' \(FILE:1\)"),
     "opens what is not there": ("open('/nowhere/a')", r"FILE failed with FileNotFoundError: .*/nowhere/a' \(FILE:1\)"),
     "refuses": (RETURNS + "int('four')", "invalid literal.*'four'"),
@@ -199,8 +199,8 @@ def test_a_config_file_that_is_none_says_what_is_wrong_with_it_and_where(tmp_pat
 PLACES = {
     "is not there": ("configs/quickstar.py", "there is no config file configs/quickstar.py"),
     "is not there, with an argument": ("configs/quickstar.py:run=kd", "there is no config file configs/quickstar.py$"),
-    "is a folder": ("configs", "there is no config file configs$"),
-    "has no name": ("", "--config must name a file, got an empty name"),
+    "is a folder": ("configs", "there is no config file configs, and no config of that name; the closest is"),
+    "has no name": ("", "--config must name a config or a file, got an empty name"),
     "has another argument": ("configs/quickstart.py:run=kds", "unknown run 'kds'; known are all, teacher, plain, kd"),
     "has an argument without a value": ("configs/cifar100.py:student", "'student': expected NAME=VALUE"),
     "has an argument twice": ("configs/cifar100.py:student=vgg8,student=vgg8", "names student twice"),

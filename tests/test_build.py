@@ -13,11 +13,11 @@ import pytest
 import sets
 from ml_collections import ConfigDict
 
-from configs import cifar100, common, fashion_mnist, imagenet, quickstart
-from configs.pairs import PAIRS
 from experiments.recipes import identity
 from sdd_jax import data, methods, saved
 from sdd_jax.build import build, check, make_objective, trace
+from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart
+from sdd_jax.configs.pairs import PAIRS
 from sdd_jax.fields import FIELDS, PRESETS
 from sdd_jax.models import Outputs, create_model, model_names
 from sdd_jax.regions import Regions
@@ -32,7 +32,7 @@ OTHERS = [name for name in methods.BASES if name not in (*METHODS, "nkd_as_relea
 
 def config(text="teacher=resnet20,student=resnet8", file="cifar10", **overrides):
     """A config by its argument, with fields overridden: ``optim__momentum`` is ``optim.momentum``."""
-    chosen = importlib.import_module(f"configs.{file}").get_config(text)
+    chosen = importlib.import_module(f"sdd_jax.configs.{file}").get_config(text)
     for name, value in overrides.items():
         *rooms, leaf = name.split("__")
         room = chosen

@@ -14,9 +14,9 @@ import sets
 from PIL import Image
 from test_end_to_end import ENVIRONMENT, run
 
-from configs import common, image_folder, tiny_imagenet
 from sdd_jax import data
 from sdd_jax.build import build, check
+from sdd_jax.configs import common, image_folder, tiny_imagenet
 from sdd_jax.data import decoded, images
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.streamed import StreamedDataset

@@ -11,11 +11,11 @@ import numpy as np
 import official
 import pytest
 
-from configs import cifar100, common
 from sdd_jax import methods
 from sdd_jax.build import check
 from sdd_jax.commands import train
 from sdd_jax.config import option_fields, parse_method
+from sdd_jax.configs import cifar100, common
 from sdd_jax.fields import FIELDS
 from sdd_jax.models import create_model, model_stems
 from sdd_jax.torch_io import to_state_dict

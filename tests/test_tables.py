@@ -2,12 +2,12 @@
 
 import pytest
 
-from configs import imagenet
-from configs.pairs import PAIRS
 from experiments import cells, recipes, results, tables
 from experiments.cells import QUOTED, RUN, difference, remarks
 from experiments.recipes import PAPER, PRESETS, RELEASED, Recipe
 from sdd_jax import build
+from sdd_jax.configs import imagenet
+from sdd_jax.configs.pairs import PAIRS
 from sdd_jax.models import model_names, model_stems
 
 # Rows and columns as they stand in the paper: Tables 1 to 9, then the two of appendix 6.1.

@@ -197,7 +197,7 @@ def ask(compute: Callable[..., np.ndarray], keys: np.ndarray, views: int, batch:
 def read_header(folder: Path) -> dict[str, Any]:
     """Of what the cache in ``folder`` is; ``ValueError`` if there is none."""
     if not (folder / HEADER).is_file():
-        raise ValueError(f"{folder} holds no cache: fill one with python -m sdd_jax cache")
+        raise ValueError(f"{folder} holds no cache: the cache command fills one")
     return sealed.read(folder / HEADER, "cache", None)["header"]
 
 
