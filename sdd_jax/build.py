@@ -29,8 +29,10 @@ from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.models.layers import fold
+from sdd_jax.own import own_function
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
+from sdd_jax.training.logbook import TRACK
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import Teacher, live_teacher
@@ -52,6 +54,8 @@ def check(config: Mapping[str, Any]) -> Settings:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
+    if settings["track"] is not None:
+        own_function(settings["track"], "track", TRACK)
     return settings
 
 

@@ -1,6 +1,6 @@
 """Every field of a config: its default, what it may hold, what it means, and whether it changes what is computed.
 
-``configs.common.base``, the checks of ``sdd_jax.config`` and the page ``docs/fields.md`` come from this table. The
+Configs begin from this table (``configs/common.py``); ``sdd_jax.config`` checks by it, ``docs/fields.md`` shows it. The
 fields ``loss.options.NAME`` and ``features.options.NAME`` are not in it: they are the parameters of the loss that is
 chosen.
 """
@@ -108,6 +108,9 @@ FIELDS: dict[str, Field] = {
     "steps_per_call": Field(int, 0, "Steps a compiled call; 0: 50 on accelerators for data in memory, else 1.", 0),
     "eval_every_epochs": Field(int, 1, "How often validation and test images are measured.", 1),
     "save_every_epochs": Field(int, 1, "How often a checkpoint is saved.", 1),
+    "track": Field(
+        str, None, "`MODULE:FUNCTION` that gets every logged line ([tracking.md](tracking.md)).", runtime=True
+    ),
     "profile_steps": Field(tuple, (), "`10,20`: a trace of steps 10 to 19 in `WORKDIR/profile`.", 0, runtime=True),
 }
 RUNTIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.runtime)

@@ -44,7 +44,7 @@ class Saved(NamedTuple):
             # A run of before there was the choice read what lies on disk from there.
             return {"in_memory": False if data.on_disk(self.data["name"]) else None, **self.data}
         if name is None:
-            known = f"{', '.join((*data.INFO, data.FOLDER))} and {data.PREFIX}NAME"
+            known = f"{', '.join((*data.INFO, data.ARRAYS, data.FOLDER))} and {data.PREFIX}NAME"
             raise ValueError(
                 f"{self.folder} holds an imported network, which names no data: add --data, one of {known}"
             )

@@ -152,6 +152,8 @@ def train_together(
                     raise Preempted(signal, step)
 
                 # 3. step
+                if step == resumed_at:
+                    files[0].logbook.say("compiling the training step")
                 trace.at(step, states)
                 ends = (boundary for boundary in (*eval_steps, *save_steps, *built.profile_steps) if boundary > step)
                 count = min(built.steps_per_call, min(ends) - step)
