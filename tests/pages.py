@@ -78,9 +78,9 @@ def commands(text):
             end = next((i for i in range(start, len(words)) if words[i] in ("&&", "|", ">")), len(words))
             if word == "-m" and re.fullmatch(r"(\S*/)?python", words[start - 1]):
                 found.append(words[start + 1 : end])
-            elif re.fullmatch(r"(\S*/)?sdd", word):
+            elif re.fullmatch(r"(\S*/)?sdd", word) and (start == 0 or re.search("&&|[|]|=", words[start - 1])):
                 found.append(["sdd_jax", *words[start + 1 : end]])
-            elif "python -m" in word or "/sdd " in word:  # a command for another machine
+            elif "python -m" in word:  # a command for another machine
                 found += commands(word.partition("=")[2] if word.startswith("--") else word)
     return found
 

@@ -154,7 +154,7 @@ def on_no_disk(config):
     data["train_examples"] = data["train_examples"] or 100_000
     if data["name"] == "image_folder":
         data["num_classes"] = data["num_classes"] or 100
-    config["data"]["path"] = config["teacher"]["run"] = config["teacher"]["cache"] = None
+    config["data"]["path"] = config["teacher"]["run"] = config["teacher"]["cache"] = config["track"] = None
     return config
 
 

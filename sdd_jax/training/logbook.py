@@ -100,13 +100,13 @@ class Logbook:
         if self._writes:
             from tensorboardX import SummaryWriter
 
+            self._track = _tracker(run.config.get("track"), folder, run.config)
             path = self._path = folder / METRICS
             kept = map(_parse, path.read_bytes().splitlines() if path.exists() else [])
             self.lines = [line for line in kept if line is not None and line["step"] <= step]
             write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
             self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
             self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-            self._track = _tracker(run.config.get("track"), folder, run.config)
         self._elapsed_before = before.get("elapsed", 0.0)
         self._start = self._last_time = time.monotonic()
         self._last_step, self._last_said = step, -math.inf
