@@ -29,7 +29,7 @@ HOLDER = "lock.json"  # which process trains
 KINDS = {name: {tuple: list, float: NUMBER}.get(field.kind, field.kind) for name, field in FIELDS.items()}  # as JSON
 KINDS |= {name: KINDS[name] | None for name, field in FIELDS.items() if field.optional}
 NETWORK: Fields = dict.fromkeys(("model.student", "model.stem", "model.dtype"), str)
-IMPORTED: Fields = {**NETWORK, "imported": dict, "num_classes": int}
+IMPORTED: Fields = {**NETWORK, "imported": dict, "num_classes": int, "image_size": int | None}
 TRAINED: Fields = {**NETWORK, **KINDS, "data.num_classes": int}  # which is settled when a run begins
 RESULTS: Fields = {  # of a trained run, whoever wrote them: a digest can be computed by anybody
     **{"select_on": str, "seconds": NUMBER, "last.step": int, "best.step": int},
