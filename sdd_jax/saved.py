@@ -20,6 +20,7 @@ from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints, check_finite
 
 WHICH = ("last", "best")
+LISTED = 8  # how many tensors of another network's weights that do not fit are named
 
 
 class Saved(NamedTuple):

@@ -77,6 +77,7 @@ def made():
         "picture": png(np.arange(4 * 4, dtype=np.uint8).reshape(4, 4, 1)),
         "pixelated": True,
         "number": 41,
+        "file": "test/coat/7 & 8.png",
         "label": LABEL,
         "names": NAMES,
         "teacher": mean_prediction([TEACHER[0]], LABEL),
@@ -97,7 +98,7 @@ def test_regions_colours_and_words_are_those_worked_out_by_hand(made):
 def test_the_words_for_the_whole_image(made):
     text = html.unescape(re.sub(r"<[^>]+>", " ", render(made)))
     text = re.sub(r"\s+", " ", text)
-    assert "test image 41, labelled Trouser" in text
+    assert "file test/coat/7 & 8.png test image 41, labelled Trouser" in text
     assert "teacher Trouser · 80 %" in text  # 8 of 10
     assert "KD, right in 1 of 3 Coat · 50 %" in text and "SDD-KD, right in 2 of 3 Trouser · 50 %" in text
     assert "regions: student of seed 5 2 of 5 complementary" in text

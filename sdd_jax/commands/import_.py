@@ -19,7 +19,6 @@ from sdd_jax.models import STEM_SIZES, create_model
 from sdd_jax.torch_io import find_state_dict, from_state_dict
 
 ARGUMENTS = ("FILE",)
-LISTED = 8  # how many tensors that do not fit are named; from_state_dict names all
 
 
 def define_flags() -> None:
@@ -45,8 +44,8 @@ def main(file: str) -> None:
         variables = from_state_dict(model, checkpoint, entry=args.entry, prefix=args.prefix)
     except ValueError as error:
         first, *lines = str(error).splitlines()
-        more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-        raise ValueError("; ".join([f"{file}: {first}", *lines[:LISTED], *more])) from error
+        more = [f"and {len(lines) - saved.LISTED} more"] if len(lines) > saved.LISTED else []
+        raise ValueError("; ".join([f"{file}: {first}", *lines[: saved.LISTED], *more])) from error
     size, whence = find_size(args.image_size, read_metadata(file).get("image_size"), args.stem, file)
     digest = sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}
