@@ -163,7 +163,7 @@ def from_state_dict(
             found.pop(name, None)
         shapes = {name: tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim]) for name, (_, leaf) in entries.items()}
         head = [name for name, (path, _) in entries.items() if path.startswith("params/head/")] if new_head else []
-        if any(np.shape(found.get(name)) != shapes[name] for name in head):
+        if any(name not in found or np.shape(found[name]) != shapes[name] for name in head):
             for name in head:
                 del entries[name], shapes[name]
                 found.pop(name, None)

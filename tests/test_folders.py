@@ -158,7 +158,8 @@ def test_a_pipe_with_the_name_of_an_image_is_refused_and_not_waited_for(tmp_path
         files.read(0)
 
 
-def test_a_list_says_what_class_folders_are_called(tmp_path):
+def test_a_list_says_what_class_folders_are_called(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_folder(tmp_path, classes=("n01", "n02", "n03", "big cat"), train=1, test=1)
     words = tmp_path / "words.txt"
     words.write_text("n00\tentity\nn01\ttench, Tinca tinca\nn03\ttench, again\n")
@@ -182,7 +183,8 @@ def test_a_list_says_what_class_folders_are_called(tmp_path):
         data.class_names("image_folder", tmp_path)
 
 
-def test_the_layout_of_tiny_imagenet_is_read_as_an_image_folder(tmp_path):
+def test_the_layout_of_tiny_imagenet_is_read_as_an_image_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     files = tiny_imagenet(train=2, val=1)
     write_files(tmp_path, files)
     dataset = data.load("image_folder", path=tmp_path, select_on="test", image_size=32)
@@ -190,7 +192,7 @@ def test_the_layout_of_tiny_imagenet_is_read_as_an_image_folder(tmp_path):
     assert data.describe("image_folder", path=tmp_path).num_classes == 2
     np.testing.assert_array_equal(dataset.test.labels, data.load("tiny_imagenet", path=tmp_path).test.labels)
     (tmp_path / "wnids.txt").unlink()
-    with pytest.raises(ValueError, match="val has no folders of classes. .*wnids.txt"):
+    with pytest.raises(ValueError, match="test has no folders of classes. .*wnids.txt"):
         data.load("image_folder", path=tmp_path)
 
 

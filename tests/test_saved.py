@@ -104,7 +104,15 @@ def test_import_export_and_use_as_a_teacher(write, trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def decoded(tmp_path_factory):
+    """A place of this module's own for decoded images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def small(decoded, tmp_path_factory):
     """A run on photographs of 64 pixels in a folder: its folder, the images', and what ``evaluate`` prints of it."""
     root = tmp_path_factory.mktemp("small")
     sets.write_folder(root / "images", classes=("a", "b"), train=4, test=10)

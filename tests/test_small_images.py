@@ -21,23 +21,23 @@ def write(root, *sides):
 
 
 @pytest.mark.parametrize(
-    ("sides", "size", "stem"),
+    ("sides", "size", "stem", "teacher"),
     [
-        ((20,), 24, "cifar"),
-        ((32,), 32, "cifar"),
-        ((43, 44, 90), 40, "cifar"),
-        ((45,), 48, "cub200"),
-        ((96,), 96, "cub200"),
+        ((20,), 24, "cifar", "resnet8x4"),
+        ((32,), 32, "cifar", "resnet8x4"),
+        ((43, 44, 90), 48, "cub200", "resnet8x4"),
+        ((64,), 64, "cub200", "resnet8x4"),
+        ((96,), 96, "cub200", "resnet56"),
     ],
 )
-def test_the_size_of_the_images_chooses_the_stem(tmp_path, sides, size, stem):
+def test_the_size_of_the_images_chooses_stem_and_networks(tmp_path, sides, size, stem, teacher):
     path = write(tmp_path / "images", *sides)
     settings = check(small_images.get_config(f"path={path},teacher=none"))
     assert (settings["data.image_size"], settings["model.stem"]) == (size, stem)
     assert settings["data.path"] == str(path) and settings["data.in_memory"] is True
-    assert settings["model.student"] == "resnet8x4"  # which the next one learns from
+    assert settings["model.student"] == teacher  # which the next one learns from
     settings = check(small_images.get_config(f"path={path}"))
-    assert (settings["model.teacher"], settings["model.student"]) == ("resnet8x4", "resnet20")
+    assert (settings["model.teacher"], settings["model.student"]) == (teacher, "resnet20")
 
 
 def test_the_argument_chooses_otherwise(tmp_path):

@@ -1,5 +1,6 @@
 """What runs are made of, and the jitted programs that take their steps."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ def replaced(state: State, given: Mapping[tuple[str, ...], jax.Array]) -> State:
     variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
     variables = unflatten_dict({**flatten_dict(variables, keep_empty_nodes=True), **given})
     params = {**state.params, "student": variables["params"]}
-    return state.replace(params=params, batch_stats=variables["batch_stats"])
+    return dataclasses.replace(state, params=params, batch_stats=variables["batch_stats"])
 
 
 class Programs:
