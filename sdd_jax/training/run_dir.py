@@ -71,7 +71,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> list[str]:
     """
     check_same_config(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    messages = []
+    messages, earlier = [], read_starts(folder) if (folder / ENVIRONMENT).exists() else []
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
     elif (before := read_config(folder)).get("epochs") != config.get("epochs"):
@@ -92,7 +92,6 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> list[str]:
         "processes": jax.process_count(),
         "commit": commit(),
     }
-    earlier = read_starts(folder) if (folder / ENVIRONMENT).exists() else []
     write_sealed(folder, ENVIRONMENT, {"starts": [*earlier, start]})
     return messages
 
