@@ -128,3 +128,16 @@ def test_the_picture_on_the_page_is_the_image_pixel_by_pixel(made):
     [address] = parser.pictures
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
     np.testing.assert_array_equal(pixels, np.arange(16, dtype=np.uint8).reshape(4, 4))
+
+
+def test_a_file_is_named_within_the_folder_of_its_set():
+    from types import SimpleNamespace
+
+    from sdd_jax.reporting.study import Study
+
+    test = SimpleNamespace(index=np.array([4, 7]))
+    dataset = SimpleNamespace(test=test, test_place=lambda number: f"/my/images/test/cat/{number}.png")
+    study = SimpleNamespace(dataset=dataset, _root="/my/images/")
+    assert Study.place(study, 1) == "test/cat/7.png"
+    dataset.test_place = None  # of arrays
+    assert Study.place(study, 1) is None
