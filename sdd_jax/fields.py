@@ -50,7 +50,9 @@ FIELDS: dict[str, Field] = {
         str, "float32", "The student's; weights, statistics, losses: at least float32.", known=tuple(DTYPES)
     ),
     "model.init": Field(
-        str, None, "A run's folder or a file of weights whose trunk the student begins with ([pytorch.md](pytorch.md))."
+        str,
+        None,
+        "A run's folder or a file of weights whose trunk the student begins with ([own_images.md](own_images.md)).",
     ),
     "model.init_digest": Field(
         str, None, "SHA-256 of these weights: settled when a run begins, and any other is refused then."
