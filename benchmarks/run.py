@@ -13,7 +13,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import cost, images, pairs
+from benchmarks import cost, images, pairs, stems
 from experiments.command_line import Parser, refuse
 from sdd_jax.training.run_dir import commit
 
@@ -27,6 +27,7 @@ SECTIONS = {
     "libraries": cost.libraries_section,
     "allocator": cost.allocator_section,
     "images": images.section,
+    "stems": stems.section,
 }
 PACKED = "commit.txt"
 PACKAGES = ("jax", "jaxlib", "flax", "torch")

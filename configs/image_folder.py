@@ -9,7 +9,7 @@ DIR holds ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg`` (or ``val``). A TFDS se
 ``--config.data.name=tfds:oxford_iiit_pet --config.data.path=TFDS_DATA_DIR``.
 
 224 x 224 pixels by RandomResizedCrop and flips; ``--config.data.augment=resize_crop`` keeps more of an image, which
-fine differences may need, ``--config.data.image_size=64 --config.model.stem=cifar`` suits small images.
+fine differences may need. For images of at most 96 pixels there is ``configs/small_images.py``.
 ``--config.data.workers=8`` decodes in eight processes. SGD at batch 128 for 60 epochs, cosine from 0.05: settings of
 this project, not of the paper. The best epoch is chosen on a tenth of the training images, held out.
 """
@@ -22,7 +22,8 @@ def get_config(argument: str | None = None):
     config = common.base()
     config.data.name = "image_folder"
     config.model.stem = "imagenet"
-    config.epochs, config.batch_size = 60, 128
+    config.epochs = 60
+    config.batch_size = 128
     config.optim.schedule = "cosine"
     config.optim.milestones = ()
     return common.choose(config, chosen)

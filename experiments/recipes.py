@@ -22,6 +22,7 @@ NO_IDENTITY = RUNTIME_FIELDS | {
     "seeds",
     "preset",
     "data.path",
+    "model.init",  # its digest counts
     "teacher.run",
     "teacher.cache",
     "teacher.accuracy",
@@ -35,6 +36,7 @@ LATER = {
     "data.on_bad_image": ("error",),
     "data.in_memory": (None, False),
     "loss.warmup_share": (0.0,),
+    "model.init_digest": (None,),
 }
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 

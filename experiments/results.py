@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from experiments import recipes
 from experiments.recipes import Recipe
-from sdd_jax.files import flatten
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
 
@@ -90,7 +89,7 @@ def teacher_identity(folder: Path) -> str:
     config = run_dir.read_config(folder)
     if "imported" in config:
         return f"imported {config['imported'].get('sha256') or recipes.digest(config['imported'])}"[:21]
-    return trained_identity(recipes.key(recipes.completed(flatten(config))), config["seed"])
+    return trained_identity(recipes.key(recipes.completed(run_dir.flat_fields(config))), config["seed"])
 
 
 def trained_identity(key: str, seed: int) -> str:
@@ -107,7 +106,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     config, done = run_dir.read_config(folder), run_dir.read_done(folder)
     if done is None:
         raise ValueError(f"{folder} has not finished: it has no {run_dir.DONE}")
-    settings = recipes.identity(flatten(config))
+    settings = recipes.identity(run_dir.flat_fields(config))
     wanted = recipes.identity(recipes.settings(recipe, preset))
     if settings != wanted:
         raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")

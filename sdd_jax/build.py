@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 
 from sdd_jax import data, methods, processes
+from sdd_jax.build_initial import find_digest, read_initial
 from sdd_jax.build_teacher import ask_cache, folded_variables, measure_teacher, read_teacher
 from sdd_jax.config import (
     Settings,
@@ -56,6 +58,12 @@ def check(config: Mapping[str, Any]) -> Settings:
         refuse_cache(settings)
     if settings["track"] is not None:
         own_function(settings["track"], "track", TRACK)
+    known, settings["model.init_digest"] = settings["model.init_digest"], None
+    if settings["model.init"] is not None:
+        with named_field("model.init"):
+            settings["model.init_digest"] = find_digest(Path(settings["model.init"]))
+    if known not in (None, now := settings["model.init_digest"]):
+        raise ValueError(f"model.init_digest is {known!r}, that of model.init {settings['model.init']!r} is {now!r}")
     return settings
 
 
@@ -234,6 +242,8 @@ def assemble(
 ) -> list[Built]:
     """The runs of settings that differ in ``seed`` alone."""
     settings = all_settings[0]
+    with named_field("model.init"):
+        initial = read_initial(settings, parts.model, dataset)
     same = ("epochs", "batch_size", "eval_every_epochs", "save_every_epochs", "profile_steps")
     make = partial(
         Built,
@@ -248,6 +258,7 @@ def assemble(
         steps_per_call=steps_per_call(settings),
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
+        initial=initial,
         **{name: settings[name] for name in same},
     )
     return [make(config=one.nested(), seed=one["seed"]) for one in all_settings]

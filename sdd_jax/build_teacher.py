@@ -66,6 +66,9 @@ def measure_teacher(
     ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
+    note = teacher.other_size(dataset.name, dataset.image_shape[0])
+    if note is not None and processes.is_first():
+        print(f"teacher: {note}", file=sys.stderr, flush=True)
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
     key = f"{variables_hash(variables)} on {pixels} in {teacher_dtype(settings)}"
     run_dir.check_processes({"teacher": key})
@@ -93,7 +96,7 @@ def measure_teacher(
         raise ValueError(
             f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "
             "normalisation? If this very teacher is meant, state its accuracy: "
-            f"--config.teacher.accuracy={measured:.2f}"
+            f"--config.teacher.accuracy={measured:.2f}" + (f". {note}" if note is not None else "")
         )
     return results["accuracy"]
 

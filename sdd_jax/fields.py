@@ -49,6 +49,14 @@ FIELDS: dict[str, Field] = {
     "model.dtype": Field(
         str, "float32", "The student's; weights, statistics, losses: at least float32.", known=tuple(DTYPES)
     ),
+    "model.init": Field(
+        str,
+        None,
+        "A run's folder or a file of weights whose trunk the student begins with ([own_images.md](own_images.md)).",
+    ),
+    "model.init_digest": Field(
+        str, None, "SHA-256 of these weights: settled when a run begins, and any other is refused then."
+    ),
     "teacher.run": Field(str, None, "The folder of the teacher's run, trained or imported."),
     "teacher.cache": Field(str, None, "A folder that the cache command filled ([speed.md](speed.md))."),
     "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=tuple(DTYPES)),

@@ -23,7 +23,7 @@ from typing import Any, get_args
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.numpy import bfloat16
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 flatten: Callable[..., dict[str, Any]] = partial(flatten_dict, sep=".")  # a nested dictionary as one of dotted names
@@ -174,6 +174,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive, or the bare pickle of PyTorch before 1.6
         return _read_torch(path)
     raise ValueError(f"{path} is neither a safetensors nor a PyTorch file")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a safetensors file that `read_checkpoint` has read says of itself; nothing of any other file."""
+    with open(path, "rb") as file:
+        if file.read(9)[8:] != b"{":
+            return {}
+    with safe_open(path, "numpy") as opened:
+        return opened.metadata() or {}
 
 
 def _read_torch(path: Path) -> dict[str, Any]:

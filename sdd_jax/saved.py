@@ -20,6 +20,7 @@ from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints, check_finite
 
 WHICH = ("last", "best")
+LISTED = 8  # how many tensors of another network's weights that do not fit are named
 
 
 class Saved(NamedTuple):
@@ -32,23 +33,45 @@ class Saved(NamedTuple):
     dtype: str
     data: Mapping[str, Any] | None  # the config's fields of ``data``; None for an imported network
     model: Any
+    image_size: int | None = None  # the side of the images that it was trained on; None: nobody knows
 
     @property
     def image_dtype(self) -> Any:
         """What images are normalised in: at least float32."""
         return jnp.promote_types(DTYPES[self.dtype], jnp.float32)
 
-    def data_fields(self, name: str | None = None) -> Mapping[str, Any]:
-        """The run's fields of ``data``; of another set, its name alone; ``ValueError`` if there is none."""
+    def data_fields(
+        self, name: str | None = None, path: str | None = None, image_size: int | None = None
+    ) -> Mapping[str, Any]:
+        """The fields of ``data`` that show it a set: its run's, with another ``path`` or ``image_size`` if given.
+
+        Another set by ``name``, and any set of an imported network, has images of the size that it was trained on, if
+        the set lies on disk. ``ValueError`` if there is no name.
+        """
         if self.data and name in (None, self.data["name"]):
+            given = {"path": path, "image_size": image_size}
             # A run of before there was the choice read what lies on disk from there.
-            return {"in_memory": False if data.on_disk(self.data["name"]) else None, **self.data}
+            before = {"in_memory": False if data.on_disk(self.data["name"]) else None}
+            return {**before, **self.data, **{field: value for field, value in given.items() if value is not None}}
         if name is None:
             known = f"{', '.join((*data.INFO, data.ARRAYS, data.FOLDER))} and {data.PREFIX}NAME"
             raise ValueError(
                 f"{self.folder} holds an imported network, which names no data: add --data, one of {known}"
             )
-        return {"name": name, "in_memory": data.decides_in_memory(name, None)}
+        data.check_name(name)
+        if image_size is None and data.on_disk(name):
+            image_size = self.image_size
+        fields = {"path": path, "image_size": image_size}
+        return {"name": name, "in_memory": data.decides_in_memory(name, None, **fields), **fields}
+
+    def other_size(self, name: str, side: int) -> str | None:
+        """What there is to say of images of the set ``name`` with this ``side``, if the network may know others."""
+        if self.image_size == side or (self.image_size is None and not data.on_disk(name)):
+            return None
+        if self.image_size is None:
+            return f"{self.folder} does not say which size it was trained at, these images have {side}x{side} pixels"
+        own = f"{self.image_size}x{self.image_size}"
+        return f"{self.folder} was trained at {own} pixels, these images have {side}x{side}"
 
 
 def find_folders(path: Path) -> list[Path]:
@@ -72,18 +95,27 @@ def read(folder: Path, allow: Collection[str] = ()) -> Saved:
             raise ValueError(f"model.dtype: unknown {dtype!r}, known are {', '.join(DTYPES)}")
         if fields is not None:
             data.check_name(fields["name"])
-        num_classes = config["num_classes"] if fields is None else fields["num_classes"]
+        num_classes, size = (config if fields is None else fields)["num_classes"], config.get("image_size")
+        if fields is not None:
+            given = {"image_size": fields.get("image_size"), "num_classes": num_classes}
+            size = data.describe(fields["name"], path=fields.get("path"), **given).image_shape[0]
         model = create_model(name, num_classes, stem, DTYPES[dtype])
+        if size is not None and size < 1:
+            raise ValueError(f"image_size must be at least 1, got {size}")
     except ValueError as error:
         raise ValueError(f"{folder / run_dir.CONFIG}: {error}") from error
-    return Saved(folder, name, stem, num_classes, dtype, fields, model)
+    return Saved(folder, name, stem, num_classes, dtype, fields, model, size)
 
 
-def load_test_data(network: Saved, name: str | None = None, path: str | None = None) -> AnyDataset:
-    """The data set to test a network on: the run's own, in its place, unless ``name`` or ``path`` says otherwise."""
-    fields = network.data_fields(name)
-    options = {field: fields[field] for field in ("image_size", "in_memory", "augment", "workers") if field in fields}
-    return data.load(fields["name"], path=path or fields.get("path"), select_on="test", **options)
+def load_test_data(
+    network: Saved, name: str | None = None, path: str | None = None, image_size: int | None = None
+) -> AnyDataset:
+    """The data set to test a network on: the run's own, in its place, unless an argument says otherwise."""
+    fields, options = (
+        network.data_fields(name, path, image_size),
+        ("path", "image_size", "in_memory", "augment", "workers"),
+    )
+    return data.load(fields["name"], select_on="test", **{field: fields[field] for field in options if field in fields})
 
 
 def checkpoints(folder: Path) -> Checkpoints:
@@ -140,25 +172,36 @@ def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
 
 
 def write_imported(
-    folder: str | PathLike[str], *, name: str, stem: str, num_classes: int, variables: Any, source: Mapping[str, Any]
+    folder: str | PathLike[str],
+    *,
+    name: str,
+    stem: str,
+    num_classes: int,
+    variables: Any,
+    source: Mapping[str, Any],
+    image_size: int | None = None,
 ) -> None:
     """Makes ``folder`` a run's folder with ``variables``, for ``teacher.run``, ``evaluate`` and ``export``.
 
     The same import again is fine; ``ValueError`` if ``folder`` holds anything else, or for a wrong argument. ``source``
-    says where the variables come from, JSON-ready, such as file name and SHA-256.
+    says where the variables come from, JSON-ready, such as file name and SHA-256; ``image_size`` is the side of the
+    images that they were trained on, None if nobody knows.
     """
     folder = Path(folder)
     if not isinstance(variables, Mapping) or "params" not in variables or variables.keys() - {"params", "batch_stats"}:
         got = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
         raise ValueError(f'variables must be {{"params": ..., "batch_stats": ...}}, got {got}')
     create_model(name, num_classes, stem)
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
     check_finite(variables, source.get("file"))
     try:
         json.dumps(dict(source))
     except TypeError as error:
         raise ValueError(f"source must be JSON-ready: {error}") from error
     network = {"student": name, "stem": stem, "dtype": "float32"}
-    run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes})
+    size = {} if image_size is None else {"image_size": image_size}
+    run_dir.open_folder(folder, {"imported": dict(source), "model": network, "num_classes": num_classes, **size})
     if run_dir.read_done(folder) is not None:
         return
     writer, progress = checkpoints(folder), {"steps": 0, "last": {"step": 0}, "best": {"step": 0}}

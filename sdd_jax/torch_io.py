@@ -131,6 +131,7 @@ def from_state_dict(
     entry: str | None = None,
     prefix: str | None = None,
     table: Table | None = None,
+    new_head: bool = False,
 ) -> dict[str, Any]:
     """The Flax variables {"params", "batch_stats"} of `model` from a PyTorch checkpoint.
 
@@ -147,6 +148,7 @@ def from_state_dict(
         all names share is found; given, it also leaves out the names that do not start with it, as
         "module.student." in a file that holds student and teacher.
       table: (Flax path, PyTorch name) of every kind of layer, for a network that is none of ours.
+      new_head: whether the head may be missing or of another shape; it is then left out of the result.
 
     Raises:
       ValueError: names everything that is missing, left over, or of the wrong shape or kind.
@@ -160,6 +162,11 @@ def from_state_dict(
         for name in _counters(entries):
             found.pop(name, None)
         shapes = {name: tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim]) for name, (_, leaf) in entries.items()}
+        head = [name for name, (path, _) in entries.items() if path.startswith("params/head/")] if new_head else []
+        if any(name not in found or np.shape(found[name]) != shapes[name] for name in head):
+            for name in head:
+                del entries[name], shapes[name]
+                found.pop(name, None)
         wrong = _problems(found, shapes)
         if not wrong:
             flat = {}

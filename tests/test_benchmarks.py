@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks import cost, images, pairs, run, timing
+from benchmarks import cost, images, pairs, run, stems, timing
 from benchmarks.jax_step import temporary_bytes
 from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
 from benchmarks.worker import jax_spec, torch_spec
@@ -209,3 +209,10 @@ def test_where_memory_cannot_be_kept_nothing_is_claimed_of_it(monkeypatch):
     monkeypatch.setattr(cost, "keep_freed_memory", lambda: False)
     monkeypatch.setattr(timing, "contest", None)
     assert cost.allocator_section()[-1].startswith("Not measured: JAX has another device")
+
+
+@pytest.mark.slow
+def test_a_step_of_small_images_has_a_time():
+    row = stems.section([("resnet8", "cub200", 16)])[-1]
+    name, stem, pixels, clock, processor = (cell.strip() for cell in row.strip("|").split("|"))
+    assert (name, stem, pixels) == ("resnet8", "cub200", "16") and float(clock) > 0 and float(processor) > 0

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from sets import write_cub200, write_folder
+from sets import tiny_imagenet, write_cub200, write_files, write_folder
 
 from sdd_jax import data
 from sdd_jax.data import folders
@@ -156,3 +156,50 @@ def test_a_pipe_with_the_name_of_an_image_is_refused_and_not_waited_for(tmp_path
     files = folders.read_folder("image_folder", tmp_path).train
     with pytest.raises(ValueError, match="train/a/0.png is no regular file"):
         files.read(0)
+
+
+def test_a_list_says_what_class_folders_are_called(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_folder(tmp_path, classes=("n01", "n02", "n03", "big cat"), train=1, test=1)
+    words = tmp_path / "words.txt"
+    words.write_text("n00\tentity\nn01\ttench, Tinca tinca\nn03\ttench, again\n")
+    expected = ("big cat", "tench (n01)", "n02", "tench (n03)")  # in the order of the folders, whatever they are called
+    assert folders.read_folder("image_folder", tmp_path).class_names == expected
+    assert data.class_names("image_folder", tmp_path) == expected
+    for in_memory in (True, False):
+        dataset = data.load("image_folder", path=tmp_path, image_size=16, select_on="test", in_memory=in_memory)
+        assert dataset.class_names == expected
+        assert dataset.test_place(2) == str(tmp_path / "test" / "n02" / "0.png")
+    classes = tmp_path / "classes.txt"  # which goes before the other
+    classes.write_text("n01 a fish, small\nbig cat\tTiger\n")
+    assert data.class_names("image_folder", tmp_path) == ("Tiger", "a fish, small", "n02", "n03")
+    classes.write_text("n01\nn02\n")  # names alone say nothing more
+    assert data.class_names("image_folder", tmp_path) == ("big cat", "n01", "n02", "n03")
+    classes.write_text("1 n01\n2 n02\n")
+    with pytest.raises(ValueError, match=r"classes.txt names none of the class folders, such as big cat: each line"):
+        data.load("image_folder", path=tmp_path)
+    classes.write_bytes(b"n01 \xff\n")
+    with pytest.raises(ValueError, match="classes.txt is no text"):
+        data.class_names("image_folder", tmp_path)
+
+
+def test_the_layout_of_tiny_imagenet_is_read_as_an_image_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = tiny_imagenet(train=2, val=1)
+    write_files(tmp_path, files)
+    dataset = data.load("image_folder", path=tmp_path, select_on="test", image_size=32)
+    assert dataset.class_names == ("word of n01", "word of n02") == data.class_names("image_folder", tmp_path)
+    assert data.describe("image_folder", path=tmp_path).num_classes == 2
+    np.testing.assert_array_equal(dataset.test.labels, data.load("tiny_imagenet", path=tmp_path).test.labels)
+    (tmp_path / "wnids.txt").unlink()
+    with pytest.raises(ValueError, match="test has no folders of classes. .*wnids.txt"):
+        data.load("image_folder", path=tmp_path)
+
+
+def test_test_images_without_folders_of_classes_are_named(tmp_path):
+    write_folder(tmp_path, classes=("n01", "n02"), train=2, test=1, test_name="val")
+    for path in [*(tmp_path / "val").glob("*/*")]:
+        path.rename(tmp_path / "val" / f"ILSVRC2012_val_{path.parent.name}.JPEG")
+        path.parent.rmdir()
+    with pytest.raises(ValueError, match="val has no folders of classes. .*valprep.sh"):
+        data.load("image_folder", path=tmp_path)

@@ -184,7 +184,7 @@ FILES = {
     "an unknown set": ("config.json", changed("data.name", "x"), "evaluate", "'x'"),
     "an unknown dtype": ("config.json", changed("model.dtype", "int4"), "export", ": model.dtype: unknown"),
     "a stem 3": ("config.json", changed("model.stem", 3), "export", "must have model.stem, of type str"),
-    "1e9 classes": ("config.json", changed("data.num_classes", 10**9), "evaluate", "done.json is another's: its owner"),
+    "1e9 classes": ("config.json", changed("data.num_classes", 10**9), "evaluate", "says 1000000000"),
     "1e9 classes, as a float": ("config.json", changed("data.num_classes", 1e9), "evaluate", "must have data.num"),
     "1e9 imported": ("config.json", json.dumps({**IMPORTED, "num_classes": 10**9}), "predict", "says 1000000000"),
     "-1 imported": ("config.json", json.dumps({**IMPORTED, "num_classes": -1}), "predict", ": num_classes"),

@@ -77,6 +77,7 @@ def made():
         "picture": png(np.arange(4 * 4, dtype=np.uint8).reshape(4, 4, 1)),
         "pixelated": True,
         "number": 41,
+        "file": "test/coat/7 & 8.png",
         "label": LABEL,
         "names": NAMES,
         "teacher": mean_prediction([TEACHER[0]], LABEL),
@@ -97,7 +98,7 @@ def test_regions_colours_and_words_are_those_worked_out_by_hand(made):
 def test_the_words_for_the_whole_image(made):
     text = html.unescape(re.sub(r"<[^>]+>", " ", render(made)))
     text = re.sub(r"\s+", " ", text)
-    assert "test image 41, labelled Trouser" in text
+    assert "file test/coat/7 & 8.png test image 41, labelled Trouser" in text
     assert "teacher Trouser · 80 %" in text  # 8 of 10
     assert "KD, right in 1 of 3 Coat · 50 %" in text and "SDD-KD, right in 2 of 3 Trouser · 50 %" in text
     assert "regions: student of seed 5 2 of 5 complementary" in text
@@ -127,3 +128,16 @@ def test_the_picture_on_the_page_is_the_image_pixel_by_pixel(made):
     [address] = parser.pictures
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
     np.testing.assert_array_equal(pixels, np.arange(16, dtype=np.uint8).reshape(4, 4))
+
+
+def test_a_file_is_named_within_the_folder_of_its_set():
+    from types import SimpleNamespace
+
+    from sdd_jax.reporting.study import Study
+
+    test = SimpleNamespace(index=np.array([4, 7]))
+    dataset = SimpleNamespace(test=test, test_place=lambda number: f"/my/images/test/cat/{number}.png")
+    study = SimpleNamespace(dataset=dataset, _root="/my/images/")
+    assert Study.place(study, 1) == "test/cat/7.png"
+    dataset.test_place = None  # of arrays
+    assert Study.place(study, 1) is None

@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+import sets
 from commands import call
 from safetensors.numpy import load_file, save_file
 from served import variables
@@ -34,9 +35,9 @@ def trained(tmp_path_factory):
     return folder, to_state_dict(model, values)
 
 
-def write_run(folder, values, accuracy, **data_fields):
+def write_run(folder, values, accuracy, stem="cifar", **data_fields):
     config = quickstart.get_config("run=teacher")
-    config.model.student, config.argument = "resnet8", {}
+    config.model.student, config.model.stem, config.argument = "resnet8", stem, {}
     config.data.update(data_fields)
     run_dir.open_folder(folder, check(config).nested())
     results = {"step": 3, "epoch": 1.0, "accuracy": accuracy}
@@ -100,6 +101,47 @@ def test_import_export_and_use_as_a_teacher(write, trained, tmp_path):
     assert built.teacher_accuracy == pytest.approx(accuracy(original))
     imported, expected = (saved.load_variables(path, saved.step_of(path, "last")) for path in (folder, original))
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
+
+
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory):
+    """A place of this module's own for decoded images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def small(decoded, tmp_path_factory):
+    """A run on photographs of 64 pixels in a folder: its folder, the images', and what ``evaluate`` prints of it."""
+    root = tmp_path_factory.mktemp("small")
+    sets.write_folder(root / "images", classes=("a", "b"), train=4, test=10)
+    values = variables(create_model("resnet8", 2, "cub200"), (64, 64, 3))
+    write_run(root / "run", values, 0.5, stem="cub200", name="image_folder", path=str(root / "images"), image_size=64)
+    result = call("evaluate", f"--workdir={root}/run")
+    assert result.code == 0, result
+    return root / "run", root / "images", measured(result.out.splitlines()[0])
+
+
+def measured(line):
+    """Loss and accuracy as ``evaluate`` prints them."""
+    return re.search(r"\): (.* on .*)", line)[1]
+
+
+def test_the_size_of_images_goes_with_the_weights_to_a_file_and_back(small, tmp_path):
+    run, images, expected = small
+    file, folder = tmp_path / "a.safetensors", tmp_path / "imported"
+    assert call("export", f"--workdir={run}", f"--output={file}").code == 0
+    given = ("import", file, "--model=resnet8", "--num_classes=2", "--stem=cub200", f"--workdir={folder}")
+    assert "--image_size=32" in call(*given, "--image_size=32").refused()
+    result = call(*given)
+    assert "trained at 64x64 pixels, by the file" in result.out, result
+    evaluate = ("evaluate", f"--workdir={folder}", "--data=image_folder", f"--data_path={images}")
+    result = call(*evaluate)
+    assert measured(result.out) == expected, result
+    result = call(*evaluate, "--image_size=96")
+    assert "trained at 64x64 pixels, these images have 96x96" in result.out
+    assert measured(result.out.splitlines()[-1]) != expected
 
 
 def import_directly(folder, state_dict, name="resnet8"):

@@ -5,6 +5,8 @@ sdd evaluate --workdir=runs/a
 An imported network names no data, so the command does:
 
 sdd evaluate --workdir=runs/resnet32x4 --data=cifar100 --data_path=DIR
+
+Images on disk are brought to the size that the network was trained at; a line says so where they are not.
 """
 
 from pathlib import Path
@@ -22,6 +24,9 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run's folder, or a folder of runs.")
     flags.DEFINE_string("data", None, "The data set; the run's own if this is left out.")
     flags.DEFINE_string("data_path", None, "Where its files are; where the run found them if this is left out.")
+    flags.DEFINE_integer(
+        "image_size", None, "The side of images on disk; the network's own if left out.", lower_bound=1
+    )
     flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir"])
 
@@ -34,15 +39,17 @@ def main() -> None:
         if len(folders) > 1 and args.data is None and saved.read(folder, args.allow).data is None:
             print(f"{folder} holds an imported network, which names no data: left out")
         else:
-            evaluate(folder, args.data, args.data_path, args.allow)
+            evaluate(folder, args.data, args.data_path, args.image_size, args.allow)
 
 
-def evaluate(folder: Path, name: str | None, path: str | None, allow: list[str]) -> None:
+def evaluate(folder: Path, name: str | None, path: str | None, image_size: int | None, allow: list[str]) -> None:
     """Prints the results of one run on the data set ``name``, its own if None."""
     network, known = saved.read(folder, allow), saved.read_results(folder)
     steps = {which: saved.step_of(folder, which) for which in saved.WHICH if which == "last" or known["best"]}
-    dataset = saved.load_test_data(network, name, path)
+    dataset = saved.load_test_data(network, name, path, image_size)
     saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
+    if (note := network.other_size(dataset.name, dataset.image_shape[0])) is not None:
+        print(note)
     evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), network.image_dtype)
     measured = {step: evaluator(saved.load_variables(folder, step)) for step in set(steps.values())}
     for which, step in steps.items():

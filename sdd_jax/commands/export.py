@@ -9,7 +9,7 @@ model.load_state_dict(safetensors.torch.load_file("resnet8.safetensors")) reads 
 
 onnx and stablehlo hold the whole network: raw uint8 images [batch, height, width, channels] in, normalised inside,
 logits [batch, classes] out, for any batch size. They need pip install -e ".[export]". An imported network names no
-data, so the command does, for the size and normalisation of its images: --data=cifar100.
+data, so the command does, for the normalisation of its images: --data=cifar100.
 """
 
 from pathlib import Path
@@ -33,6 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "The file to write; one that exists is not overwritten.")
     flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
     flags.DEFINE_string("data", None, "onnx, stablehlo: the data set of an imported network.")
+    flags.DEFINE_integer("image_size", None, "The side of its images; the network's own if left out.", lower_bound=1)
     flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir", "output"])
 
@@ -46,10 +47,15 @@ def main() -> None:
             raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
         tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
         metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
+        if (size := args.image_size or network.image_size) is not None:
+            metadata["image_size"] = str(size)  # which import reads
         write_safetensors(output, tensors, metadata | {"step": str(step), "sdd_jax": __version__})
         print(f"{output}: {network.name} of {folder}, step {step}, {len(tensors)} tensors with PyTorch's names")
         return
-    served = open_network(folder, checkpoint=args.checkpoint, data_name=args.data, allow=args.allow)
+    given = {"data_name": args.data, "image_size": args.image_size, "allow": args.allow}
+    served = open_network(folder, checkpoint=args.checkpoint, **given)
+    if (note := served.other_size()) is not None:
+        print(note)
     if args.format == "onnx":
         from sdd_jax.serving.onnx_graph import write_onnx  # says how to get onnx where it is missing
 

@@ -38,6 +38,8 @@ def main(path: str) -> None:
     pictures = find_pictures(root)
     given = {"data_name": args.data, "data_path": args.data_path, "allow": args.allow}
     served = open_network(Path(args.workdir), checkpoint=args.checkpoint, **given)
+    if (note := served.other_size()) is not None:
+        print(note, file=sys.stderr)
     if served.class_names is None:
         print(f"the class names of {served.data_name} are not at hand: numbers stand for them", file=sys.stderr)
     predictions = predict(served, pictures)

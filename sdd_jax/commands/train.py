@@ -18,7 +18,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdd_jax import processes, saved
+from sdd_jax import data, processes, saved
 from sdd_jax.build import build_together, check, described
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
@@ -74,7 +74,7 @@ def train_groups(
     """Trains what has not finished of ``groups``, the runs of a group together; ``told`` says the results of one."""
     runs = [run for group in groups for run in group]
     for group in groups:
-        unfinished = [run for run in group if run_dir.read_done(run.folder) is None]
+        unfinished = [run for run in group if not run_dir.is_finished(run.folder, run.settings["epochs"])]
         if unfinished:
             say(reading(unfinished[0].settings))
         built = build_together([run.config for run in unfinished], _skipped(unfinished))
@@ -151,10 +151,16 @@ def describe(built: Any, settings: Settings) -> str:
     together = f" in {count} processes" if (count := jax.process_count()) > 1 else ""
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}{together}"
     lines = [f"{what} on {dataset.name}, {settings['epochs']} epochs, seed {built.seed}; {device}"]
+    if built.initial is not None:
+        lines.append(f"{student} {built.initial.told}")
     if built.teacher_accuracy is not None:
         held = "" if built.teacher_stated is not None else "; no teacher.accuracy to hold it against"
         lines.append(f"teacher: {100 * built.teacher_accuracy:.2f}% on the test set{held}")
-    lines.append(f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images")
+    images = f"{len(dataset.train.index)} training images, {len(dataset.test.index)} test images"
+    if data.on_disk(settings["data.name"]):  # at the size that the config chose
+        height, width, _ = dataset.image_shape
+        images += f" of {height}x{width} pixels; stem {settings['model.stem']}"
+    lines.append(images)
     if (per_epoch := len(dataset.train.index)) < built.batch_size:
         lines.append(f"a batch of {built.batch_size} is more than an epoch: each step shows {per_epoch} images again")
     held_out = f"{len(dataset.selection.index)} held-out images"

@@ -1,12 +1,14 @@
 """Data sets by name or of a user's own arrays, in memory or read from disk as they are needed, and their batches."""
 
+import dataclasses
 import functools
 from os import PathLike
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
-from sdd_jax.data import arrays, cifar, decoded, folders, mnist, tiny_imagenet
+from sdd_jax.data import arrays, cifar, decoded, folders, images, mnist, tiny_imagenet
 from sdd_jax.data.dataset import Dataset, Split, data_root, from_arrays
 from sdd_jax.data.folders import PREFIX
 from sdd_jax.data.images import BOXED
@@ -17,7 +19,7 @@ from sdd_jax.processes import memory_bytes
 __all__ = [
     "ARRAYS", "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset",
     "check_name", "class_names", "decides_in_memory", "describe", "eval_data", "from_arrays", "from_records", "load",
-    "on_disk", "refuse_in_memory", "train_data",
+    "on_disk", "refuse_in_memory", "train_data", "usual_side",
 ]  # fmt: skip
 
 AnyDataset = Dataset | StreamedDataset
@@ -178,8 +180,17 @@ def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str
     if name == ARRAYS:
         return arrays.facts(path).class_names
     if _has_class_folders(name, path):
-        return folders.find_part(name, path)[1]
+        return folders.read_names(data_root(path), folders.find_part(name, path)[1])
     return _read_listed(name, path).class_names
+
+
+def usual_side(name: str, path: str | PathLike[str] | None = None) -> int:
+    """The median of the shorter sides, in pixels, of 50 training images of a set on disk; errors as in :func:`load`."""
+    records = _read_listed(name, path).train
+    if not len(records):
+        raise ValueError(f"{name} needs training images, got none in {path}")
+    numbers = np.linspace(0, len(records) - 1, min(len(records), 50)).astype(int).tolist()
+    return int(np.median([min(images.decode(records.read(n)[0], records.name(n)).size) for n in numbers]))
 
 
 def load(
@@ -202,8 +213,8 @@ def load(
         image_folder or "tfds:NAME", which lie on disk.
       path: where its files are; None looks in ``data`` (and, for Fashion-MNIST, where Debian's package puts it). For
         arrays it is an ``.npz`` file (:mod:`sdd_jax.data.arrays`). For imagenet it holds class folders or TFDS's
-        imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``, ``test/CLASS/*.jpg``), and for "tfds:NAME"
-        it is the TFDS data directory.
+        imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``, ``test/CLASS/*.jpg``) or Tiny-ImageNet's
+        layout, and for "tfds:NAME" it is the TFDS data directory.
       select_on: as in :func:`from_arrays`, like ``train_examples``; the others are of sets on disk alone.
       image_size: the side of the images; None: 224, of tiny_imagenet 64.
       augment: "resize_crop" or "random_resized_crop"; None: as is usual for the set.
@@ -240,7 +251,8 @@ def load(
     listed, size = _read_listed(name, path), info.image_shape[0] if image_size is None else image_size
     if in_memory:
         raw = decoded.read(listed, name=name, place=data_root(path), size=size, workers=workers)
-        return from_arrays(*raw, class_names=listed.class_names, pad=_PAD, flip=True, **shared)
+        made = from_arrays(*raw, class_names=listed.class_names, pad=_PAD, flip=True, **shared)
+        return dataclasses.replace(made, test_place=listed.test.name)
     return from_records(
         *listed,
         image_size=size,
@@ -255,7 +267,7 @@ def load(
 def _read_listed(name: str, path: str | PathLike[str] | None) -> folders.Listed:
     if name == "cub200":
         return folders.read_cub200(path)
-    if name == TINY:
+    if name == TINY or (name == FOLDER and tiny_imagenet.has_layout(path)):
         return tiny_imagenet.read_tiny_imagenet(path)
     if _has_class_folders(name, path):
         return folders.read_folder(name, path)
@@ -263,7 +275,9 @@ def _read_listed(name: str, path: str | PathLike[str] | None) -> folders.Listed:
 
 
 def _has_class_folders(name: str, path: str | PathLike[str] | None) -> bool:
-    return name == FOLDER or (name == "imagenet" and not folders.has_tfds(folders.IMAGENET_TFDS, path))
+    if name == FOLDER:
+        return not tiny_imagenet.has_layout(path)
+    return name == "imagenet" and not folders.has_tfds(folders.IMAGENET_TFDS, path)
 
 
 def train_data(dataset: AnyDataset, **arguments: Any) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +59,7 @@ class Dataset:
     std: tuple[float, ...]
     pad: int
     flip: bool
+    test_place: Callable[[int], str] | None = None  # the file of a test image by its number; None: arrays have none
 
     @property
     def num_classes(self) -> int:

@@ -8,7 +8,8 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from sdd_jax.files import read_mapping
 
 # What the folder of test images may be called, in this order.
 TEST = ("test", "val", "valid", "validation")
+NAMES = ("classes.txt", "words.txt")  # beside them: what class folders are called
 TEST_OF = {"imagenet": TEST[1:]}  # its test set is published without labels
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MOST_BYTES = 2**30  # of one file
@@ -161,10 +163,49 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
     """
     train, classes = find_part(name, path)
     test, others = find_part(name, path, TEST_OF.get(name, TEST))
+    if classes != others and classes and not set(others) - {"images"}:
+        raise ValueError(
+            f"{train} and {test} must have the same classes: {test} has no folders of classes. Put each of its images "
+            "into that of its class (the script valprep.sh of soumith/imagenetloader.torch sorts ImageNet's), or move "
+            "a folder without labels away. Tiny-ImageNet's layout is read as it comes, with its wnids.txt and "
+            "val/val_annotations.txt"
+        )
     if classes != others:
         only = sorted(set(classes) ^ set(others))
         raise ValueError(f"{train} and {test} must have the same classes: only one of them has {', '.join(only[:5])}")
-    return Listed(_files(train, classes), _files(test, classes), classes)
+    return Listed(_files(train, classes), _files(test, classes), read_names(data_root(path), classes))
+
+
+def read_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """What the class folders are called: as ``classes.txt`` or ``words.txt`` in ``root`` says, else as they are.
+
+    A line is a folder's name, a tab or a space, and what it is called; of the words of ``words.txt`` (ImageNet's) the
+    first counts. Folders that no line names keep their names; ``ValueError`` if the file names none of them.
+    """
+    path = next((root / name for name in NAMES if (root / name).is_file()), None)
+    if path is None or not classes:
+        return classes
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from error
+    parted = (line.partition("\t" if "\t" in line else " ") for line in lines)
+    names = {folder.strip(): called.strip() for folder, _, called in parted}
+    if not {*names, *map(str.strip, lines)} & set(classes):
+        raise ValueError(
+            f"{path} names none of the class folders, such as {classes[0]}: each line must be a folder's name, a tab "
+            "or a space, and what the class is called; if the file is something else, move it away"
+        )
+    if path.name == NAMES[1]:
+        names = {folder: called.split(",")[0].strip() for folder, called in names.items()}
+    return called_by(names, classes)
+
+
+def called_by(names: Mapping[str, str], classes: Sequence[str]) -> tuple[str, ...]:
+    """What classes are called by ``names``, with their own name where two share it; or their own name alone."""
+    first = [names.get(name) or name for name in classes]
+    counts = Counter(first)
+    return tuple(word if counts[word] == 1 else f"{word} ({name})" for word, name in zip(first, classes, strict=True))
 
 
 def find_part(

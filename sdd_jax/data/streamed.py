@@ -85,6 +85,10 @@ class StreamedDataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def test_place(self, number: int) -> str:
+        """The file of a test image by its number in the set."""
+        return self.test.records.name(number)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (self.image_size, self.image_size, 3)

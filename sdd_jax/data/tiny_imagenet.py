@@ -11,7 +11,6 @@ import os
 import threading
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sdd_jax.data.dataset import data_root, not_found
-from sdd_jax.data.folders import MOST_BYTES, SUFFIXES, Files, Listed
+from sdd_jax.data.folders import MOST_BYTES, SUFFIXES, Files, Listed, called_by
 
 LISTS = ("wnids.txt", "words.txt", "val/val_annotations.txt")
 _ARCHIVE = "tiny-imagenet-200"
@@ -75,6 +74,11 @@ def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
         raise ValueError(f"{name} is missing, though others of the set are there") from None
     except _DAMAGED as error:
         raise ValueError(f"{name} does not read: {error}") from error
+
+
+def has_layout(path: str | PathLike[str] | None) -> bool:
+    """Whether ``path`` is a folder in the archive's layout."""
+    return all((data_root(path) / name).is_file() for name in (LISTS[0], LISTS[2]))
 
 
 def read_tiny_imagenet(path: str | PathLike[str] | None) -> Listed:
@@ -157,14 +161,7 @@ def _list(root: Path, texts: Mapping[str, bytes], parts: Mapping[str, Sequence[s
             raise ValueError(f"{root}/{part} holds no image of {min(empty)}, which {LISTS[0]} names")
     words = {line[0]: line[-1].split(",")[0].strip() for line in tables.get(LISTS[1], ())}
     splits = [records(*zip(*examples, strict=True)) for examples in (train, test)]
-    return Listed(splits[0], splits[1], _called(wnids, words))
-
-
-def _called(wnids: Sequence[str], words: Mapping[str, str]) -> tuple[str, ...]:
-    """What classes are called: the first of their words, with the wnid where two share it; or the wnid alone."""
-    first = [words.get(wnid) or wnid for wnid in wnids]
-    counts = Counter(first)
-    return tuple(word if counts[word] == 1 else f"{word} ({wnid})" for word, wnid in zip(first, wnids, strict=True))
+    return Listed(splits[0], splits[1], called_by(words, wnids))
 
 
 def _lines(root: Path, name: str, text: bytes) -> list[list[str]]:

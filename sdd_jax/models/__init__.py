@@ -17,6 +17,7 @@ from sdd_jax.models.vgg import VGG
 from sdd_jax.own import own_function
 
 __all__ = [
+    "STEM_SIZES",
     "Classifier",
     "FunctionNetwork",
     "LogitMapClassifier",
@@ -33,6 +34,8 @@ _Network = tuple[Callable[..., nn.Module], AffineInit, tuple[str, ...]]
 _SMALL = ("cifar", "cub200")
 _LARGE = ("imagenet",)
 _ALL = (*_SMALL, *_LARGE)
+# The side of the images that a stem's networks are published for. None: no one size, 224 in the paper, and less.
+STEM_SIZES = {"cifar": 32, "cub200": None, "imagenet": 224}
 
 
 def _resnet_cifar(depth: int, stem_width: int = 16, widths: tuple[int, int, int] = (16, 32, 64)) -> _Network:

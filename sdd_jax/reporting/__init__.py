@@ -175,6 +175,7 @@ def _gallery(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
                 "picture": png(pixels[place]),
                 "pixelated": pixels.shape[1] < 100,
                 "number": int(study.dataset.test.index[row]),
+                "file": study.place(row),
                 "label": label,
                 "names": study.names,
                 "teacher": measures.mean_prediction([teacher_logits[place]], label),

@@ -1,5 +1,6 @@
 """What a report is made of: runs by method, and every network's answers on one test set."""
 
+import os
 import unicodedata
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -13,10 +14,9 @@ import numpy as np
 from sdd_jax import saved
 from sdd_jax.data import AnyDataset, Dataset, eval_data
 from sdd_jax.data.augment import normalize
-from sdd_jax.data.dataset import stratified_draw
+from sdd_jax.data.dataset import data_root, stratified_draw
 from sdd_jax.data.streamed import eval_example
 from sdd_jax.fields import RUNTIME_FIELDS
-from sdd_jax.files import flatten
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
@@ -27,7 +27,7 @@ from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import read_log
 
 BATCH = 250
-LONGEST = 60  # letters of a class's name
+LONGEST = 60  # letters of a class's name, or of a file's
 TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode's kinds of marks that reorder text
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
 TOLERANCE = 0.1  # percentage points between an accuracy that a run noted and the one measured now
@@ -95,7 +95,7 @@ def _read(folder: Path) -> Run:
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
     lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
     environment = run_dir.read_starts(folder)[-1]
-    return Run(folder, flatten(config), lines, results, finished, environment)
+    return Run(folder, run_dir.flat_fields(config), lines, results, finished, environment)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -181,6 +181,7 @@ class Study:
     def __init__(self, groups: list[Group], data_path: str | None, allow: Collection[str] = ()):
         self.groups, self._read = groups, partial(saved.read, allow=allow)
         self.dataset = saved.load_test_data(self._read(groups[0].runs[0].folder), path=data_path)
+        self._root = os.path.join(data_root(data_path or groups[0].config.get("data.path")), "")
         self.names = [shown(name[:LONGEST]) for name in self.dataset.class_names]
         self.labels = np.full(len(self.dataset.test.index), -1)
         self.points = _points(self.dataset)  # rows of the test images that the t-SNE shows
@@ -208,6 +209,12 @@ class Study:
         for group in groups:
             if group.method != "plain":
                 self._ask_teacher(group)
+
+    def place(self, row: int) -> str | None:
+        """The file of a test image, within the folder of its set; None if it has none."""
+        if self.dataset.test_place is None:
+            return None
+        return shown(self.dataset.test_place(int(self.dataset.test.index[row])).removeprefix(self._root)[-LONGEST:])
 
     def logits(self, group: Group) -> list[np.ndarray]:
         """``[N, K]`` of each run of the group, by seed."""

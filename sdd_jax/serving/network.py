@@ -43,6 +43,10 @@ class Served(NamedTuple):
         """A name per class: its number where no other is known."""
         return self.class_names or tuple(str(label) for label in range(self.network.num_classes))
 
+    def other_size(self) -> str | None:
+        """``Saved.other_size`` for its images."""
+        return self.network.other_size(self.data_name, self.image_shape[0])
+
     def metadata(self) -> dict[str, Any]:
         """What an exported file says of the network, JSON-ready."""
         return {
@@ -88,15 +92,17 @@ def open_network(
     checkpoint: str = "last",
     data_name: str | None = None,
     data_path: str | None = None,
+    image_size: int | None = None,
     allow: Collection[str] = (),
 ) -> Served:
     """The network of the run in ``folder``, trained or imported, for images as its evaluation saw them.
 
     ``data_name`` is needed for an imported network; None: the run's own. ``data_path`` is where the data set's folder
-    is now, if its class names are to be read there; None: where it was. ``allow`` as in ``saved.read``.
+    is now, if its class names are to be read there; None: where it was. ``image_size`` is the side of its images; None:
+    that which the network was trained at. ``allow`` as in ``saved.read``.
     """
     network = saved.read(folder, allow)
-    fields = network.data_fields(data_name)
+    fields = network.data_fields(data_name, data_path, image_size)
     name = fields["name"]
     sdd = run_dir.read_network(folder).get("sdd")  # an imported network has none
     try:
@@ -108,7 +114,7 @@ def open_network(
     step = saved.step_of(folder, checkpoint)
     variables = saved.load_variables(folder, step)
     try:
-        class_names = data.class_names(name, data_path or fields.get("path"))
+        class_names = data.class_names(name, fields.get("path"))
     except (FileNotFoundError, ImportError):
         if data_path is not None:
             raise

@@ -97,7 +97,7 @@ def train_together(
                 closing.close()
                 pairs = zip(runs, workdirs, strict=True)
                 return [train(run, workdir, should_stop=should_stop) for run, workdir in pairs]
-        states = programs.stack([file.restore(programs.begin, on_all, step) for file in files])
+        states = programs.stack([file.restore(programs, on_all, step) for file in files])
         for number, file in enumerate(files):
             name = f"seed {runs[number].seed}" if len(runs) > 1 else ""
             file.begin(step, total, {*eval_steps, *save_steps}, name, number == 0)

@@ -1,11 +1,13 @@
 """What runs are made of, and the jitted programs that take their steps."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from sdd_jax.data import AnyDataset, train_data
@@ -14,6 +16,13 @@ from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective
 from sdd_jax.training.step import State, init_state, make_run_chunk, make_train_step
 from sdd_jax.training.teacher import Teacher
+
+
+class Initial(NamedTuple):
+    """What a student begins with instead of drawn values."""
+
+    arrays: Mapping[tuple[str, ...], Any]  # by their paths in its variables, such as ("params", "trunk", ...)
+    told: str  # a line that says what is taken and what is new
 
 
 class Built(NamedTuple):
@@ -37,6 +46,7 @@ class Built(NamedTuple):
     dtype: Any  # of the images; what the networks compute in is their own
     accumulate: int = 1  # parts of a batch, taken one after the other
     profile_steps: tuple[int, ...] = ()  # first and last step of a trace, or none
+    initial: Initial | None = None  # None: all is drawn
 
 
 def jit_run_chunk(
@@ -60,10 +70,19 @@ def jit_run_chunk(
     return jit_network(run_chunk, platform=platform, donate_argnums=0, out_shardings=out_shardings)
 
 
+def replaced(state: State, given: Mapping[tuple[str, ...], jax.Array]) -> State:
+    """``state`` with the ``given`` arrays in the student's variables."""
+    variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
+    variables = unflatten_dict({**flatten_dict(variables, keep_empty_nodes=True), **given})
+    params = {**state.params, "student": variables["params"]}
+    return dataclasses.replace(state, params=params, batch_stats=variables["batch_stats"])
+
+
 class Programs:
     """The programs of ``runs``, which differ in their seed alone, and what they read.
 
-    ``begin(key)`` is a run's first ``State``; ``stack`` joins the states of runs, ``pick(states, number)`` takes one.
+    ``begin(key)`` is a run's first ``State``, ``draw(key)`` one of the same shapes; ``stack`` joins the states of runs,
+    ``pick(states, number)`` takes one.
     ``run_chunk(states, *arrays(step), count) -> states, metrics`` takes steps.
     """
 
@@ -100,7 +119,12 @@ class Programs:
                 key, built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer, **shape
             )
 
-        self.begin = jit_network(begin, platform=mesh.devices.flat[0].platform, out_shardings=self.on_all)
+        self.draw = jit_network(begin, platform=mesh.devices.flat[0].platform, out_shardings=self.on_all)
+
+    def begin(self, key: jax.Array) -> State:
+        """A run's first state: drawn, but for what it begins with."""
+        state, initial = self.draw(key), self._built.initial
+        return state if initial is None else replaced(state, put(dict(initial.arrays), self.on_all))
 
     def arrays(self, step: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """What the chunk that starts at ``step`` reads: ``shared`` by all runs, and each run's ``own``."""

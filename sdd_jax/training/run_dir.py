@@ -25,11 +25,12 @@ from sdd_jax.training.compiling import cpu_options
 CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", "lock"
 DONE = "done.json"  # the results, at the end of a run
 SKIPPED = "skipped.json"  # of a run that leaves out bad training images
+BEGUN = "begun"  # in the config of a run that was extended: the fields with which it began, which name its owner
 HOLDER = "lock.json"  # which process trains
 KINDS = {name: {tuple: list, float: NUMBER}.get(field.kind, field.kind) for name, field in FIELDS.items()}  # as JSON
 KINDS |= {name: KINDS[name] | None for name, field in FIELDS.items() if field.optional}
 NETWORK: Fields = dict.fromkeys(("model.student", "model.stem", "model.dtype"), str)
-IMPORTED: Fields = {**NETWORK, "imported": dict, "num_classes": int}
+IMPORTED: Fields = {**NETWORK, "imported": dict, "num_classes": int, "image_size": int | None}
 TRAINED: Fields = {**NETWORK, **KINDS, "data.num_classes": int}  # which is settled when a run begins
 RESULTS: Fields = {  # of a trained run, whoever wrote them: a digest can be computed by anybody
     **{"select_on": str, "seconds": NUMBER, "last.step": int, "best.step": int},
@@ -63,12 +64,21 @@ def unlock_folder(folder: Path, lock: FileLock) -> None:
     lock.release()
 
 
-def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start."""
+def open_folder(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start.
+
+    Returns what there is to say: of a run that is extended, from how many epochs to how many.
+    """
     check_same_config(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
+    messages, earlier = [], read_starts(folder) if (folder / ENVIRONMENT).exists() else []
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
+    elif (before := read_config(folder)).get("epochs") != config.get("epochs"):
+        begun = before.get(BEGUN) or {"epochs": before["epochs"], "optim.milestones": before["optim"]["milestones"]}
+        (folder / DONE).unlink(missing_ok=True)  # first: a run without it goes on, whichever of the two configs it has
+        write_json(folder / CONFIG, {**config, BEGUN: begun})
+        messages.append(f"extended from {before['epochs']} epochs to {config['epochs']}")
     devices = jax.devices()
     start = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -82,22 +92,56 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         "processes": jax.process_count(),
         "commit": commit(),
     }
-    before = read_starts(folder) if (folder / ENVIRONMENT).exists() else []
-    write_sealed(folder, ENVIRONMENT, {"starts": [*before, start]})
+    write_sealed(folder, ENVIRONMENT, {"starts": [*earlier, start]})
+    return messages
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """``ValueError`` if ``folder`` holds anything else than a run of ``config``; ``RUNTIME_FIELDS`` may differ."""
+    """``ValueError`` if ``folder`` holds anything else than a run of ``config``.
+
+    ``RUNTIME_FIELDS`` may differ, and a run may get more epochs if it has been the longer run so far.
+    """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
     if (folder / CONFIG).exists():
-        if fields := differing(read_config(folder), config, RUNTIME_FIELDS):
+        before = read_config(folder)
+        if (fields := differing(before, config, RUNTIME_FIELDS)) and not _extends(folder, before, config):
             raise ValueError(
                 f"{folder} holds a run of another config, by its {CONFIG} ({fields}): give --workdir another folder"
             )
     elif folder.exists() and holds_more(folder):
         raise ValueError(f"{folder} is not empty and holds no run: give --workdir a folder of its own")
+
+
+def _extends(folder: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether ``config`` is the run of ``before`` with more epochs; ``ValueError`` if it would have gone another way.
+
+    A run by steps goes the same way up to its end if no milestone before that changes; those from there on are free.
+    """
+    old, now = flat_fields(before), flat_fields(config)
+    differ = {name for name in old.keys() | now.keys() if old.get(name) != now.get(name)} - RUNTIME_FIELDS
+    needed = {"epochs", "method", "optim.schedule", "optim.milestones"}
+    if differ - {"optim.milestones"} != {"epochs"} or not needed <= old.keys() or now["epochs"] < old["epochs"]:
+        return False
+    end, milestones = old["epochs"], list(old["optim.milestones"])
+    if old["optim.schedule"] != "step":
+        reason = f"the {old['optim.schedule']} schedule of its rate ends with its epochs"
+    elif old["method"] != "plain" and old.get("loss.warmup_share"):
+        reason = "its warm-up, loss.warmup_share, is a share of its epochs"
+    elif milestones != [epoch for epoch in now["optim.milestones"] if epoch < end]:
+        reason = f"optim.milestones before epoch {end} must stay {milestones}, got {list(now['optim.milestones'])}"
+    else:
+        return True
+    raise ValueError(
+        f"the run in {folder} has {end} epochs and cannot be given {now['epochs']}: {reason}. Another run can begin "
+        f"with its weights: --config.model.init={folder} and another --workdir"
+    )
+
+
+def is_finished(folder: Path, epochs: int) -> bool:
+    """Whether the run in ``folder`` has ended after so many ``epochs``."""
+    return read_done(folder) is not None and read_config(folder).get("epochs") == epochs
 
 
 def holds_more(folder: Path) -> bool:
@@ -107,7 +151,7 @@ def holds_more(folder: Path) -> bool:
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], besides: Set[str] = frozenset()) -> str:
     """The fields in which two nested configs differ, with both values; the fields ``besides`` are not compared."""
-    before, now = flatten(before), flatten(now)
+    before, now = flat_fields(before), flat_fields(now)
     names = [name for name in sorted((before.keys() | now.keys()) - besides) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names)
 
@@ -130,6 +174,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return check_fields(config, there, str(folder / CONFIG))
 
 
+def flat_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config by dotted names, without what is noted of its beginning where it was extended."""
+    return flatten({name: value for name, value in config.items() if name != BEGUN})
+
+
 def read_network(folder: Path) -> dict[str, Any]:
     """``read_config`` of a run that one of the commands made; ``ValueError`` if it does not say what its network is."""
     config = read_config(folder)
@@ -137,8 +186,12 @@ def read_network(folder: Path) -> dict[str, Any]:
 
 
 def owner(config: Mapping[str, Any]) -> str:
-    """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed."""
-    fields = {name: value for name, value in flatten(config).items() if name not in RUNTIME_FIELDS}
+    """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed.
+
+    A run that was extended keeps its owner: the fields count as they were in the beginning.
+    """
+    begun = flat_fields(config) | dict(config.get(BEGUN) or {})
+    fields = {name: value for name, value in begun.items() if name not in RUNTIME_FIELDS}
     known = sealed.digest({name: value for name, value in fields.items() if value is not None})[:16]
     return f"{CONFIG} {known}" + (f", seed {config['seed']}" if "seed" in config else "")
 

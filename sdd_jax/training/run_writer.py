@@ -15,7 +15,7 @@ from sdd_jax.files import write_json
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.logbook import Logbook, NonFinite
-from sdd_jax.training.programs import Built
+from sdd_jax.training.programs import Built, Programs
 from sdd_jax.training.step import State
 
 SHOWN = 16  # examples that an error names
@@ -27,7 +27,6 @@ class RunWriter:
     def __init__(self, run: Built, workdir: Path):
         self._run, self._workdir, self._closing = run, workdir, ExitStack()
         self._skipped = run.dataset.skipped if isinstance(run.dataset, StreamedDataset) else None
-        self.checkpoints = Checkpoints(workdir / run_dir.CHECKPOINTS, run_dir.owner(run.config))
 
     def open(self) -> None:
         """Locks the folder, notes this start in it, and removes what a killed process was writing."""
@@ -37,14 +36,20 @@ class RunWriter:
             self._workdir.mkdir(parents=True, exist_ok=True)
             lock = run_dir.lock_folder(self._workdir)
             self._closing.callback(run_dir.unlock_folder, self._workdir, lock)
-            run_dir.open_folder(self._workdir, self._run.config)
+            messages = run_dir.open_folder(self._workdir, self._run.config)
             run_dir.keep_skipped(self._workdir, self._skipped)
-            return self.checkpoints.remove_unfinished()
+            unfinished = self._find_checkpoints().remove_unfinished()
+            return [*messages, *(f"removed an unfinished checkpoint: {name}" for name in unfinished)]
 
-        self._messages = [f"removed an unfinished checkpoint: {name}" for name in processes.from_first(begin)]
-        self._closing.callback(self.checkpoints.close)
+        self._messages = processes.from_first(begin)
         there = (self._workdir / run_dir.CONFIG).exists()
         processes.check_all(there, f"{self._workdir} has to be one folder for all processes")
+        self.checkpoints = self._find_checkpoints()
+        self._closing.callback(self.checkpoints.close)
+
+    def _find_checkpoints(self) -> Checkpoints:
+        owner = run_dir.owner(run_dir.read_config(self._workdir))  # of the folder: a run that is extended keeps its own
+        return Checkpoints(self._workdir / run_dir.CHECKPOINTS, owner)
 
     def newest(self) -> int:
         """The step of the newest whole checkpoint; 0 if there is none."""
@@ -52,10 +57,12 @@ class RunWriter:
         self._messages += problems
         return step or 0
 
-    def restore(self, begin: Callable[[jax.Array], State], on_all: NamedSharding, step: int) -> State:
-        """The state of the checkpoint of ``step``; at 0 a new one, ``begin(key)``."""
+    def restore(self, programs: Programs, on_all: NamedSharding, step: int) -> State:
+        """The state of the checkpoint of ``step``; at 0 a new one."""
         key = jax.jit(lambda: jax.random.key(self._run.seed), out_shardings=on_all)()
-        return self.checkpoints.load(step, jax.eval_shape(begin, key), on_all) if step else begin(key)
+        if not step:
+            return programs.begin(key)
+        return self.checkpoints.load(step, jax.eval_shape(programs.draw, key), on_all)
 
     def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
