@@ -35,6 +35,14 @@ LATER = {
     "data.on_bad_image": ("error",),
     "data.in_memory": (None, False),
     "loss.warmup_share": (0.0,),
+    "loss.label_smoothing": (0.0,),
+    "optim.optimizer": ("sgd",),
+    "optim.rate_warmup_epochs": (0,),
+    "optim.decay_norms": (True,),
+    "optim.ema_decay": (None,),
+    "data.randaugment": ((),),
+    "data.mixup": (0.0,),
+    "data.cutmix": (0.0,),
 }
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 

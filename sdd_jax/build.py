@@ -25,6 +25,7 @@ from sdd_jax.config import (
 )
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.images import AUGMENTS
+from sdd_jax.data.mixing import mix
 from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
@@ -50,6 +51,8 @@ def check(config: Mapping[str, Any]) -> Settings:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
+    if mixing(settings):
+        refuse_mixing(settings)
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
     return settings
@@ -80,9 +83,24 @@ def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDat
     return dataset
 
 
+def refuse_mixing(settings: Settings) -> None:
+    """``ValueError`` if the config has nothing to mix, or a loss that cannot learn from mixed images."""
+    if settings["batch_size"] < 2:
+        raise ValueError("data.mixup and data.cutmix mix two images of a batch: batch_size is 1")
+    features = parse_method(settings).features
+    if features is not None and methods.FEATURES[features].remembers:
+        raise ValueError(
+            f"method {settings['method']!r} remembers every example, and a mixed image is of none: data.mixup and "
+            "data.cutmix must be 0"
+        )
+
+
 def refuse_cache(settings: Settings) -> None:
     """``ValueError`` if the config's images have no views that a cache could be made of."""
     name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
+    if alphas := mixing(settings):
+        mixed = " and ".join(f"data.{option} {alpha:g}" for option, alpha in alphas.items() if alpha)
+        raise ValueError(f"a cache holds what the teacher says of single images, not of mixtures of two: {mixed}")
     if rule == "random_resized_crop":
         crops = f"{name}'s training crops are random in size and place"
         raise ValueError(f"{crops}: they have no finite number of views, as images have with data.in_memory=true")
@@ -129,7 +147,8 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
         options[room][option] = settings[name]
     base = methods.base_of(method, settings["loss.base"])
     if base is None:
-        logits = objectives.plain(1.0 if method == methods.Method() else settings["loss.task_weight"])
+        weight = 1.0 if method == methods.Method() else settings["loss.task_weight"]
+        logits = objectives.plain(weight, settings["loss.label_smoothing"])
     else:
         if base.cost is not None:
             given = {
@@ -151,15 +170,23 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"] or settings["loss.warmup_share"] * settings["epochs"],
             warmup_by_step=settings["loss.warmup_share"] > 0,
+            label_smoothing=settings["loss.label_smoothing"],
         )
+    of_batch = objectives.mixed if mixing(settings) else lambda objective: objective
     if method.features is None:
-        return logits
+        return of_batch(logits)
     features = methods.FEATURES[method.features]
     if features.by_region:
         options["features"] |= {"regions": regions(settings), "reduction": settings["sdd.reduction"]}
     with named_field(f"features.options of {method.features}"):
         loss = features.make(settings["features.weight"], **options["features"])
-    return objectives.added(logits=logits, features=loss)
+    return of_batch(objectives.added(logits=logits, features=loss))
+
+
+def mixing(settings: Settings) -> dict[str, float] | None:
+    """The arguments of ``sdd_jax.data.mixing.mix``, or None where images are not mixed."""
+    alphas = {name: settings[f"data.{name}"] for name in ("mixup", "cutmix")}
+    return alphas if any(alphas.values()) else None
 
 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:
@@ -181,8 +208,12 @@ def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTrans
         schedule = optim.cosine_schedule(rate, optim.total_steps(settings["epochs"], **size))
     else:
         schedule = optim.step_schedule(rate, settings["optim.milestones"], **size)
-    options = ("momentum", "weight_decay", "clip_norm")
-    return optim.sgd(schedule, **{name: settings[f"optim.{name}"] for name in options})
+    schedule = optim.warmed_up(schedule, rate, optim.first_step(settings["optim.rate_warmup_epochs"], **size))
+    options = {name: settings[f"optim.{name}"] for name in ("weight_decay", "clip_norm")}
+    options["decayed"] = None if settings["optim.decay_norms"] else optim.weights_alone
+    if settings["optim.optimizer"] == "adamw":
+        return optim.adamw(schedule, **options)
+    return optim.sgd(schedule, momentum=settings["optim.momentum"], **options)
 
 
 def build(config: Mapping[str, Any], skipped: data.Skipped | None = None) -> Built:
@@ -244,6 +275,8 @@ def assemble(
         steps_per_call=steps_per_call(settings),
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
+        ema_decay=settings["optim.ema_decay"],
+        mixing=mixing(settings),
         **{name: settings[name] for name in same},
     )
     return [make(config=one.nested(), seed=one["seed"]) for one in all_settings]
@@ -270,9 +303,11 @@ def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, o
         variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
         teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
     shape = {"image_shape": info.image_shape, "labels": np.arange(num_examples) % info.num_classes}
+    averaged = settings["optim.ema_decay"] is not None
 
     def begin(key, arrays):
-        return init_state(key, parts.model, teacher.apply, arrays, parts.objective, optimizer, **shape)
+        given = parts.model, teacher.apply, arrays, parts.objective, optimizer
+        return init_state(key, *given, **shape, averaged=averaged)
 
     return parts, teacher, optimizer, jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
 
@@ -283,7 +318,10 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     num_examples, batch_size = train_examples(settings), settings["batch_size"]
     parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
-    step = make_train_step(parts.model, teacher.apply, parts.objective, optimizer, **options)
+    given = parts.model, teacher.apply, parts.objective, optimizer
+    step = make_train_step(*given, **options, ema_decay=settings["optim.ema_decay"])
     batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
     batch["image"] = jax.ShapeDtypeStruct((batch_size, *described(settings).image_shape), image_dtype(settings))
+    if alphas := mixing(settings):
+        batch = jax.eval_shape(partial(mix, **alphas), batch, jax.random.key(0))
     return jax.eval_shape(step, state, teacher.arrays, batch, jax.random.key(0))

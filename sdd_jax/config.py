@@ -95,6 +95,12 @@ def read(config: Mapping[str, Any]) -> Settings:
     increasing = list(milestones) == sorted(set(milestones)) and max(milestones, default=0) < epochs
     if settings["optim.schedule"] == "step" and not increasing:
         raise ValueError(f"optim.milestones must increase and lie below the run's {epochs} epochs, got {milestones}")
+    rises, first = settings["optim.rate_warmup_epochs"], min(milestones, default=epochs)
+    if rises and rises >= (epochs if settings["optim.schedule"] == "cosine" else min(first + 1, epochs)):
+        raise ValueError(
+            f"optim.rate_warmup_epochs must end before the run's {epochs} epochs, and by the first milestone of a step "
+            f"schedule; got {rises} and milestones {milestones}"
+        )
     for name in ("model.dtype", "teacher.dtype"):
         if settings[name] == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError(f"{name} 'float64' needs JAX_ENABLE_X64=1 in the environment")
@@ -129,8 +135,8 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
     """The fields of ``loss``, ``features`` and ``sdd`` that the method reads; every other may hold anything."""
     method = parse_method(settings)
     if method == Method():
-        return frozenset()
-    names = {"loss.task_weight", *option_fields(settings, method)}
+        return frozenset({"loss.label_smoothing"})
+    names = {"loss.task_weight", "loss.label_smoothing", *option_fields(settings, method)}
     if method.base is not None:
         names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs", "loss.warmup_share"}
     if method.features is not None:
@@ -186,8 +192,9 @@ def _value(name: str, value: Any, field: Field) -> Any:
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     if field.known and value not in field.known:
         raise ValueError(f"{name}: unknown {value!r}{closest(value, field.known)}")
-    if number and (value < field.least or value <= field.above):
+    if number and (value < field.least or value <= field.above or value >= field.below):
         bound = f"greater than {field.above:g}" if field.above > -math.inf else f"at least {field.least:g}"
+        bound += f" and below {field.below:g}" if field.below < math.inf else ""
         raise ValueError(f"{name} must be {bound}, got {value!r}")
     return field.kind(value)
 

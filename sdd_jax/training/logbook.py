@@ -147,7 +147,11 @@ class Logbook:
         """Writes and says the results of an evaluation of ``split``, and returns them with step and epoch."""
         self._write("evaluation", step, {"split": split, **values})
         forms = {"accuracy": ".2%", "top5": ".2%"}
-        shown = (f"{name} {value:{forms.get(name, '.4f')}}" for name, value in values.items() if name != "examples")
+        shown = (
+            f"{name} {value:{forms.get(name.removeprefix('ema_'), '.4f')}}"
+            for name, value in values.items()
+            if name != "examples"
+        )
         self.say(f"epoch {step / self._per_epoch:.1f} step {step}/{self._total} | {split}: {' '.join(shown)}")
         return {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
 
