@@ -43,10 +43,11 @@ def check(config: Mapping[str, Any]) -> Settings:
     """The config as settings, with every name in it known; ``ValueError`` says which field is wrong, and how."""
     settings = read(config)
     settings["data.num_classes"] = described(settings).num_classes
-    on_disk = {name: settings[f"data.{name}"] for name in ("path", "image_size", "augment", "on_bad_image")}
+    names = ("path", "image_size", "augment", "on_bad_image", "randaugment")
+    on_disk = {name: settings[f"data.{name}"] for name in names}
     settings["data.in_memory"] = data.decides_in_memory(settings["data.name"], settings["data.in_memory"], **on_disk)
     make_parts(settings, settings["data.num_classes"])
-    for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error")):
+    for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error"), ("randaugment", ())):
         if settings[f"data.{option}"] != unset:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
@@ -74,7 +75,7 @@ def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDat
     if settings["data.on_bad_image"] == "skip" and skipped is None and processes.is_first():
         print("every training image is decoded once (data.on_bad_image is 'skip')", file=sys.stderr, flush=True)
     names = ("path", "select_on", "train_examples", "image_size", "in_memory", "augment", "workers", "on_bad_image")
-    options = {name: settings[f"data.{name}"] for name in names}
+    options = {name: settings[f"data.{name}"] for name in (*names, "randaugment")}
     dataset = data.load(settings["data.name"], **options, skipped=skipped)
     if isinstance(dataset, data.StreamedDataset) and dataset.skipped is not None and processes.is_first():
         print(dataset.skipped.report(), file=sys.stderr, flush=True)
@@ -101,6 +102,8 @@ def refuse_cache(settings: Settings) -> None:
     if alphas := mixing(settings):
         mixed = " and ".join(f"data.{option} {alpha:g}" for option, alpha in alphas.items() if alpha)
         raise ValueError(f"a cache holds what the teacher says of single images, not of mixtures of two: {mixed}")
+    if settings["data.randaugment"]:
+        raise ValueError(f"a cache needs views that can be numbered: data.randaugment {settings['data.randaugment']}")
     if rule == "random_resized_crop":
         crops = f"{name}'s training crops are random in size and place"
         raise ValueError(f"{crops}: they have no finite number of views, as images have with data.in_memory=true")

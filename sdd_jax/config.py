@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
 from sdd_jax import data, methods
+from sdd_jax.data.randaugment import MOST
 from sdd_jax.fields import DTYPES, FIELDS, RENAMED, Field
 from sdd_jax.files import flatten
 from sdd_jax.methods import Method
@@ -83,6 +84,12 @@ def read(config: Mapping[str, Any]) -> Settings:
         regions(settings)
     with named_field("data.name"):
         data.check_name(settings["data.name"])
+    operations = settings["data.randaugment"]
+    if operations and not (len(operations) == 2 and operations[0] and operations[1] <= MOST):
+        raise ValueError(
+            f"data.randaugment must be a number of operations and a magnitude of at most {MOST}, such as 2,9; "
+            f"got {operations}"
+        )
     warmup_epochs, warmup_share = settings["loss.warmup_epochs"], settings["loss.warmup_share"]
     if warmup_share > 1 or (warmup_share and warmup_epochs):
         raise ValueError(
