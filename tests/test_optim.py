@@ -62,7 +62,7 @@ def test_cosine_ends_at_zero():
     np.testing.assert_allclose([schedule(0), schedule(50), schedule(100)], [0.1, 0.05, 0.0], atol=1e-8)
 
 
-PARAMS = {"kernel": (3, 2), "bias": (2,), "scale": (2,), "pos_embed": (1, 4, 2)}
+PARAMS = {"kernel": (3, 2), "bias": (2, 2), "gamma": (2,), "positions": (1, 4, 2)}
 
 
 def adamw_by_hand(params, grads, moments, step, rate, decayed):
@@ -97,7 +97,7 @@ def test_sgd_too_decays_weights_alone(x64):
     optimizer = optim.sgd(1.0, momentum=0.0, weight_decay=DECAY, clip_norm=None, decayed=optim.weights_alone)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     assert {name: float(value.sum()) / value.size for name, value in updates.items()} == {
-        "kernel": -DECAY, "bias": 0.0, "scale": 0.0, "pos_embed": 0.0
+        "kernel": -DECAY, "bias": 0.0, "gamma": 0.0, "positions": 0.0
     }  # fmt: skip
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Of transformers: arrays of several axes that are no weights of a layer, by timm's names and PyTorch's.
-UNDECAYED = ("pos_embed", "cls_token", "dist_token", "class_token", "pos_embedding")
+# Arrays that may have several axes, and are no weights of a layer: biases and scales of Flax's attention and norms, and
+# positions and tokens of transformers by their names here and in timm.
+UNDECAYED = ("bias", "scale", "positions", "class_token", "pos_embed", "cls_token", "dist_token")
 
 
 def sgd(
@@ -56,15 +57,13 @@ def adamw(
 
 
 def weights_alone(params: Any) -> Any:
-    """Which of ``params`` are weights, as a tree of bool: arrays of two axes or more, but for ``UNDECAYED``.
-
-    Biases, norms and other scales have one axis. Positions and tokens of transformers are left out by name.
+    """Which of ``params`` are weights, as a tree of bool: arrays of two axes or more, but for those of ``UNDECAYED``.
 
     Source: "Bag of Tricks for Image Classification with Convolutional Neural Networks" (2019), section 3.1, "no bias
-    decay"; by the number of axes, and the names, as timm and DeiT have it (timm/optim, ``no_weight_decay``).
+    decay"; by the number of axes and by names, as timm and DeiT have it (timm/optim, ``no_weight_decay``).
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.ndim > 1 and not any(getattr(key, "key", None) in UNDECAYED for key in path), params
+        lambda path, leaf: leaf.ndim > 1 and getattr(path[-1], "key", None) not in UNDECAYED, params
     )
 
 
