@@ -40,7 +40,7 @@ LATER = {
     "optim.rate_warmup_epochs": (0,),
     "optim.decay_norms": (True,),
     "optim.ema_decay": (None,),
-    "data.randaugment": ((),),
+    "data.randaugment": ((), []),
     "data.mixup": (0.0,),
     "data.cutmix": (0.0,),
 }

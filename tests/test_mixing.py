@@ -168,6 +168,7 @@ def test_an_objective_with_a_memory_of_examples_is_refused():
         mixed(contrast(dimensions=4, negatives=4)).init(jax.random.key(0), outputs, outputs, np.arange(8) % 3)
 
 
+@pytest.mark.slow
 def test_both_networks_of_a_run_see_the_same_mixed_images():
     step, alphas = 2, {"mixup": 0.8, "cutmix": 1.0}
     seen = []
