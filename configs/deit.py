@@ -31,7 +31,7 @@ def get_config(argument: str | None = None):
     optim.schedule, optim.milestones, optim.rate_warmup_epochs = "cosine", (), 5
     optim.clip_norm = None
     optim.ema_decay = 0.99996
-    data.augment, data.randaugment = "random_resized_crop", (2, 9)
+    data.randaugment = (2, 9)  # after the random window of an image folder
     data.mixup, data.cutmix = 0.8, 1.0
     common.choose(config, chosen)
     config.loss.label_smoothing = 0.1

@@ -90,12 +90,14 @@ def test_without_an_average_a_checkpoint_is_what_it_was(tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_devices_learn_what_one_does(tmp_path):
-    started = {
-        devices: start(["tests/print_losses.py", tmp_path / str(devices), "--recipe"], devices) for devices in (8, 1)
-    }
-    printed = {devices: finish([process]) for devices, process in started.items()}
-    assert_same_losses(printed[8], printed[1], ["float64"])
+def test_two_seeds_on_eight_devices_are_each_the_single_run(tmp_path):
+    started = [
+        start(["tests/print_losses.py", tmp_path / str(devices), "--recipe", f"--seeds={seeds}"], devices)
+        for devices, seeds in ((8, 2), (1, 1))
+    ]
+    printed, expected = (finish([process]) for process in started)
+    assert_same_losses(printed, expected, ["float64"])
+    assert all(loss > 0 for *_, loss in expected["float64"]["evaluations"])  # of the average
 
 
 def test_checkpoints_say_which_average_they_lack(tmp_path):
