@@ -21,7 +21,7 @@ def mix(
     of normalised images (which is the same as to normalise the mixture); CutMix lays a box of the other over the image,
     and ``share`` is what is left of it. ``share``, or for CutMix what the box is made of, is drawn from
     ``Beta(alpha, alpha)`` with ``mixup`` or ``cutmix`` as alpha, in float32 whatever the images are in. Where both are
-    given a fair coin chooses (timm's ``switch_prob``, DeiT's table 9); each batch is mixed.
+    given a fair coin chooses (timm's ``switch_prob``, which is 0.5 in DeiT's main.py); each batch is mixed.
 
     Source: "mixup: Beyond Empirical Risk Minimization" (2018), equation 1 and figure 1 (one share for a batch);
     "CutMix" (2019), equations 1 and 2, and its released code, which takes the share that the clipped box left.
