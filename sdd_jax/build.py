@@ -16,10 +16,12 @@ from sdd_jax.build_teacher import ask_cache, folded_variables, measure_teacher, 
 from sdd_jax.config import (
     Settings,
     image_dtype,
+    mixing,
     named_field,
     option_fields,
     parse_method,
     read,
+    refuse_mixed_cache,
     regions,
     teacher_dtype,
 )
@@ -52,8 +54,6 @@ def check(config: Mapping[str, Any]) -> Settings:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
-    if mixing(settings):
-        refuse_mixing(settings)
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
     return settings
@@ -84,24 +84,10 @@ def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDat
     return dataset
 
 
-def refuse_mixing(settings: Settings) -> None:
-    """``ValueError`` if the config has nothing to mix, or a loss that cannot learn from mixed images."""
-    if settings["batch_size"] < 2:
-        raise ValueError("data.mixup and data.cutmix mix two images of a batch: batch_size is 1")
-    features = parse_method(settings).features
-    if features is not None and methods.FEATURES[features].remembers:
-        raise ValueError(
-            f"method {settings['method']!r} remembers every example, and a mixed image is of none: data.mixup and "
-            "data.cutmix must be 0"
-        )
-
-
 def refuse_cache(settings: Settings) -> None:
     """``ValueError`` if the config's images have no views that a cache could be made of."""
     name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
-    if alphas := mixing(settings):
-        mixed = " and ".join(f"data.{option} {alpha:g}" for option, alpha in alphas.items() if alpha)
-        raise ValueError(f"a cache holds what the teacher says of single images, not of mixtures of two: {mixed}")
+    refuse_mixed_cache(settings)
     if settings["data.randaugment"]:
         raise ValueError(f"a cache needs views that can be numbered: data.randaugment {settings['data.randaugment']}")
     if rule == "random_resized_crop":
@@ -184,12 +170,6 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
     with named_field(f"features.options of {method.features}"):
         loss = features.make(settings["features.weight"], **options["features"])
     return of_batch(objectives.added(logits=logits, features=loss))
-
-
-def mixing(settings: Settings) -> dict[str, float] | None:
-    """The arguments of ``sdd_jax.data.mixing.mix``, or None where images are not mixed."""
-    alphas = {name: settings[f"data.{name}"] for name in ("mixup", "cutmix")}
-    return alphas if any(alphas.values()) else None
 
 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:

@@ -117,6 +117,15 @@ def read(config: Mapping[str, Any]) -> Settings:
     if batch_size % (parts * devices):
         got = f"{batch_size} images are not a multiple of {parts} parts x {devices} devices"
         raise ValueError(f"optim.accumulate_steps splits a batch in parts for all devices: {got}")
+    if mixing(settings):
+        features = parse_method(settings).features
+        if features is not None and methods.FEATURES[features].remembers:
+            why = "remembers every example, and a mixed image is of none"
+            raise ValueError(f"method {settings['method']!r} {why}: data.mixup and data.cutmix must be 0")
+        if batch_size < 2:
+            raise ValueError("data.mixup and data.cutmix mix two images of a batch: batch_size is 1")
+        if settings["teacher.cache"] is not None:
+            refuse_mixed_cache(settings)
     profile = settings["profile_steps"]
     if profile and (len(profile) != 2 or profile[0] >= profile[1]):
         raise ValueError(f"profile_steps must be a trace's first step and one after it, such as 10,20; got {profile}")
@@ -158,6 +167,19 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
 def regions(settings: Mapping[str, Any]) -> Regions:
     """The regions of a config, whether its method reads them or not."""
     return Regions(settings["sdd.scales"], settings["sdd.pooling"])
+
+
+def mixing(settings: Mapping[str, Any]) -> dict[str, float] | None:
+    """The arguments of ``sdd_jax.data.mixing.mix``, or None where images are not mixed."""
+    alphas = {name: settings[f"data.{name}"] for name in ("mixup", "cutmix")}
+    return alphas if any(alphas.values()) else None
+
+
+def refuse_mixed_cache(settings: Mapping[str, Any]) -> None:
+    """``ValueError`` if images are mixed, which no cache of a teacher can serve."""
+    if alphas := mixing(settings):
+        mixed = " and ".join(f"data.{option} {alpha:g}" for option, alpha in alphas.items() if alpha)
+        raise ValueError(f"a cache holds what the teacher says of single images, not of mixtures of two: {mixed}")
 
 
 def teacher_dtype(settings: Settings) -> str:
