@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from configs import common
-from sdd_jax import methods
+from sdd_jax import fields, methods
 from sdd_jax.build import check
 from sdd_jax.config import Settings, reads
-from sdd_jax.fields import PRESETS, RENAMED, RUNTIME_FIELDS
+from sdd_jax.fields import FIELDS, PRESETS, RENAMED, RUNTIME_FIELDS
 from sdd_jax.files import flatten
 
 RELEASED, PAPER = PRESETS
@@ -35,14 +35,8 @@ LATER = {
     "data.on_bad_image": ("error",),
     "data.in_memory": (None, False),
     "loss.warmup_share": (0.0,),
-    "loss.label_smoothing": (0.0,),
-    "optim.optimizer": ("sgd",),
-    "optim.rate_warmup_epochs": (0,),
-    "optim.decay_norms": (True,),
     "optim.ema_decay": (None,),
-    "data.randaugment": ((), []),
-    "data.mixup": (0.0,),
-    "data.cutmix": (0.0,),
+    **{name: (value, FIELDS[name].default) for name, value in fields.LATER.items()},
 }
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 

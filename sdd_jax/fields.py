@@ -132,6 +132,16 @@ FIELDS: dict[str, Field] = {
     "profile_steps": Field(tuple, (), "`10,20`: a trace of steps 10 to 19 in `WORKDIR/profile`.", 0, runtime=True),
 }
 RUNTIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.runtime)
+# Fields that came after runs were finished: one whose config lacks them is one with these values.
+LATER = {
+    "loss.label_smoothing": 0.0,
+    "optim.optimizer": "sgd",
+    "optim.rate_warmup_epochs": 0,
+    "optim.decay_norms": True,
+    "data.randaugment": [],
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
+}
 # Names of earlier versions, and what they are called now: of a base loss, and of a feature loss where that differs.
 RENAMED = {
     "loss.temperature": ("loss.options.temperature",),

@@ -18,7 +18,8 @@ from configs.pairs import PAIRS
 from experiments.recipes import identity
 from sdd_jax import data, methods, saved
 from sdd_jax.build import build, check, make_objective, make_optimizer, trace
-from sdd_jax.fields import FIELDS, PRESETS
+from sdd_jax.fields import FIELDS, LATER, PRESETS
+from sdd_jax.files import flatten
 from sdd_jax.models import Outputs, create_model, model_names
 from sdd_jax.regions import Regions
 from sdd_jax.training import run_dir
@@ -54,6 +55,29 @@ def test_a_config_that_was_written_is_the_same_config():
     again = check(json.loads(json.dumps(settings.nested())))
     assert again == settings and run_dir.owner(again.nested()) == run_dir.owner(settings.nested())
     assert run_dir.owner(check(config(seed=1)).nested()) != run_dir.owner(settings.nested())
+
+
+def test_a_run_begun_before_a_field_came_is_the_same_run_and_goes_on(tmp_path):
+    now = check(config(data__num_classes=10)).nested()
+    before = json.loads(json.dumps(now))
+    for name in LATER:
+        room, field = name.split(".")
+        del before[room][field]
+    assert run_dir.owner(before) == run_dir.owner(now)
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    run_dir.check_same_config(tmp_path, now)
+    assert flatten(run_dir.read_network(tmp_path)) == flatten(now)
+    changed = {"mixup": (0.2, "data.mixup was 0.0, now 0.2"), "randaugment": ([2, 9], r"was \[\], now \[2, 9\]")}
+    for field, (value, message) in changed.items():
+        other = now | {"data": now["data"] | {field: value}}
+        assert run_dir.owner(other) != run_dir.owner(now)
+        with pytest.raises(ValueError, match=message):
+            run_dir.check_same_config(tmp_path, other)
+
+
+def test_a_later_field_at_its_default_is_what_a_run_of_before_was():
+    defaults = {name: FIELDS[name].default for name in LATER}
+    assert {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()} == LATER
 
 
 WRONG = {

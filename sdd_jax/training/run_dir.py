@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from sdd_jax import __version__, processes, sealed
 from sdd_jax.data import Skipped
-from sdd_jax.fields import FIELDS, RUNTIME_FIELDS
+from sdd_jax.fields import FIELDS, LATER, RUNTIME_FIELDS
 from sdd_jax.files import NUMBER, Fields, check_fields, flatten, read_mapping, write_json
 from sdd_jax.training.compiling import cpu_options
 
@@ -92,7 +92,7 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
     if (folder / CONFIG).exists():
-        if fields := differing(read_config(folder), config, RUNTIME_FIELDS):
+        if fields := differing(read_config(folder), _filled(config), RUNTIME_FIELDS):
             raise ValueError(
                 f"{folder} holds a run of another config, by its {CONFIG} ({fields}): give --workdir another folder"
             )
@@ -122,12 +122,25 @@ def check_processes(mine: Mapping[str, Any]) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the run in ``folder``, each field that is there of its type; ``ValueError`` if there is none."""
+    """The config of the run in ``folder``, each field that is there of its type; ``ValueError`` if there is none.
+
+    A run of before a field of ``LATER`` came holds its value there.
+    """
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a run's folder: it has no {CONFIG}")
-    config = read_mapping(folder / CONFIG)
+    config = _filled(read_mapping(folder / CONFIG))
     there = {name: kind for name, kind in KINDS.items() if name in flatten(config)}
     return check_fields(config, there, str(folder / CONFIG))
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with those fields of ``LATER`` that its rooms lack."""
+    filled = dict(config)
+    for name, value in LATER.items():
+        room, _, field = name.partition(".")
+        if isinstance(filled.get(room), dict):
+            filled[room] = {field: value, **filled[room]}
+    return filled
 
 
 def read_network(folder: Path) -> dict[str, Any]:
@@ -137,9 +150,13 @@ def read_network(folder: Path) -> dict[str, Any]:
 
 
 def owner(config: Mapping[str, Any]) -> str:
-    """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed."""
+    """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed.
+
+    Fields of ``LATER`` at their values are left out, as they were before they came.
+    """
     fields = {name: value for name, value in flatten(config).items() if name not in RUNTIME_FIELDS}
-    known = sealed.digest({name: value for name, value in fields.items() if value is not None})[:16]
+    told = {name: value for name, value in fields.items() if value is not None and LATER.get(name) != value}
+    known = sealed.digest(told)[:16]
     return f"{CONFIG} {known}" + (f", seed {config['seed']}" if "seed" in config else "")
 
 
