@@ -44,6 +44,7 @@ class Features(NamedTuple):
     weight: float
     source: str  # of the numbers
     by_region: bool = False  # whether `make` takes `regions` and `reduction` too
+    remembers: bool = False  # whether it has a memory of the training examples
 
 
 CFG = "mdistiller/engine/cfg.py"  # of the official SDD code, commit e412036
@@ -119,6 +120,7 @@ FEATURES: dict[str, Features] = {
         0.8,
         "RepDistiller, scripts/run_cifar_distill.sh: -b 0.8; train_student.py: nce_k, nce_t, nce_m, feat_dim; its "
         "helper/loops.py reads the head's feature, dataset/cifar100.py draws from other classes",
+        remembers=True,
     ),
 }
 

@@ -151,9 +151,9 @@ def check_finished(folder: Path) -> None:
         ) from error
 
 
-def load_variables(folder: Path, step: int) -> dict[str, Any]:
-    """The student's variables of a run's checkpoint."""
-    return checkpoints(folder).load_variables(step)
+def load_variables(folder: Path, step: int, *, averaged: bool = False) -> dict[str, Any]:
+    """The student's variables of a run's checkpoint, or their moving average; ``ValueError`` if it kept none."""
+    return checkpoints(folder).load_variables(step, averaged=averaged)
 
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:

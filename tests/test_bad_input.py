@@ -35,6 +35,7 @@ def wrong_values(field):
     if field.kind in (int, float):
         lower = max(field.least, field.above)
         wrong |= {"too small": lower - 1} | ({"the bound itself": lower} if field.above == lower else {})
+        wrong |= {"too large": field.below} if field.below < float("inf") else {}
         wrong["a complex number"] = 1j
     return wrong
 
@@ -83,7 +84,9 @@ def test_every_field_is_refused_on_the_command_line_too(tmp_path, name):
 def test_a_field_that_may_be_unset_is_unset_by_none_and_set_again(monkeypatch, name):
     read_as, field = [], FIELDS[name]
     value = (
-        "kd" if name == "loss.base" else {int: "3", float: "2.5", bool: "True", str: (*field.known, "a")[0]}[field.kind]
+        "kd"
+        if name == "loss.base"
+        else {int: "3", float: str(min(2.5, field.below / 2)), bool: "True", str: (*field.known, "a")[0]}[field.kind]
     )
     unset = "kd" if name == "loss.base" else "None"  # the method's
     monkeypatch.setattr(train, "main", lambda: read_as.append(read(flags.FLAGS.config)[name]))
@@ -124,6 +127,14 @@ TOGETHER = {
     "milestones after the end": ({"optim.schedule": "step", "optim.milestones": (99,)}, "below the run's 40 epochs"),
     "milestones out of order": ({"optim.schedule": "step", "optim.milestones": (9, 3)}, r"increase.*\(9, 3\)"),
     "float64 without its switch": ({"model.dtype": "float64"}, "JAX_ENABLE_X64=1"),
+    "a warm-up of the rate that lasts": ({"optim.rate_warmup_epochs": 40}, "before the run's 40 epochs.*got 40"),
+    "RandAugment in memory": ({"data.randaugment": (2, 9)}, r"digits is held in memory.*data.randaugment.*\(2, 9\)"),
+    "RandAugment without its magnitude": ({"data.randaugment": (2,)}, r"number of operations.*such as 2,9; got \(2,\)"),
+    "RandAugment too strong": ({"data.randaugment": (2, 11)}, r"at most 10, such as 2,9; got \(2, 11\)"),
+    "nobody to mix with": ({"data.mixup": 0.2, "batch_size": 1}, "mix two images of a batch: batch_size is 1"),
+    "mixed images in a memory": ({"method": "crd", "argument": {}, "loss.base": None, "loss.options": {},
+                                  "data.cutmix": 1.0}, "'crd' remembers every example.*data.cutmix"),
+    "a cache of mixed images": ({"teacher.cache": "/nowhere", "data.mixup": 0.2}, "mixtures of two: data.mixup 0.2"),
     "parts that do not divide the batch": ({"optim.accumulate_steps": 7}, "64 images are not a multiple of 7 parts"),
     "a trace that ends before it begins": ({"profile_steps": (20, 10)}, r"such as 10,20; got \(20, 10\)"),
     "a trace without an end": ({"profile_steps": (20,)}, "such as 10,20"),

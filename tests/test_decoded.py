@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_written_is_named(folder, cache, tmp_path, monke
         load(folder)
 
 
-@pytest.mark.parametrize("option", [{"augment": "resize_crop"}, {"on_bad_image": "skip"}])
+@pytest.mark.parametrize("option", [{"augment": "resize_crop"}, {"on_bad_image": "skip"}, {"randaugment": (2, 9)}])
 def test_options_of_images_read_from_disk_do_not_go_with_it(folder, option):
     with pytest.raises(ValueError, match="cannot be chosen with data.in_memory: it is for images read from disk"):
         load(folder, **option)

@@ -96,7 +96,7 @@ def on_disk(name: str) -> bool:
 
 def refuse_in_memory(name: str, option: str, value: Any) -> None:
     """``ValueError`` if the option is set of a set held in memory, which does not have it."""
-    if not on_disk(name) and value not in (None, "error"):
+    if not on_disk(name) and value not in (None, "error", ()):
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 
 
@@ -108,6 +108,7 @@ def decides_in_memory(
     image_size: int | None = None,
     augment: str | None = None,
     on_bad_image: str = "error",
+    randaugment: tuple[int, ...] = (),
 ) -> bool | None:
     """Whether a set on disk is decoded into memory: as ``chosen``, or else as its size says; arguments as in `load`.
 
@@ -116,7 +117,8 @@ def decides_in_memory(
     refuse_in_memory(name, "in_memory", chosen)
     if not on_disk(name):
         return None
-    of_disk = {"augment": augment, "on_bad_image": None if on_bad_image == "error" else on_bad_image}
+    of_disk: dict[str, Any] = {"augment": augment, "randaugment": randaugment or None}
+    of_disk["on_bad_image"] = None if on_bad_image == "error" else on_bad_image
     named = [f"data.{option} {value!r}" for option, value in of_disk.items() if value is not None]
     if chosen and named:
         raise ValueError(f"{' and '.join(named)} cannot be chosen with data.in_memory: it is for images read from disk")
@@ -205,6 +207,7 @@ def load(
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
     in_memory: bool | None = None,
+    randaugment: tuple[int, ...] = (),
 ) -> AnyDataset:
     """A data set by name.
 
@@ -224,7 +227,8 @@ def load(
       skipped: the images that an earlier start of the same run left out; None decodes all to find them.
       in_memory: of a set on disk: True decodes all of it once into a file (:mod:`sdd_jax.data.decoded`) and holds it as
         CIFAR is held; False reads images as they are needed. None: True if images of at most 64 pixels a side then take
-        less than a quarter of the memory, and neither ``augment`` nor ``on_bad_image`` is chosen.
+        less than a quarter of the memory, and none of ``augment``, ``on_bad_image`` and ``randaugment`` is chosen.
+      randaugment: the number of operations and their magnitude (:mod:`sdd_jax.data.randaugment`); empty: none.
 
     Raises:
       ValueError: for an unknown name, damaged files, a wrong argument, or an option that the set does not have.
@@ -233,6 +237,7 @@ def load(
     """
     check_name(name)
     of_disk: dict[str, Any] = {"image_size": image_size, "augment": augment, "on_bad_image": on_bad_image}
+    of_disk["randaugment"] = randaugment
     for option, value in of_disk.items():
         refuse_in_memory(name, option, value)
     in_memory = decides_in_memory(name, in_memory, path=path, **of_disk)
@@ -260,6 +265,7 @@ def load(
         workers=workers,
         on_bad_image=on_bad_image,
         skipped=skipped,
+        randaugment=randaugment,
         **shared,
     )
 

@@ -190,7 +190,11 @@ class Logbook:
         epoch, epochs = (int(steps / self._per_epoch + 1e-9) for steps in (step, self._total))
         forms = {"accuracy": ".2%", "top5": ".2%"}
         results = [
-            " ".join(f"{name} {value:{forms.get(name, '.4f')}}" for name, value in values.items() if name != "examples")
+            " ".join(
+                f"{name} {value:{forms.get(name.removeprefix('ema_'), '.4f')}}"
+                for name, value in values.items()
+                if name != "examples"
+            )
             for values in measured.values()
         ]
         shown = (f"{split}: {result}" for split, result in zip(measured, results, strict=True))
