@@ -9,7 +9,7 @@ from typing import Any
 from flax import linen as nn
 
 from sdd_jax.models.convnext import ConvNeXt
-from sdd_jax.models.efficientnet import STAGES, EfficientNet
+from sdd_jax.models.efficientnet import EfficientNet
 from sdd_jax.models.mobile import MobileNetV1, MobileNetV2, ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.resnet import ResNet, WideResNet
 from sdd_jax.models.vgg import VGG
@@ -158,11 +158,11 @@ def _convnext_tables(trunk: ConvNeXt) -> dict[str, Table]:
     return {"timm": timm, "torchvision": [*torchvision, ("trunk/norm", "classifier.0"), ("head", "classifier.2")]}
 
 
-def _efficientnet_tables() -> dict[str, Table]:
+def _efficientnet_tables(trunk: EfficientNet) -> dict[str, Table]:
     """A block that expands nothing has a layer less, and both number or name its layers otherwise."""
     timm: list[Row] = [("trunk/stem_conv", "conv_stem"), ("trunk/stem_bn", "bn1")]
     torchvision: list[Row] = [("trunk/stem_conv", "features.0.0"), ("trunk/stem_bn", "features.0.1")]
-    for stage, (expansion, *_) in enumerate(STAGES):
+    for stage, (expansion, *_) in enumerate(trunk.stages):
         expands = int(expansion > 1)
         block, here, there = f"trunk/stage{stage}_block#", f"blocks.{stage}.#", f"features.{stage + 1}.#.block"
         layers = [("expand", "conv_pw")] * expands + [("depthwise", "conv_dw")]
@@ -177,7 +177,7 @@ def _efficientnet_tables() -> dict[str, Table]:
             (f"{block}/excite_conv", f"{here}.se.conv_expand"),
         ]
         torchvision += [(f"{block}/squeeze_conv", f"{squeeze}.fc1"), (f"{block}/excite_conv", f"{squeeze}.fc2")]
-    last = f"features.{len(STAGES) + 1}"
+    last = f"features.{len(trunk.stages) + 1}"
     return {
         "timm": [*timm, ("trunk/last_conv", "conv_head"), ("trunk/last_bn", "bn2"), ("head", "classifier")],
         "torchvision": [
@@ -200,5 +200,5 @@ TABLES: dict[type[nn.Module], Callable[[Any], dict[str, Table]]] = {
     ShuffleNetV2: lambda trunk: {MDISTILLER: _SHUFFLENET},
     VisionTransformer: lambda trunk: {"timm": _VIT, "torchvision": _VIT_TORCHVISION},
     ConvNeXt: _convnext_tables,
-    EfficientNet: lambda trunk: _efficientnet_tables(),
+    EfficientNet: _efficientnet_tables,
 }

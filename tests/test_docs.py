@@ -83,6 +83,15 @@ def test_counts_are_those_of_the_official_networks(name, stem):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", networks.PUBLISHED)
+def test_counts_are_those_that_are_published(name):
+    counts, known = networks.count(name, "imagenet"), networks.PUBLISHED[name]
+    assert counts.parameters == known.parameters
+    digits = len(str(known.gmacs).partition(".")[2])
+    assert round(counts.macs / 1e9, digits) == known.gmacs
+
+
+@pytest.mark.slow
 def test_every_network_is_on_the_page_and_the_page_is_as_generated():
     page = networks.page()
     assert page == networks.PAGE.read_text(), "run python -m docs.networks"

@@ -69,7 +69,8 @@ class ConvNeXt(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         del train
         if min(images.shape[1:3]) < 32:
-            raise ValueError(f"a ConvNeXt needs images of at least 32 pixels a side, got {images.shape[1:3]}")
+            size = "x".join(map(str, images.shape[1:3]))
+            raise ValueError(f"a ConvNeXt needs images of at least 32 pixels a side, got {size}")
         x = layer_norm(self.dtype, "stem_norm")(self._shrink(images, self.widths[0], 4, "stem_conv"))
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
             if stage:

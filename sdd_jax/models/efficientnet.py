@@ -57,6 +57,7 @@ class EfficientNet(nn.Module):
     the last 1x1 convolution. No dropout before the head and no stochastic depth in training.
     """
 
+    stages: tuple[tuple[int, int, int, int, int], ...] = STAGES
     stem: str = "imagenet"  # the only one
     dtype: DTypeLike = jnp.float32
 
@@ -64,7 +65,7 @@ class EfficientNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         layer = partial(conv_bn, dtype=self.dtype, train=train, relu=False)
         x = nn.silu(layer(images, 32, 3, 2, name="stem_conv"))
-        for stage, (expansion, width, size, first_stride, kernel_size) in enumerate(STAGES):
+        for stage, (expansion, width, size, first_stride, kernel_size) in enumerate(self.stages):
             for block in range(size):
                 stride = first_stride if block == 0 else 1
                 name = f"stage{stage}_block{block}"
