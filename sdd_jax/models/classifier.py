@@ -19,6 +19,11 @@ HEAD, LAST_STAGE = "head", "last_stage"  # names of feature maps that every trun
 CLASS_TOKEN = "class_token"  # the name of one, [B,1,1,C], that says what the whole image is
 
 
+def stage(number: int, *, before_relu: bool = False) -> str:
+    """The name of a stage's feature map, from 1; 0 is the stem's. Some trunks name it before its last ReLU as well."""
+    return f"stage{number}_before_relu" if before_relu else f"stage{number}"
+
+
 class Outputs(NamedTuple):
     """What a classifier gives for B images with K classes; all logits in at least float32.
 
@@ -29,7 +34,7 @@ class Outputs(NamedTuple):
       logit_map: [B,h,w,K] of every location of the feature map.
       region_logits: [B,R,K] of every region; None where no regions were asked for.
       feature_maps: [B,h,w,C] by name, in the compute dtype: "head", which the head is applied to, "last_stage", and
-        those that the trunk names besides; none where there is only a logit map.
+        those that the trunk names besides, such as `stage(1)`; none where there is only a logit map.
     """
 
     logits: jax.Array

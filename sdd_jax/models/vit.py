@@ -22,8 +22,8 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, tokens, width = x.shape
-        made = _dense(3 * width, self.dtype, "qkv")(x).reshape(batch, tokens, 3, self.heads, -1)
-        query, key, value = (made[:, :, part] for part in range(3))
+        parts = jnp.split(_dense(3 * width, self.dtype, "qkv")(x), 3, axis=-1)
+        query, key, value = (part.reshape(batch, tokens, self.heads, -1) for part in parts)
         wide = jnp.dtype(self.dtype) == jnp.bfloat16  # softmax in at least float32
         mixed = nn.dot_product_attention(query, key, value, dtype=self.dtype, force_fp32_for_softmax=wide)
         return _dense(width, self.dtype, "out")(mixed.reshape(x.shape))
