@@ -54,7 +54,7 @@ def drawn(params, seed=5):
 
 
 def apply(objective, params, student, teacher, epoch=100):
-    now = {"epoch": epoch, "epochs_done": float(epoch), "key": None}
+    now = {"epoch": epoch, "epochs_done": 1.0, "key": None}
     return objective.apply(params, {}, student, teacher, {}, **now)
 
 

@@ -62,6 +62,7 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for number, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
+            before = x
             for block in range(size):
                 stride = 2 if number > 1 and block == 0 else 1
                 unit = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=f"stage{number}_block{block}")

@@ -36,6 +36,7 @@ class VGG(nn.Module):
         x, maps = images, {}
         poolings = 5 if self.stem == "imagenet" else 4 if images.shape[1] == 64 else 3
         for block, size in enumerate(self.block_sizes):
+            before = x
             for layer in range(size):
                 name = f"block{block}_conv{layer}"
                 options = {"use_bias": True, "dtype": self.dtype, "name": name}

@@ -5,6 +5,7 @@ network of small images has three or four. What is learned beside the student, r
 objective's own and ends with training; their batch normalisations read the batch alone, as they would there.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def attention(weight: float = 1000.0, *, power: int = 2) -> Objective:
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         shared = range(1, min(_stages(student), _stages(teacher)) + 1)
         pairs = [(student.feature_maps[stage(number)], teacher.feature_maps[stage(number)]) for number in shared]
-        loss = sum(attention_loss(*pair, power=power) for pair in pairs)
+        loss = functools.reduce(jnp.add, (attention_loss(*pair, power=power) for pair in pairs))
         return weight * loss, {"attention_loss": loss}, state
 
     return Objective(init, apply, frozenset({"feature_maps"}))
@@ -68,7 +69,7 @@ class Regressor(nn.Module):
     just h' x w'. Its bias, which the normalisation takes out, is left out.
     """
 
-    shape: tuple[int, int, int]  # h', w', C'
+    shape: tuple[int, ...]  # h', w', C'
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -123,7 +124,7 @@ class Fusion(nn.Module):
     figure 3 of the paper. Sizes are changed by taking the nearest location.
     """
 
-    shapes: tuple[tuple[int, int, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -153,7 +154,7 @@ def hierarchical_loss(student_map: jax.Array, teacher_map: jax.Array) -> jax.Arr
     levels = [difference, *(average_grid(difference, side) for side in sides)]
     weights = [0.5**number for number in range(len(levels))]
     terms = (share * jnp.mean(level**2, axis=(1, 2, 3)) for share, level in zip(weights, levels, strict=True))
-    return sum(terms, start=jnp.zeros(())) / sum(weights)
+    return functools.reduce(jnp.add, terms) / sum(weights)
 
 
 def review(weight: float = 5.0, *, warmup_epochs: int = 20, student_before_relu: bool = False) -> Objective:
@@ -188,7 +189,7 @@ def review(weight: float = 5.0, *, warmup_epochs: int = 20, student_before_relu:
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         fusion, ours, theirs = of_maps(student, teacher)
         made, _ = fusion.apply({"params": params, **_statistics(fusion, ours)}, ours, mutable=["batch_stats"])
-        loss = sum(hierarchical_loss(*pair) for pair in zip(made, theirs, strict=True))
+        loss = functools.reduce(jnp.add, map(hierarchical_loss, made, theirs))
         scale = jnp.minimum((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
         return weight * scale * loss, {"review_loss": loss}, state
 
