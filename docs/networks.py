@@ -184,7 +184,7 @@ def page() -> str:
         "|---|---:|---:|---:|---:|---|",
     ]
     for name, known in PUBLISHED.items():
-        here = count(name, "imagenet")
+        here = count(name, "imagenet", *SETTINGS["imagenet"])
         counts = f"{known.parameters:,} | {here.parameters:,} | {known.gmacs} | {here.macs / 1e9:.3f}"
         rows.append(f"| {name} | {known.source} | {counts} |")
     parts += ["### Beside what is published, 224x224, 1,000 classes\n", "\n".join(rows) + "\n", AFTER]

@@ -123,7 +123,7 @@ def test_any_size_and_number_of_channels(name, size, channels, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", small_trunks.NAMES)
+@pytest.mark.parametrize("name", ["vit", "convnext", "efficientnet"])
 def test_in_bfloat16_weights_stay_float32_and_every_one_is_trained(name):
     model, exact = small(name, jnp.bfloat16), small(name)
     variables, images = drawn(model)
@@ -147,10 +147,8 @@ def test_in_bfloat16_weights_stay_float32_and_every_one_is_trained(name):
 NAMES = {
     ("vit_tiny", "timm"): (152, "e1821155d0eba217"),
     ("vit_base", "torchvision"): (152, "2c2360f6707280a8"),
-    ("vit_base_gap", "timm"): (151, "b86ae88a503f4aca"),
     ("convnext_tiny", "timm"): (182, "b07384a3160b01d8"),
     ("convnext_tiny", "torchvision"): (182, "ddd0f74f783edf2b"),
-    ("convnext_base", "timm"): (344, "b2e2dec28190ca58"),
     ("efficientnet_b0", "timm"): (360, "9311fe3ac4384e5f"),
     ("efficientnet_b0", "torchvision"): (360, "98a6d92c040c4bca"),
     ("resnet50", "timm"): (320, "a87e91cd6bd1f939"),

@@ -11,7 +11,7 @@ import tiny
 from flax import linen as nn
 from golden import weights
 from safetensors.numpy import load, save
-from test_models import CLASSES, NETWORKS, OTHER_WIDTHS, quick_first
+from test_models import CLASSES, NETWORKS, NEWER, quick_first
 
 from sdd_jax.models import Classifier, create_model, model_names, model_stems
 from sdd_jax.models.layers import BatchNorm, torch_affine_init
@@ -43,7 +43,7 @@ def test_names_and_shapes_are_those_of_the_official_code(network):
     assert shapes == SHAPES[network]["state_dict"]
 
 
-CARRIED = [name for name in model_names() if not name.startswith(OTHER_WIDTHS)]
+CARRIED = [name for name in model_names() if not name.startswith(NEWER)]
 
 
 @pytest.mark.parametrize("name", quick_first(CARRIED, ["resnet8", "wrn_16_1", "vgg8"]))

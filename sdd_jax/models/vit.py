@@ -79,18 +79,19 @@ class VisionTransformer(nn.Module):
         x = nn.Conv(self.width, patches, patches, padding="VALID", **options, name="patch_conv")(images)
         batch, height, width, channels = x.shape
         positions = self.param("positions", _INIT, (1, first + GRID**2, channels), stored)
-        grid = positions[:, first:].reshape(1, GRID, GRID, channels)
+        of_token, of_patches = jnp.split(positions, [first], axis=1)
+        grid = of_patches.reshape(1, GRID, GRID, channels)
         if (height, width) != (GRID, GRID):
             grid = jax.image.resize(grid, (1, height, width, channels), "cubic")
         x = (x + grid.astype(self.dtype)).reshape(batch, height * width, channels)
         if first:
-            token = (self.param("class_token", _INIT, (1, 1, channels), stored) + positions[:, :1]).astype(self.dtype)
+            token = (self.param("class_token", _INIT, (1, 1, channels), stored) + of_token).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, channels)), x], axis=1)
         for number in range(self.depth):
             x = Block(self.heads, self.dtype, name=f"block{number}")(x)
-        x = layer_norm(self.dtype, "norm")(x)
-        maps = {HEAD: x[:, first:].reshape(batch, height, width, channels)}
-        return {**maps, CLASS_TOKEN: x[:, None, :1]} if first else maps
+        token, x = jnp.split(layer_norm(self.dtype, "norm")(x), [first], axis=1)
+        maps = {HEAD: x.reshape(batch, height, width, channels)}
+        return maps | {CLASS_TOKEN: token[:, None]} if first else maps
 
 
 def layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:
