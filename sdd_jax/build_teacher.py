@@ -13,6 +13,7 @@ from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
 from sdd_jax.mesh import make_mesh
+from sdd_jax.models.classifier import CLASS_TOKEN
 from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
@@ -111,7 +112,7 @@ def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
     asked = regions(settings)
-    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]))
+    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]), CLASS_TOKEN in outputs.feature_maps)
 
 
 def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:

@@ -31,7 +31,9 @@ def level_of(module):
         return 0
     if module in {f"sdd_jax.{name}" for name in OF_ARRAYS}:
         return 0
-    if module.startswith("sdd_jax.models") or module in ("sdd_jax.torch_io", "sdd_jax.files", "sdd_jax.own"):
+    if module.startswith("sdd_jax.models") or module in ("sdd_jax.files", "sdd_jax.own"):
+        return 1
+    if module in ("sdd_jax.torch_io", "sdd_jax.torch_names"):
         return 1
     if module in ("sdd_jax.training.optim", "sdd_jax.mesh", "sdd_jax.processes", "sdd_jax.sealed"):
         return 1

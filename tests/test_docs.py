@@ -91,6 +91,9 @@ def test_every_network_is_on_the_page_and_the_page_is_as_generated():
     for section, stem in sections.items():
         named = re.findall(r"^\| (\w+) \| [\d,]+ \|", section, re.MULTILINE)
         assert sorted(named) == sorted(name for name in model_names() if stem in model_stems(name))
+    for name, known in networks.PUBLISHED.items():
+        counts, digits = networks.count(name, "imagenet", 224, 1000), len(str(known.gmacs).partition(".")[2])
+        assert (counts.parameters, round(counts.macs / 1e9, digits)) == (known.parameters, known.gmacs), name
 
 
 def test_every_field_is_on_the_page_with_its_default():

@@ -40,6 +40,7 @@ class Layout(NamedTuple):
 
     regions: Regions
     grid: int | None  # of the teacher's map, by `Regions.grid`
+    class_token: bool = False  # whether the teacher has one: then region 0 is row 0
 
     @property
     def rows(self) -> int:
@@ -67,6 +68,8 @@ def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
     cells = rows[:, 1:]
     if layout.grid:
         cells = layout.regions.pool(cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1]))
+    if layout.class_token:
+        cells = jnp.concatenate([rows[:, :1], cells[:, 1:]], axis=1)
     return Outputs(rows[:, 0], None, cells, {})
 
 
