@@ -12,8 +12,17 @@ import numpy as np
 import optax
 
 from sdd_jax import data, methods, processes
-from sdd_jax.build_teacher import ask_cache, folded_variables, measure_teacher, read_teacher
+from sdd_jax.build_teacher import (
+    ask_cache,
+    cache_alone,
+    cache_layout,
+    folded_variables,
+    measure_teacher,
+    network_key,
+    read_teacher,
+)
 from sdd_jax.config import (
+    CACHE,
     Settings,
     image_dtype,
     named_field,
@@ -34,6 +43,7 @@ from sdd_jax.training import optim
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import Teacher, live_teacher
+from sdd_jax.training.teacher_cache import Layout, outputs_of_rows
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
@@ -115,7 +125,7 @@ def make_parts(settings: Settings, num_classes: int, teacher_variables: Any = No
             return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[dtype])
 
     student = network("model.student", settings["model.dtype"])
-    has_teacher = settings["model.teacher"] != "none"
+    has_teacher = settings["model.teacher"] not in ("none", CACHE)
     teacher = network("model.teacher", teacher_dtype(settings)) if has_teacher else None
     return Parts(student, teacher, make_objective(settings, num_classes, teacher_variables))
 
@@ -165,6 +175,8 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:
     """``cost`` of the teacher's classes, ``[K, K]``; not a number where its variables are not given."""
     with named_field(f"loss.base {settings['loss.base']}"):
+        if settings["model.teacher"] == CACHE:
+            raise ValueError("reads the head of the teacher, and no cache holds that")
         shape = jax.eval_shape(cost, jax.ShapeDtypeStruct((num_classes, 1), jnp.float32))
         if teacher_variables is None:
             return np.full(shape.shape, np.nan, shape.dtype)
@@ -206,18 +218,24 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     if settings["model.teacher"] == "none":
         dataset = load_data(settings, skipped)
         return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, Teacher())
-    saved, variables, stated = read_teacher(settings)
-    dataset = load_data(settings, skipped)
-    parts = make_parts(settings, dataset.num_classes, variables)
-    accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
-    if settings["teacher.cache"] is None:
-        folded = folded_variables(settings, parts.teacher, variables, dataset)
-        teacher = live_teacher(parts.teacher, folded, parts.objective.regions)
+    if settings["model.teacher"] == CACHE:
+        key, layout = cache_alone(settings)
+        dataset = load_data(settings, skipped)
+        parts, accuracy, stated = make_parts(settings, dataset.num_classes), None, settings["teacher.accuracy"]
     else:
-        assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
-        needs, steps = parts.objective.needs, steps_per_call(settings)
-        teacher = ask_cache(all_settings, parts.teacher, variables, dataset, needs, steps)
-    return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
+        saved, variables, stated = read_teacher(settings)
+        dataset = load_data(settings, skipped)
+        parts = make_parts(settings, dataset.num_classes, variables)
+        accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
+        if settings["teacher.cache"] is None:
+            folded = folded_variables(settings, parts.teacher, variables, dataset)
+            teacher = live_teacher(parts.teacher, folded, parts.objective.regions)
+            return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
+        key, layout = network_key(settings, variables), cache_layout(settings, parts.teacher, dataset)
+    assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
+    needs, steps = parts.objective.needs, steps_per_call(settings)
+    teacher, noted = ask_cache(all_settings, key, layout, dataset, needs, steps)
+    return assemble(all_settings, parts, dataset, teacher, noted if accuracy is None else accuracy, stated)
 
 
 def assemble(
@@ -264,7 +282,11 @@ def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, o
     info = described(settings)
     parts, teacher = make_parts(settings, info.num_classes), Teacher()
     optimizer = make_optimizer(settings, num_examples)
-    if parts.teacher is not None:
+    if settings["model.teacher"] == CACHE:
+        layout = Layout(regions(settings), None)
+        row = jnp.zeros((layout.rows, info.num_classes), image_dtype(settings))
+        teacher = Teacher(lambda _, batch: outputs_of_rows(jnp.stack([row] * len(batch["label"])), layout))
+    elif parts.teacher is not None:
         images = jax.ShapeDtypeStruct((1, *info.image_shape), image_dtype(settings))
         variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
         variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)

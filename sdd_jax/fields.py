@@ -44,7 +44,9 @@ FIELDS: dict[str, Field] = {
     "preset": Field(str, "released", "The released code's settings, or the paper's: `configs/rows.py`.", known=PRESETS),
     "method": Field(str, "plain", "`plain`, a base loss (`kd`), its form over regions (`sdd_kd`), `sp`, `sdd_dkd+sp`."),
     "model.student": Field(str, "", "The network that is trained ([networks.md](networks.md)), or `MODULE:FUNCTION`."),
-    "model.teacher": Field(str, "none", "The network that it learns from, or `none`."),
+    "model.teacher": Field(
+        str, "none", "The network that it learns from, `none`, or `cache` ([foreign_teacher.md](foreign_teacher.md))."
+    ),
     "model.stem": Field(str, "cifar", "The stem of both: `cifar`, `imagenet` or `cub200`."),
     "model.dtype": Field(
         str, "float32", "The student's; weights, statistics, losses: at least float32.", known=tuple(DTYPES)

@@ -38,7 +38,7 @@ from sdd_jax.training import logbook, loop, teacher_cache
 from sdd_jax.training.logbook import NonFinite, read_metrics
 from sdd_jax.training.loop import train
 from sdd_jax.training.run_dir import read_done
-from sdd_jax.training.teacher import cached_teacher, make_compute, run_keys
+from sdd_jax.training.teacher import cached_teacher, make_compute
 from sdd_jax.training.teacher_cache import (
     Cache,
     Layout,
@@ -49,6 +49,7 @@ from sdd_jax.training.teacher_cache import (
     teacher_rows,
     unpack,
 )
+from sdd_jax.training.views import run_keys
 
 FILL_BATCH = 16
 SCALES = (1, 2, 4)
@@ -467,7 +468,9 @@ def filled(tmp_path_factory):
     teacher, folder = root / "teacher", root / "cache"
     train(build(digits(model__student="resnet8")), teacher)
     common = {"model__teacher": "resnet8", "model__student": "resnet8", "teacher__run": str(teacher), "epochs": 3}
-    given = SimpleNamespace(config=digits(method="sdd_kd", **common), workdir=folder, store="float32", verify=False)
+    given = SimpleNamespace(
+        config=digits(method="sdd_kd", **common), workdir=folder, store="float32", verify=False, teacher=None
+    )
     with mock.patch.object(flags, "FLAGS", given):
         cache_command.main()
     return folder, common

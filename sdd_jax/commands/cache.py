@@ -9,6 +9,14 @@ The cache knows nothing of student, method, loss or seed: any run with the same 
 regions reads it, if the views that its seed and epochs need are in it. The command again, with another seed,
 --config.seeds or more epochs, adds what is missing; interrupted, it goes on where it was.
 
+--teacher=MODULE:FUNCTION asks a function of yours instead, whatever stands behind it (PyTorch, ONNX Runtime), and
+students learn from the cache alone: docs/foreign_teacher.md.
+
+python -m sdd_jax cache --teacher=mine:teacher --config=configs/quickstart.py:method=sdd_kd,teacher=cache \\
+    --workdir=runs/mine
+python -m sdd_jax train --config=configs/quickstart.py:method=sdd_kd,teacher=cache --config.teacher.cache=runs/mine \\
+    --workdir=runs/of_mine
+
 --store=float16 and --store=int8 take a half and a quarter of the room; the error that this adds is printed. --verify
 checks every file and asks the teacher again for a sample.
 """
@@ -21,12 +29,21 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdd_jax.build import check, load_data, make_parts, refuse_cache
-from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, measure_teacher, read_teacher
-from sdd_jax.config import Settings, image_dtype
+from sdd_jax.build_teacher import (
+    cache_header,
+    check_needs,
+    fill_by_function,
+    fill_by_network,
+    measure_teacher,
+    note_accuracy,
+    read_teacher,
+)
+from sdd_jax.config import CACHE, Settings, regions
 from sdd_jax.data import Dataset
 from sdd_jax.sealed import Damaged
-from sdd_jax.training.teacher import make_compute, run_keys
+from sdd_jax.training.foreign import read_foreign
 from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, read_header, unpack
+from sdd_jax.training.views import run_keys
 
 BATCH = 256
 SAMPLE = 1024
@@ -38,35 +55,50 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The config of the runs that are to read it.", **own)
     flags.DEFINE_string("workdir", None, "The cache's folder; made if it is not there.")
     flags.DEFINE_enum("store", "float32", STORES, "How a logit is kept; int8 has a scale for each region.")
+    flags.DEFINE_string("teacher", None, "MODULE:FUNCTION to ask instead of a network; the config has teacher=cache.")
     flags.DEFINE_bool("verify", False, "Check every file and a sample of the values; fill nothing.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
     """Runs the command."""
-    fill(check(flags.FLAGS.config.to_dict()), Path(flags.FLAGS.workdir), flags.FLAGS.store, flags.FLAGS.verify)
+    given = flags.FLAGS
+    fill(check(given.config.to_dict()), Path(given.workdir), given.store, given.verify, given.teacher)
 
 
-def fill(settings: Settings, folder: Path, store: str, verifies: bool = False) -> None:
-    """Adds to the cache in ``folder`` what the runs of ``settings`` will ask; or, instead, checks what is there."""
-    if settings["model.teacher"] == "none":
+def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, function: str | None = None) -> None:
+    """Adds to the cache in ``folder`` what the runs of ``settings`` will ask; or, instead, checks what is there.
+
+    The teacher is the one of ``teacher.run``, or the ``function`` called MODULE:FUNCTION.
+    """
+    if (named := settings["model.teacher"]) == "none":
         raise ValueError("this config has no teacher: there is nothing to keep")
+    if (named == CACHE) != (function is not None):
+        told = f"the config's teacher is {named!r}, --teacher is {'not given' if function is None else function}"
+        raise ValueError(f"--teacher=MODULE:FUNCTION and a config with teacher={CACHE} go together: {told}")
     refuse_cache(settings)
-    teacher, variables, stated = read_teacher(settings)
+    run = read_teacher(settings) if function is None else None
     dataset = load_data(settings)
     assert isinstance(dataset, Dataset)  # others were refused
-    network = make_parts(settings, dataset.num_classes).teacher
-    measure_teacher(settings, network, teacher, variables, stated, dataset)
-    layout = cache_layout(settings, network, dataset)
+    parts, foreign = make_parts(settings, dataset.num_classes), None
+    if run is not None:
+        teacher, variables, stated = run
+        measure_teacher(settings, parts.teacher, teacher, variables, stated, dataset)
+        filler = fill_by_network(settings, parts.teacher, variables, dataset, BATCH)
+    else:
+        foreign = read_foreign(str(function), dataset.num_classes, regions(settings))
+        filler = fill_by_function(settings, foreign, dataset, BATCH)
+        check_needs(settings, parts.objective.needs, filler.layout)
     options = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
-    header = partial(cache_header, settings, variables, dataset, layout)
-    folded = folded_variables(settings, network, variables, dataset)
-    compute = make_compute(network, folded, dataset, layout, image_dtype(settings), BATCH)
+    header, compute = partial(cache_header, filler.key, dataset, filler.layout), filler.compute
     if verifies:
         print(verify(Cache(folder, header(read_header(folder)["store"])), compute), flush=True)
         return
     with filling(folder, header(store)) as cache:
         cache.check_files()
+        if foreign is not None:
+            accuracy = note_accuracy(settings, foreign, cache, dataset, BATCH)
+            print(f"{foreign.name}: {100 * accuracy:.2f}% on the test set", flush=True)
         seeds = settings["seeds"] or (settings["seed"],)
         wanted = np.unique(np.concatenate([run_keys(dataset, seed=seed, **options) for seed in seeds]))
         for done, of in cache.add(wanted, compute, BATCH):

@@ -1,9 +1,11 @@
 """Data sets by name or of a user's own arrays, in memory or read from disk as they are needed, and their batches."""
 
 import functools
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
 from sdd_jax.data import cifar, decoded, folders, mnist, tiny_imagenet
@@ -11,13 +13,13 @@ from sdd_jax.data.dataset import Dataset, Split, data_root, from_arrays
 from sdd_jax.data.folders import PREFIX
 from sdd_jax.data.images import BOXED
 from sdd_jax.data.memory import MemoryData, MemoryEval
-from sdd_jax.data.streamed import Skipped, StreamedDataset, from_records
+from sdd_jax.data.streamed import Skipped, StreamedDataset, eval_example, from_records
 from sdd_jax.processes import memory_bytes
 
 __all__ = [
     "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset", "check_name",
     "class_names", "decides_in_memory", "describe", "eval_data", "from_arrays", "from_records", "load",
-    "on_disk", "refuse_in_memory", "train_data",
+    "on_disk", "refuse_in_memory", "read_test_examples", "train_data",
 ]  # fmt: skip
 
 AnyDataset = Dataset | StreamedDataset
@@ -34,7 +36,7 @@ class Info(NamedTuple):
     num_classes: int
     image_shape: tuple[int, int, int]  # (H, W, C) as networks see it
     train_examples: int  # of the official training set, before any validation split
-    test_examples: int
+    read_test_examples: int
     mean: tuple[float, ...]  # per channel, in units of [0, 1], as std
     std: tuple[float, ...]
     pad: int  # pixels of zero padding before the random crop
@@ -71,7 +73,7 @@ _MEMORY = {  # name: its reader, what its classes are called
 
 FOLDER = "image_folder"
 # Of sets whose size is unknown before they are read: photographs, so ImageNet's numbers and augmentation.
-_ANY = INFO["imagenet"]._replace(num_classes=0, train_examples=0, test_examples=0)
+_ANY = INFO["imagenet"]._replace(num_classes=0, train_examples=0, read_test_examples=0)
 # Of sets on disk that are decoded into memory: CIFAR's crop, and which of them are so if nobody says (this project's).
 _PAD = 4
 _SMALL = 64  # pixels a side at most
@@ -127,7 +129,7 @@ def decides_in_memory(
 def _count_images(name: str, path: str | PathLike[str] | None) -> int | None:
     """None where the set is not there."""
     if name in INFO:
-        return INFO[name].train_examples + INFO[name].test_examples
+        return INFO[name].train_examples + INFO[name].read_test_examples
     try:
         listed = _read_listed(name, path)
     except (FileNotFoundError, ImportError):
@@ -154,8 +156,8 @@ def describe(
         info = info._replace(num_classes=len(class_names(name, path)) if num_classes is None else num_classes)
     elif name == TINY:
         classes = num_classes or tiny_imagenet.count_classes(path) or info.num_classes
-        train, test = (count * classes // info.num_classes for count in (info.train_examples, info.test_examples))
-        info = info._replace(num_classes=classes, train_examples=train, test_examples=test)
+        train, test = (count * classes // info.num_classes for count in (info.train_examples, info.read_test_examples))
+        info = info._replace(num_classes=classes, train_examples=train, read_test_examples=test)
     elif num_classes not in (None, info.num_classes):
         raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
     refuse_in_memory(name, "image_size", image_size)
@@ -271,3 +273,11 @@ def eval_data(dataset: AnyDataset, split: Any, *, batch_size: int, mesh: Mesh) -
     from sdd_jax.data.grain_source import GrainEval
 
     return GrainEval(dataset, split, batch_size=batch_size, mesh=mesh)
+
+
+def read_test_examples(dataset: AnyDataset, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Test images of some rows as networks see them, before normalisation, uint8 ``[n, H, W, C]``, and their labels."""
+    if isinstance(dataset, Dataset):
+        return dataset.test.images[np.asarray(rows, int)], dataset.test.labels[np.asarray(rows, int)]
+    examples = [eval_example(int(row), dataset=dataset, split=dataset.test) for row in rows]
+    return np.stack([example["image"] for example in examples]), np.stack([example["label"] for example in examples])

@@ -5,7 +5,6 @@ Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax.data import Dataset
-from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
-from sdd_jax.data.memory import epoch_order
+from sdd_jax.data.augment import normalize
 from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
-from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
+from sdd_jax.training.views import make_pictures, run_keys
 
 
 class Teacher(NamedTuple):
@@ -33,6 +31,7 @@ class Teacher(NamedTuple):
     apply: Callable[..., Any] | None = None
     arrays: Mapping[str, Any] = {}  # what it reads through the whole run
     chunk: Callable[[int, int], Mapping[str, Any]] | None = None  # what else in the chunk that starts at a step
+    name: str | None = None  # as a teacher states it that is known by its cache alone
 
 
 def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
@@ -54,43 +53,19 @@ def variables_hash(variables: Any) -> str:
     return digest.hexdigest()
 
 
-def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
-    """The key ``index * views + view`` at every position of a run, int64: what the jitted program will draw."""
-    num_examples, views = len(dataset.train.index), num_views(dataset.pad, dataset.flip)
-    end = optim.total_steps(epochs, num_examples, batch_size) * batch_size
-
-    @jax.jit
-    def draw(key, index, epoch):
-        view = draw_views(key, jnp.full(num_examples, epoch), index, pad=dataset.pad, flip=dataset.flip)
-        return view, epoch_order(key, epoch[None], num_examples)[0]
-
-    key, index = jax.device_put((jax.random.key(seed), dataset.train.index))
-    keys = []
-    for epoch in range(math.ceil(end / num_examples)):
-        view, order = jax.device_get(draw(key, index, np.int32(epoch)))
-        keys.append((dataset.train.index.astype(np.int64) * views + view)[order])
-    return np.concatenate(keys)[:end]
-
-
 def make_compute(
     model: Any, variables: Any, dataset: Dataset, layout: Layout, dtype: Any, batch: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """``compute(index [batch], view [batch]) -> rows [batch, layout.rows, K]`` by the teacher itself."""
-    split = dataset.train
-    row_of = np.full(split.index.max() + 1, -1)
-    row_of[split.index] = np.arange(len(split.index))
-    images, variables = jax.device_put((split.images, variables))
 
-    def rows(variables, images, row, view):
-        pictures = crop_flip(images[row], view, pad=dataset.pad)
-        return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
+    def rows(variables, pixels):
+        return teacher_rows(model, variables, normalize(pixels, dataset.mean, dataset.std, dtype), layout)
 
-    rows = jit_network(rows)
+    rows, variables, pictures = jit_network(rows), jax.device_put(variables), make_pictures(dataset)
 
     def compute(index, view):
         assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"
-        row, view = jax.device_put((row_of[index].astype(np.int32), view.astype(np.int32)))
-        return jax.device_get(rows(variables, images, row, view))
+        return jax.device_get(rows(variables, pictures(index, view)))
 
     return compute
 

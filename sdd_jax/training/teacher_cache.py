@@ -35,7 +35,7 @@ class Layout(NamedTuple):
     """Which rows are kept of an image: row 0 of the whole, then the cells of the finest grid of regions.
 
     Coarser regions are averaged from the grid, as they are live. Where no grid serves (None: direct pooling of a map
-    that the scales do not tile), every region is kept.
+    that the scales do not tile), every region is kept. A grid of 0: the teacher has no regions, row 0 is all.
     """
 
     regions: Regions
@@ -43,29 +43,44 @@ class Layout(NamedTuple):
 
     @property
     def rows(self) -> int:
-        return 1 + (self.grid**2 if self.grid else self.regions.count)
+        return 1 + (self.regions.count if self.grid is None else self.grid**2)
+
+    @property
+    def kept(self) -> Regions:
+        """The regions that the teacher is asked for: the grid's cells are the last of them."""
+        if not self.grid:
+            return self.regions
+        return Regions((1, self.grid) if self.grid > 1 else (1,), self.regions.pooling)
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the regions can be had from the rows; the image itself is one."""
+        return self.grid != 0 or self.regions.scales == (1,)
 
     def cache_key(self) -> dict[str, Any]:
         """Fields that decide whether a cache fits."""
-        if self.grid:
+        if self.grid is not None:
             return {"grid": self.grid}
         return {"scales": list(self.regions.scales), "pooling": self.regions.pooling}
 
 
 def teacher_rows(model: Any, variables: Any, images: jax.Array, layout: Layout) -> jax.Array:
     """The rows ``[B, layout.rows, K]`` of ``images``, to be called inside ``jit``."""
-    regions, grid = layout.regions, layout.grid
-    if grid:
-        regions = Regions((1, grid) if grid > 1 else (1,), regions.pooling)
-    outputs = model.apply(variables, images, train=False, regions=regions)
-    cells = outputs.region_logits[:, -(grid**2) :] if grid else outputs.region_logits
-    return jnp.concatenate([outputs.logits[:, None], cells], axis=1)
+    outputs = model.apply(variables, images, train=False, regions=layout.kept)
+    return join_rows(outputs.logits, outputs.region_logits, layout)
+
+
+def join_rows(logits: Any, region_logits: Any, layout: Layout) -> jax.Array:
+    """The rows of ``logits`` [B,K] and ``region_logits`` [B,R,K] of ``layout.kept``."""
+    return jnp.concatenate([logits[:, None], region_logits[:, region_logits.shape[1] + 1 - layout.rows :]], axis=1)
 
 
 def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
     """What a live teacher would give, without maps: logits, and the layout's regions."""
     cells = rows[:, 1:]
-    if layout.grid:
+    if layout.grid == 0:
+        cells = rows if layout.has_regions else None
+    elif layout.grid:
         cells = layout.regions.pool(cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1]))
     return Outputs(rows[:, 0], None, cells, {})
 
@@ -143,6 +158,15 @@ class Cache:
         except OSError:
             shutil.rmtree(temporary)
             raise
+
+    def note(self, name: str, content: dict[str, Any]) -> None:
+        """Keeps ``content`` as the sealed file ``name`` of this cache."""
+        sealed.write(self.folder / name, name, self.owner, content)
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """What was kept as ``name``; None if nothing was."""
+        path = self.folder / name
+        return sealed.read(path, name, self.owner) if path.exists() else None
 
     def check_files(self) -> None:
         """``Damaged`` names a file that is not as it was written, or a shard that is another's."""
