@@ -12,8 +12,9 @@ import pytest
 from absl import flags
 from test_build import digits
 
+from configs import quickstart
 from sdd_jax import sealed
-from sdd_jax.build import build, check, trace
+from sdd_jax.build import build, check, load_data, trace
 from sdd_jax.commands import cache as cache_command
 from sdd_jax.data.augment import num_views
 from sdd_jax.training.loop import train
@@ -53,8 +54,9 @@ def normalised(dataset, pixels):
     return (pixels / 255 - np.array(dataset.mean)) / np.array(dataset.std)
 
 
-def views_of(dataset, epochs=1):
-    return np.divmod(run_keys(dataset, seed=0, epochs=epochs, batch_size=64), num_views(dataset.pad, dataset.flip))
+def views_of(dataset, order=np.asarray):
+    keys = order(run_keys(dataset, seed=0, epochs=1, batch_size=64))
+    return np.divmod(keys, num_views(dataset.pad, dataset.flip))
 
 
 # ---------------------------------------------------------------------- what it is asked, and what is kept
@@ -65,8 +67,7 @@ def test_it_is_given_the_views_of_the_run_normalised_or_as_they_are(tmp_path, fu
     own_teachers.ASKED.clear()
     fill(tmp_path / "cache", function)
     built = build(student(teacher__cache=str(tmp_path / "cache")))
-    expected = augmented(built.dataset, *np.divmod(np.unique(run_keys(built.dataset, seed=0, epochs=1, batch_size=64)),
-                                                   num_views(built.dataset.pad, built.dataset.flip)))  # fmt: skip
+    expected = augmented(built.dataset, *views_of(built.dataset, np.unique))
     assert all(len(images) == cache_command.BATCH and images.flags.writeable for images in own_teachers.ASKED)
     images = own_teachers.ASKED[-1][: len(expected)]
     if function == "patches":
@@ -116,9 +117,8 @@ def test_the_test_accuracy_is_measured_once_noted_and_held_against_what_is_state
     own_teachers.ASKED.clear()
     fill(tmp_path / "cache", "patches")
     assert len(own_teachers.ASKED) == 1  # to see what it gives
-    for config in (student(teacher__cache=str(tmp_path / "cache"), teacher__accuracy=100 * share + 0.2),):
-        with pytest.raises(ValueError, match="the teacher's test accuracy is .* stated is"):
-            build(config)
+    with pytest.raises(ValueError, match="the teacher's test accuracy is .* stated is"):
+        build(student(teacher__cache=str(tmp_path / "cache"), teacher__accuracy=100 * share + 0.2))
     with pytest.raises(ValueError, match="the teacher's test accuracy is"):
         fill(tmp_path / "other", "patches", teacher__accuracy=99.0)
     assert not [*(tmp_path / "other").glob("0*")]
@@ -153,7 +153,7 @@ def test_verify_asks_it_again(tmp_path):
         ),
         ("without_a_name", "must state its name, a text that is not empty; got ''"),
         ("without_a_digest", "must state its digest.*got None"),
-        ("of_other_images", "must be one of normalized, uint8; got float16"),
+        ("of_other_images", "must be one of normalized, uint8; got 'float16'"),
         ("no_teacher", "gives a function, expected a ForeignTeacher"),
         ("of_nothing", "must be a function of num_classes, regions in .*own_teachers.py"),
         ("not_there", "must be a function of .*; got None"),
@@ -193,8 +193,6 @@ def test_methods_that_read_what_it_does_not_give_are_refused_by_name(tmp_path):
 
 
 def commands_config(method):
-    from configs import quickstart
-
     return quickstart.get_config(f"method={method},teacher=cache")
 
 
@@ -253,7 +251,7 @@ import torch
 from torch import nn
 from sdd_jax.training.foreign import ForeignTeacher
 
-FILE = "weights.pt"
+FILE = pathlib.Path(__file__).with_name("weights.pt")
 
 
 def network(num_classes):
@@ -270,7 +268,7 @@ def teacher(num_classes, regions):
     def ask(images):
         return model(torch.from_numpy(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    return ForeignTeacher(ask, "convolutions", hashlib.sha256(pathlib.Path(FILE).read_bytes()).hexdigest())
+    return ForeignTeacher(ask, "convolutions", hashlib.sha256(FILE.read_bytes()).hexdigest())
 """
 ONNX = """
 import hashlib
@@ -278,12 +276,12 @@ import pathlib
 import onnxruntime
 from sdd_jax.training.foreign import ForeignTeacher
 
-FILE = "teacher.onnx"
+FILE = pathlib.Path(__file__).with_name("teacher.onnx")
 
 
 def teacher(num_classes, regions):
-    session = onnxruntime.InferenceSession(FILE, providers=["CPUExecutionProvider"])
-    digest = hashlib.sha256(pathlib.Path(FILE).read_bytes()).hexdigest()
+    session = onnxruntime.InferenceSession(str(FILE), providers=["CPUExecutionProvider"])
+    digest = hashlib.sha256(FILE.read_bytes()).hexdigest()
     return ForeignTeacher(lambda images: session.run(["logits"], {"images": images})[0], "onnx", digest, "uint8")
 """
 
@@ -318,15 +316,12 @@ def test_a_network_of_pytorch_from_its_file_to_a_student(place):
         torch.manual_seed(0)
         torch.save(in_torch.network(10).state_dict(), place / "weights.pt")
     config = [f"--config={commands.ROOT}/configs/quickstart.py:method=sdd_kd,teacher=cache", "--config.epochs=2"]
-    fill = ["cache", *config, "--teacher=in_torch:teacher", "--workdir=cache"]
+    fill = ["cache", *config, "--teacher=in_torch:teacher", f"--workdir={place}/cache"]
     assert "convolutions: " in command(*fill)
-    told = command("train", *config, "--config.teacher.cache=cache", "--workdir=run")
+    told = command("train", *config, f"--config.teacher.cache={place}/cache", f"--workdir={place}/run")
     assert "convolutions -> resnet8 by sdd_kd" in told and read_done(place / "run")["steps"] == 7
 
-    settings = check(commands_config("sdd_kd"))
-    from sdd_jax.build import load_data
-
-    data = load_data(settings)
+    data = load_data(check(commands_config("sdd_kd")))
     keys, rows = kept(place / "cache")
     index, view = np.divmod(keys, num_views(data.pad, data.flip))
     images = np.float32(normalised(data, augmented(data, index, view)))
@@ -344,18 +339,26 @@ def test_an_onnx_file_teaches_as_the_network_that_it_was_written_of(place):
     quickstart = f"--config={commands.ROOT}/configs/quickstart.py"
     (place / "in_onnx.py").write_text(ONNX)
     train(build(digits(model__student="resnet14")), place / "jax")
-    command("export", "--workdir=jax", "--format=onnx", "--output=teacher.onnx")
+    command("export", f"--workdir={place}/jax", "--format=onnx", f"--output={place}/teacher.onnx")
     shape = ["--config.epochs=2", "--config.teacher.cache=none"]
-    command("cache", f"{quickstart}:method=kd,teacher=cache", *shape, "--teacher=in_onnx:teacher", "--workdir=of_onnx")
-    command("cache", f"{quickstart}:method=kd", *shape, "--config.teacher.run=jax", "--workdir=of_jax")
+    command(
+        "cache",
+        f"{quickstart}:method=kd,teacher=cache",
+        *shape,
+        "--teacher=in_onnx:teacher",
+        f"--workdir={place}/of_onnx",
+    )
+    command(
+        "cache", f"{quickstart}:method=kd", *shape, f"--config.teacher.run={place}/jax", f"--workdir={place}/of_jax"
+    )
     (keys, rows), (other_keys, other_rows) = kept(place / "of_onnx"), kept(place / "of_jax")
     np.testing.assert_array_equal(keys, other_keys)
     np.testing.assert_allclose(rows[:, 0], other_rows[:, 0], rtol=1e-4, atol=1e-4)
-    assert rows.shape[1] == 1
+    assert rows.shape[1] == 1  # logits of the image alone
     ends = {}
-    for name, text, of in (("onnx", "teacher=cache", []), ("jax", "", ["--config.teacher.run=jax"])):
-        given = [f"{quickstart}:method=kd,{text}", "--config.epochs=2", *of, f"--config.teacher.cache=of_{name}"]
-        command("train", *given, f"--workdir=student_of_{name}")
+    for name, given in asked.items():
+        given = [*given, f"--config.teacher.cache={place}/of_{name}"]
+        command("train", *given, f"--workdir={place}/student_of_{name}")
         ends[name] = read_done(place / f"student_of_{name}")
     assert abs(ends["onnx"]["last"]["accuracy"] - ends["jax"]["last"]["accuracy"]) < 0.02
     assert ends["onnx"]["teacher_accuracy"] == pytest.approx(ends["jax"]["teacher_accuracy"], abs=0.003)
