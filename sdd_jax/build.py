@@ -32,7 +32,7 @@ from sdd_jax.config import (
     regions,
     teacher_dtype,
 )
-from sdd_jax.data import AnyDataset, Dataset
+from sdd_jax.data import AnyDataset
 from sdd_jax.data.images import AUGMENTS
 from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
@@ -60,8 +60,6 @@ def check(config: Mapping[str, Any]) -> Settings:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
-    if settings["teacher.cache"] is not None:
-        refuse_cache(settings)
     return settings
 
 
@@ -88,16 +86,6 @@ def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDat
     if dataset.num_classes != (got := settings["data.num_classes"]):
         raise ValueError(f"data.num_classes: {dataset.name} has {dataset.num_classes} on disk, the config says {got}")
     return dataset
-
-
-def refuse_cache(settings: Settings) -> None:
-    """``ValueError`` if the config's images have no views that a cache could be made of."""
-    name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
-    if rule == "random_resized_crop":
-        crops = f"{name}'s training crops are random in size and place"
-        raise ValueError(f"{crops}: they have no finite number of views, as images have with data.in_memory=true")
-    if rule in AUGMENTS:
-        raise ValueError(f"{name} is read from disk, and a cache needs its images in memory: data.in_memory=true")
 
 
 def steps_per_call(settings: Settings, platform: str | None = None) -> int:
@@ -232,7 +220,6 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
             teacher = live_teacher(parts.teacher, folded, parts.objective.regions)
             return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
         key, layout = network_key(settings, variables), cache_layout(settings, parts.teacher, dataset)
-    assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
     needs, steps = parts.objective.needs, steps_per_call(settings)
     teacher, noted = ask_cache(all_settings, key, layout, dataset, needs, steps)
     return assemble(all_settings, parts, dataset, teacher, noted if accuracy is None else accuracy, stated)

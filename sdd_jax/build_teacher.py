@@ -14,7 +14,7 @@ import numpy as np
 
 from sdd_jax import data, processes, saved
 from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
-from sdd_jax.data import AnyDataset, Dataset
+from sdd_jax.data import AnyDataset
 from sdd_jax.files import check_fields
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.layers import fold
@@ -126,7 +126,7 @@ def network_key(settings: Settings, variables: Any) -> dict[str, Any]:
     return {"variables": variables_hash(variables), "dtype": teacher_dtype(settings)}
 
 
-def cache_header(key: dict[str, Any], dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:
+def cache_header(key: dict[str, Any], dataset: AnyDataset, layout: Layout, store: str) -> dict[str, Any]:
     """What a cache is of: it serves a run whose header is the same. ``key`` says of which teacher."""
     return {
         "teacher": key,
@@ -146,14 +146,14 @@ class Filler(NamedTuple):
     compute: Any
 
 
-def fill_by_network(settings: Settings, network: Any, variables: Any, dataset: Dataset, batch: int) -> Filler:
+def fill_by_network(settings: Settings, network: Any, variables: Any, dataset: AnyDataset, batch: int) -> Filler:
     """The teacher of ``teacher.run``."""
     layout, folded = cache_layout(settings, network, dataset), folded_variables(settings, network, variables, dataset)
     compute = make_compute(network, folded, dataset, layout, image_dtype(settings), batch)
     return Filler(network_key(settings, variables), layout, compute)
 
 
-def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: Dataset, batch: int) -> Filler:
+def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: AnyDataset, batch: int) -> Filler:
     """A teacher that is a function; it is asked once to see what it gives."""
     asked, pictures = regions(settings), make_pictures(dataset)
 
@@ -173,7 +173,7 @@ def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: Datas
     return Filler(key, layout, compute)
 
 
-def note_accuracy(settings: Settings, teacher: ForeignTeacher, cache: Cache, dataset: Dataset, batch: int) -> float:
+def note_accuracy(settings: Settings, teacher: ForeignTeacher, cache: Cache, dataset: AnyDataset, batch: int) -> float:
     """The test accuracy (0 to 1) of a function, measured once and kept in its cache; errors as ``measure_teacher``."""
     kept, key = _noted_accuracies(cache), dataset.fingerprint("test")
     if key not in kept:
@@ -219,7 +219,7 @@ def ask_cache(
     all_settings: Sequence[Settings],
     key: dict[str, Any],
     layout: Layout,
-    dataset: Dataset,
+    dataset: AnyDataset,
     needs: frozenset[str],
     steps: int,
 ) -> tuple[Teacher, float | None]:

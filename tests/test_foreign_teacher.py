@@ -19,7 +19,7 @@ from sdd_jax.commands import cache as cache_command
 from sdd_jax.data.augment import num_views
 from sdd_jax.training.loop import train
 from sdd_jax.training.run_dir import read_done
-from sdd_jax.training.teacher_cache import Cache, read_header, unpack
+from sdd_jax.training.teacher_cache import Cache, read_header
 from sdd_jax.training.views import run_keys
 
 
@@ -288,7 +288,7 @@ def teacher(num_classes, regions):
 
 def kept(folder):
     cache = Cache(folder, read_header(folder))
-    return cache.keys(), unpack(**cache.read(np.arange(len(cache.keys()))))
+    return cache.keys(), cache.rows_at(np.arange(len(cache.keys())))
 
 
 @pytest.fixture
@@ -340,17 +340,12 @@ def test_an_onnx_file_teaches_as_the_network_that_it_was_written_of(place):
     (place / "in_onnx.py").write_text(ONNX)
     train(build(digits(model__student="resnet14")), place / "jax")
     command("export", f"--workdir={place}/jax", "--format=onnx", f"--output={place}/teacher.onnx")
-    shape = ["--config.epochs=2", "--config.teacher.cache=none"]
-    command(
-        "cache",
-        f"{quickstart}:method=kd,teacher=cache",
-        *shape,
-        "--teacher=in_onnx:teacher",
-        f"--workdir={place}/of_onnx",
-    )
-    command(
-        "cache", f"{quickstart}:method=kd", *shape, f"--config.teacher.run={place}/jax", f"--workdir={place}/of_jax"
-    )
+    asked = {
+        "onnx": [f"{quickstart}:method=kd,teacher=cache", "--config.epochs=2"],
+        "jax": [f"{quickstart}:method=kd", "--config.epochs=2", f"--config.teacher.run={place}/jax"],
+    }
+    command("cache", *asked["onnx"], "--teacher=in_onnx:teacher", f"--workdir={place}/of_onnx")
+    command("cache", *asked["jax"], f"--workdir={place}/of_jax")
     (keys, rows), (other_keys, other_rows) = kept(place / "of_onnx"), kept(place / "of_jax")
     np.testing.assert_array_equal(keys, other_keys)
     np.testing.assert_allclose(rows[:, 0], other_rows[:, 0], rtol=1e-4, atol=1e-4)

@@ -17,10 +17,14 @@ python -m sdd_jax cache --teacher=mine:teacher --config=configs/quickstart.py:me
 python -m sdd_jax train --config=configs/quickstart.py:method=sdd_kd,teacher=cache --config.teacher.cache=runs/mine \\
     --workdir=runs/of_mine
 
---store=float16 and --store=int8 take a half and a quarter of the room; the error that this adds is printed. --verify
+Of images in memory views are shared by runs. Of images read from disk each has one for every epoch of every seed.
+
+--store=float16 and --store=int8 take a half and a quarter of the room, --store=top32 keeps the 32 largest logits of a
+region; the error that this adds is printed. --verify
 checks every file and asks the teacher again for a sample.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +32,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from sdd_jax.build import check, load_data, make_parts, refuse_cache
+from sdd_jax.build import check, load_data, make_parts
 from sdd_jax.build_teacher import (
     cache_header,
     check_needs,
@@ -39,11 +43,10 @@ from sdd_jax.build_teacher import (
     read_teacher,
 )
 from sdd_jax.config import CACHE, Settings, regions
-from sdd_jax.data import Dataset
 from sdd_jax.sealed import Damaged
 from sdd_jax.training.foreign import read_foreign
-from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, read_header, unpack
-from sdd_jax.training.views import run_keys
+from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, largest_error, read_header
+from sdd_jax.training.views import needed_keys
 
 BATCH = 256
 SAMPLE = 1024
@@ -54,7 +57,8 @@ def define_flags() -> None:
     own = {"lock_config": False, "accept_new_attributes": True}  # `sdd_jax.config` refuses unknown fields
     config_flags.DEFINE_config_file("config", None, "The config of the runs that are to read it.", **own)
     flags.DEFINE_string("workdir", None, "The cache's folder; made if it is not there.")
-    flags.DEFINE_enum("store", "float32", STORES, "How a logit is kept; int8 has a scale for each region.")
+    stores = f"{', '.join(STORES)}, or topN: the N largest of each region"
+    flags.DEFINE_string("store", "float32", f"How logits are kept: {stores}; int8 has a scale for each region.")
     flags.DEFINE_string("teacher", None, "MODULE:FUNCTION to ask instead of a network; the config has teacher=cache.")
     flags.DEFINE_bool("verify", False, "Check every file and a sample of the values; fill nothing.")
     flags.mark_flags_as_required(["config", "workdir"])
@@ -76,10 +80,8 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
     if (named == CACHE) != (function is not None):
         told = f"the config's teacher is {named!r}, --teacher is {'not given' if function is None else function}"
         raise ValueError(f"--teacher=MODULE:FUNCTION and a config with teacher={CACHE} go together: {told}")
-    refuse_cache(settings)
     run = read_teacher(settings) if function is None else None
     dataset = load_data(settings)
-    assert isinstance(dataset, Dataset)  # others were refused
     parts, foreign = make_parts(settings, dataset.num_classes), None
     if run is not None:
         teacher, variables, stated = run
@@ -100,10 +102,21 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
             accuracy = note_accuracy(settings, foreign, cache, dataset, BATCH)
             print(f"{foreign.name}: {100 * accuracy:.2f}% on the test set", flush=True)
         seeds = settings["seeds"] or (settings["seed"],)
-        wanted = np.unique(np.concatenate([run_keys(dataset, seed=seed, **options) for seed in seeds]))
+        wanted = np.unique(np.concatenate([needed_keys(dataset, seed=seed, **options) for seed in seeds]))
+        check_room(cache, wanted)
         for done, of in cache.add(wanted, compute, BATCH):
             print(f"{done} of {of} views", flush=True)
         print(describe(cache, len(wanted)), flush=True)
+
+
+def check_room(cache: Cache, wanted: np.ndarray) -> None:
+    """Says what the views take that are to be added; ``ValueError`` if the disk has less than that."""
+    missing, free = len(np.setdiff1d(wanted, cache.keys())), shutil.disk_usage(cache.folder).free
+    size = missing * cache.view_bytes
+    told = f"{missing} views of {cache.view_bytes} bytes: {size / 2**30:.3g} GiB ({free / 2**30:.3g} GiB are free)"
+    if size > free:
+        raise ValueError(f"{cache.folder} has not the room for {told}. --store=int8 or --store=top32 take less")
+    print(f"to be added: {told}", flush=True)
 
 
 def describe(cache: Cache, needed: int) -> str:
@@ -113,7 +126,7 @@ def describe(cache: Cache, needed: int) -> str:
     return (
         f"{cache.folder}: {len(cache.keys())} views, {cache.rows} x {cache.classes} logits of each in {cache.store}, "
         f"{size:.1f} MiB; all {needed} that these runs need\n"
-        f"error added by {cache.store}: at most {error['max_logit']:.2g} to a logit, "
+        f"error added by {cache.store}: at most {error['max_logit']:.2g} to a logit that is kept, "
         f"{error['mean_kl']:.2g} nats of KL divergence on average"
     )
 
@@ -125,9 +138,8 @@ def verify(cache: Cache, compute) -> str:
     if not len(keys):
         raise ValueError(f"{cache.folder} holds no views yet")
     slots = np.sort(np.random.default_rng(0).choice(len(keys), min(SAMPLE, len(keys)), replace=False))
-    kept = unpack(**cache.read(slots))
     rows = ask(compute, keys[slots], cache.views, BATCH)
-    largest, allowed = float(np.abs(rows - kept).max()), cache.error()["max_logit"]
+    largest, allowed = largest_error(rows, cache.read(slots)), cache.error()["max_logit"]
     rounding = 1e-5 * float(np.abs(rows).max())  # of another machine or device
     if not largest <= allowed + rounding:
         raise Damaged(

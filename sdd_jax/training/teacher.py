@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdd_jax.data import Dataset
+from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import normalize
 from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
+from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
-from sdd_jax.training.views import make_pictures, run_keys
+from sdd_jax.training.views import keys_at, make_pictures, needed_keys
 
 
 class Teacher(NamedTuple):
@@ -54,7 +55,7 @@ def variables_hash(variables: Any) -> str:
 
 
 def make_compute(
-    model: Any, variables: Any, dataset: Dataset, layout: Layout, dtype: Any, batch: int
+    model: Any, variables: Any, dataset: AnyDataset, layout: Layout, dtype: Any, batch: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """``compute(index [batch], view [batch]) -> rows [batch, layout.rows, K]`` by the teacher itself."""
 
@@ -73,7 +74,7 @@ def make_compute(
 def cached_teacher(
     cache: Cache,
     layout: Layout,
-    dataset: Dataset,
+    dataset: AnyDataset,
     *,
     seeds: Sequence[int],
     epochs: int,
@@ -85,12 +86,12 @@ def cached_teacher(
 
     ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there.
     """
-    kept = cache.keys()
-    asked = {seed: run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size) for seed in seeds}
+    kept, length = cache.keys(), {"epochs": epochs, "batch_size": batch_size}
+    asked = {seed: needed_keys(dataset, seed=seed, **length) for seed in seeds}
     for seed, keys in asked.items():
         if missing := len(np.setdiff1d(keys, kept)):
             raise ValueError(
-                f"the cache in {cache.folder} lacks {missing} of the {len(np.unique(keys))} views that this run (seed "
+                f"the cache in {cache.folder} lacks {missing} of the {len(keys)} views that this run (seed "
                 f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
             )
     needed = np.unique(np.concatenate(list(asked.values())))
@@ -100,24 +101,32 @@ def cached_teacher(
             slot = arrays["table"][batch["index"], batch["view"]]
         else:
             slot = batch["position"] - arrays["first"]
-        rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
+        rows = unpack({name: arrays[name][slot] for name in cache.packed}, cache.classes)
         rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)  # a row that is not there stops the run
         return outputs_of_rows(rows, layout)
 
-    table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
+    order = np.argsort(kept)
+
+    def slots_of(keys):
+        return order[np.searchsorted(kept, keys, sorter=order)]
+
+    if not isinstance(dataset, Dataset):
+        on_device = False  # a chunk is one step, and its rows are few beside its images
     if on_device is None:
         on_device = from_first(lambda: len(needed) * cache.view_bytes < _free_bytes() / 2)
     if on_device:
-        rows = cache.read(table.reshape(-1)[needed])
-        return Teacher(apply, rows | {"table": slot_table(needed, *table.shape)})
+        table = slot_table(needed, int(dataset.train.index.max()) + 1, cache.views)
+        return Teacher(apply, cache.read(slots_of(needed)) | {"table": table})
 
-    slots, size = table.reshape(-1), steps_per_call * batch_size
+    size = steps_per_call * batch_size
+    runs = {seed: keys_at(dataset, seed=seed, **length) for seed in seeds}
+    end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
 
     def chunk(seed: int, step: int) -> dict[str, Any]:
         start = step * batch_size
-        keys = asked[seed][start : start + size]
+        keys = runs[seed](start, min(start + size, end))
         keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
-        return cache.read(slots[keys]) | {"first": np.int32(start)}
+        return cache.read(slots_of(keys)) | {"first": np.int32(start)}
 
     return Teacher(apply, {}, chunk)
 
