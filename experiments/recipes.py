@@ -23,6 +23,7 @@ NO_IDENTITY = RUNTIME_FIELDS | {
     "preset",
     "data.path",
     "teacher.run",
+    "teacher.runs",
     "teacher.cache",
     "teacher.accuracy",
     "teacher.published",
@@ -35,6 +36,8 @@ LATER = {
     "data.on_bad_image": ("error",),
     "data.in_memory": (None, False),
     "loss.warmup_share": (0.0,),
+    "teacher.weights": (None,),
+    "teacher.mean": (None,),
 }
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 

@@ -16,13 +16,17 @@ from sdd_jax.build_teacher import (
     ask_cache,
     cache_alone,
     cache_layout,
+    check_ensemble,
     folded_variables,
+    list_members,
     measure_teacher,
     network_key,
     read_teacher,
+    read_weights,
 )
 from sdd_jax.config import (
     CACHE,
+    ENSEMBLE,
     Settings,
     image_dtype,
     named_field,
@@ -34,6 +38,7 @@ from sdd_jax.config import (
 )
 from sdd_jax.data import AnyDataset
 from sdd_jax.data.images import AUGMENTS
+from sdd_jax.ensemble import MEANS
 from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
@@ -42,7 +47,7 @@ from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, make_train_step
-from sdd_jax.training.teacher import Teacher, live_teacher
+from sdd_jax.training.teacher import Teacher, join_teachers, live_teacher
 from sdd_jax.training.teacher_cache import Layout, outputs_of_rows
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
@@ -51,6 +56,12 @@ STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are s
 def check(config: Mapping[str, Any]) -> Settings:
     """The config as settings, with every name in it known; ``ValueError`` says which field is wrong, and how."""
     settings = read(config)
+    if settings["model.teacher"] != ENSEMBLE:
+        for name in ("teacher.runs", "teacher.weights", "teacher.mean"):
+            if settings[name] is not None:
+                raise ValueError(
+                    f"{name} goes with teacher={ENSEMBLE}, and the teacher is {settings['model.teacher']!r}"
+                )
     settings["data.num_classes"] = described(settings).num_classes
     on_disk = {name: settings[f"data.{name}"] for name in ("path", "image_size", "augment", "on_bad_image")}
     settings["data.in_memory"] = data.decides_in_memory(settings["data.name"], settings["data.in_memory"], **on_disk)
@@ -113,7 +124,7 @@ def make_parts(settings: Settings, num_classes: int, teacher_variables: Any = No
             return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[dtype])
 
     student = network("model.student", settings["model.dtype"])
-    has_teacher = settings["model.teacher"] not in ("none", CACHE)
+    has_teacher = settings["model.teacher"] not in ("none", CACHE, ENSEMBLE)
     teacher = network("model.teacher", teacher_dtype(settings)) if has_teacher else None
     return Parts(student, teacher, make_objective(settings, num_classes, teacher_variables))
 
@@ -163,8 +174,8 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:
     """``cost`` of the teacher's classes, ``[K, K]``; not a number where its variables are not given."""
     with named_field(f"loss.base {settings['loss.base']}"):
-        if settings["model.teacher"] == CACHE:
-            raise ValueError("reads the head of the teacher, and no cache holds that")
+        if (named := settings["model.teacher"]) in (CACHE, ENSEMBLE):
+            raise ValueError(f"reads the head of the teacher, and teacher {named!r} has none")
         shape = jax.eval_shape(cost, jax.ShapeDtypeStruct((num_classes, 1), jnp.float32))
         if teacher_variables is None:
             return np.full(shape.shape, np.nan, shape.dtype)
@@ -206,23 +217,47 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     if settings["model.teacher"] == "none":
         dataset = load_data(settings, skipped)
         return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, Teacher())
+    if settings["model.teacher"] == ENSEMBLE:
+        members = [list_members(one) for one in all_settings]
+        found = [known_teacher(one) for one in members[0]]
+        dataset = load_data(settings, skipped)
+        parts = make_parts(settings, dataset.num_classes)
+        check_ensemble(settings, parts.objective.needs)
+        groups = zip(zip(*members, strict=True), found, strict=True)
+        teachers = [make_teacher(group, known, parts.objective, dataset)[0] for group, known in groups]
+        weights = read_weights(settings["teacher.weights"], len(teachers))
+        joined = join_teachers(teachers, weights, settings["teacher.mean"] or MEANS[0])
+        return assemble(all_settings, parts, dataset, joined)
+    known = known_teacher(settings)
+    dataset = load_data(settings, skipped)
+    parts = make_parts(settings, dataset.num_classes, known[1] if settings["model.teacher"] != CACHE else None)
+    return assemble(all_settings, parts, dataset, *make_teacher(all_settings, known, parts.objective, dataset))
+
+
+def known_teacher(settings: Settings) -> tuple[Any, ...]:
+    """What is known of a teacher without the data: of ``read_teacher``, or of ``cache_alone``."""
+    return cache_alone(settings) if settings["model.teacher"] == CACHE else read_teacher(settings)
+
+
+def make_teacher(
+    all_settings: Sequence[Settings], known: tuple[Any, ...], objective: objectives.Objective, dataset: AnyDataset
+) -> tuple[Teacher, float | None, float | None]:
+    """A teacher for all seeds, live or cached; its test accuracy (0 to 1), and the one stated (in percent), if any."""
+    settings = all_settings[0]
     if settings["model.teacher"] == CACHE:
-        key, layout = cache_alone(settings)
-        dataset = load_data(settings, skipped)
-        parts, accuracy, stated = make_parts(settings, dataset.num_classes), None, settings["teacher.accuracy"]
+        (key, layout), accuracy, stated = known, None, settings["teacher.accuracy"]
     else:
-        saved, variables, stated = read_teacher(settings)
-        dataset = load_data(settings, skipped)
-        parts = make_parts(settings, dataset.num_classes, variables)
-        accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
+        saved, variables, stated = known
+        network = make_parts(settings, dataset.num_classes).teacher
+        accuracy = measure_teacher(settings, network, saved, variables, stated, dataset)
         if settings["teacher.cache"] is None:
-            folded = folded_variables(settings, parts.teacher, variables, dataset)
-            teacher = live_teacher(parts.teacher, folded, parts.objective.regions)
-            return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
-        key, layout = network_key(settings, variables), cache_layout(settings, parts.teacher, dataset)
-    needs, steps = parts.objective.needs, steps_per_call(settings)
-    teacher, noted = ask_cache(all_settings, key, layout, dataset, needs, steps)
-    return assemble(all_settings, parts, dataset, teacher, noted if accuracy is None else accuracy, stated)
+            folded = folded_variables(settings, network, variables, dataset)
+            live = live_teacher(network, folded, objective.regions)
+            return live._replace(name=settings["model.teacher"]), accuracy, stated
+        key, layout = network_key(settings, variables), cache_layout(settings, network, dataset)
+    teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps_per_call(settings))
+    teacher = teacher._replace(name=key.get("name", settings["model.teacher"]))
+    return teacher, noted if accuracy is None else accuracy, stated
 
 
 def assemble(
@@ -269,7 +304,7 @@ def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, o
     info = described(settings)
     parts, teacher = make_parts(settings, info.num_classes), Teacher()
     optimizer = make_optimizer(settings, num_examples)
-    if settings["model.teacher"] == CACHE:
+    if settings["model.teacher"] in (CACHE, ENSEMBLE):
         layout = Layout(regions(settings), None)
         row = jnp.zeros((layout.rows, info.num_classes), image_dtype(settings))
         teacher = Teacher(lambda _, batch: outputs_of_rows(jnp.stack([row] * len(batch["label"])), layout))

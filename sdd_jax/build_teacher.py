@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from sdd_jax import data, processes, saved
-from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
+from sdd_jax.config import CACHE, ENSEMBLE, NONE, Settings, image_dtype, regions, teacher_dtype
 from sdd_jax.data import AnyDataset
 from sdd_jax.files import check_fields
 from sdd_jax.mesh import make_mesh
@@ -203,6 +203,56 @@ def cache_alone(settings: Settings) -> tuple[dict[str, Any], Layout]:
     return header["teacher"], layout_of(tuple(shape), regions(settings))
 
 
+def list_members(settings: Settings) -> list[Settings]:
+    """The settings of each teacher of an ensemble: those of ``teacher.runs``, or of ``teacher.cache`` alone."""
+    for name in ("teacher.run", "teacher.accuracy", "teacher.published"):
+        if settings[name] is not None:
+            raise ValueError(f"the teacher is {ENSEMBLE!r}, of those in teacher.runs: leave {name} out")
+    runs, caches = (_listed(settings[name]) for name in ("teacher.runs", "teacher.cache"))
+    if len(runs) < 2:
+        raise ValueError(
+            f"teacher.runs must name the folders of two teachers or more, a,b; got {settings['teacher.runs']}"
+        )
+    caches = caches or [None] * len(runs)
+    if len(caches) != len(runs):
+        raise ValueError(f"teacher.cache must name a cache, or none, for each of teacher.runs: got {caches} for {runs}")
+    return [_member(settings, run, cache) for run, cache in zip(runs, caches, strict=True)]
+
+
+def _member(settings: Settings, run: str | None, cache: str | None) -> Settings:
+    network = CACHE
+    if run is not None:
+        network = run_dir.read_network(Path(run))["model"]["student"]
+        if ":" in network:  # code that a folder names, and nobody else
+            raise ValueError(f"{run} holds {network}, a network of your own: fill a cache by a function that asks it")
+    elif cache is None:
+        raise ValueError("teacher.runs has none where teacher.cache has no cache: nobody would teach")
+    of_one = {"model.teacher": network, "teacher.run": run, "teacher.cache": cache, "teacher.runs": None}
+    return Settings(settings | of_one)
+
+
+def _listed(text: str | None) -> list[str | None]:
+    return [None if name == NONE else name for name in text.split(",")] if text else []
+
+
+def read_weights(text: str | None, count: int) -> list[float]:
+    """The weight of each of ``count`` teachers, of ``teacher.weights``; all alike where it is unset."""
+    try:
+        weights = [float(one) for one in text.split(",")] if text else [1.0] * count
+    except ValueError:
+        weights = []
+    if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
+        raise ValueError(f"teacher.weights must be {count} numbers above 0, such as 2,1; got {text!r}")
+    return weights
+
+
+def check_ensemble(settings: Settings, needs: frozenset[str]) -> None:
+    """``ValueError`` if the method reads what several teachers do not have together."""
+    if lacking := needs - {"logits", "region_logits"}:
+        method = f"method {settings['method']!r} reads the teacher's {', '.join(lacking)}"
+        raise ValueError(f"{method}: an {ENSEMBLE} has logits alone")
+
+
 def check_needs(settings: Settings, needs: frozenset[str], layout: Layout) -> None:
     """``ValueError`` if the method reads what rows of this ``layout`` do not have."""
     method = f"method {settings['method']!r} reads the teacher's"
@@ -236,4 +286,4 @@ def ask_cache(
     teacher = cached_teacher(cache, layout, dataset, seeds=[one["seed"] for one in all_settings], **length)
     if (noted := _noted_accuracies(cache).get(dataset.fingerprint("test"))) is not None:
         _check_accuracy(noted, settings["teacher.accuracy"])
-    return teacher._replace(name=key.get("name")), noted
+    return teacher, noted

@@ -19,6 +19,7 @@ from sdd_jax.regions import Regions
 
 NONE = "none"  # as typed, unsets a field that may be unset
 CACHE = "cache"  # as model.teacher: whoever filled teacher.cache, which then is all that is known of the teacher
+ENSEMBLE = "ensemble"  # as model.teacher: those of teacher.runs and teacher.cache together
 # Fields that follow from the argument of a config file.
 CHOSEN = {"preset": "preset", "method": "method", "teacher": "model.teacher", "student": "model.student"}
 

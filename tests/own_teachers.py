@@ -45,6 +45,10 @@ def patches_of_another_file(num_classes, regions):
     return patches(num_classes, regions)._replace(digest="2")
 
 
+def turned(num_classes, regions):
+    return ForeignTeacher(lambda images: -0.5 * patch_logits(images, num_classes)[:, ::-1], "turned", "1")
+
+
 def by_region(num_classes, regions):
     return ForeignTeacher(lambda images: region_means(patch_logits(images, num_classes), regions), "by region", "1")
 

@@ -42,7 +42,7 @@ from sdd_jax.build_teacher import (
     note_accuracy,
     read_teacher,
 )
-from sdd_jax.config import CACHE, Settings, regions
+from sdd_jax.config import CACHE, ENSEMBLE, Settings, regions
 from sdd_jax.sealed import Damaged
 from sdd_jax.training.foreign import read_foreign
 from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, largest_error, read_header
@@ -77,6 +77,8 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
     """
     if (named := settings["model.teacher"]) == "none":
         raise ValueError("this config has no teacher: there is nothing to keep")
+    if named == ENSEMBLE:
+        raise ValueError(f"the teacher is {ENSEMBLE!r}: fill a cache of each by itself, and name them as teacher.cache")
     if (named == CACHE) != (function is not None):
         told = f"the config's teacher is {named!r}, --teacher is {'not given' if function is None else function}"
         raise ValueError(f"--teacher=MODULE:FUNCTION and a config with teacher={CACHE} go together: {told}")

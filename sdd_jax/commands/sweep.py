@@ -26,7 +26,7 @@ from ml_collections import config_flags
 from sdd_jax import methods, processes, saved
 from sdd_jax.build import check, from_disk
 from sdd_jax.commands import cache, train
-from sdd_jax.config import NONE, Settings, closest, option_fields, parse_method, reads
+from sdd_jax.config import ENSEMBLE, NONE, Settings, closest, option_fields, parse_method, reads
 from sdd_jax.fields import FIELDS, RUNTIME_FIELDS, Field
 from sdd_jax.files import write_whole
 from sdd_jax.reporting.measures import Spread, spread
@@ -182,6 +182,8 @@ def keeps_outputs(settings: Settings, fields: list[str], store: str) -> str | No
         return "there is no teacher"
     if settings["teacher.cache"] is not None:
         return f"the teacher's outputs are those in {settings['teacher.cache']}"
+    if settings["model.teacher"] == ENSEMBLE:
+        return "several teachers: fill a cache of each, and name them as teacher.cache"
     others = [field for field in fields if not field.startswith(ONE_CACHE)]
     features = parse_method(settings).features
     if from_disk(settings):

@@ -282,8 +282,8 @@ class Study:
         stated = group.config["teacher.run"]
         if stated is None:
             self.notes.append(
-                f"{group.label}: its teacher was a cache alone, {group.config['teacher.cache']}, which does not answer "
-                "for test images: agreement, KL, correlations and the gallery are missing"
+                f"{group.label}: its teacher is no single network ({group.config['model.teacher']}), so agreement, KL, "
+                "correlations and the gallery are missing"
             )
             return
         # A relative path was relative to where training was started, which is some folder above the run.

@@ -15,6 +15,8 @@ import numpy as np
 
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import normalize
+from sdd_jax.ensemble import mean_of_teachers
+from sdd_jax.models import Outputs
 from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
 from sdd_jax.training import optim
@@ -32,7 +34,7 @@ class Teacher(NamedTuple):
     apply: Callable[..., Any] | None = None
     arrays: Mapping[str, Any] = {}  # what it reads through the whole run
     chunk: Callable[[int, int], Mapping[str, Any]] | None = None  # what else in the chunk that starts at a step
-    name: str | None = None  # as a teacher states it that is known by its cache alone
+    name: str | None = None  # what it is called, where that is known
 
 
 def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
@@ -42,6 +44,26 @@ def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher
         return model.apply(arrays, batch["image"], train=False, regions=regions)
 
     return Teacher(apply, variables)
+
+
+def join_teachers(teachers: Sequence[Teacher], weights: Sequence[float], mean: str) -> Teacher:
+    """One teacher of several, live and cached ones together, as `mean_of_teachers` says; it has no maps."""
+    asks = [one.apply for one in teachers if one.apply is not None]
+    chunks = {f"chunk{number}": one.chunk for number, one in enumerate(teachers) if one.chunk is not None}
+
+    def apply(arrays, batch):
+        own = [{**arrays[f"kept{number}"], **arrays.get(f"chunk{number}", {})} for number in range(len(asks))]
+        found = [ask(one, batch) for ask, one in zip(asks, own, strict=True)]
+        regions = [one.region_logits for one in found]
+        whole = mean_of_teachers([one.logits for one in found], weights, mean)
+        shown = not any(one is None for one in regions)
+        return Outputs(whole, None, mean_of_teachers(regions, weights, mean) if shown else None, {})
+
+    def chunk(seed, step):
+        return {name: one(seed, step) for name, one in chunks.items()}
+
+    arrays = {f"kept{number}": one.arrays for number, one in enumerate(teachers)}
+    return Teacher(apply, arrays, chunk if chunks else None, " + ".join(str(one.name) for one in teachers))
 
 
 def variables_hash(variables: Any) -> str:
