@@ -302,6 +302,12 @@ def test_a_store_that_there_is_not_is_refused(store):
         packed_arrays(store, 5, 7)
 
 
+def test_nothing_is_made_of_a_store_that_there_is_not(tmp_path):
+    with pytest.raises(ValueError, match="topN with N from 1 to 2"):
+        Filler(tmp_path / "cache", store="top3")
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("store", [pytest.param("float16", marks=pytest.mark.slow), "int8", "top2"])
 def test_the_error_that_a_store_adds_is_stated_and_true(tmp_path, store, small_shards):
     exact, small = Filler(tmp_path / "exact").fill(), Filler(tmp_path / "small", store=store).fill()

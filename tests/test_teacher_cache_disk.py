@@ -210,8 +210,10 @@ def test_the_command_says_what_it_takes_before_it_fills_and_a_run_reads_it(folde
     ]
     fill = ["cache", *shared, "--teacher=own_teachers:patches", f"--workdir={tmp_path}/cache", "--store=top2"]
     with mock.patch.object(cache_command.shutil, "disk_usage", return_value=SimpleNamespace(free=1000)):
-        told = commands.call(*fill).refused()
-    assert re.search(r"has not the room for 40 views of 272 bytes: .* GiB \(9.31e-07 GiB are free\)", told), told
+        ended = commands.call(*fill)
+    told = ended.err
+    assert ended.code == 1 and "Traceback" not in told
+    assert re.search(r"No space left on device for 40 views of 272 bytes: .* GiB \(9.31e-07 GiB are free\)", told), told
     assert not [*(tmp_path / "cache").glob("0*")]
     told = commands.call(*fill).out.splitlines()
     size, kept, error = told[1], told[3], told[4]

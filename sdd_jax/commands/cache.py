@@ -24,6 +24,7 @@ region; the error that this adds is printed. --verify
 checks every file and asks the teacher again for a sample.
 """
 
+import errno
 import shutil
 from functools import partial
 from pathlib import Path
@@ -112,12 +113,13 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
 
 
 def check_room(cache: Cache, wanted: np.ndarray) -> None:
-    """Says what the views take that are to be added; ``ValueError`` if the disk has less than that."""
+    """Says what the views take that are to be added; ``OSError`` if the disk has less than that."""
     missing, free = len(np.setdiff1d(wanted, cache.keys())), shutil.disk_usage(cache.folder).free
     size = missing * cache.view_bytes
     told = f"{missing} views of {cache.view_bytes} bytes: {size / 2**30:.3g} GiB ({free / 2**30:.3g} GiB are free)"
     if size > free:
-        raise ValueError(f"{cache.folder} has not the room for {told}. --store=int8 or --store=top32 take less")
+        told = f"No space left on device for {told}; --store=int8 or --store=top32 take less"
+        raise OSError(errno.ENOSPC, told, str(cache.folder))
     print(f"to be added: {told}", flush=True)
 
 

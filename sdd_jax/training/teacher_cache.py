@@ -93,8 +93,9 @@ def filling(folder: Path, header: dict[str, Any]) -> Iterator["Cache"]:
 
     ``header`` says of what it is, JSON-ready.
     """
+    packed_arrays(header["store"], header["rows"]["count"], header["num_classes"])  # refused before anything is made
     if (folder / HEADER).exists():
-        Cache(folder, header)  # refused before a lock is left there
+        Cache(folder, header)  # and before a lock is left there
     elif folder.exists() and holds_more(folder):
         raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
