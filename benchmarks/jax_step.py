@@ -15,11 +15,12 @@ import numpy as np
 
 from sdd_jax import data
 from sdd_jax.build import assemble, check, make_parts
-from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables
+from sdd_jax.build_teacher import cache_header, cache_layout, folded_variables, network_key
 from sdd_jax.training.optim import total_steps
 from sdd_jax.training.programs import Programs
-from sdd_jax.training.teacher import Teacher, cached_teacher, live_teacher, run_keys
+from sdd_jax.training.teacher import Teacher, cached_teacher, live_teacher
 from sdd_jax.training.teacher_cache import filling
+from sdd_jax.training.views import run_keys
 
 FILL = 256  # rows of a cache that are drawn together
 
@@ -125,7 +126,7 @@ def random_cache(folder, spec, settings, parts, variables, dataset):
     """A teacher whose logits are random numbers in files, as those of a run lie that is too long for the memory."""
     rng, seeds = np.random.default_rng(1), range(spec["seeds"])
     layout = cache_layout(settings, parts.teacher, dataset)
-    header = cache_header(settings, variables, dataset, layout, "float32")
+    header = cache_header(network_key(settings, variables), dataset, layout, "float32")
 
     def compute(index, view):
         return rng.standard_normal((len(index), layout.rows, dataset.num_classes), np.float32)

@@ -21,14 +21,16 @@ RUNS = {"teacher": "plain", "plain": "plain", "kd": "kd", "sdd_kd": "sdd_kd"}
 
 
 def get_config(argument: str | None = None):
-    chosen = common.parse(argument, run="", method="", student=STUDENT)
-    run, method, student = chosen.values()
+    chosen = common.parse(argument, run="", method="", student=STUDENT, teacher=TEACHER)
+    run, method, student, teacher = chosen.values()
+    if teacher != TEACHER and not method:
+        raise ValueError(f"config argument {argument!r}: teacher={teacher} needs a method=")
     if run and method:
         raise ValueError(f"config argument {argument!r}: run={run} says the method")
     if run == "teacher" and student != STUDENT:
         raise ValueError(f"config argument {argument!r}: run=teacher trains {TEACHER}; leave student out")
     if method:
-        return _single(method, student)
+        return _single(method, student, teacher)
     if run in RUNS:
         return _named(run, student)
     if run not in ("", "all"):
@@ -37,15 +39,15 @@ def get_config(argument: str | None = None):
 
 
 def _named(run: str, student: str) -> ConfigDict:
-    return _single("plain", TEACHER, teaches=True) if run == "teacher" else _single(RUNS[run], student)
+    return _single("plain", TEACHER, "none", teaches=True) if run == "teacher" else _single(RUNS[run], student, TEACHER)
 
 
-def _single(method: str, student: str, *, teaches: bool = False) -> ConfigDict:
+def _single(method: str, student: str, teacher: str, *, teaches: bool = False) -> ConfigDict:
     distills = method != "plain"
     chosen = {
         "preset": "released",
         "method": method,
-        "teacher": TEACHER if distills else "none",
+        "teacher": teacher if distills else "none",
         "student": student,
     }
     config = common.base()
@@ -55,6 +57,6 @@ def _single(method: str, student: str, *, teaches: bool = False) -> ConfigDict:
     config.eval_every_epochs = config.save_every_epochs = 1 if teaches else 5
     config.batch_size = 64
     config.optim.update({"learning_rate": 0.1, "schedule": "cosine", "milestones": ()})
-    if distills:
+    if distills and teacher == TEACHER:
         config.teacher.run = "teacher"  # in a sequence: an earlier run of it
     return common.choose(config, chosen)

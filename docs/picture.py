@@ -21,8 +21,8 @@ from PIL import Image
 from scipy.special import softmax
 
 from sdd_jax import complementary_mask, pool_regions, saved
+from sdd_jax.data import read_test_examples
 from sdd_jax.regions import Regions
-from sdd_jax.reporting.study import test_pixels
 from sdd_jax.serving.network import open_network
 from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, Region, read_regions
 
@@ -78,7 +78,9 @@ def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
         return got.logits, got.logit_map
 
     count = len(dataset.test.index)
-    batches = [test_pixels(dataset, range(first, min(first + BATCH, count))) for first in range(0, count, BATCH)]
+    batches = [
+        read_test_examples(dataset, range(first, min(first + BATCH, count)))[0] for first in range(0, count, BATCH)
+    ]
     answers = [jax.device_get(maps(served.variables, batch)) for batch in batches]
     logits, logit_map = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     labels, regions = np.asarray(dataset.test.labels), np.asarray(pool_regions(logit_map, SCALES))
@@ -87,7 +89,7 @@ def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
     shown = Shown(
         row=row,
         label=int(labels[row]),
-        pixels=test_pixels(dataset, [row])[0],
+        pixels=read_test_examples(dataset, [row])[0][0],
         regions=read_regions(regions[row], logits[row], Regions(SCALES)),
         complementary=np.asarray(complementary_mask(regions[one], labels[one]))[0].tolist(),
         locations=logit_map[row].argmax(-1),

@@ -18,7 +18,7 @@ from experiments import recipes
 from experiments.cells import QUOTED, Cell, Table
 from experiments.command_line import hold_no_device
 from experiments.recipes import Recipe
-from sdd_jax import build, data, methods
+from sdd_jax import build_shapes, data, methods
 from sdd_jax.config import Settings
 
 SHAPES = ("model.", "data.", "batch_size", "sdd.scales", "sdd.pooling")  # how the names of these fields begin
@@ -74,7 +74,7 @@ def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
 def trace(row: Row) -> tuple[int, str]:
     """Traces a row's training step: the number of parameters, and what is wrong with the row, or an empty text."""
     try:
-        state, _ = build.trace(row.settings.nested())
+        state, _ = build_shapes.trace(row.settings.nested())
         return sum(leaf.size for leaf in jax.tree.leaves(state.params)), ""
     except Exception as error:  # the other rows are traced as well
         return 0, f"{type(error).__name__}: {' '.join(str(error).split())}"

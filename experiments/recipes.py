@@ -24,6 +24,7 @@ NO_IDENTITY = RUNTIME_FIELDS | {
     "data.path",
     "model.init",  # its digest counts
     "teacher.run",
+    "teacher.runs",
     "teacher.cache",
     "teacher.accuracy",
     "teacher.published",
@@ -39,6 +40,8 @@ LATER = {
     "model.init_digest": (None,),
     "optim.ema_decay": (None,),
     **{name: (value, FIELDS[name].default) for name, value in fields.LATER.items()},
+    "teacher.weights": (None,),
+    "teacher.mean": (None,),
 }
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 

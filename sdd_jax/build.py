@@ -14,8 +14,21 @@ import optax
 
 from sdd_jax import data, methods, processes
 from sdd_jax.build_initial import find_digest, read_initial
-from sdd_jax.build_teacher import ask_cache, folded_variables, measure_teacher, read_teacher
+from sdd_jax.build_teacher import (
+    ask_cache,
+    cache_alone,
+    cache_layout,
+    check_ensemble,
+    folded_variables,
+    list_members,
+    measure_teacher,
+    network_key,
+    read_teacher,
+    read_weights,
+)
 from sdd_jax.config import (
+    CACHE,
+    ENSEMBLE,
     Settings,
     image_dtype,
     mixing,
@@ -23,24 +36,21 @@ from sdd_jax.config import (
     option_fields,
     parse_method,
     read,
-    refuse_mixed_cache,
     regions,
     teacher_dtype,
 )
-from sdd_jax.data import AnyDataset, Dataset
+from sdd_jax.data import AnyDataset
 from sdd_jax.data.images import AUGMENTS
-from sdd_jax.data.mixing import mix
+from sdd_jax.ensemble import MEANS
 from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
-from sdd_jax.models.layers import fold
 from sdd_jax.own import own_function
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
 from sdd_jax.training.logbook import TRACK
 from sdd_jax.training.programs import Built
-from sdd_jax.training.step import init_state, make_train_step
-from sdd_jax.training.teacher import Teacher, live_teacher
+from sdd_jax.training.teacher import Teacher, join_teachers, live_teacher
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
@@ -48,6 +58,12 @@ STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are s
 def check(config: Mapping[str, Any]) -> Settings:
     """The config as settings, with every name in it known; ``ValueError`` says which field is wrong, and how."""
     settings = read(config)
+    if settings["model.teacher"] != ENSEMBLE:
+        for name in ("teacher.runs", "teacher.weights", "teacher.mean"):
+            if settings[name] is not None:
+                raise ValueError(
+                    f"{name} goes with teacher={ENSEMBLE}, and the teacher is {settings['model.teacher']!r}"
+                )
     settings["data.num_classes"] = described(settings).num_classes
     names = ("path", "image_size", "augment", "on_bad_image", "randaugment")
     on_disk = {name: settings[f"data.{name}"] for name in names}
@@ -58,8 +74,6 @@ def check(config: Mapping[str, Any]) -> Settings:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
-    if settings["teacher.cache"] is not None:
-        refuse_cache(settings)
     if settings["track"] is not None:
         own_function(settings["track"], "track", TRACK)
     known, settings["model.init_digest"] = settings["model.init_digest"], None
@@ -96,19 +110,6 @@ def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDat
     return dataset
 
 
-def refuse_cache(settings: Settings) -> None:
-    """``ValueError`` if the config's images have no views that a cache could be made of."""
-    name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
-    refuse_mixed_cache(settings)
-    if settings["data.randaugment"]:
-        raise ValueError(f"a cache needs views that can be numbered: data.randaugment {settings['data.randaugment']}")
-    if rule == "random_resized_crop":
-        crops = f"{name}'s training crops are random in size and place"
-        raise ValueError(f"{crops}: they have no finite number of views, as images have with data.in_memory=true")
-    if rule in AUGMENTS:
-        raise ValueError(f"{name} is read from disk, and a cache needs its images in memory: data.in_memory=true")
-
-
 def steps_per_call(settings: Settings, platform: str | None = None) -> int:
     """How many steps one call of the program takes on ``platform`` (None: the default backend); one for disk."""
     single = (platform or jax.default_backend()) == "cpu" or from_disk(settings)
@@ -134,7 +135,7 @@ def make_parts(settings: Settings, num_classes: int, teacher_variables: Any = No
             return create_model(settings[field], num_classes, settings["model.stem"], DTYPES[dtype])
 
     student = network("model.student", settings["model.dtype"])
-    has_teacher = settings["model.teacher"] != "none"
+    has_teacher = settings["model.teacher"] not in ("none", CACHE, ENSEMBLE)
     teacher = network("model.teacher", teacher_dtype(settings)) if has_teacher else None
     return Parts(student, teacher, make_objective(settings, num_classes, teacher_variables))
 
@@ -187,6 +188,8 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:
     """``cost`` of the teacher's classes, ``[K, K]``; not a number where its variables are not given."""
     with named_field(f"loss.base {settings['loss.base']}"):
+        if (named := settings["model.teacher"]) in (CACHE, ENSEMBLE):
+            raise ValueError(f"reads the head of the teacher, and teacher {named!r} has none")
         shape = jax.eval_shape(cost, jax.ShapeDtypeStruct((num_classes, 1), jnp.float32))
         if teacher_variables is None:
             return np.full(shape.shape, np.nan, shape.dtype)
@@ -232,18 +235,47 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
     if settings["model.teacher"] == "none":
         dataset = load_data(settings, skipped)
         return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, Teacher())
-    saved, variables, stated = read_teacher(settings)
+    if settings["model.teacher"] == ENSEMBLE:
+        members = [list_members(one) for one in all_settings]
+        found = [known_teacher(one) for one in members[0]]
+        dataset = load_data(settings, skipped)
+        parts = make_parts(settings, dataset.num_classes)
+        check_ensemble(settings, parts.objective.needs)
+        groups = zip(zip(*members, strict=True), found, strict=True)
+        teachers = [make_teacher(group, known, parts.objective, dataset)[0] for group, known in groups]
+        weights = read_weights(settings["teacher.weights"], len(teachers))
+        joined = join_teachers(teachers, weights, settings["teacher.mean"] or MEANS[0])
+        return assemble(all_settings, parts, dataset, joined)
+    known = known_teacher(settings)
     dataset = load_data(settings, skipped)
-    parts = make_parts(settings, dataset.num_classes, variables)
-    accuracy = measure_teacher(settings, parts.teacher, saved, variables, stated, dataset)
-    if settings["teacher.cache"] is None:
-        folded = folded_variables(settings, parts.teacher, variables, dataset)
-        teacher = live_teacher(parts.teacher, folded, parts.objective.regions)
+    parts = make_parts(settings, dataset.num_classes, known[1] if settings["model.teacher"] != CACHE else None)
+    return assemble(all_settings, parts, dataset, *make_teacher(all_settings, known, parts.objective, dataset))
+
+
+def known_teacher(settings: Settings) -> tuple[Any, ...]:
+    """What is known of a teacher without the data: of ``read_teacher``, or of ``cache_alone``."""
+    return cache_alone(settings) if settings["model.teacher"] == CACHE else read_teacher(settings)
+
+
+def make_teacher(
+    all_settings: Sequence[Settings], known: tuple[Any, ...], objective: objectives.Objective, dataset: AnyDataset
+) -> tuple[Teacher, float | None, float | None]:
+    """A teacher for all seeds, live or cached; its test accuracy (0 to 1), and the one stated (in percent), if any."""
+    settings = all_settings[0]
+    if settings["model.teacher"] == CACHE:
+        (key, layout), accuracy, stated = known, None, settings["teacher.accuracy"]
     else:
-        assert isinstance(dataset, Dataset)  # `check` refuses a cache for any other
-        needs, steps = parts.objective.needs, steps_per_call(settings)
-        teacher = ask_cache(all_settings, parts.teacher, variables, dataset, needs, steps)
-    return assemble(all_settings, parts, dataset, teacher, accuracy, stated)
+        saved, variables, stated = known
+        network = make_parts(settings, dataset.num_classes).teacher
+        accuracy = measure_teacher(settings, network, saved, variables, stated, dataset)
+        if settings["teacher.cache"] is None:
+            folded = folded_variables(settings, network, variables, dataset)
+            live = live_teacher(network, folded, objective.regions)
+            return live._replace(name=settings["model.teacher"]), accuracy, stated
+        key, layout = network_key(settings, variables), cache_layout(settings, network, dataset)
+    teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps_per_call(settings))
+    teacher = teacher._replace(name=key.get("name", settings["model.teacher"]))
+    return teacher, noted if accuracy is None else accuracy, stated
 
 
 def assemble(
@@ -278,48 +310,3 @@ def assemble(
         **{name: settings[name] for name in same},
     )
     return [make(config=one.nested(), seed=one["seed"]) for one in all_settings]
-
-
-def train_examples(settings: Settings) -> int:
-    """How many images an epoch has; ``ValueError`` if nobody knows without the data."""
-    total = described(settings).train_examples
-    if settings["data.train_examples"] is not None:
-        return settings["data.train_examples"]
-    if not total:
-        raise ValueError(f"without the data of {settings['data.name']}, state data.train_examples")
-    return total - (total + 5) // 10 if settings["data.select_on"] == "validation" else total
-
-
-def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, optax.GradientTransformation, Any]:
-    """Parts, teacher, optimizer and first state of a run, where the arrays of teacher and state are shapes alone."""
-    info = described(settings)
-    parts, teacher = make_parts(settings, info.num_classes), Teacher()
-    optimizer = make_optimizer(settings, num_examples)
-    if parts.teacher is not None:
-        images = jax.ShapeDtypeStruct((1, *info.image_shape), image_dtype(settings))
-        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
-        variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
-        teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
-    shape = {"image_shape": info.image_shape, "labels": np.arange(num_examples) % info.num_classes}
-    averaged = settings["optim.ema_decay"] is not None
-
-    def begin(key, arrays):
-        given = parts.model, teacher.apply, arrays, parts.objective, optimizer
-        return init_state(key, *given, **shape, averaged=averaged)
-
-    return parts, teacher, optimizer, jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
-
-
-def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics)."""
-    settings = check(config)
-    num_examples, batch_size = train_examples(settings), settings["batch_size"]
-    parts, teacher, optimizer, state = run_shapes(settings, num_examples)
-    options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
-    given = parts.model, teacher.apply, parts.objective, optimizer
-    step = make_train_step(*given, **options, ema_decay=settings["optim.ema_decay"])
-    batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
-    batch["image"] = jax.ShapeDtypeStruct((batch_size, *described(settings).image_shape), image_dtype(settings))
-    if alphas := mixing(settings):
-        batch = jax.eval_shape(partial(mix, **alphas), batch, jax.random.key(0))
-    return jax.eval_shape(step, state, teacher.arrays, batch, jax.random.key(0))

@@ -19,6 +19,8 @@ from sdd_jax.methods import Method
 from sdd_jax.regions import Regions
 
 NONE = "none"  # as typed, unsets a field that may be unset
+CACHE = "cache"  # as model.teacher: whoever filled teacher.cache, which then is all that is known of the teacher
+ENSEMBLE = "ensemble"  # as model.teacher: those of teacher.runs and teacher.cache together
 # Fields that follow from the argument of a config file.
 CHOSEN = {"preset": "preset", "method": "method", "teacher": "model.teacher", "student": "model.student"}
 
@@ -53,6 +55,10 @@ def read(config: Mapping[str, Any]) -> Settings:
     method, teacher = flat.get("method"), flat.get("model.teacher")
     if (method == "plain") != (teacher == "none"):
         raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
+    if teacher == CACHE:
+        for name in ("teacher.run", "teacher.dtype", "teacher.published"):
+            if (given := flat.get(name)) not in (None, NONE):
+                raise ValueError(f"teacher {CACHE!r} is whoever filled teacher.cache: leave {name} out, got {given!r}")
     options = {}
     if {"method", "loss.base"} <= flat.keys():
         for name in ("method", "loss.base"):

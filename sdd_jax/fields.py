@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from sdd_jax.data.images import AUGMENTS
 from sdd_jax.data.streamed import ON_BAD_IMAGE
+from sdd_jax.ensemble import MEANS
 from sdd_jax.regions import POOLINGS
 from sdd_jax.sdd import CONSISTENCIES, REDUCTIONS
 
@@ -45,7 +46,11 @@ FIELDS: dict[str, Field] = {
     "preset": Field(str, "released", "The released code's settings, or the paper's: `configs/rows.py`.", known=PRESETS),
     "method": Field(str, "plain", "`plain`, a base loss (`kd`), its form over regions (`sdd_kd`), `sp`, `sdd_dkd+sp`."),
     "model.student": Field(str, "", "The network that is trained ([networks.md](networks.md)), or `MODULE:FUNCTION`."),
-    "model.teacher": Field(str, "none", "The network that it learns from, or `none`."),
+    "model.teacher": Field(
+        str,
+        "none",
+        "The network that it learns from, `none`, [`cache`](foreign_teacher.md) or [`ensemble`](foreign_teacher.md).",
+    ),
     "model.stem": Field(str, "cifar", "The stem of both: `cifar`, `imagenet` or `cub200`."),
     "model.dtype": Field(
         str, "float32", "The student's; weights, statistics, losses: at least float32.", known=tuple(DTYPES)
@@ -60,6 +65,13 @@ FIELDS: dict[str, Field] = {
     ),
     "teacher.run": Field(str, None, "The folder of the teacher's run, trained or imported."),
     "teacher.cache": Field(str, None, "A folder that the cache command filled ([speed.md](speed.md))."),
+    "teacher.runs": Field(
+        str, None, "Of an `ensemble`: the folders of its teachers' runs, `a,b`, or `none` for a cache alone."
+    ),
+    "teacher.weights": Field(str, None, "Of an `ensemble`: a number above 0 for each, `2,1`; unset: all alike."),
+    "teacher.mean": Field(
+        str, None, "Of an `ensemble`: the mean of `probabilities` (unset) or of `logits`.", known=MEANS
+    ),
     "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=tuple(DTYPES)),
     "teacher.accuracy": Field(
         float, None, "The teacher's stated test accuracy, in percent; 0.1 points off refuses the run.", 0

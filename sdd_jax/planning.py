@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdd_jax.build import described, from_disk, run_shapes, steps_per_call, train_examples
+from sdd_jax.build import described, from_disk, steps_per_call
+from sdd_jax.build_shapes import run_shapes, train_examples
 from sdd_jax.config import Settings, image_dtype, mixing
 from sdd_jax.data import memory, streamed
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated

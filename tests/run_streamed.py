@@ -16,9 +16,10 @@ NAMES = {"cub200": "cub200", "folder": "imagenet", "tfds": "tfds:birds"}
 SIZE, EPOCHS = 16, 2
 
 
-def load(kind, root, workers):
+def load(kind, root, workers, augment=None):
     """One of the tiny sets that tests/sets.py writes."""
-    return data.load(NAMES[kind], path=root, image_size=SIZE, select_on="validation", workers=workers, in_memory=False)
+    options = {"image_size": SIZE, "select_on": "validation", "workers": workers, "in_memory": False}
+    return data.load(NAMES[kind], path=root, augment=augment, **options)
 
 
 def built(kind, root, workers):

@@ -16,7 +16,17 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     path for folder in ("sdd_jax", "configs", "benchmarks", "experiments") for path in (ROOT / folder).rglob("*.py")
 )
-OF_ARRAYS = ("batch_relations", "class_relations", "logits", "losses", "metrics", "regions", "sdd", "standardize")
+OF_ARRAYS = (
+    "batch_relations",
+    "class_relations",
+    "ensemble",
+    "logits",
+    "losses",
+    "metrics",
+    "regions",
+    "sdd",
+    "standardize",
+)
 LOSSES = [name for name in sdd_jax.__all__ if name.endswith("_loss")]
 
 

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from experiments.recipes import identity
 from sdd_jax import data, methods, saved
-from sdd_jax.build import build, check, make_objective, make_optimizer, trace
+from sdd_jax.build import build, check, make_objective, make_optimizer
+from sdd_jax.build_shapes import trace
 from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart
 from sdd_jax.configs.pairs import PAIRS
 from sdd_jax.fields import FIELDS, LATER, PRESETS

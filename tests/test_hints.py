@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from sdd_jax.build import check, trace
+from sdd_jax.build import check
+from sdd_jax.build_shapes import trace
 from sdd_jax.configs import cifar100
 from sdd_jax.models import Outputs, create_model
 from sdd_jax.models.classifier import HEAD, stage

@@ -10,7 +10,8 @@ import pytest
 
 from docs import values
 from sdd_jax import class_cost, methods, wkd_loss
-from sdd_jax.build import check, make_objective, trace
+from sdd_jax.build import check, make_objective
+from sdd_jax.build_shapes import trace
 from sdd_jax.configs import cifar100
 from sdd_jax.methods import Base, Method, parse
 from sdd_jax.models import Outputs

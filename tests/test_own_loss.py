@@ -9,7 +9,8 @@ import pytest
 from test_build import config
 
 from experiments import recipes
-from sdd_jax.build import check, make_parts, trace
+from sdd_jax.build import check, make_parts
+from sdd_jax.build_shapes import trace
 from sdd_jax.sdd import complementary_mask
 
 MATCHING = "own_losses:logit_matching"

@@ -12,7 +12,8 @@ import pytest
 from commands import call
 from test_build import digits
 
-from sdd_jax.build import build, trace
+from sdd_jax.build import build
+from sdd_jax.build_shapes import trace
 from sdd_jax.models import Classifier, FunctionNetwork, LogitMapClassifier, create_model
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.models.layers import torch_affine_init

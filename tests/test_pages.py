@@ -20,7 +20,8 @@ from pages import commands as commands_in
 
 from experiments import plan, tables
 from experiments import run as runner
-from sdd_jax.build import check, trace
+from sdd_jax.build import check
+from sdd_jax.build_shapes import trace
 
 SHELL = ("bash", "python")
 READ_BY_SPHINX = ("{toctree}", "{eval-rst}")

@@ -9,7 +9,8 @@ import pytest
 import sets
 
 from sdd_jax import planning
-from sdd_jax.build import assemble, check, load_data, make_parts, train_examples
+from sdd_jax.build import assemble, check, load_data, make_parts
+from sdd_jax.build_shapes import train_examples
 from sdd_jax.build_teacher import folded_variables
 from sdd_jax.commands.plan import as_text, by_method, make_plan, pair_up, read_settings
 from sdd_jax.config import image_dtype

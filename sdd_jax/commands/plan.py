@@ -20,8 +20,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdd_jax import methods, planning
-from sdd_jax.build import check, train_examples
-from sdd_jax.config import Settings, option_fields
+from sdd_jax.build import check
+from sdd_jax.build_shapes import train_examples
+from sdd_jax.config import CACHE, ENSEMBLE, Settings, option_fields
 from sdd_jax.files import flatten
 from sdd_jax.mesh import make_mesh
 from sdd_jax.planning import GIB, Topology
@@ -59,8 +60,8 @@ def main() -> None:
 def read_settings(tree: dict[str, Any]) -> Settings:
     """The checked config of a single run with a live teacher."""
     settings = check(tree)
-    if settings["teacher.cache"] is not None:
-        raise ValueError("plan compiles the teacher's network into the step: leave teacher.cache out")
+    if settings["teacher.cache"] is not None or settings["model.teacher"] in (CACHE, ENSEMBLE):
+        raise ValueError("plan compiles the teacher's network into the step: leave teacher.cache out, name the network")
     if "float64" in (settings["model.dtype"], settings["teacher.dtype"]):
         raise ValueError("a TPU has no float64 units: plan float32 or bfloat16")
     if len(settings["seeds"]) > 1:

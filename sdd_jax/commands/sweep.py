@@ -24,9 +24,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdd_jax import methods, processes, saved
-from sdd_jax.build import check, refuse_cache
+from sdd_jax.build import check, from_disk
 from sdd_jax.commands import cache, train
-from sdd_jax.config import NONE, Settings, closest, option_fields, parse_method, reads
+from sdd_jax.config import ENSEMBLE, NONE, Settings, closest, option_fields, parse_method, reads
 from sdd_jax.fields import FIELDS, RUNTIME_FIELDS, Field
 from sdd_jax.files import write_whole
 from sdd_jax.reporting.measures import Spread, spread
@@ -182,21 +182,20 @@ def keeps_outputs(settings: Settings, fields: list[str], store: str) -> str | No
         return "there is no teacher"
     if settings["teacher.cache"] is not None:
         return f"the teacher's outputs are those in {settings['teacher.cache']}"
-    try:
-        refuse_cache(settings)
-    except ValueError as error:
-        reason = str(error)
+    if settings["model.teacher"] == ENSEMBLE:
+        return "several teachers: fill a cache of each, and name them as teacher.cache"
+    others = [field for field in fields if not field.startswith(ONE_CACHE)]
+    features = parse_method(settings).features
+    if from_disk(settings):
+        reason = f"{settings['data.name']} is read from disk: the cache command fills one, for teacher.cache"
+    elif store == NONE:
+        reason = "--store=none"
+    elif features is not None:
+        reason = f"{methods.PLUS}{features} reads feature maps, which no cache holds"
+    elif others:
+        reason = f"what it is asked for differs with {', '.join(others)}"
     else:
-        others = [field for field in fields if not field.startswith(ONE_CACHE)]
-        features = parse_method(settings).features
-        if store == NONE:
-            reason = "--store=none"
-        elif features is not None:
-            reason = f"{methods.PLUS}{features} reads feature maps, which no cache holds"
-        elif others:
-            reason = f"what it is asked for differs with {', '.join(others)}"
-        else:
-            return None
+        return None
     return f"every run asks the teacher itself: {reason}"
 
 

@@ -146,7 +146,8 @@ def list_seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
 def describe(built: Any, settings: Settings) -> str:
     """What is about to run, in lines of at most 80 characters where names are short."""
     dataset, mesh = built.dataset, built.mesh
-    student, teacher, method = settings["model.student"], settings["model.teacher"], settings["method"]
+    student, method = settings["model.student"], settings["method"]
+    teacher = built.teacher.name or settings["model.teacher"]
     what = f"{student} plain" if teacher == "none" else f"{teacher} -> {student} by {method}"
     together = f" in {count} processes" if (count := jax.process_count()) > 1 else ""
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}{together}"

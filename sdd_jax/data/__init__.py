@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -13,13 +14,13 @@ from sdd_jax.data.dataset import Dataset, Split, data_root, from_arrays
 from sdd_jax.data.folders import PREFIX
 from sdd_jax.data.images import BOXED
 from sdd_jax.data.memory import MemoryData, MemoryEval
-from sdd_jax.data.streamed import Skipped, StreamedDataset, from_records
+from sdd_jax.data.streamed import Skipped, StreamedDataset, eval_example, from_records
 from sdd_jax.processes import memory_bytes
 
 __all__ = [
     "ARRAYS", "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset",
     "check_name", "class_names", "decides_in_memory", "describe", "eval_data", "from_arrays", "from_records", "load",
-    "on_disk", "refuse_in_memory", "train_data", "usual_side",
+    "on_disk", "read_test_examples", "refuse_in_memory", "train_data", "usual_side",
 ]  # fmt: skip
 
 AnyDataset = Dataset | StreamedDataset
@@ -302,3 +303,11 @@ def eval_data(dataset: AnyDataset, split: Any, *, batch_size: int, mesh: Mesh) -
     from sdd_jax.data.grain_source import GrainEval
 
     return GrainEval(dataset, split, batch_size=batch_size, mesh=mesh)
+
+
+def read_test_examples(dataset: AnyDataset, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Test images of some rows as networks see them, before normalisation, uint8 ``[n, H, W, C]``, and their labels."""
+    if isinstance(dataset, Dataset):
+        return dataset.test.images[np.asarray(rows, int)], dataset.test.labels[np.asarray(rows, int)]
+    examples = [eval_example(int(row), dataset=dataset, split=dataset.test) for row in rows]
+    return np.stack([example["image"] for example in examples]), np.stack([example["label"] for example in examples])

@@ -70,10 +70,8 @@ class GrainData:
         return {"key": self._keys, **_take(self._iterator)}
 
     def indices(self, seed: int, step: int) -> np.ndarray:
-        rows = _rows(self._dataset, seed)
-        start = step * self._batch_size
-        places = np.array([rows[position] for position in range(start, start + self._batch_size)])
-        return self._dataset.train.index[places]
+        positions = step * self._batch_size + np.arange(self._batch_size)
+        return self._dataset.train.index[order_rows(self._dataset, seed, positions)]
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
         return functools.partial(train_batch, source=self._dataset, dtype=dtype)
@@ -107,6 +105,12 @@ class GrainEval:
 
     def batch_function(self, dtype: Any) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
         return functools.partial(eval_batch, source=self._dataset, dtype=dtype)
+
+
+def order_rows(dataset: StreamedDataset, seed: int, positions: np.ndarray) -> np.ndarray:
+    """The rows of the training split at some positions of a run of ``seed``, int64."""
+    rows = _rows(dataset, seed)
+    return np.array([rows[position] for position in positions.tolist()], np.int64)
 
 
 def _rows(dataset: StreamedDataset, seed: int) -> grain.MapDataset:

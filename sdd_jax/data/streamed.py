@@ -212,24 +212,34 @@ def train_example(position: int, row: int, *, dataset: StreamedDataset, seed: in
     Its augmentation is a function of (seed, epoch, number of the example) alone, drawn by NumPy's Philox, as worker
     processes should not start JAX. NumPy keeps the generator's bits for good, the numbers made of them for one version.
     """
-    image, label = _read(dataset, dataset.train, row)
+    image, label = read_image(dataset, dataset.train, row)
+    pixels, view = draw_view(dataset, image, row, seed, position // len(dataset.train.index))
     number = int(dataset.train.index[row])
-    entropy = np.random.SeedSequence((seed, position // len(dataset.train.index), number))
-    rng = np.random.Generator(np.random.Philox(entropy))
-    pixels, view = images.train_image(image, dataset.augment, dataset.image_size, rng, dataset.randaugment)
     return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
+
+
+def draw_view(dataset: StreamedDataset, image: Image.Image, row: int, seed: int, epoch: int) -> tuple[np.ndarray, int]:
+    """The pixels of a row's ``image`` as a run of ``seed`` sees it in ``epoch``, and its view."""
+    rng = generator(seed, epoch, int(dataset.train.index[row]))
+    return images.train_image(image, dataset.augment, dataset.image_size, rng, dataset.randaugment)
+
+
+def generator(seed: int, epoch: int, number: int) -> np.random.Generator:
+    """What the augmentation of an example is drawn by."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, number))))
 
 
 def eval_example(position: int, *, dataset: StreamedDataset, split: StreamedSplit) -> dict[str, Any]:
     """An example in the order of the split; past the end the last one, with ``valid`` False."""
     row = min(position, len(split.index) - 1)
-    image, label = _read(dataset, split, row)
+    image, label = read_image(dataset, split, row)
     pixels = images.eval_image(image, dataset.augment, dataset.image_size)
     arrays = _as_arrays(image=pixels, label=label, index=int(split.index[row]), view=images.NO_VIEW)
     return {**arrays, "valid": np.bool_(position == row)}
 
 
-def _read(dataset: StreamedDataset, split: StreamedSplit, row: int) -> tuple[Image.Image, int]:
+def read_image(dataset: StreamedDataset, split: StreamedSplit, row: int) -> tuple[Image.Image, int]:
+    """The decoded image of a row and its label; ``ValueError`` names a bad one."""
     number = int(split.index[row])
     name, (data, label) = split.records.name(number), split.records.read(number)
     if not 0 <= label < dataset.num_classes:

@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from sdd_jax import __version__
+from sdd_jax.data import read_test_examples
 from sdd_jax.files import write_together
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.figures import draw_all
-from sdd_jax.reporting.study import Group, Study, find_runs, group_runs, method_name, shown, test_pixels
+from sdd_jax.reporting.study import Group, Study, find_runs, group_runs, method_name, shown
 from sdd_jax.sdd import complementary_mask
 from sdd_jax.serving.regions import Region, read_regions
 
@@ -158,7 +159,7 @@ def _gallery(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
     rows = [*right, *wrong]
     if not rows:
         return gallery
-    pixels = test_pixels(study.dataset, rows)
+    pixels, _ = read_test_examples(study.dataset, rows)
     regions = Regions(tuple(group.config["sdd.scales"]), group.config["sdd.pooling"])
     teacher_regions, teacher_logits = study.regions(study.teachers[group.label], pixels, regions)
     students: dict[int, np.ndarray] = {}

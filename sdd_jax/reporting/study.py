@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax import saved
-from sdd_jax.data import AnyDataset, Dataset, eval_data
+from sdd_jax.config import CACHE
+from sdd_jax.data import AnyDataset, eval_data
 from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import data_root, stratified_draw
-from sdd_jax.data.streamed import eval_example
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.classifier import HEAD
@@ -51,7 +51,8 @@ class Run(NamedTuple):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        return {name: value for name, value in self.config.items() if name not in _NOT_RECIPE}
+        kept = _NOT_RECIPE - {"teacher.cache"} if self.config["model.teacher"] == CACHE else _NOT_RECIPE
+        return {name: value for name, value in self.config.items() if name not in kept}
 
     def curve(self, name: str, split: str | None = None) -> dict[float, float]:
         """``{epoch: value}`` of a metric of training, or of a split's evaluation; empty where it was not logged."""
@@ -286,6 +287,12 @@ class Study:
 
     def _ask_teacher(self, group: Group) -> None:
         stated = group.config["teacher.run"]
+        if stated is None:
+            self.notes.append(
+                f"{group.label}: its teacher is no single network ({group.config['model.teacher']}), so agreement, KL, "
+                "correlations and the gallery are missing"
+            )
+            return
         # A relative path was relative to where training was started, which is some folder above the run.
         places = [Path(stated), *(parent / stated for parent in group.runs[0].folder.resolve().parents)]
         folder = next((place for place in places if (place / run_dir.CONFIG).is_file()), None)
@@ -306,14 +313,6 @@ class Study:
                 f"{100 * noted:.2f} %: it is another network, or the data are others"
             )
         self.teachers[group.label] = answers
-
-
-def test_pixels(dataset: AnyDataset, rows: Sequence[int]) -> np.ndarray:
-    """The test images of some rows as networks see them, before normalisation: uint8 ``[n, H, W, C]``."""
-    if isinstance(dataset, Dataset):
-        return dataset.test.images[np.asarray(rows, int)]
-    examples = (eval_example(int(row), dataset=dataset, split=dataset.test) for row in rows)
-    return np.stack([example["image"] for example in examples])
 
 
 def _points(dataset: AnyDataset) -> np.ndarray:

@@ -5,7 +5,6 @@ Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdd_jax.data import Dataset
-from sdd_jax.data.augment import crop_flip, draw_views, normalize, num_views
-from sdd_jax.data.memory import epoch_order
+from sdd_jax.data import AnyDataset, Dataset
+from sdd_jax.data.augment import normalize
+from sdd_jax.ensemble import mean_of_teachers
+from sdd_jax.models import Outputs
 from sdd_jax.processes import from_first
 from sdd_jax.regions import Regions
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.teacher_cache import Cache, Layout, outputs_of_rows, slot_table, teacher_rows, unpack
+from sdd_jax.training.views import keys_at, make_pictures, needed_keys
 
 
 class Teacher(NamedTuple):
@@ -33,6 +34,7 @@ class Teacher(NamedTuple):
     apply: Callable[..., Any] | None = None
     arrays: Mapping[str, Any] = {}  # what it reads through the whole run
     chunk: Callable[[int, int], Mapping[str, Any]] | None = None  # what else in the chunk that starts at a step
+    name: str | None = None  # what it is called, where that is known
 
 
 def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
@@ -42,6 +44,26 @@ def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher
         return model.apply(arrays, batch["image"], train=False, regions=regions)
 
     return Teacher(apply, variables)
+
+
+def join_teachers(teachers: Sequence[Teacher], weights: Sequence[float], mean: str) -> Teacher:
+    """One teacher of several, live and cached ones together, as `mean_of_teachers` says; it has no maps."""
+    asks = [one.apply for one in teachers if one.apply is not None]
+    chunks = {f"chunk{number}": one.chunk for number, one in enumerate(teachers) if one.chunk is not None}
+
+    def apply(arrays, batch):
+        own = [{**arrays[f"kept{number}"], **arrays.get(f"chunk{number}", {})} for number in range(len(asks))]
+        found = [ask(one, batch) for ask, one in zip(asks, own, strict=True)]
+        regions = [one.region_logits for one in found]
+        whole = mean_of_teachers([one.logits for one in found], weights, mean)
+        shown = not any(one is None for one in regions)
+        return Outputs(whole, None, mean_of_teachers(regions, weights, mean) if shown else None, {})
+
+    def chunk(seed, step):
+        return {name: one(seed, step) for name, one in chunks.items()}
+
+    arrays = {f"kept{number}": one.arrays for number, one in enumerate(teachers)}
+    return Teacher(apply, arrays, chunk if chunks else None, " + ".join(str(one.name) for one in teachers))
 
 
 def variables_hash(variables: Any) -> str:
@@ -54,43 +76,19 @@ def variables_hash(variables: Any) -> str:
     return digest.hexdigest()
 
 
-def run_keys(dataset: Dataset, *, seed: int, epochs: int, batch_size: int) -> np.ndarray:
-    """The key ``index * views + view`` at every position of a run, int64: what the jitted program will draw."""
-    num_examples, views = len(dataset.train.index), num_views(dataset.pad, dataset.flip)
-    end = optim.total_steps(epochs, num_examples, batch_size) * batch_size
-
-    @jax.jit
-    def draw(key, index, epoch):
-        view = draw_views(key, jnp.full(num_examples, epoch), index, pad=dataset.pad, flip=dataset.flip)
-        return view, epoch_order(key, epoch[None], num_examples)[0]
-
-    key, index = jax.device_put((jax.random.key(seed), dataset.train.index))
-    keys = []
-    for epoch in range(math.ceil(end / num_examples)):
-        view, order = jax.device_get(draw(key, index, np.int32(epoch)))
-        keys.append((dataset.train.index.astype(np.int64) * views + view)[order])
-    return np.concatenate(keys)[:end]
-
-
 def make_compute(
-    model: Any, variables: Any, dataset: Dataset, layout: Layout, dtype: Any, batch: int
+    model: Any, variables: Any, dataset: AnyDataset, layout: Layout, dtype: Any, batch: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """``compute(index [batch], view [batch]) -> rows [batch, layout.rows, K]`` by the teacher itself."""
-    split = dataset.train
-    row_of = np.full(split.index.max() + 1, -1)
-    row_of[split.index] = np.arange(len(split.index))
-    images, variables = jax.device_put((split.images, variables))
 
-    def rows(variables, images, row, view):
-        pictures = crop_flip(images[row], view, pad=dataset.pad)
-        return teacher_rows(model, variables, normalize(pictures, dataset.mean, dataset.std, dtype), layout)
+    def rows(variables, pixels):
+        return teacher_rows(model, variables, normalize(pixels, dataset.mean, dataset.std, dtype), layout)
 
-    rows = jit_network(rows)
+    rows, variables, pictures = jit_network(rows), jax.device_put(variables), make_pictures(dataset)
 
     def compute(index, view):
         assert len(index) == batch, "one shape, one program: a row depends on nothing but its image"
-        row, view = jax.device_put((row_of[index].astype(np.int32), view.astype(np.int32)))
-        return jax.device_get(rows(variables, images, row, view))
+        return jax.device_get(rows(variables, pictures(index, view)))
 
     return compute
 
@@ -98,7 +96,7 @@ def make_compute(
 def cached_teacher(
     cache: Cache,
     layout: Layout,
-    dataset: Dataset,
+    dataset: AnyDataset,
     *,
     seeds: Sequence[int],
     epochs: int,
@@ -110,12 +108,12 @@ def cached_teacher(
 
     ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there.
     """
-    kept = cache.keys()
-    asked = {seed: run_keys(dataset, seed=seed, epochs=epochs, batch_size=batch_size) for seed in seeds}
+    kept, length = cache.keys(), {"epochs": epochs, "batch_size": batch_size}
+    asked = {seed: needed_keys(dataset, seed=seed, **length) for seed in seeds}
     for seed, keys in asked.items():
         if missing := len(np.setdiff1d(keys, kept)):
             raise ValueError(
-                f"the cache in {cache.folder} lacks {missing} of the {len(np.unique(keys))} views that this run (seed "
+                f"the cache in {cache.folder} lacks {missing} of the {len(keys)} views that this run (seed "
                 f"{seed}, {epochs} epochs) needs: the cache command with this config adds them"
             )
     needed = np.unique(np.concatenate(list(asked.values())))
@@ -125,24 +123,32 @@ def cached_teacher(
             slot = arrays["table"][batch["index"], batch["view"]]
         else:
             slot = batch["position"] - arrays["first"]
-        rows = unpack(arrays["values"][slot], arrays["scales"][slot] if "scales" in arrays else None)
+        rows = unpack({name: arrays[name][slot] for name in cache.packed}, cache.classes)
         rows = jnp.where((slot >= 0)[:, None, None], rows, jnp.nan)  # a row that is not there stops the run
         return outputs_of_rows(rows, layout)
 
-    table = slot_table(kept, int(dataset.train.index.max()) + 1, cache.views)
+    order = np.argsort(kept)
+
+    def slots_of(keys):
+        return order[np.searchsorted(kept, keys, sorter=order)]
+
+    if not isinstance(dataset, Dataset):
+        on_device = False  # a chunk is one step, and its rows are few beside its images
     if on_device is None:
         on_device = from_first(lambda: len(needed) * cache.view_bytes < _free_bytes() / 2)
     if on_device:
-        rows = cache.read(table.reshape(-1)[needed])
-        return Teacher(apply, rows | {"table": slot_table(needed, *table.shape)})
+        table = slot_table(needed, int(dataset.train.index.max()) + 1, cache.views)
+        return Teacher(apply, cache.read(slots_of(needed)) | {"table": table})
 
-    slots, size = table.reshape(-1), steps_per_call * batch_size
+    size = steps_per_call * batch_size
+    runs = {seed: keys_at(dataset, seed=seed, **length) for seed in seeds}
+    end = optim.total_steps(epochs, len(dataset.train.index), batch_size) * batch_size
 
     def chunk(seed: int, step: int) -> dict[str, Any]:
         start = step * batch_size
-        keys = asked[seed][start : start + size]
+        keys = runs[seed](start, min(start + size, end))
         keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
-        return cache.read(slots[keys]) | {"first": np.int32(start)}
+        return cache.read(slots_of(keys)) | {"first": np.int32(start)}
 
     return Teacher(apply, {}, chunk)
 

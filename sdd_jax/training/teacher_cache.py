@@ -1,17 +1,18 @@
 """A replayable cache of a teacher: its logits for every (example, view), computed once and read by every later run.
 
-Crop and flip make few pictures of an image (162 at a padding of four pixels), each with a number, its *view*. A run's
-order and views are functions of its seed, so what it will ask the teacher is known beforehand.
+A view is a number, see `sdd_jax.training.views`. A run's order and views are functions of its seed, so what it will ask
+the teacher is known beforehand.
 
 A folder: ``cache.json`` says of which teacher, data and views it is; ``00000/`` and so on are shards: keys and their
 values, sealed together (`sdd_jax.sealed`) as that cache's. One process at a time adds shards.
 """
 
 import io
+import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from sdd_jax.training.run_dir import differing, holds_more, lock_folder, unlock_
 
 HEADER = "cache.json"
 STORES = ("float32", "float16", "int8", "float64")
+TOP = re.compile(r"top([1-9]\d{0,6})")  # a store that keeps the largest logits alone
 SHARD_BYTES = 2**26
 
 
@@ -35,7 +37,7 @@ class Layout(NamedTuple):
     """Which rows are kept of an image: row 0 of the whole, then the cells of the finest grid of regions.
 
     Coarser regions are averaged from the grid, as they are live. Where no grid serves (None: direct pooling of a map
-    that the scales do not tile), every region is kept.
+    that the scales do not tile), every region is kept. A grid of 0: the teacher has no regions, row 0 is all.
     """
 
     regions: Regions
@@ -44,31 +46,46 @@ class Layout(NamedTuple):
 
     @property
     def rows(self) -> int:
-        return 1 + (self.grid**2 if self.grid else self.regions.count)
+        return 1 + (self.regions.count if self.grid is None else self.grid**2)
+
+    @property
+    def kept(self) -> Regions:
+        """The regions that the teacher is asked for: the grid's cells are the last of them."""
+        if not self.grid:
+            return self.regions
+        return Regions((1, self.grid) if self.grid > 1 else (1,), self.regions.pooling)
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the regions can be had from the rows; the image itself is one."""
+        return self.grid != 0 or self.regions.scales == (1,)
 
     def cache_key(self) -> dict[str, Any]:
         """Fields that decide whether a cache fits."""
-        if self.grid:
+        if self.grid is not None:
             return {"grid": self.grid}
         return {"scales": list(self.regions.scales), "pooling": self.regions.pooling}
 
 
 def teacher_rows(model: Any, variables: Any, images: jax.Array, layout: Layout) -> jax.Array:
     """The rows ``[B, layout.rows, K]`` of ``images``, to be called inside ``jit``."""
-    regions, grid = layout.regions, layout.grid
-    if grid:
-        regions = Regions((1, grid) if grid > 1 else (1,), regions.pooling)
-    outputs = model.apply(variables, images, train=False, regions=regions)
-    cells = outputs.region_logits[:, -(grid**2) :] if grid else outputs.region_logits
-    return jnp.concatenate([outputs.logits[:, None], cells], axis=1)
+    outputs = model.apply(variables, images, train=False, regions=layout.kept)
+    return join_rows(outputs.logits, outputs.region_logits, layout)
+
+
+def join_rows(logits: Any, region_logits: Any, layout: Layout) -> jax.Array:
+    """The rows of ``logits`` [B,K] and ``region_logits`` [B,R,K] of ``layout.kept``."""
+    return jnp.concatenate([logits[:, None], region_logits[:, region_logits.shape[1] + 1 - layout.rows :]], axis=1)
 
 
 def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
     """What a live teacher would give, without maps: logits, and the layout's regions."""
     cells = rows[:, 1:]
-    if layout.grid:
+    if layout.grid == 0:
+        cells = rows if layout.has_regions else None
+    elif layout.grid:
         cells = layout.regions.pool(cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1]))
-    if layout.class_token:
+    if layout.class_token and cells is not None:
         cells = jnp.concatenate([rows[:, :1], cells[:, 1:]], axis=1)
     return Outputs(rows[:, 0], None, cells, {})
 
@@ -79,8 +96,9 @@ def filling(folder: Path, header: dict[str, Any]) -> Iterator["Cache"]:
 
     ``header`` says of what it is, JSON-ready.
     """
+    packed_arrays(header["store"], header["rows"]["count"], header["num_classes"])  # refused before anything is made
     if (folder / HEADER).exists():
-        Cache(folder, header)  # refused before a lock is left there
+        Cache(folder, header)  # and before a lock is left there
     elif folder.exists() and holds_more(folder):
         raise ValueError(f"{folder} is not empty and holds no cache: give --workdir a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +126,9 @@ class Cache:
         self.folder, self.owner = folder, sealed.digest(header)
         self.views, self.rows = header["views"]["count"], header["rows"]["count"]
         self.classes, self.store = header["num_classes"], header["store"]
-        self.view_bytes = self.rows * self.classes * np.dtype(self.store).itemsize  # of one view
+        self.packed = packed_arrays(self.store, self.rows, self.classes)
+        self.view_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.packed.values())  # of one view
+        self._slots: dict[int, int] = {}  # of each shard, which is never changed
 
     def shards(self) -> list[int]:
         """The numbers of the shards, in order."""
@@ -133,11 +153,11 @@ class Cache:
 
     def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
         packed = pack(rows, self.store)
-        stored = unpack(**packed)
+        stored = unpack(packed, self.classes)
         if not np.isfinite(stored).all():
             raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: nothing of them is kept")
         files = {f"{name}.npy": _npy(array) for name, array in {"keys": keys, **packed}.items()}
-        content = {"number": number, "slots": len(keys), "error": added_error(rows, stored)}
+        content = {"number": number, "slots": len(keys), "error": added_error(rows, packed)}
         temporary = Path(tempfile.mkdtemp(suffix=".shard", dir=self.folder))  # a name that no other process has
         try:
             sealed.seal(temporary, "shard", self.owner, content, files)
@@ -146,6 +166,15 @@ class Cache:
         except OSError:
             shutil.rmtree(temporary)
             raise
+
+    def note(self, name: str, content: dict[str, Any]) -> None:
+        """Keeps ``content`` as the sealed file ``name`` of this cache."""
+        sealed.write(self.folder / name, name, self.owner, content)
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """What was kept as ``name``; None if nothing was."""
+        path = self.folder / name
+        return sealed.read(path, name, self.owner) if path.exists() else None
 
     def check_files(self) -> None:
         """``Damaged`` names a file that is not as it was written, or a shard that is another's."""
@@ -164,16 +193,19 @@ class Cache:
     def read(self, slots: np.ndarray) -> dict[str, np.ndarray]:
         """What `pack` made of ``slots``, in their order, from the memory-mapped files."""
         shards = self.shards()
-        starts = np.cumsum([0, *(self._facts(shard)["slots"] for shard in shards)])
-        arrays = {"values": np.empty((len(slots), self.rows, self.classes), self.store)}
-        if self.store == "int8":
-            arrays["scales"] = np.empty((len(slots), self.rows), np.float32)
+        self._slots |= {shard: self._facts(shard)["slots"] for shard in shards if shard not in self._slots}
+        starts = np.cumsum([0, *(self._slots[shard] for shard in shards)])
+        arrays = {name: np.empty((len(slots), *shape), dtype) for name, (shape, dtype) in self.packed.items()}
         home = np.searchsorted(starts, slots, side="right") - 1
         for position in np.unique(home):
             here = home == position
             for name, array in arrays.items():
                 array[here] = self._load(shards[position], name)[slots[here] - starts[position]]
         return arrays
+
+    def rows_at(self, slots: np.ndarray) -> np.ndarray:
+        """The rows ``[S, rows, K]`` of ``slots``, in their order."""
+        return unpack(self.read(slots), self.classes)
 
     def _facts(self, number: int) -> dict[str, Any]:
         return sealed.read(self._path(number) / sealed.MANIFEST, "shard", self.owner, number=number)
@@ -211,11 +243,35 @@ def slot_table(keys: np.ndarray, num_indices: int, views: int) -> np.ndarray:
     return table.reshape(num_indices, views)
 
 
-def pack(rows: np.ndarray, store: str) -> dict[str, np.ndarray]:
-    """``rows`` [S,R,K] as they are stored: ``values``, and for int8 ``scales`` of the rows, float32 [S,R].
+def packed_arrays(store: str, rows: int, classes: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of the arrays that `pack` makes of one view; ``ValueError`` for a ``store`` that there is not."""
+    if store in STORES:
+        scales = {"scales": ((rows,), np.dtype(np.float32))} if store == "int8" else {}
+        return {"values": ((rows, classes), np.dtype(store)), **scales}
+    count = int(found[1]) if (found := TOP.fullmatch(store)) else 0
+    if not 0 < count < classes:
+        known = f"{', '.join(STORES)}, or topN with N from 1 to {classes - 1}, such as top32"
+        raise ValueError(f"a cache's store must be one of {known}; got {store!r}")
+    numbers = np.dtype(np.uint16 if classes <= 2**16 else np.int32)
+    single = np.dtype(np.float32)
+    return {"values": ((rows, count), single), "classes": ((rows, count), numbers), "rest": ((rows,), single)}
 
-    int8 keeps ``round(row / scale)`` with ``scale = max |row| / 127``: an error of at most half a scale.
+
+def pack(rows: np.ndarray, store: str) -> dict[str, np.ndarray]:
+    """``rows`` [S,R,K] as they are stored.
+
+    int8 keeps ``round(row / scale)`` and ``scales``, ``max |row| / 127``: an error of at most half a scale. topN keeps
+    the N largest logits of a row, which ``classes`` they are of, and as ``rest`` the one logit that all other classes
+    get: with it their probabilities at temperature 1 add up to what they did, in equal shares ("A Fast Knowledge
+    Distillation Framework for Visual Recognition", 2022: its code's marginal_smoothing_k10).
     """
+    if found := TOP.fullmatch(store):
+        of = np.argpartition(rows, -int(found[1]), -1)
+        largest, others = of[..., -int(found[1]) :], np.take_along_axis(rows, of[..., : -int(found[1])], -1)
+        rest = np.logaddexp.reduce(others, -1) - np.log(others.shape[-1])
+        numbers = packed_arrays(store, *rows.shape[1:])["classes"][1]
+        values = np.take_along_axis(rows, largest, -1).astype(np.float32)
+        return {"values": values, "classes": largest.astype(numbers), "rest": rest.astype(np.float32)}
     if store != "int8":
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused where it is written
             return {"values": rows.astype(store)}
@@ -224,15 +280,28 @@ def pack(rows: np.ndarray, store: str) -> dict[str, np.ndarray]:
     return {"values": np.clip(np.rint(rows / safe[..., None]), -127, 127).astype(np.int8), "scales": scales}
 
 
-def unpack(values: Any, scales: Any = None) -> Any:
-    """The rows of ``pack``, at least float32; NumPy or JAX arrays."""
-    if scales is not None:
-        return values.astype(np.float32) * scales[..., None]
+def unpack(packed: Mapping[str, Any], num_classes: int) -> Any:
+    """The rows ``[S,R,num_classes]`` that were packed, at least float32; NumPy or JAX arrays."""
+    values = packed["values"]
+    if "classes" in packed:
+        whole = jnp.broadcast_to(packed["rest"][..., None], (*values.shape[:-1], num_classes))
+        whole = jnp.put_along_axis(whole, packed["classes"].astype(np.int32), values, -1, inplace=False)
+        return whole if isinstance(values, jax.Array) else np.asarray(whole)
+    if "scales" in packed:
+        return values.astype(np.float32) * packed["scales"][..., None]
     return values.astype(np.promote_types(values.dtype, np.float32))
 
 
-def added_error(rows: np.ndarray, stored: np.ndarray) -> dict[str, float]:
-    """What storing changed: the largest difference of a logit, and the mean KL divergence in nats."""
-    exact, kept = jax.nn.log_softmax(rows, -1), jax.nn.log_softmax(jnp.asarray(stored, rows.dtype), -1)
+def largest_error(rows: np.ndarray, packed: Mapping[str, np.ndarray]) -> float:
+    """How far a logit that was stored is from that of ``rows`` at most; of topN, those that were kept."""
+    if "classes" in packed:
+        return float(np.abs(np.take_along_axis(rows, packed["classes"].astype(np.int64), -1) - packed["values"]).max())
+    return float(np.abs(rows - unpack(packed, rows.shape[-1])).max())
+
+
+def added_error(rows: np.ndarray, packed: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """What storing changed: the largest difference of a logit, and the mean KL divergence in nats at temperature 1."""
+    stored = jnp.asarray(unpack(packed, rows.shape[-1]), rows.dtype)
+    exact, kept = jax.nn.log_softmax(rows, -1), jax.nn.log_softmax(stored, -1)
     divergence = jnp.mean(jnp.sum(jnp.exp(exact) * (exact - kept), -1))
-    return {"max_logit": float(np.abs(rows - stored).max()), "mean_kl": max(float(divergence), 0.0)}
+    return {"max_logit": largest_error(rows, packed), "mean_kl": max(float(divergence), 0.0)}
