@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import run, timing
 from benchmarks.worker import SCALES, jax_spec, torch_spec
-from configs.pairs import PAIRS
+from sdd_jax.configs.pairs import PAIRS
 
 BESIDE = "Beside PyTorch"
 # Arithmetic of a step, as the page calls it: its dtype, and how exact products of float32 are for JAX and PyTorch.

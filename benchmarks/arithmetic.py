@@ -22,9 +22,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.run import header
-from configs.pairs import PAIRS
 from experiments.command_line import Parser
 from sdd_jax.build import check, described, make_parts
+from sdd_jax.configs.pairs import PAIRS
 from sdd_jax.training.compiling import YNNPACK
 
 BATCH = 64
@@ -60,7 +60,7 @@ def first_step(spec):
 
 def parts_of(data, argument, dtype):
     """Networks and objective of a config, and what is known of its data set."""
-    config = importlib.import_module(f"configs.{data}").get_config(argument)
+    config = importlib.import_module(f"sdd_jax.configs.{data}").get_config(argument)
     config.model.dtype = dtype
     settings = check(config)
     info = described(settings)

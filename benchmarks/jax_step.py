@@ -86,7 +86,7 @@ def temporary_bytes(spec):
 def prepare(spec):
     """The runs that `spec` describes, as `sdd_jax.build` makes them, with random images and a random teacher."""
     teacher = "none" if spec["method"] == "plain" else spec["teacher"]
-    module = importlib.import_module(f"configs.{spec['data']}")
+    module = importlib.import_module(f"sdd_jax.configs.{spec['data']}")
     config = module.get_config(f"teacher={teacher},student={spec['student']},method={spec['method']}")
     config.sdd.scales, config.batch_size, config.epochs = tuple(spec["scales"]), spec["batch"], spec["epochs"]
     config.optim.milestones, config.steps_per_call, config.model.dtype = (), 1, spec["dtype"]

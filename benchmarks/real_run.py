@@ -1,6 +1,6 @@
 """A teacher and its students by KD and SDD-KD on a data set of configs/, as one config for `benchmarks.accelerator`.
 
-    python -m sdd_jax train --config=benchmarks/real_run.py:data=fashion_mnist,epochs=5 --workdir=runs/real_run
+    sdd train --config=benchmarks/real_run.py:data=fashion_mnist,epochs=5 --workdir=runs/real_run
 
 Digits have no config of their own and take that of Fashion-MNIST, whose images have the same shape.
 """
@@ -9,7 +9,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sdd_jax.configs import common
 
 METHODS = {"teacher": "plain", "kd": "kd", "sdd_kd": "sdd_kd"}
 
@@ -19,7 +19,7 @@ def get_config(argument: str | None = None):
     defaults = {"data": "fashion_mnist", "teacher": "resnet32x4", "student": "resnet8x4", "epochs": "1"}
     chosen = common.parse(argument, **defaults, runs="+".join(METHODS))
     names = chosen["runs"].split("+")
-    module = importlib.import_module(f"configs.{chosen['data'].replace('digits', 'fashion_mnist')}")
+    module = importlib.import_module(f"sdd_jax.configs.{chosen['data'].replace('digits', 'fashion_mnist')}")
     runs = {}
     for name in names:
         teaches = name == "teacher"

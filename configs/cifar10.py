@@ -1,14 +1,14 @@
 """CIFAR-10 at the settings of CIFAR-100; the paper does not use it, so no row of its tables is here.
 
-    python -m sdd_jax train --config=configs/cifar10.py:teacher=none,student=resnet56 \\
+    sdd train --config=cifar10:teacher=none,student=resnet56 \\
         --config.data.path=DIR --workdir=runs/resnet56
-    python -m sdd_jax train --config=configs/cifar10.py:teacher=resnet56,student=resnet20 \\
+    sdd train --config=cifar10:teacher=resnet56,student=resnet20 \\
         --config.data.path=DIR --config.teacher.run=runs/resnet56 --workdir=runs/resnet20_sdd_kd
 
 The best epoch is chosen on a tenth of the training images, held out; ``--config.data.select_on=test`` trains on all.
 """
 
-from configs import common
+from sdd_jax.configs import common
 
 
 def get_config(argument: str | None = None):

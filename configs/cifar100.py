@@ -1,11 +1,11 @@
 """CIFAR-100: the paper's pairs, at the released code's settings.
 
-    python -m sdd_jax train --config=configs/cifar100.py:teacher=none,student=resnet32x4 \\
+    sdd train --config=cifar100:teacher=none,student=resnet32x4 \\
         --config.data.path=DIR --workdir=runs/resnet32x4
-    python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd \\
+    sdd train --config=cifar100:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd \\
         --config.data.path=DIR --config.teacher.run=runs/resnet32x4 --workdir=runs/resnet8x4_sdd_dkd
 
-A published teacher instead of the first command: ``python -m sdd_jax import ckpt_epoch_240.pth --model=resnet32x4
+A published teacher instead of the first command: ``sdd import ckpt_epoch_240.pth --model=resnet32x4
 --num_classes=100 --workdir=runs/resnet32x4``. It is held against its published accuracy.
 
 Argument: ``teacher`` ("none" trains the student plain), ``student``, ``method`` (kd, sdd_dkd, wttm+crd, ...; see
@@ -14,7 +14,7 @@ source of every number. SGD at batch 64 for 240 epochs, a tenth of the rate afte
 is "test" as in the published tables: the best epoch on the test set. The last epoch's accuracy is reported beside it.
 """
 
-from configs import common
+from sdd_jax.configs import common
 
 # Test accuracy, in percent, of the published teachers: "Contrastive Representation Distillation" (2020), tables 1 and
 # 2, whose files every code of this field uses. An evaluation with the SDD code by others found 79.42, 75.60 and 79.33

@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import rows
+from sdd_jax.configs import rows
 from sdd_jax.fields import FIELDS, PRESETS
 
 

@@ -1,8 +1,8 @@
 """CUB-200-2011: the paper's five pairs, at the released code's settings.
 
-    python -m sdd_jax train --config=configs/cub200.py:teacher=none,student=resnet32x4 \\
+    sdd train --config=cub200:teacher=none,student=resnet32x4 \\
         --config.data.path=DIR --workdir=runs/cub200_resnet32x4
-    python -m sdd_jax train --config=configs/cub200.py:teacher=resnet32x4,student=shufflenet_v1,method=sdd_dkd \\
+    sdd train --config=cub200:teacher=resnet32x4,student=shufflenet_v1,method=sdd_dkd \\
         --config.data.path=DIR --config.teacher.run=runs/cub200_resnet32x4 --workdir=runs/cub200_sdd_dkd
 
 The networks are those of CIFAR with another stem (``docs/networks.md``). The released code cannot train the teachers:
@@ -11,7 +11,7 @@ its plain training leaves the stems as they are; here the first command does. SG
 0.05 for others. ``data.select_on`` is "test" since the published accuracies are: the best epoch on the test set.
 """
 
-from configs import common
+from sdd_jax.configs import common
 
 # Test accuracy of the authors' teachers, in percent (Table 5): an imported one is held against it.
 PUBLISHED = {"resnet32x4": 66.17, "vgg13": 70.19, "resnet50": 60.01}

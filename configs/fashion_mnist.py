@@ -1,9 +1,9 @@
 """Fashion-MNIST (28x28 grey, padded to 32x32): real images without a download on Debian and Ubuntu.
 
     sudo apt-get install dataset-fashion-mnist
-    python -m sdd_jax train --config=configs/fashion_mnist.py:teacher=none,student=resnet20 \\
+    sdd train --config=fashion_mnist:teacher=none,student=resnet20 \\
         --config.data.train_examples=20000 --workdir=runs/fashion_resnet20
-    python -m sdd_jax train --config=configs/fashion_mnist.py:teacher=resnet20,student=resnet8,method=sdd_kd \\
+    sdd train --config=fashion_mnist:teacher=resnet20,student=resnet8,method=sdd_kd \\
         --config.data.train_examples=10000 --config.teacher.run=runs/fashion_resnet20 --workdir=runs/fashion_sdd_kd
 
 Ten epochs, cosine from 0.1: settings of this project, not of the paper, chosen so that a run takes minutes on a laptop.
@@ -11,8 +11,8 @@ ShuffleNet and MobileNet students start from 0.02, a fifth, as the released conf
 for 0.05). The best epoch is chosen on a tenth of the training images, held out.
 """
 
-from configs import common
-from configs.rows import LOW_RATE_STUDENTS
+from sdd_jax.configs import common
+from sdd_jax.configs.rows import LOW_RATE_STUDENTS
 
 RATE, LOW_RATE = 0.1, 0.02
 

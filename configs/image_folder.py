@@ -1,8 +1,8 @@
 """Your own images: a folder of classes, or any set of labelled images that TFDS prepared.
 
-    python -m sdd_jax train --config=configs/image_folder.py:teacher=none,student=resnet34 \\
+    sdd train --config=image_folder:teacher=none,student=resnet34 \\
         --config.data.path=DIR --workdir=runs/teacher
-    python -m sdd_jax train --config=configs/image_folder.py:teacher=resnet34,student=resnet18,method=sdd_dkd \\
+    sdd train --config=image_folder:teacher=resnet34,student=resnet18,method=sdd_dkd \\
         --config.data.path=DIR --config.teacher.run=runs/teacher --workdir=runs/student
 
 DIR holds ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg`` (or ``val``). A TFDS set instead, in the ArrayRecord format:
@@ -14,7 +14,7 @@ fine differences may need. For images of at most 96 pixels there is ``configs/sm
 this project, not of the paper. The best epoch is chosen on a tenth of the training images, held out.
 """
 
-from configs import common
+from sdd_jax.configs import common
 
 
 def get_config(argument: str | None = None):

@@ -1,11 +1,11 @@
 """The quickstart: handwritten digits that come with scikit-learn; nothing is downloaded.
 
-    python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart
+    sdd train --config=quickstart --workdir=runs/quickstart
 
 trains a teacher, then the same small student plain, with KD and with SDD-KD, and prints one table. A single one of the
 four is ``:run=sdd_kd``; any other method or student, which is how a new one is tried first,
 
-    python -m sdd_jax train --config=configs/quickstart.py:method=sdd_dkd,student=resnet8 \\
+    sdd train --config=quickstart:method=sdd_dkd,student=resnet8 \\
         --config.teacher.run=runs/quickstart/teacher --workdir=runs/sdd_dkd
 
 The student sees twenty images of each digit only, or there would be nothing to distil: digits are an easy data set. One
@@ -14,7 +14,7 @@ seed of a small data set shows that everything works, not which method is better
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sdd_jax.configs import common
 
 TEACHER, STUDENT = "resnet14", "resnet8"
 RUNS = {"teacher": "plain", "plain": "plain", "kd": "kd", "sdd_kd": "sdd_kd"}

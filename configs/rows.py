@@ -5,62 +5,22 @@ of ``sdd_jax.fields`` and ``sdd_jax.methods``; a later row wins. ``python -m doc
 `experiments/VALUES.md` from this table, with the source beside every value.
 
 Files are those of the official code of "Scale Decoupled Distillation" (CVPR 2024; commit e412036), unless another code
-is named; "the paper" is its text. FILE and OTHER in a source are what ``configs.pairs.released_files`` finds for the
-run; the page shows them in the run's line.
+is named; "the paper" is its text. FILE and OTHER in a source are what ``pairs.released_files`` finds for the run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from configs.pairs import COARSE, DKD_OF_ITS_OWN, PAIRS, Pair, released_files
 from sdd_jax import methods
+from sdd_jax.configs.pairs import COARSE, DKD_OF_ITS_OWN, PAIRS, Pair, released_files
+from sdd_jax.configs.row import PAPER, RELEASED, Row
 
-RELEASED, PAPER = "released", "paper"
 SMALL = ("cifar10", "cifar100", "cub200")  # sets with the settings of CIFAR-100
 TINY = ("tiny_imagenet",)
-OWN = ("digits", "fashion_mnist", "image_folder", *TINY)  # not in the paper: the length of runs is this project's
+# Not in the paper: the length of runs is this project's.
+OWN = ("digits", "fashion_mnist", "arrays", "image_folder", *TINY)
 # Students that the released configs train at a lower rate.
 LOW_RATE_STUDENTS = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
-
-
-class Row(NamedTuple):
-    """Fields of some runs, and their source. A condition that is left out holds for every run.
-
-    Attributes:
-      fields: dotted config fields and their values.
-      source: where the values are from.
-      data: data sets.
-      pair: teacher and student.
-      students: students.
-      bases: base losses.
-      regions: whether the base loss is applied region by region.
-      features: feature losses.
-      preset: "released" or "paper".
-      section: the part of FILE that has them as well.
-    """
-
-    fields: Mapping[str, Any]
-    source: str
-    data: tuple[str, ...] | None = None
-    pair: tuple[str, str] | None = None
-    students: tuple[str, ...] | None = None
-    bases: tuple[str, ...] | None = None
-    regions: bool | None = None
-    features: tuple[str, ...] | None = None
-    preset: str | None = None
-    section: str | None = None
-
-    def holds(self, data: str, teacher: str, student: str, method: methods.Method, preset: str) -> bool:
-        """Whether the row is about such a run."""
-        return (
-            (self.data is None or data in self.data)
-            and (self.pair is None or (teacher, student) == self.pair)
-            and (self.students is None or student in self.students)
-            and (self.bases is None or method.base in self.bases)
-            and (self.regions is None or method.regions == self.regions)
-            and (self.features is None or method.features in self.features)
-            and (self.preset is None or preset == self.preset)
-        )
 
 
 SECTION = "the paper, section 4.1"
@@ -73,6 +33,8 @@ KD_YAML = "configs/imagenet/r34_r18/kd.yaml:23-27, and configs/imagenet/r50_mv2/
 LS_BETA = "what DKD has for the pair"
 RLD_CODE = "RLD's code (Sun et al., ICCV 2025)"
 WKD_CODE = "WKD's code (Lv et al., NeurIPS 2024), where gamma falls to 0 along a cosine: here it does not"
+MDISTILLER = "mdistiller (megvii-research, commits e8c5bb3 and fae6658)"
+REVIEW = "CIFAR-100/script/reviewKD.sh of ReviewKD's code (Chen et al., CVPR 2021; commit 6607308)"
 LS_LOGS = "the names of the logs of logit standardisation's code (logs/KD), 2 and 9 for other pairs"
 
 
@@ -303,6 +265,33 @@ ROWS: tuple[Row, ...] = (
         ("cifar100",),
         ("wrn_40_2", "shufflenet_v1"),
         bases=("wkd",),
+    ),
+    *(
+        Row({"features.weight": weight}, REVIEW, ("cifar100",), pair, features=("reviewkd",))
+        for pair, weight in (
+            (("resnet32x4", "shufflenet_v2"), 8.0),
+            (("resnet56", "resnet20"), 0.6),
+            (("resnet110", "resnet32"), 1.0),
+        )
+    ),
+    Row(
+        {
+            "features.weight": 1.0,
+            "features.options.warmup_epochs": 1,
+            "features.options.student_before_relu": True,
+            "batch_size": 256,
+            "optim.learning_rate": 0.1,
+        },
+        f"configs/imagenet/r34_r18/reviewkd.yaml of {MDISTILLER}",
+        ("imagenet",),
+        features=("reviewkd",),
+    ),
+    Row(
+        {"features.weight": 8.0},
+        f"configs/imagenet/r50_mv1/reviewkd.yaml of {MDISTILLER}",
+        ("imagenet",),
+        ("resnet50", "mobilenet_v1"),
+        features=("reviewkd",),
     ),
     # ---- the paper's warm-up
     Row({"loss.warmup_epochs": 30}, SECTION, (*SMALL, "imagenet"), preset=PAPER),

@@ -1,7 +1,7 @@
 """Small images of your own, 24 to 96 pixels a side, in class folders: their size chooses stem and networks.
 
-    python -m sdd_jax train --config=configs/small_images.py:path=DIR,teacher=none --workdir=runs/teacher
-    python -m sdd_jax train --config=configs/small_images.py:path=DIR,method=sdd_kd \\
+    sdd train --config=small_images:path=DIR,teacher=none --workdir=runs/teacher
+    sdd train --config=small_images:path=DIR,method=sdd_kd \\
         --config.teacher.run=runs/teacher --workdir=runs/student
 
 DIR holds ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or ``val``), or is in Tiny-ImageNet's layout. The size is that
@@ -16,9 +16,9 @@ ShuffleNet and MobileNet students from 0.01: settings of this project, the rates
 configs. The best epoch is chosen on a tenth of the training images, held out.
 """
 
-from configs import common
-from configs.rows import LOW_RATE_STUDENTS
 from sdd_jax import data
+from sdd_jax.configs import common
+from sdd_jax.configs.rows import LOW_RATE_STUDENTS
 
 LEAST, MOST, STEP = 24, 96, 8  # pixels a side
 # Up to how many pixels, and there the stem, the teacher, the student; this project's choice.

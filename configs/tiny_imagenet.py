@@ -1,8 +1,8 @@
 """Tiny-ImageNet-200 (64x64 photographs), from its folder or its zip file, with as many classes as its wnids.txt names.
 
-    python -m sdd_jax train --config=configs/tiny_imagenet.py:teacher=none,student=resnet18 \\
+    sdd train --config=tiny_imagenet:teacher=none,student=resnet18 \\
         --config.data.path=tiny-imagenet-200.zip --workdir=runs/tiny_resnet18
-    python -m sdd_jax train --config=configs/tiny_imagenet.py:teacher=resnet18,student=shufflenet_v2,method=sdd_kd \\
+    sdd train --config=tiny_imagenet:teacher=resnet18,student=shufflenet_v2,method=sdd_kd \\
         --config.data.path=tiny-imagenet-200.zip --config.teacher.run=runs/tiny_resnet18 --workdir=runs/tiny_sdd_kd
 
 Pairs and settings are those of "DOT: A Distillation-Oriented Trainer" (ICCV 2023): resnet18 teaches mobilenet_v2 or
@@ -16,7 +16,7 @@ form, by a box filter; ``--config.data.in_memory=false`` reads images as they ar
 "cifar", whose maps at 64 pixels are in docs/networks.md.
 """
 
-from configs import common
+from sdd_jax.configs import common
 
 
 def get_config(argument: str | None = None):

@@ -13,8 +13,9 @@ PAGE = Path(__file__).with_suffix(".md")
 COLUMNS = 100  # of the terminal that the page is written in
 HEAD = """# Command line
 
-`python -m sdd_jax COMMAND --flag=value ...`. What stands here is what `python -m sdd_jax COMMAND --help` says; the
-fields behind `--config.` are in [fields.md](fields.md).
+`sdd COMMAND --flag=value ...`, or `python -m sdd_jax` in `sdd`'s place. What stands here is what `sdd COMMAND --help`
+says; the fields behind `--config.` are in [fields.md](fields.md). `--config` takes the name of a config that comes with
+the package, such as `quickstart` or `cifar100:teacher=resnet32x4,student=resnet8x4`, or a file of your own.
 
 Exit codes: 0 done; 1 failed; 2 a mistake in what was given, or a refusal, in one line that says what was expected; 130
 interrupted and 143 ended by SIGTERM, after which the same command goes on.

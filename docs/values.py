@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs import rows
-from configs.pairs import OF_PAPER, PAIRS, released_files
-from configs.rows import RELEASED, Setting
 from experiments.command_line import Parser, table
 from sdd_jax import methods
+from sdd_jax.configs import rows
+from sdd_jax.configs.pairs import OF_PAPER, PAIRS, released_files
+from sdd_jax.configs.rows import RELEASED, Setting
 from sdd_jax.fields import FIELDS, PRESETS
 
 PAGE = Path(__file__).parents[1] / "experiments" / "VALUES.md"
@@ -100,13 +100,21 @@ def base_losses(sources: Sources) -> str:
 
 
 def feature_losses(sources: Sources) -> str:
-    """Feature losses and their numbers."""
+    """Feature losses and their numbers: for a pair of CIFAR-100, and for pairs that differ."""
+
+    def line(name: str, data: str, pair: tuple[str, str]) -> list[str]:
+        settled = rows.settle(data, *pair, name, RELEASED)
+        numbers = options(settled, "features.options.", sources)
+        return [name, f"{TITLES[data]}, {' -> '.join(pair)}", cell(settled, "features.weight", sources), numbers]
+
     lines = []
     for name in methods.FEATURES:
-        settled = rows.settle("cifar100", *EXAMPLES["cifar100"], name, RELEASED)
-        numbers = options(settled, "features.options.", sources)
-        lines.append([name, cell(settled, "features.weight", sources), numbers])
-    return _table(["feature loss", "weight", "options"], lines)
+        first = line(name, "cifar100", EXAMPLES["cifar100"])
+        of_rows = [(row.data[0], row.pair) for row in rows.ROWS if row.features == (name,) and row.pair and row.data]
+        every = dict.fromkeys([*((data, pair) for data in TITLES for pair in PAIRS[data]), *of_rows])
+        others = [line(name, data, pair) for data, pair in every]
+        lines += [first, *(other for other in others if other[2:] != first[2:])]
+    return _table(["feature loss", "pair", "weight", "options"], lines)
 
 
 def plain_runs(data: str, sources: Sources) -> str:

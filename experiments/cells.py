@@ -115,6 +115,7 @@ def compare(
 
     Args:
       text: the values, as ``read_rows`` and ``_numbers`` read them; the row "row" has the pairs ("RN32x4 -> RN8x4").
+        A method of the paper is not run where the paper has "-".
       file: the config file of every run.
       rows: instead of those of ``known``; rows that are not in ``text`` come last.
       cell_notes: by the letter that the cell has.
@@ -134,7 +135,7 @@ def compare(
                 recipe = Recipe(file, teacher, overrides=teacher_overrides)
             elif row == STUDENT:
                 recipe = Recipe(file, student, overrides=overrides)
-            elif how is not None:
+            elif how is not None and (how.loss_of is not None or of_cell.partition(" ")[0] != "-"):
                 changes = (*overrides, *how.overrides)
                 recipe = Recipe(file, student, teacher, how.method, changes, how.loss_of, teacher_overrides)
                 bases, ours = tuple(base for base in how.bases if base in every), how.loss_of is not None

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from configs import common
-from sdd_jax import methods
+from sdd_jax import fields, methods
 from sdd_jax.build import check
 from sdd_jax.config import Settings, reads
-from sdd_jax.fields import PRESETS, RENAMED, RUNTIME_FIELDS
+from sdd_jax.configs import common
+from sdd_jax.fields import FIELDS, PRESETS, RENAMED, RUNTIME_FIELDS
 from sdd_jax.files import flatten
 
 RELEASED, PAPER = PRESETS
@@ -37,6 +37,8 @@ LATER = {
     "data.in_memory": (None, False),
     "loss.warmup_share": (0.0,),
     "model.init_digest": (None,),
+    "optim.ema_decay": (None,),
+    **{name: (value, FIELDS[name].default) for name, value in fields.LATER.items()},
 }
 Overrides = tuple[tuple[str, Any], ...]  # dotted fields and their values
 
@@ -126,7 +128,7 @@ def command_line(recipe: Recipe, preset: str) -> list[str]:
 
 
 def _config(recipe: Recipe, preset: str):
-    return importlib.import_module(f"configs.{recipe.file}").get_config(argument(recipe, preset))
+    return importlib.import_module(f"sdd_jax.configs.{recipe.file}").get_config(argument(recipe, preset))
 
 
 def _text(value: Any) -> str:

@@ -1,9 +1,8 @@
-"""``python -m sdd_jax COMMAND``: finds the command; a user's mistake is one line and exit code 2.
+"""``sdd COMMAND``, or ``python -m sdd_jax COMMAND``: finds the command; a user's mistake is one line and exit code 2.
 
 Exit codes: 0 done, 1 failed, 2 the user's input or a refusal, 130 interrupted, 143 ended by SIGTERM.
 """
 
-import difflib
 import importlib
 import os
 import runpy
@@ -21,7 +20,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from sdd_jax.config import NONE
+from sdd_jax import configs
+from sdd_jax.config import NONE, closest
 from sdd_jax.files import cache_folder
 from sdd_jax.processes import Preempted
 from sdd_jax.training.compiling import keep_freed_memory
@@ -37,12 +37,13 @@ COMMANDS = {
     "export": "write a run's network to a file for use elsewhere",
     "plan": "say what a run takes on TPUs, before any is rented",
 }
-USAGE = """usage: python -m sdd_jax COMMAND [--flag=value ...]
+USAGE = """usage: sdd COMMAND [--flag=value ...]
 
 {commands}
 
-python -m sdd_jax COMMAND --help shows its flags and an example. A first run:
-  python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart"""
+sdd COMMAND --help shows its flags and an example. A first run:
+  sdd train --config=quickstart --workdir=runs/quickstart
+python -m sdd_jax is the same program."""
 # Errors of what the user named, with messages that need no other words.
 OWN_LINES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError)
 REQUIRED = "must have a value"  # in the message of absl's check of a flag that has to be given
@@ -63,7 +64,7 @@ def _help(module) -> str:
     """The module's docstring and its flags, no wider than the terminal or 100 columns; commands are not wrapped."""
     width = min(shutil.get_terminal_size().columns, 100)
     paragraphs = module.__doc__.strip().split("\n\n")
-    words = [text if text.startswith("python -m") else textwrap.fill(text, width) for text in paragraphs]
+    words = [text if text.startswith("sdd ") else textwrap.fill(text, width) for text in paragraphs]
     lines = ["\n\n".join(words), "", "flags:"]
     for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]:
         needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
@@ -75,8 +76,32 @@ def _help(module) -> str:
 
 
 def _end(message: str, code: int = 2) -> NoReturn:
-    print(f"sdd_jax: {message}", file=sys.stderr)
+    print(f"sdd: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _config_names() -> dict[str, Path]:
+    """The configs that come with the package: name -> file."""
+    files = sorted(Path(next(iter(configs.__path__))).glob("*.py"))
+    return {path.stem: path for path in files if "def get_config(" in path.read_text()}
+
+
+def _config_file(given: str) -> str:
+    """What ``--config`` was given, with the file of a config that is named: ``quickstart:run=kd``."""
+    name, colon, argument = given.partition(":")
+    return f"{_config_names().get(name, name)}{colon}{argument}"
+
+
+def with_config_files(argv: list[str]) -> list[str]:
+    """The arguments with the file of a named config in the name's place."""
+    given, after = [], False
+    for argument in argv:
+        if after or argument.startswith("--config="):
+            start = "" if after else "--config="
+            argument = start + _config_file(argument.removeprefix(start))
+        after = argument == "--config"
+        given.append(argument)
+    return given
 
 
 def _config_problem(given: str) -> str | None:
@@ -85,8 +110,11 @@ def _config_problem(given: str) -> str | None:
     absl and ml_collections wrap its errors in others, so it is loaded once more, alone.
     """
     path, colon, argument = given.partition(":")
+    if not path:
+        return "--config must name a config or a file, got an empty name"
     if not Path(path).is_file():
-        return f"there is no config file {path}" if path else "--config must name a file, got an empty name"
+        file = f"there is no config file {path}"
+        return file if path.endswith(".py") else f"{file}, and no config of that name{closest(path, _config_names())}"
     try:
         get_config = runpy.run_path(path).get("get_config")
         if get_config is None:
@@ -126,7 +154,7 @@ def _parse(argv: list[str], wanted: tuple[str, ...] = ()) -> list[str]:
             _end(f"--{name} must name a place, got an empty name")
     given, needed = rest[1:], [name for name in wanted if name != "..."]
     if len(given) < len(needed):
-        _end(f"{needed[len(given)]} is missing: python -m {argv[0]} {' '.join(wanted)} --flag=value ...")
+        _end(f"{needed[len(given)]} is missing: {argv[0]} {' '.join(wanted)} --flag=value ...")
     if len(given) > len(needed) and "..." not in wanted:
         _end(f"unexpected argument {given[len(needed)]!r}: flags are written --name=value")
     return rest
@@ -142,7 +170,7 @@ def keep_programs() -> None:
             if not os.access(folder, os.W_OK):
                 raise OSError(f"{folder} cannot be written")
         except (RuntimeError, OSError) as error:  # such as a user without a home
-            print(f"sdd_jax: compiled programs are not kept: {error} (XDG_CACHE_HOME says where)", file=sys.stderr)
+            print(f"sdd: compiled programs are not kept: {error} (XDG_CACHE_HOME says where)", file=sys.stderr)
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", 2**32)  # bytes, those used last
@@ -175,14 +203,16 @@ def _run(module, argv: list[str]) -> None:
 
 def main() -> None:
     """The program."""
-    arguments = sys.argv[1:]
+    if os.getcwd() not in sys.path:  # for a user's own MODULE:FUNCTION; last, so that it stands for no other module
+        sys.path.append(os.getcwd())
+    arguments = with_config_files(sys.argv[1:])
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE.format(commands="\n".join(f"  {name:8}  {text}" for name, text in COMMANDS.items())))
+        commands = "\n".join(f"  {name:8}  {text}" for name, text in COMMANDS.items())
+        print(USAGE.format(commands=commands))
         sys.exit(0 if arguments else 2)
     command = arguments[0]
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
-        _end(f"unknown command {command!r}; the closest is {close!r}, known are {', '.join(COMMANDS)}")
+        _end(f"unknown command {command!r}{closest(command, COMMANDS)}")
     module = importlib.import_module(f"sdd_jax.commands.{'import_' if command == 'import' else command}")
     parsers = {int: flags.IntegerParser(), float: flags.FloatParser(), bool: flags.BooleanParser()}
     for kind, parser in parsers.items():
@@ -199,7 +229,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
     parse = partial(_parse, wanted=getattr(module, "ARGUMENTS", ()))
-    app.run(partial(_run, module), argv=[f"sdd_jax {command}", *arguments[1:]], flags_parser=parse)
+    app.run(partial(_run, module), argv=[f"sdd {command}", *arguments[1:]], flags_parser=parse)
 
 
 if __name__ == "__main__":

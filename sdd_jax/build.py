@@ -18,21 +18,26 @@ from sdd_jax.build_teacher import ask_cache, folded_variables, measure_teacher, 
 from sdd_jax.config import (
     Settings,
     image_dtype,
+    mixing,
     named_field,
     option_fields,
     parse_method,
     read,
+    refuse_mixed_cache,
     regions,
     teacher_dtype,
 )
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.images import AUGMENTS
+from sdd_jax.data.mixing import mix
 from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.models.layers import fold
+from sdd_jax.own import own_function
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
+from sdd_jax.training.logbook import TRACK
 from sdd_jax.training.programs import Built
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import Teacher, live_teacher
@@ -44,16 +49,19 @@ def check(config: Mapping[str, Any]) -> Settings:
     """The config as settings, with every name in it known; ``ValueError`` says which field is wrong, and how."""
     settings = read(config)
     settings["data.num_classes"] = described(settings).num_classes
-    on_disk = {name: settings[f"data.{name}"] for name in ("path", "image_size", "augment", "on_bad_image")}
+    names = ("path", "image_size", "augment", "on_bad_image", "randaugment")
+    on_disk = {name: settings[f"data.{name}"] for name in names}
     settings["data.in_memory"] = data.decides_in_memory(settings["data.name"], settings["data.in_memory"], **on_disk)
     make_parts(settings, settings["data.num_classes"])
-    for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error")):
+    for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error"), ("randaugment", ())):
         if settings[f"data.{option}"] != unset:
             data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
     if settings["teacher.cache"] is not None:
         refuse_cache(settings)
+    if settings["track"] is not None:
+        own_function(settings["track"], "track", TRACK)
     known, settings["model.init_digest"] = settings["model.init_digest"], None
     if settings["model.init"] is not None:
         with named_field("model.init"):
@@ -79,7 +87,7 @@ def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDat
     if settings["data.on_bad_image"] == "skip" and skipped is None and processes.is_first():
         print("every training image is decoded once (data.on_bad_image is 'skip')", file=sys.stderr, flush=True)
     names = ("path", "select_on", "train_examples", "image_size", "in_memory", "augment", "workers", "on_bad_image")
-    options = {name: settings[f"data.{name}"] for name in names}
+    options = {name: settings[f"data.{name}"] for name in (*names, "randaugment")}
     dataset = data.load(settings["data.name"], **options, skipped=skipped)
     if isinstance(dataset, data.StreamedDataset) and dataset.skipped is not None and processes.is_first():
         print(dataset.skipped.report(), file=sys.stderr, flush=True)
@@ -91,6 +99,9 @@ def load_data(settings: Settings, skipped: data.Skipped | None = None) -> AnyDat
 def refuse_cache(settings: Settings) -> None:
     """``ValueError`` if the config's images have no views that a cache could be made of."""
     name, rule = settings["data.name"], settings["data.augment"] or described(settings).augment
+    refuse_mixed_cache(settings)
+    if settings["data.randaugment"]:
+        raise ValueError(f"a cache needs views that can be numbered: data.randaugment {settings['data.randaugment']}")
     if rule == "random_resized_crop":
         crops = f"{name}'s training crops are random in size and place"
         raise ValueError(f"{crops}: they have no finite number of views, as images have with data.in_memory=true")
@@ -137,7 +148,8 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
         options[room][option] = settings[name]
     base = methods.base_of(method, settings["loss.base"])
     if base is None:
-        logits = objectives.plain(1.0 if method == methods.Method() else settings["loss.task_weight"])
+        weight = 1.0 if method == methods.Method() else settings["loss.task_weight"]
+        logits = objectives.plain(weight, settings["loss.label_smoothing"])
     else:
         if base.cost is not None:
             given = {
@@ -159,15 +171,17 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"] or settings["loss.warmup_share"] * settings["epochs"],
             warmup_by_step=settings["loss.warmup_share"] > 0,
+            label_smoothing=settings["loss.label_smoothing"],
         )
+    of_batch = objectives.mixed if mixing(settings) else lambda objective: objective
     if method.features is None:
-        return logits
+        return of_batch(logits)
     features = methods.FEATURES[method.features]
     if features.by_region:
         options["features"] |= {"regions": regions(settings), "reduction": settings["sdd.reduction"]}
     with named_field(f"features.options of {method.features}"):
         loss = features.make(settings["features.weight"], **options["features"])
-    return objectives.added(logits=logits, features=loss)
+    return of_batch(objectives.added(logits=logits, features=loss))
 
 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:
@@ -189,8 +203,12 @@ def make_optimizer(settings: Settings, num_examples: int) -> optax.GradientTrans
         schedule = optim.cosine_schedule(rate, optim.total_steps(settings["epochs"], **size))
     else:
         schedule = optim.step_schedule(rate, settings["optim.milestones"], **size)
-    options = ("momentum", "weight_decay", "clip_norm")
-    return optim.sgd(schedule, **{name: settings[f"optim.{name}"] for name in options})
+    schedule = optim.warmed_up(schedule, rate, optim.first_step(settings["optim.rate_warmup_epochs"], **size))
+    options = {name: settings[f"optim.{name}"] for name in ("weight_decay", "clip_norm")}
+    options["decayed"] = None if settings["optim.decay_norms"] else optim.weights_alone
+    if settings["optim.optimizer"] == "adamw":
+        return optim.adamw(schedule, **options)
+    return optim.sgd(schedule, momentum=settings["optim.momentum"], **options)
 
 
 def build(config: Mapping[str, Any], skipped: data.Skipped | None = None) -> Built:
@@ -255,6 +273,8 @@ def assemble(
         dtype=image_dtype(settings),
         accumulate=settings["optim.accumulate_steps"],
         initial=initial,
+        ema_decay=settings["optim.ema_decay"],
+        mixing=mixing(settings),
         **{name: settings[name] for name in same},
     )
     return [make(config=one.nested(), seed=one["seed"]) for one in all_settings]
@@ -281,9 +301,11 @@ def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, o
         variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
         teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
     shape = {"image_shape": info.image_shape, "labels": np.arange(num_examples) % info.num_classes}
+    averaged = settings["optim.ema_decay"] is not None
 
     def begin(key, arrays):
-        return init_state(key, parts.model, teacher.apply, arrays, parts.objective, optimizer, **shape)
+        given = parts.model, teacher.apply, arrays, parts.objective, optimizer
+        return init_state(key, *given, **shape, averaged=averaged)
 
     return parts, teacher, optimizer, jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
 
@@ -294,7 +316,10 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     num_examples, batch_size = train_examples(settings), settings["batch_size"]
     parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
-    step = make_train_step(parts.model, teacher.apply, parts.objective, optimizer, **options)
+    given = parts.model, teacher.apply, parts.objective, optimizer
+    step = make_train_step(*given, **options, ema_decay=settings["optim.ema_decay"])
     batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
     batch["image"] = jax.ShapeDtypeStruct((batch_size, *described(settings).image_shape), image_dtype(settings))
+    if alphas := mixing(settings):
+        batch = jax.eval_shape(partial(mix, **alphas), batch, jax.random.key(0))
     return jax.eval_shape(step, state, teacher.arrays, batch, jax.random.key(0))

@@ -13,6 +13,7 @@ from sdd_jax.config import Settings, image_dtype, regions, teacher_dtype
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import num_views
 from sdd_jax.mesh import make_mesh
+from sdd_jax.models.classifier import CLASS_TOKEN
 from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
@@ -34,7 +35,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     if settings["teacher.run"] is None:
         raise ValueError(
             f"teacher.run must name the folder of a trained {name}: train one (teacher=none,student={name} in the "
-            "config's argument) or import one (python -m sdd_jax import --help), and give its --workdir"
+            "config's argument) or import one (sdd import --help), and give its --workdir"
         )
     folder = Path(settings["teacher.run"])
     found, done = run_dir.read_network(folder)["model"], run_dir.read_done(folder)
@@ -86,6 +87,8 @@ def measure_teacher(
     # The code of a user's own network may change under the same weights.
     results = None if ":" in teacher.name else processes.from_first(lambda: kept().get(key))
     if results is None:  # measured by all processes together
+        if processes.is_first():
+            print(f"measuring the teacher on {len(dataset.test.index):,} test images", flush=True)
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
         processes.from_first(keep)
@@ -109,7 +112,7 @@ def cache_layout(settings: Settings, network: Any, dataset: Dataset) -> Layout:
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
     asked = regions(settings)
-    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]))
+    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]), CLASS_TOKEN in outputs.feature_maps)
 
 
 def cache_header(settings: Settings, variables: Any, dataset: Dataset, layout: Layout, store: str) -> dict[str, Any]:

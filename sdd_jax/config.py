@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
 from sdd_jax import data, methods
+from sdd_jax.data.randaugment import MOST
 from sdd_jax.fields import DTYPES, FIELDS, RENAMED, Field
 from sdd_jax.files import flatten
 from sdd_jax.methods import Method
@@ -83,6 +84,12 @@ def read(config: Mapping[str, Any]) -> Settings:
         regions(settings)
     with named_field("data.name"):
         data.check_name(settings["data.name"])
+    operations = settings["data.randaugment"]
+    if operations and not (len(operations) == 2 and operations[0] and operations[1] <= MOST):
+        raise ValueError(
+            f"data.randaugment must be a number of operations and a magnitude of at most {MOST}, such as 2,9; "
+            f"got {operations}"
+        )
     warmup_epochs, warmup_share = settings["loss.warmup_epochs"], settings["loss.warmup_share"]
     if warmup_share > 1 or (warmup_share and warmup_epochs):
         raise ValueError(
@@ -95,6 +102,12 @@ def read(config: Mapping[str, Any]) -> Settings:
     increasing = list(milestones) == sorted(set(milestones)) and max(milestones, default=0) < epochs
     if settings["optim.schedule"] == "step" and not increasing:
         raise ValueError(f"optim.milestones must increase and lie below the run's {epochs} epochs, got {milestones}")
+    rises, first = settings["optim.rate_warmup_epochs"], min(milestones, default=epochs)
+    if rises and rises >= (epochs if settings["optim.schedule"] == "cosine" else min(first + 1, epochs)):
+        raise ValueError(
+            f"optim.rate_warmup_epochs must end before the run's {epochs} epochs, and by the first milestone of a step "
+            f"schedule; got {rises} and milestones {milestones}"
+        )
     for name in ("model.dtype", "teacher.dtype"):
         if settings[name] == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError(f"{name} 'float64' needs JAX_ENABLE_X64=1 in the environment")
@@ -104,6 +117,15 @@ def read(config: Mapping[str, Any]) -> Settings:
     if batch_size % (parts * devices):
         got = f"{batch_size} images are not a multiple of {parts} parts x {devices} devices"
         raise ValueError(f"optim.accumulate_steps splits a batch in parts for all devices: {got}")
+    if mixing(settings):
+        features = parse_method(settings).features
+        if features is not None and methods.FEATURES[features].remembers:
+            why = "remembers every example, and a mixed image is of none"
+            raise ValueError(f"method {settings['method']!r} {why}: data.mixup and data.cutmix must be 0")
+        if batch_size < 2:
+            raise ValueError("data.mixup and data.cutmix mix two images of a batch: batch_size is 1")
+        if settings["teacher.cache"] is not None:
+            refuse_mixed_cache(settings)
     profile = settings["profile_steps"]
     if profile and (len(profile) != 2 or profile[0] >= profile[1]):
         raise ValueError(f"profile_steps must be a trace's first step and one after it, such as 10,20; got {profile}")
@@ -129,8 +151,8 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
     """The fields of ``loss``, ``features`` and ``sdd`` that the method reads; every other may hold anything."""
     method = parse_method(settings)
     if method == Method():
-        return frozenset()
-    names = {"loss.task_weight", *option_fields(settings, method)}
+        return frozenset({"loss.label_smoothing"})
+    names = {"loss.task_weight", "loss.label_smoothing", *option_fields(settings, method)}
     if method.base is not None:
         names |= {"loss.base", "loss.distill_weight", "loss.warmup_epochs", "loss.warmup_share"}
     if method.features is not None:
@@ -145,6 +167,19 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
 def regions(settings: Mapping[str, Any]) -> Regions:
     """The regions of a config, whether its method reads them or not."""
     return Regions(settings["sdd.scales"], settings["sdd.pooling"])
+
+
+def mixing(settings: Mapping[str, Any]) -> dict[str, float] | None:
+    """The arguments of ``sdd_jax.data.mixing.mix``, or None where images are not mixed."""
+    alphas = {name: settings[f"data.{name}"] for name in ("mixup", "cutmix")}
+    return alphas if any(alphas.values()) else None
+
+
+def refuse_mixed_cache(settings: Mapping[str, Any]) -> None:
+    """``ValueError`` if images are mixed, which no cache of a teacher can serve."""
+    if alphas := mixing(settings):
+        mixed = " and ".join(f"data.{option} {alpha:g}" for option, alpha in alphas.items() if alpha)
+        raise ValueError(f"a cache holds what the teacher says of single images, not of mixtures of two: {mixed}")
 
 
 def teacher_dtype(settings: Settings) -> str:
@@ -186,8 +221,9 @@ def _value(name: str, value: Any, field: Field) -> Any:
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     if field.known and value not in field.known:
         raise ValueError(f"{name}: unknown {value!r}{closest(value, field.known)}")
-    if number and (value < field.least or value <= field.above):
+    if number and (value < field.least or value <= field.above or value >= field.below):
         bound = f"greater than {field.above:g}" if field.above > -math.inf else f"at least {field.least:g}"
+        bound += f" and below {field.below:g}" if field.below < math.inf else ""
         raise ValueError(f"{name} must be {bound}, got {value!r}")
     return field.kind(value)
 

@@ -1,6 +1,6 @@
 """Every field of a config: its default, what it may hold, what it means, and whether it changes what is computed.
 
-``configs.common.base``, the checks of ``sdd_jax.config`` and the page ``docs/fields.md`` come from this table. The
+Configs begin from this table (``configs/common.py``); ``sdd_jax.config`` checks by it, ``docs/fields.md`` shows it. The
 fields ``loss.options.NAME`` and ``features.options.NAME`` are not in it: they are the parameters of the loss that is
 chosen.
 """
@@ -17,7 +17,7 @@ from sdd_jax.sdd import CONSISTENCIES, REDUCTIONS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 PRESETS = ("released", "paper")
-SELECTIONS, SCHEDULES = ("validation", "test"), ("step", "cosine")
+SELECTIONS, SCHEDULES, OPTIMIZERS = ("validation", "test"), ("step", "cosine"), ("sgd", "adamw")
 
 
 class Field(NamedTuple):
@@ -29,6 +29,7 @@ class Field(NamedTuple):
     least: float = -math.inf  # the smallest number that it may hold
     known: tuple[str, ...] = ()  # the names that it may hold; empty if any
     above: float = -math.inf  # every number that it may hold is greater
+    below: float = math.inf  # every number that it may hold is less
     clearable: bool = False  # whether it may be unset although it has a default
     runtime: bool = False  # only says how a run is carried out: a start may change it, and it is not part of the hash
 
@@ -84,6 +85,11 @@ FIELDS: dict[str, Field] = {
     "data.on_bad_image": Field(
         str, "error", "At an image on disk that cannot be decoded: stop, or leave it out.", known=ON_BAD_IMAGE
     ),
+    "data.randaugment": Field(
+        tuple, (), "`2,9`: 2 operations at magnitude 9 of 10, by RandAugment; images read from disk.", 0
+    ),
+    "data.mixup": Field(float, 0.0, "The alpha of mixup's Beta(alpha, alpha); 0: none ([recipes.md](recipes.md)).", 0),
+    "data.cutmix": Field(float, 0.0, "The same of CutMix; with both, a coin chooses for each batch.", 0),
     "sdd.scales": Field(
         tuple, (1, 2, 4), "The paper's M: s x s regions of each scale s. From 1 on; above 4 with direct pooling.", 1
     ),
@@ -103,10 +109,25 @@ FIELDS: dict[str, Field] = {
     "loss.warmup_share": Field(
         float, 0.0, "The same by steps, as a share of the run's epochs; one of the two is 0.", 0
     ),
+    "loss.label_smoothing": Field(
+        float,
+        0.0,
+        "The share of the labels' weight that goes to all classes alike; of the cross-entropy alone.",
+        0,
+        below=1,
+    ),
     "features.weight": Field(float, 1.0, "The weight of the feature loss.", 0),
-    "optim.learning_rate": Field(float, 0.05, "The first rate of SGD.", above=0),
+    "optim.optimizer": Field(str, "sgd", "SGD with momentum, or AdamW ([recipes.md](recipes.md)).", known=OPTIMIZERS),
+    "optim.learning_rate": Field(float, 0.05, "The rate that the schedule begins with.", above=0),
+    "optim.rate_warmup_epochs": Field(int, 0, "The rate rises along a line, step by step, over so many epochs.", 0),
     "optim.momentum": Field(float, 0.9, "The momentum of SGD (not Nesterov's).", 0),
-    "optim.weight_decay": Field(float, 5e-4, "L2, added to the gradient of every parameter.", 0),
+    "optim.weight_decay": Field(
+        float, 5e-4, "SGD: L2, added to the gradient. AdamW: the share of the weights, times the rate, of a step.", 0
+    ),
+    "optim.decay_norms": Field(bool, True, "Whether norms and biases are decayed too: not only weights of two axes."),
+    "optim.ema_decay": Field(
+        float, None, "Keeps a moving average of the student, and measures it too; near 1, such as 0.9999.", 0, below=1
+    ),
     "optim.clip_norm": Field(float, 40.0, "The largest norm of all gradients together.", above=0, clearable=True),
     "optim.schedule": Field(str, "step", "A tenth of the rate from each milestone, or a cosine to 0.", known=SCHEDULES),
     "optim.milestones": Field(tuple, (150, 180, 210), "Epochs of `step`: increasing, below `epochs`.", 1),
@@ -116,9 +137,22 @@ FIELDS: dict[str, Field] = {
     "steps_per_call": Field(int, 0, "Steps a compiled call; 0: 50 on accelerators for data in memory, else 1.", 0),
     "eval_every_epochs": Field(int, 1, "How often validation and test images are measured.", 1),
     "save_every_epochs": Field(int, 1, "How often a checkpoint is saved.", 1),
+    "track": Field(
+        str, None, "`MODULE:FUNCTION` that gets every logged line ([tracking.md](tracking.md)).", runtime=True
+    ),
     "profile_steps": Field(tuple, (), "`10,20`: a trace of steps 10 to 19 in `WORKDIR/profile`.", 0, runtime=True),
 }
 RUNTIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.runtime)
+# Fields that came after runs were finished: one whose config lacks them is one with these values.
+LATER = {
+    "loss.label_smoothing": 0.0,
+    "optim.optimizer": "sgd",
+    "optim.rate_warmup_epochs": 0,
+    "optim.decay_norms": True,
+    "data.randaugment": [],
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
+}
 # Names of earlier versions, and what they are called now: of a base loss, and of a feature loss where that differs.
 RENAMED = {
     "loss.temperature": ("loss.options.temperature",),

@@ -17,6 +17,7 @@ from sdd_jax.fields import Field
 from sdd_jax.own import own_function
 from sdd_jax.standardize import standardized
 from sdd_jax.training.features import contrast, similarity
+from sdd_jax.training.hints import attention, hint, review
 from sdd_jax.training.objective import Objective
 
 SDD, PLUS = "sdd_", "+"
@@ -44,6 +45,7 @@ class Features(NamedTuple):
     weight: float
     source: str  # of the numbers
     by_region: bool = False  # whether `make` takes `regions` and `reduction` too
+    remembers: bool = False  # whether it has a memory of the training examples
 
 
 CFG = "mdistiller/engine/cfg.py"  # of the official SDD code, commit e412036
@@ -119,6 +121,26 @@ FEATURES: dict[str, Features] = {
         0.8,
         "RepDistiller, scripts/run_cifar_distill.sh: -b 0.8; train_student.py: nce_k, nce_t, nce_m, feat_dim; its "
         "helper/loops.py reads the head's feature, dataset/cifar100.py draws from other classes",
+        remembers=True,
+    ),
+    "fitnet": Features(
+        hint,
+        100.0,
+        "RepDistiller, scripts/run_cifar_distill.sh: --distill hint -a 0 -b 100; train_student.py: hint_layer 2. The "
+        f"same in {CFG}, the FITNET section",
+    ),
+    "at": Features(
+        attention,
+        1000.0,
+        "RepDistiller, scripts/run_cifar_distill.sh: --distill attention -a 0 -b 1000; distiller_zoo/AT.py: p = 2. The "
+        f"same in {CFG}, the AT section",
+    ),
+    "reviewkd": Features(
+        review,
+        5.0,
+        "mdistiller (megvii-research, commit e8c5bb3), configs/cifar100/reviewkd.yaml: REVIEWKD_WEIGHT 5, and CFG's "
+        "WARMUP_EPOCHS 20; CIFAR-100/script/reviewKD.sh of the authors' code (dvlab-research/ReviewKD, commit 6607308) "
+        "has 5 for most pairs, and none for VGG and MobileNetV2",
     ),
 }
 

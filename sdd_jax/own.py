@@ -8,12 +8,28 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+GIVEN = "given_in_python"  # in the place of a module
+_given: dict[str, Callable[..., Any]] = {}  # objects have no name that another process could find
+
+
+def give(name: str, function: Callable[..., Any]) -> str:
+    """Makes ``function`` known by ``name`` in this process; returns what ``own_function`` finds it by."""
+    _given[name] = function
+    return f"{GIVEN}:{name}"
+
 
 def own_function(
     name: str, what: str, positional: Sequence[str] = (), keywords: Sequence[str] = ()
 ) -> Callable[..., Any]:
     """The function called ``name``, which takes these arguments; ``what`` it is for begins every ``ValueError``."""
     module_name, _, function = name.partition(":")
+    if module_name == GIVEN:
+        if function not in _given:
+            raise ValueError(
+                f"{what} {name!r} was given from Python as an object, and is not in this process: give it there again, "
+                "or as MODULE:FUNCTION, which every process can import"
+            )
+        return _given[function]
     if not all(part.isidentifier() for part in (*module_name.split("."), function)):
         raise ValueError(f"{what} {name!r}: expected MODULE:FUNCTION")
     try:
@@ -40,7 +56,7 @@ ALLOW = "Networks by MODULE:FUNCTION that may be imported because a folder names
 
 def check_allowed(name: str, folder: Path, allow: Collection[str]) -> None:
     """``ValueError`` if the run in ``folder`` asks for code that the user did not name, or that lies in the folder."""
-    if ":" not in name:
+    if ":" not in name or name.startswith(f"{GIVEN}:"):  # which nothing is imported for
         return
     if name not in allow:
         raise ValueError(

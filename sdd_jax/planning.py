@@ -15,7 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdd_jax.build import described, from_disk, run_shapes, steps_per_call, train_examples
-from sdd_jax.config import Settings, image_dtype
+from sdd_jax.config import Settings, image_dtype, mixing
 from sdd_jax.data import memory, streamed
 from sdd_jax.mesh import DATA, SEEDS, by_seed, replicated
 from sdd_jax.training.programs import jit_run_chunk
@@ -132,7 +132,9 @@ def make_program(settings: Settings, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
         order = int32((memory.epochs_per_chunk(steps, batch_size, num_examples), num_examples))
         own = _placed({"key": key, "order": order, "first_epoch": int32(())}, each)
     options = {"num_examples": num_examples, "steps_per_call": steps, "accumulate": settings["optim.accumulate_steps"]}
-    run_chunk = jit_run_chunk(parts.model, teacher.apply, parts.objective, optimizer, make_batch, mesh, **options)
+    given = parts.model, teacher.apply, parts.objective, optimizer, make_batch, mesh
+    recipe = {"ema_decay": settings["optim.ema_decay"], "mixing": mixing(settings)}
+    run_chunk = jit_run_chunk(*given, **options, **recipe)
     shared, count = _placed(((teacher.arrays, data), int32(())), on_all)
     return run_chunk, (_placed(state, each), shared, ({}, own), count)
 
@@ -152,7 +154,7 @@ def compile_step(settings: Settings, mesh: Mesh) -> dict[str, Any]:
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     memory = {
         "params": _bytes((states.params, states.batch_stats, states.objective_state, states.step)),
-        "optimizer": _bytes(states.opt_state),
+        "optimizer": _bytes((states.opt_state, getattr(states, "ema", {}))),
         "teacher": _bytes(teacher),
         "data": _bytes((data, own)),  # the batch, or the whole data set where that is kept on the device
         "temporary": analysis.temp_size_in_bytes,  # mostly activations kept for the backward pass

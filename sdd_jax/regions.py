@@ -116,18 +116,24 @@ def pool_regions(logit_map: ArrayLike, scales: Sequence[int] = (1, 2, 4), *, poo
     return Regions(scales, pooling).pool(logit_map)  # type: ignore[arg-type]
 
 
-def average_grid(values: ArrayLike, side: int) -> jax.Array:
-    """Averages ``[B, h, w, K]`` to ``[B, side, side, K]``, at least float32; cells as in :func:`pool_regions`."""
+def average_grid(values: ArrayLike, side: int | tuple[int, int]) -> jax.Array:
+    """Averages ``[B, h, w, K]`` to ``[B, side, side, K]``, at least float32; cells as in :func:`pool_regions`.
+
+    ``side`` may be a height and a width.
+    """
     values = _check_map(values)
     _, height, width, _ = values.shape
-    if (height, width) == (side, side):
+    sides = (side, side) if isinstance(side, int) else side
+    if (height, width) == sides:
         return values
-    if height % side == 0 and width % side == 0:
-        window = (1, height // side, width // side, 1)
+    if height % sides[0] == 0 and width % sides[1] == 0:
+        window = (1, height // sides[0], width // sides[1], 1)
         zero = np.zeros((), values.dtype)[()]
         total = jax.lax.reduce_window(values, zero, jax.lax.add, window, window, "VALID")
         return total / (window[1] * window[2])
-    rows, columns = (jnp.asarray(_averaging_matrix(n, side), values.dtype) for n in (height, width))
+    rows, columns = (
+        jnp.asarray(_averaging_matrix(n, m), values.dtype) for n, m in zip((height, width), sides, strict=True)
+    )
     return jnp.einsum("ih,jw,bhwk->bijk", rows, columns, values, precision=jax.lax.Precision.HIGHEST)
 
 

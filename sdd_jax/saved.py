@@ -54,7 +54,7 @@ class Saved(NamedTuple):
             before = {"in_memory": False if data.on_disk(self.data["name"]) else None}
             return {**before, **self.data, **{field: value for field, value in given.items() if value is not None}}
         if name is None:
-            known = f"{', '.join((*data.INFO, data.FOLDER))} and {data.PREFIX}NAME"
+            known = f"{', '.join((*data.INFO, data.ARRAYS, data.FOLDER))} and {data.PREFIX}NAME"
             raise ValueError(
                 f"{self.folder} holds an imported network, which names no data: add --data, one of {known}"
             )
@@ -151,9 +151,9 @@ def check_finished(folder: Path) -> None:
         ) from error
 
 
-def load_variables(folder: Path, step: int) -> dict[str, Any]:
-    """The student's variables of a run's checkpoint."""
-    return checkpoints(folder).load_variables(step)
+def load_variables(folder: Path, step: int, *, averaged: bool = False) -> dict[str, Any]:
+    """The student's variables of a run's checkpoint, or their moving average; ``ValueError`` if it kept none."""
+    return checkpoints(folder).load_variables(step, averaged=averaged)
 
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:

@@ -1,14 +1,13 @@
 """PyTorch checkpoints <-> Flax variables, by name and layout; no PyTorch needed.
 
-The names are those of the official SDD code, mdistiller and RepDistiller, which agree, and of
-torchvision's ResNets and VGGs. PyTorch stores convolutions as [out,in,height,width] and dense layers
+The names are those of `sdd_jax.torch_names`. PyTorch stores convolutions as [out,in,height,width] and dense layers
 as [out,in]; Flax as [height,width,in,out] and [in,out].
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,100 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdd_jax.models.mobile import MobileNetV1, MobileNetV2, ShuffleNetV1, ShuffleNetV2
-from sdd_jax.models.resnet import ResNet, WideResNet
-from sdd_jax.models.vgg import VGG
-
-# A table has a row for each kind of layer: its Flax path and its PyTorch name. `#` stands for a
-# number, the same ones in the same order on both sides. The first row is the layer that sees the image.
-Table = Sequence[tuple[str, str]]
-
-_RESNET: Table = (  # three stages; also torchvision's four
-    ("trunk/stem_conv", "conv1"),
-    ("trunk/stem_bn", "bn1"),
-    ("trunk/stage#_block#/conv#", "layer#.#.conv#"),
-    ("trunk/stage#_block#/bn#", "layer#.#.bn#"),
-    ("trunk/stage#_block#/shortcut_conv", "layer#.#.downsample.0"),
-    ("trunk/stage#_block#/shortcut_bn", "layer#.#.downsample.1"),
-    ("head", "fc"),
-)
-_RESNET_CIFAR_STEM: Table = (  # four stages with the stem of CIFAR or CUB-200
-    *_RESNET[:4],
-    ("trunk/stage#_block#/shortcut_conv", "layer#.#.shortcut.0"),
-    ("trunk/stage#_block#/shortcut_bn", "layer#.#.shortcut.1"),
-    ("head", "linear"),
-)
-_WRN: Table = (
-    ("trunk/stem_conv", "conv1"),
-    ("trunk/stage#_block#/conv#", "block#.layer.#.conv#"),
-    ("trunk/stage#_block#/bn#", "block#.layer.#.bn#"),
-    ("trunk/stage#_block#/shortcut_conv", "block#.layer.#.convShortcut"),
-    ("trunk/final_bn", "bn1"),
-    ("head", "fc"),
-)
-_MOBILENET_V1: Table = (
-    ("trunk/stem_conv", "model.0.0"),
-    ("trunk/stem_bn", "model.0.1"),
-    ("trunk/block#_depthwise_conv", "model.#.0"),
-    ("trunk/block#_depthwise_bn", "model.#.1"),
-    ("trunk/block#_pointwise_conv", "model.#.3"),
-    ("trunk/block#_pointwise_bn", "model.#.4"),
-    ("head", "fc"),
-)
-_MOBILENET_V2: Table = (
-    ("trunk/stem_conv", "conv1.0"),
-    ("trunk/stem_bn", "conv1.1"),
-    ("trunk/stage#_block#/expand_conv", "blocks.#.#.conv.0"),
-    ("trunk/stage#_block#/expand_bn", "blocks.#.#.conv.1"),
-    ("trunk/stage#_block#/depthwise_conv", "blocks.#.#.conv.3"),
-    ("trunk/stage#_block#/depthwise_bn", "blocks.#.#.conv.4"),
-    ("trunk/stage#_block#/project_conv", "blocks.#.#.conv.6"),
-    ("trunk/stage#_block#/project_bn", "blocks.#.#.conv.7"),
-    ("trunk/last_conv", "conv2.0"),
-    ("trunk/last_bn", "conv2.1"),
-    ("head", "classifier.0"),
-)
-_SHUFFLENET: Table = (
-    *_RESNET[:4],
-    ("trunk/last_conv", "conv2"),  # version 2 alone
-    ("trunk/last_bn", "bn2"),
-    ("head", "linear"),
-)
-
-
-def _resnet_tables(trunk: ResNet) -> tuple[Table, ...]:
-    """The names on export, and others that are taken on import: torchvision's ResNets are often given a CIFAR stem."""
-    if len(trunk.stage_sizes) == 3:
-        return (_RESNET,)
-    return (_RESNET, _RESNET_CIFAR_STEM) if trunk.stem == "imagenet" else (_RESNET_CIFAR_STEM, _RESNET)
-
-
-def _vgg_table(trunk: VGG) -> Table:
-    """Layers are numbered, ReLUs and poolings too: from 0 in each block, in torchvision's through all blocks."""
-    torchvision, number = trunk.stem == "imagenet", 0
-    rows: list[tuple[str, str]] = []
-    for block, size in enumerate(trunk.block_sizes):
-        sequence, number = ("features", number) if torchvision else (f"block{block}", 0)
-        for layer in range(size):
-            rows.append((f"trunk/block{block}_conv{layer}", f"{sequence}.{number}"))
-            rows.append((f"trunk/block{block}_bn{layer}", f"{sequence}.{number + 1}"))
-            number += 3 if trunk.batch_norm else 2
-        number += 1
-    if not torchvision:
-        return (*rows, ("head", "classifier"))
-    return (*rows, ("trunk/dense0", "classifier.0"), ("trunk/dense1", "classifier.3"), ("head", "classifier.6"))
-
-
-# Every trunk's tables. Export uses the first, import takes any.
-_TABLES: dict[type[nn.Module], Callable[[Any], tuple[Table, ...]]] = {
-    ResNet: _resnet_tables,
-    WideResNet: lambda trunk: (_WRN,),
-    VGG: lambda trunk: (_vgg_table(trunk),),
-    MobileNetV1: lambda trunk: (_MOBILENET_V1,),
-    MobileNetV2: lambda trunk: (_MOBILENET_V2,),
-    ShuffleNetV1: lambda trunk: (_SHUFFLENET,),
-    ShuffleNetV2: lambda trunk: (_SHUFFLENET,),
-}
+from sdd_jax.torch_names import TABLES, Table
 
 _LEAVES = {
     ("params", "kernel"): "weight",
@@ -120,8 +26,8 @@ _LEAVES = {
 }
 
 # Axes by rank: how a Flax array is transposed into PyTorch's layout, and back.
-_TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
-_TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+_TO_TORCH = {1: (0,), 2: (1, 0), 3: (0, 1, 2), 4: (3, 2, 0, 1)}
+_TO_FLAX = {1: (0,), 2: (1, 0), 3: (0, 1, 2), 4: (2, 3, 1, 0)}
 
 
 def from_state_dict(
@@ -161,8 +67,8 @@ def from_state_dict(
         entries = _entries(model, rows, found.get(first), axis=1)
         for name in _counters(entries):
             found.pop(name, None)
-        shapes = {name: tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim]) for name, (_, leaf) in entries.items()}
-        head = [name for name, (path, _) in entries.items() if path.startswith("params/head/")] if new_head else []
+        shapes = {name: entry.shape for name, entry in entries.items()}
+        head = [name for name, entry in entries.items() if entry.path.startswith("params/head/")] if new_head else []
         if any(name not in found or np.shape(found[name]) != shapes[name] for name in head):
             for name in head:
                 del entries[name], shapes[name]
@@ -170,26 +76,31 @@ def from_state_dict(
         wrong = _problems(found, shapes)
         if not wrong:
             flat = {}
-            for name, (path, leaf) in entries.items():
-                flat[path] = jnp.array(np.transpose(np.asarray(found[name]), _TO_FLAX[leaf.ndim]), leaf.dtype)
+            for name, (path, leaf, shape) in entries.items():
+                array = np.asarray(found[name]).reshape(shape[: leaf.ndim])
+                flat[path] = jnp.array(np.transpose(array, _TO_FLAX[leaf.ndim]), leaf.dtype)
             return unflatten_dict(flat, sep="/")
         problems.append(wrong)
     raise ValueError("the state dict does not fit the model:\n  " + "\n  ".join(min(problems, key=len)))
 
 
 def to_state_dict(
-    model: nn.Module, variables: Mapping[str, Any], *, table: Table | None = None
+    model: nn.Module, variables: Mapping[str, Any], *, table: Table | None = None, names: str | None = None
 ) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of `model`'s variables, `num_batches_tracked` zero (int64); errors as above."""
-    rows = _tables(model, table)[0]
+    """The PyTorch state dict of `model`'s variables, `num_batches_tracked` zero (int64); errors as above.
+
+    `names` says whose: "timm", "torchvision" or "mdistiller", of those that the network has; without it the first of
+    `sdd_jax.torch_names.TABLES`, which for vision transformers, ConvNeXt and EfficientNet are timm's.
+    """
+    rows = _tables(model, table, names)[0]
     found: dict[str, Any] = flatten_dict(variables, sep="/")
     entries = _entries(model, rows, found.get(f"params/{rows[0][0]}/kernel".replace("#", "0")), axis=2)
-    wrong = _problems(found, {path: leaf.shape for path, leaf in entries.values()})
+    wrong = _problems(found, {entry.path: entry.leaf.shape for entry in entries.values()})
     if wrong:
         raise ValueError("the tree of variables does not fit the model:\n  " + "\n  ".join(wrong))
     state_dict = {
-        name: np.ascontiguousarray(np.transpose(found[path], _TO_TORCH[leaf.ndim]))
-        for name, (path, leaf) in entries.items()
+        name: np.ascontiguousarray(np.transpose(found[path], _TO_TORCH[leaf.ndim])).reshape(shape)
+        for name, (path, leaf, shape) in entries.items()
     }
     return state_dict | {name: np.zeros((), np.int64) for name in _counters(entries)}
 
@@ -235,29 +146,44 @@ def _strip(state_dict: Mapping[str, Any], prefix: str | None, first: str) -> dic
     return {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
 
 
-def _tables(model: nn.Module, table: Table | None) -> tuple[Table, ...]:
+def _tables(model: nn.Module, table: Table | None, names: str | None = None) -> tuple[Table, ...]:
     if table is not None:
         if not table:
             raise ValueError("the table of PyTorch names is empty")
         return (table,)
     trunk = getattr(model, "trunk", model)
-    if type(trunk) not in _TABLES:
-        known = ", ".join(kind.__name__ for kind in _TABLES)
+    if type(trunk) not in TABLES:
+        known = ", ".join(kind.__name__ for kind in TABLES)
         raise ValueError(f"no table of PyTorch names for a {type(trunk).__name__}: give one as table=; known: {known}")
-    return _TABLES[type(trunk)](trunk)
+    tables = TABLES[type(trunk)](trunk)
+    if names is not None and names not in tables:
+        raise ValueError(f"a {type(trunk).__name__} has the names of {', '.join(tables)}; got {names!r}")
+    return tuple(tables.values()) if names is None else (tables[names],)
 
 
-def _torch_name(table: Table, path: str) -> str:
+def _torch_name(table: Table, path: str) -> tuple[str, int]:
+    """The PyTorch name of the array at ``path``, and how many axes of length 1 it has there at its end."""
     collection, *layer, leaf = path.split("/")
-    for pattern, replacement in table:
-        numbers = re.fullmatch(pattern.replace("#", r"(\d+)"), "/".join(layer))
+    for pattern, replacement, *axes in table:
+        pattern = pattern.replace("#", r"(\d+)")
+        if array := re.fullmatch(pattern, "/".join((*layer, leaf))):
+            return replacement.replace("#", "{}").format(*array.groups()), sum(axes)
+        numbers = re.fullmatch(pattern, "/".join(layer))
         if numbers and (collection, leaf) in _LEAVES:
-            return f"{replacement.replace('#', '{}').format(*numbers.groups())}.{_LEAVES[collection, leaf]}"
+            return f"{replacement.replace('#', '{}').format(*numbers.groups())}.{_LEAVES[collection, leaf]}", 0
     raise ValueError(f"no PyTorch name is known for {path}")
 
 
-def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str, tuple[str, jax.ShapeDtypeStruct]]:
-    """The PyTorch name, Flax path and shape of every array of `model`'s variables.
+class _Entry(NamedTuple):
+    """An array here and there."""
+
+    path: str
+    leaf: jax.ShapeDtypeStruct
+    shape: tuple[int, ...]  # in PyTorch
+
+
+def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str, _Entry]:
+    """Every array of `model`'s variables by its PyTorch name.
 
     The network reads as many image channels as that axis of the `first` weight, 3 if it is no such weight.
     """
@@ -269,11 +195,11 @@ def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str,
     entries = {}
     for path, leaf in leaves.items():
         if leaf.ndim not in _TO_TORCH:
-            raise ValueError(f"{path} has shape {leaf.shape}: PyTorch's layout is known for 1, 2 or 4 axes")
-        name = _torch_name(table, path)
+            raise ValueError(f"{path} has shape {leaf.shape}: PyTorch's layout is known for 1 to 4 axes")
+        name, axes = _torch_name(table, path)
         if name in entries:
-            raise ValueError(f"the table gives {entries[name][0]} and {path} one PyTorch name, {name}")
-        entries[name] = path, leaf
+            raise ValueError(f"the table gives {entries[name].path} and {path} one PyTorch name, {name}")
+        entries[name] = _Entry(path, leaf, tuple(leaf.shape[place] for place in _TO_TORCH[leaf.ndim]) + (1,) * axes)
     return entries
 
 

@@ -7,7 +7,7 @@ import ast
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from sdd_jax.configs import quickstart
 
 
 def get_config(argument="{}"):

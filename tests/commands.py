@@ -33,7 +33,7 @@ class Ended(NamedTuple):
         return self.err.strip()
 
 
-def call(*arguments, name="sdd_jax", **given):
+def call(*arguments, name="sdd", **given):
     """``python -m NAME ARGUMENTS`` from the repository's folder; ``given`` goes to its ``main``.
 
     An exception that gets out of the command gets out of here.
@@ -47,8 +47,8 @@ def call(*arguments, name="sdd_jax", **given):
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:
-            module = program if name == "sdd_jax" else importlib.import_module(name)
-            code = module.main() if name == "sdd_jax" else module.main(sys.argv[1:], **given)
+            module = program if name == "sdd" else importlib.import_module(name)
+            code = module.main() if name == "sdd" else module.main(sys.argv[1:], **given)
         except SystemExit as ended:
             code = ended.code
     return Ended(code or 0, out.getvalue(), err.getvalue())

@@ -13,6 +13,8 @@ from absl import flags
 from commands import forget_config_files
 from ml_collections import config_flags
 
+from sdd_jax.__main__ import with_config_files
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
 FENCE = re.compile(r"^```(?P<language>\S*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -63,7 +65,7 @@ def missing_imports(text):
 
 
 def commands(text):
-    """The words of every command of this project in a block for the shell, from behind its ``python -m`` on."""
+    """The words of every command of this project in a block for the shell: module and arguments."""
     found, rest = [], ""
     for line in text.replace("\\\n", " ").splitlines():
         rest += line + "\n"
@@ -73,9 +75,11 @@ def commands(text):
             continue
         rest = ""
         for start, word in enumerate(words):
+            end = next((i for i in range(start, len(words)) if words[i] in ("&&", "|", ">")), len(words))
             if word == "-m" and re.fullmatch(r"(\S*/)?python", words[start - 1]):
-                end = next((i for i in range(start, len(words)) if words[i] in ("&&", "|", ">")), len(words))
                 found.append(words[start + 1 : end])
+            elif re.fullmatch(r"(\S*/)?sdd", word) and (start == 0 or re.search("&&|[|]|=", words[start - 1])):
+                found.append(["sdd_jax", *words[start + 1 : end]])
             elif "python -m" in word:  # a command for another machine
                 found += commands(word.partition("=")[2] if word.startswith("--") else word)
     return found
@@ -83,10 +87,11 @@ def commands(text):
 
 def config_of(arguments):
     """The config that a command makes of its flags ``--config...``, in flags of the test's own, and the other words."""
-    given = [word for word in arguments if word.startswith("--config")]
+    given = with_config_files([word for word in arguments if word.startswith("--config")])
+    others = [word for word in arguments if not word.startswith("--config")]
     values, modules = flags.FlagValues(), set(sys.modules)
     with mock.patch.object(sys, "argv", ["command", *given]):  # where the config's flag looks for overrides
         config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
         assert not values(["command", *given])[1:]
     forget_config_files(modules)
-    return values.config.to_dict(), [word for word in arguments if word not in given]
+    return values.config.to_dict(), others

@@ -21,6 +21,7 @@ parser.add_argument("--seeds", type=int, default=1, help="runs to train together
 parser.add_argument("--stop_at", type=int, help="end before the evaluation after so many steps, as a killed run would")
 parser.add_argument("--joins", choices=("flags", "environment"), help="be one of several processes, told by either")
 parser.add_argument("--objective", choices=("distill", "contrast"), default="distill", help="the second adds CRD to it")
+parser.add_argument("--recipe", action="store_true", help="by the recipe of tiny.py")
 parser.add_argument("--process", help="INDEX,COUNT,PORT of the flags")
 
 
@@ -59,12 +60,16 @@ def train(dtype, folder, given):
     if given.objective == "contrast":
         small = contrast(0.1, dimensions=8, negatives=20)
         runs = [run._replace(objective=added(logits=run.objective, features=small)) for run in runs]
+    if given.recipe:
+        runs = [tiny.recipe(run) for run in runs]
     loop.train_together(runs, [folder / str(run.seed) for run in runs], should_stop=should_stop)
     rows = read_metrics(folder / "0" / "metrics.jsonl")
     return {
         "losses": [row["loss"] for row in rows if row["kind"] == "train"],
         "evaluations": [
-            [row["step"], row["split"], row["examples"], row["accuracy"]] for row in rows if row["kind"] == "evaluation"
+            [row["step"], row["split"], row["examples"], row["accuracy"], row.get("ema_loss", 0.0)]
+            for row in rows
+            if row["kind"] == "evaluation"
         ],
     }
 

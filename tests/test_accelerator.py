@@ -186,7 +186,7 @@ def test_every_case_names_a_function_and_a_config_that_there_are(small):
     assert len(asked) > (2 if small else 10)
     for data, teacher, student, method in asked:
         teacher = "none" if method == "plain" else teacher
-        config = importlib.import_module(f"configs.{data}").get_config(
+        config = importlib.import_module(f"sdd_jax.configs.{data}").get_config(
             f"teacher={teacher},student={student},method={method}"
         )
         check(config)

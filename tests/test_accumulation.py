@@ -10,11 +10,12 @@ import pytest
 import tiny
 from flax import linen as nn
 
+from sdd_jax.data.mixing import mix
 from sdd_jax.losses import kd_loss
 from sdd_jax.models import Classifier
 from sdd_jax.models.layers import conv, torch_affine_init
 from sdd_jax.training import optim
-from sdd_jax.training.objective import Objective, distill
+from sdd_jax.training.objective import Objective, distill, mixed
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import live_teacher
 
@@ -67,6 +68,17 @@ def test_without_batch_norm_parts_make_the_update_of_the_whole(x64, rolled):
         np.testing.assert_allclose(measured[PARTS][name], value, rtol=1e-9 if value.dtype == jnp.float64 else 1e-6)
     moved = jax.tree.map(lambda new, old: float(jnp.abs(new - old).max()), states[1].params, state.params)
     assert min(jax.tree.leaves(moved)) > 1e-4
+
+
+@pytest.mark.slow
+def test_a_batch_is_mixed_before_it_is_divided(x64):
+    objective = mixed(OBJECTIVE)
+    state, arrays, make = begin(without_batch_norm(), objective)
+    whole = mix(batch(), jax.random.key(2), mixup=1.0)
+    states = {
+        parts: jax.jit(make(accumulate=parts))(state, arrays, whole, jax.random.key(0))[0] for parts in (1, PARTS)
+    }
+    chex.assert_trees_all_close(states[PARTS], states[1], rtol=1e-9, atol=1e-14)
 
 
 def test_with_batch_norm_statistics_are_those_of_the_parts(x64):

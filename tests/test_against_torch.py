@@ -2,10 +2,12 @@
 
 import functools
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from golden import weights
 
@@ -16,7 +18,7 @@ from sdd_jax.regions import Regions
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import optim
 from sdd_jax.training.features import similarity
-from sdd_jax.training.objective import distill
+from sdd_jax.training.objective import distill, mixed, plain
 from sdd_jax.training.step import State, make_train_step
 from sdd_jax.training.teacher import live_teacher
 
@@ -198,3 +200,44 @@ def test_similarity_reads_the_last_stage_and_has_pytorchs_value_and_gradient(tor
         np.testing.assert_allclose(found[entry], wanted, rtol=0, atol=1e-9 * largest, err_msg=entry)
         compared += tensor.grad is not None
     assert compared > 10
+
+
+def test_adamw_that_spares_norms_and_biases_is_pytorchs(torch, x64):
+    shapes = {"kernel": (4, 3), "bias": (3,), "scale": (4,)}
+    tensors = {name: torch.randn(shape, dtype=torch.float64, requires_grad=True) for name, shape in shapes.items()}
+    groups = [
+        {"params": [tensors["kernel"]], "weight_decay": 0.05},
+        {"params": [tensors["bias"], tensors["scale"]], "weight_decay": 0.0},
+    ]
+    theirs = torch.optim.AdamW(groups, lr=0.01)
+    params = {name: as_jax_of_any(tensor) for name, tensor in tensors.items()}
+    ours = optim.adamw(0.01, weight_decay=0.05, clip_norm=1.0, decayed=optim.weights_alone)
+    state = ours.init(params)
+    for step in range(STEPS):
+        for tensor in tensors.values():
+            tensor.grad = torch.randn(tensor.shape, dtype=torch.float64) * 10.0 ** (1 - step)
+        grads = {name: as_jax_of_any(tensor.grad) for name, tensor in tensors.items()}
+        torch.nn.utils.clip_grad_norm_(tensors.values(), 1.0)
+        theirs.step()
+        updates, state = ours.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, tensor in tensors.items():
+            np.testing.assert_allclose(params[name], tensor.detach().numpy(), rtol=1e-10)
+
+
+def test_the_cross_entropy_with_smooth_and_mixed_labels_is_pytorchs(torch, x64):
+    logits, share = torch.randn(BATCH, CLASSES, dtype=torch.float64), 0.3
+    first, second = (torch.randint(0, CLASSES, (BATCH,)) for _ in range(2))
+    rows = torch.eye(CLASSES, dtype=torch.float64)
+    target = share * rows[first] + (1 - share) * rows[second]
+    expected = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1, reduction="none")
+    batch = {"label": jnp.asarray(first.numpy()), "other_label": jnp.asarray(second.numpy())}
+    batch["share"] = jnp.full(BATCH, share)
+    outputs = SimpleNamespace(logits=as_jax_of_any(logits))
+    now = {"epoch": 0, "epochs_done": 0.1, "key": None}
+    loss, _, _ = mixed(plain(label_smoothing=0.1)).apply({}, {}, outputs, None, batch, **now)
+    np.testing.assert_allclose(loss, expected.numpy(), rtol=1e-12)
+
+
+def as_jax_of_any(tensor):
+    return jnp.asarray(tensor.detach().numpy())

@@ -77,9 +77,9 @@ def files(root):
 COMMANDS = {
     ("trian",): "unknown command 'trian'; the closest is 'train', known are train",
     ("",): "unknown command ''",
-    ("train",): "--config and --workdir must be given: sdd_jax train --help",
+    ("train",): "--config and --workdir must be given: sdd train --help",
     ("train", PLAIN, "--workdir="): "--workdir must name a place, got an empty name",
-    ("train", PLAIN, "--workdir=DIR/new", "--seeds=1"): "'seeds': sdd_jax train --help shows those that there are",
+    ("train", PLAIN, "--workdir=DIR/new", "--seeds=1"): "'seeds': sdd train --help shows those that there are",
     ("train", PLAIN, "--workdir=DIR/new", "now"): "unexpected argument 'now'",
     ("train", PLAIN, "--workdir=DIR/new", "--config.epochs"): "Missing value for flag --config.epochs",
     ("train", PLAIN, "--workdir=DIR/new", "--config.optim=1"): "config.optim=1: Failed to parse",
@@ -87,6 +87,12 @@ COMMANDS = {
     ("train", PLAIN, "--workdir=DIR/new", "--config.sdd.scale=1"): "no (such )?field.*scale.*scales",
     ("train", PLAIN, "--workdir=DIR/new", "--config.no.room=1"): "no (such )?field.*'no",
     ("train", "--config", "configs/quickstar.py", "--workdir=DIR/new"): "there is no config file configs/quickstar.py",
+    (
+        "train",
+        "--config",
+        "quickstar:run=kd",
+        "--workdir=DIR/new",
+    ): "no config of that name; the closest is 'quickstart'",
     ("train", PLAIN, "--workdir=DIR/new", "--config.epochs=none"): "epochs must be an integer, got None",
     ("train", PLAIN, "--workdir=DIR/file/below"): "DIR/file/below cannot be a run's folder: DIR/file is a file",
     ("train", PLAIN, "--workdir=DIR/full"): "DIR/full is not empty and holds no run",
@@ -110,7 +116,7 @@ COMMANDS = {
     ("export", "--workdir=DIR/teacher", "--output="): "--output must name a place",
     ("export", "--workdir=DIR/teacher", "--output=DIR/file"): "DIR/file exists: it is not overwritten",
     ("export", "--workdir=DIR/teacher", "--output=DIR/a", "--format=caffe"): "one of <safetensors",
-    ("import", *IMPORT): "FILE is missing: python -m sdd_jax import FILE",
+    ("import", *IMPORT): "FILE is missing: sdd import FILE",
     ("import", "DIR/file", *IMPORT): "DIR/file is neither a safetensors nor a PyTorch file",
     ("import", "DIR/one.safetensors", *IMPORT): "DIR/one.safetensors: ",
     ("import", "DIR/one.safetensors", *IMPORT, "--num_classes=0"): "num_classes=0: 0 is not a positive",
@@ -231,7 +237,7 @@ def parametrized(name, cases, quick):
 def test_a_mistake_on_the_command_line_is_one_line(folder, typed):
     before = files(folder)
     arguments = [argument.replace("DIR", str(folder)) for argument in typed]
-    name = arguments.pop(0) if "." in arguments[0] else "sdd_jax"
+    name = arguments.pop(0) if "." in arguments[0] else "sdd"
     line = call(*arguments, name=name).refused()
     message = (COMMANDS | MORE)[typed].replace("DIR", re.escape(str(folder)))
     assert line.startswith(f"{name}: ") and re.search(message, line), line
@@ -259,7 +265,7 @@ def test_without_a_home_that_can_be_written_programs_are_not_kept_and_it_says_so
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     told = capsys.readouterr().err
-    assert told.startswith("sdd_jax: compiled programs are not kept: ") and told.count("\n") == 1
+    assert told.startswith("sdd: compiled programs are not kept: ") and told.count("\n") == 1
     assert "home directory" in told if home == "none" else str(tmp_path) in told
 
 

@@ -23,10 +23,10 @@ from PIL import Image
 from test_end_to_end import ENVIRONMENT, ROOT, command, final_variables, run
 from test_grain_source import batches, by_position
 
-from configs.image_folder import get_config
 from sdd_jax import data
 from sdd_jax.build import build, load_data
 from sdd_jax.config import read
+from sdd_jax.configs.image_folder import get_config
 from sdd_jax.data import eval_data, images, streamed, train_data
 from sdd_jax.mesh import make_mesh
 from sdd_jax.training import loop, run_dir

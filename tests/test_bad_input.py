@@ -35,6 +35,7 @@ def wrong_values(field):
     if field.kind in (int, float):
         lower = max(field.least, field.above)
         wrong |= {"too small": lower - 1} | ({"the bound itself": lower} if field.above == lower else {})
+        wrong |= {"too large": field.below} if field.below < float("inf") else {}
         wrong["a complex number"] = 1j
     return wrong
 
@@ -50,8 +51,8 @@ LITERAL = [case for case in BY_FIELD if repr(case[2]) != "nan"]  # which has no 
 def refused(tmp_path, *arguments, command="train"):
     """The one line of a command that is refused and makes no folder."""
     line = call(command, *arguments, f"--workdir={tmp_path}/run").refused()
-    assert not (tmp_path / "run").exists() and line.startswith("sdd_jax: ")
-    return line.removeprefix("sdd_jax: ")
+    assert not (tmp_path / "run").exists() and line.startswith("sdd: ")
+    return line.removeprefix("sdd: ")
 
 
 ALLOWED = r"must be|must name|known are|known:|greater than|at least|expected|should be|go together|goes with"
@@ -83,7 +84,9 @@ def test_every_field_is_refused_on_the_command_line_too(tmp_path, name):
 def test_a_field_that_may_be_unset_is_unset_by_none_and_set_again(monkeypatch, name):
     read_as, field = [], FIELDS[name]
     value = (
-        "kd" if name == "loss.base" else {int: "3", float: "2.5", bool: "True", str: (*field.known, "a")[0]}[field.kind]
+        "kd"
+        if name == "loss.base"
+        else {int: "3", float: str(min(2.5, field.below / 2)), bool: "True", str: (*field.known, "a")[0]}[field.kind]
     )
     unset = "kd" if name == "loss.base" else "None"  # the method's
     monkeypatch.setattr(train, "main", lambda: read_as.append(read(flags.FLAGS.config)[name]))
@@ -124,6 +127,14 @@ TOGETHER = {
     "milestones after the end": ({"optim.schedule": "step", "optim.milestones": (99,)}, "below the run's 40 epochs"),
     "milestones out of order": ({"optim.schedule": "step", "optim.milestones": (9, 3)}, r"increase.*\(9, 3\)"),
     "float64 without its switch": ({"model.dtype": "float64"}, "JAX_ENABLE_X64=1"),
+    "a warm-up of the rate that lasts": ({"optim.rate_warmup_epochs": 40}, "before the run's 40 epochs.*got 40"),
+    "RandAugment in memory": ({"data.randaugment": (2, 9)}, r"digits is held in memory.*data.randaugment.*\(2, 9\)"),
+    "RandAugment without its magnitude": ({"data.randaugment": (2,)}, r"number of operations.*such as 2,9; got \(2,\)"),
+    "RandAugment too strong": ({"data.randaugment": (2, 11)}, r"at most 10, such as 2,9; got \(2, 11\)"),
+    "nobody to mix with": ({"data.mixup": 0.2, "batch_size": 1}, "mix two images of a batch: batch_size is 1"),
+    "mixed images in a memory": ({"method": "crd", "argument": {}, "loss.base": None, "loss.options": {},
+                                  "data.cutmix": 1.0}, "'crd' remembers every example.*data.cutmix"),
+    "a cache of mixed images": ({"teacher.cache": "/nowhere", "data.mixup": 0.2}, "mixtures of two: data.mixup 0.2"),
     "parts that do not divide the batch": ({"optim.accumulate_steps": 7}, "64 images are not a multiple of 7 parts"),
     "a trace that ends before it begins": ({"profile_steps": (20, 10)}, r"such as 10,20; got \(20, 10\)"),
     "a trace without an end": ({"profile_steps": (20,)}, "such as 10,20"),
@@ -165,7 +176,7 @@ FILES = {
     "raises in its function": ("def get_config(a=None):\n    return 1 / 0", r"ZeroDivisionError.*\(FILE:2\)"),
     "asserts": ("def get_config(a=None):\n    assert a", r"FILE failed with AssertionError.*\(FILE:2\)"),
     "misses a key": ("def get_config(a=None):\n    return {}['there']", r"KeyError: 'there' \(FILE:2\)"),
-    "misses an attribute": ("import configs\ndef get_config(a=None):\n    return configs.none", r"AttributeError.*:3"),
+    "misses an attribute": ("import math\ndef get_config(a=None):\n    return math.none", r"AttributeError.*:3"),
     "imports what is not there": ("import nothing_there", r"No module named 'nothing_there' \(FILE:1\)"),
     "opens what is not there": ("open('/nowhere/a')", r"FILE failed with FileNotFoundError: .*/nowhere/a' \(FILE:1\)"),
     "refuses": (RETURNS + "int('four')", "invalid literal.*'four'"),
@@ -199,8 +210,8 @@ def test_a_config_file_that_is_none_says_what_is_wrong_with_it_and_where(tmp_pat
 PLACES = {
     "is not there": ("configs/quickstar.py", "there is no config file configs/quickstar.py"),
     "is not there, with an argument": ("configs/quickstar.py:run=kd", "there is no config file configs/quickstar.py$"),
-    "is a folder": ("configs", "there is no config file configs$"),
-    "has no name": ("", "--config must name a file, got an empty name"),
+    "is a folder": ("configs", "there is no config file configs, and no config of that name; the closest is"),
+    "has no name": ("", "--config must name a config or a file, got an empty name"),
     "has another argument": ("configs/quickstart.py:run=kds", "unknown run 'kds'; known are all, teacher, plain, kd"),
     "has an argument without a value": ("configs/cifar100.py:student", "'student': expected NAME=VALUE"),
     "has an argument twice": ("configs/cifar100.py:student=vgg8,student=vgg8", "names student twice"),

@@ -13,12 +13,13 @@ import pytest
 import sets
 from ml_collections import ConfigDict
 
-from configs import cifar100, common, fashion_mnist, imagenet, quickstart
-from configs.pairs import PAIRS
 from experiments.recipes import identity
 from sdd_jax import data, methods, saved
-from sdd_jax.build import build, check, make_objective, trace
-from sdd_jax.fields import FIELDS, PRESETS
+from sdd_jax.build import build, check, make_objective, make_optimizer, trace
+from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart
+from sdd_jax.configs.pairs import PAIRS
+from sdd_jax.fields import FIELDS, LATER, PRESETS
+from sdd_jax.files import flatten
 from sdd_jax.models import Outputs, create_model, model_names
 from sdd_jax.regions import Regions
 from sdd_jax.training import run_dir
@@ -32,7 +33,7 @@ OTHERS = [name for name in methods.BASES if name not in (*METHODS, "nkd_as_relea
 
 def config(text="teacher=resnet20,student=resnet8", file="cifar10", **overrides):
     """A config by its argument, with fields overridden: ``optim__momentum`` is ``optim.momentum``."""
-    chosen = importlib.import_module(f"configs.{file}").get_config(text)
+    chosen = importlib.import_module(f"sdd_jax.configs.{file}").get_config(text)
     for name, value in overrides.items():
         *rooms, leaf = name.split("__")
         room = chosen
@@ -54,6 +55,29 @@ def test_a_config_that_was_written_is_the_same_config():
     again = check(json.loads(json.dumps(settings.nested())))
     assert again == settings and run_dir.owner(again.nested()) == run_dir.owner(settings.nested())
     assert run_dir.owner(check(config(seed=1)).nested()) != run_dir.owner(settings.nested())
+
+
+def test_a_run_begun_before_a_field_came_is_the_same_run_and_goes_on(tmp_path):
+    now = check(config(data__num_classes=10)).nested()
+    before = json.loads(json.dumps(now))
+    for name in LATER:
+        room, field = name.split(".")
+        del before[room][field]
+    assert run_dir.owner(before) == run_dir.owner(now)
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    run_dir.check_same_config(tmp_path, now)
+    assert flatten(run_dir.read_network(tmp_path)) == flatten(now)
+    changed = {"mixup": (0.2, "data.mixup was 0.0, now 0.2"), "randaugment": ([2, 9], r"was \[\], now \[2, 9\]")}
+    for field, (value, message) in changed.items():
+        other = now | {"data": now["data"] | {field: value}}
+        assert run_dir.owner(other) != run_dir.owner(now)
+        with pytest.raises(ValueError, match=message):
+            run_dir.check_same_config(tmp_path, other)
+
+
+def test_a_later_field_at_its_default_is_what_a_run_of_before_was():
+    defaults = {name: FIELDS[name].default for name in LATER}
+    assert {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()} == LATER
 
 
 WRONG = {
@@ -335,7 +359,7 @@ def test_sets_of_any_size_trace_without_data_if_their_sizes_are_stated(tmp_path)
         trace(unseen(data__num_classes=7))
 
 
-OF_SETS_ON_DISK = {"image_size": 64, "augment": "resize_crop", "in_memory": True}
+OF_SETS_ON_DISK = {"image_size": 64, "augment": "resize_crop", "in_memory": True, "randaugment": (2, 9)}
 
 
 @pytest.mark.parametrize("option", OF_SETS_ON_DISK)
@@ -363,6 +387,55 @@ def test_the_number_of_worker_processes_makes_no_other_run(tmp_path):
 def test_a_cache_of_sets_on_disk_is_refused_with_the_reason(file, reason):
     with pytest.raises(ValueError, match=reason):
         check(config(None, file, teacher__cache="somewhere"))
+
+
+# ---------------------------------------------------------------------- a recipe of today
+
+
+def deit(**overrides):
+    known = {"data__num_classes": 7, "data__train_examples": 1000, "data__image_size": 64, "batch_size": 16}
+    return config("teacher=resnet34,student=resnet18", "deit", **known | overrides)
+
+
+def test_the_recipe_of_deit_traces_with_everything_in_it():
+    state, metrics = trace(deit())
+    assert state.ema.keys() == {"params", "batch_stats"} and "complementary_share" in metrics
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state.params)]
+    assert [leaf.shape for leaf in jax.tree.leaves(state.ema["params"])] == shapes
+    assert len(jax.tree.leaves(state.opt_state)) == 2 * len(shapes) + 2  # AdamW's moments, its count, the schedule's
+
+
+def test_the_optimizer_of_a_config_warms_up_and_decays_what_it_says():
+    recipe = {"optimizer": "adamw", "rate_warmup_epochs": 2, "decay_norms": False, "weight_decay": 0.1}
+    settings = check(config(optim__learning_rate=0.5, **{f"optim__{name}": value for name, value in recipe.items()}))
+    optimizer, params = make_optimizer(settings, 640), {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    state, still = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    for step in range(3):  # of 20 in two epochs of 640 images at batch 64
+        updates, state = optimizer.update(still, state, params)
+        np.testing.assert_allclose(updates["kernel"], -0.5 * (step + 1) / 20 * 0.1, rtol=1e-6)
+        np.testing.assert_array_equal(updates["bias"], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [
+        ({}, "not of mixtures of two: data.mixup 0.8 and data.cutmix 1"),
+        ({"data__mixup": 0.0, "data__cutmix": 0.0}, r"views that can be numbered: data.randaugment \(2, 9\)"),
+        ({"data__mixup": 0.0, "data__cutmix": 0.0, "data__randaugment": ()}, "random in size and place"),
+    ],
+)
+def test_what_no_cache_can_serve_is_refused_by_name(left, reason):
+    with pytest.raises(ValueError, match=reason):
+        check(deit(teacher__cache="somewhere", **left))
+
+
+def test_a_cache_serves_what_the_student_alone_sees():
+    recipe = {"optim__optimizer": "adamw", "optim__ema_decay": 0.99, "loss__label_smoothing": 0.1}
+    check(config(teacher__cache="somewhere", **recipe))
+
+
+def test_a_set_on_disk_with_randaugment_is_read_from_there():
+    assert check(deit())["data.in_memory"] is False  # images of 64 pixels, which may fit in memory
 
 
 # ---------------------------------------------------------------------- a teacher from a run's folder

@@ -14,9 +14,9 @@ import sets
 from PIL import Image
 from test_end_to_end import ENVIRONMENT, run
 
-from configs import common, image_folder, tiny_imagenet
 from sdd_jax import data
 from sdd_jax.build import build, check
+from sdd_jax.configs import common, image_folder, tiny_imagenet
 from sdd_jax.data import decoded, images
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.streamed import StreamedDataset
@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_written_is_named(folder, cache, tmp_path, monke
         load(folder)
 
 
-@pytest.mark.parametrize("option", [{"augment": "resize_crop"}, {"on_bad_image": "skip"}])
+@pytest.mark.parametrize("option", [{"augment": "resize_crop"}, {"on_bad_image": "skip"}, {"randaugment": (2, 9)}])
 def test_options_of_images_read_from_disk_do_not_go_with_it(folder, option):
     with pytest.raises(ValueError, match="cannot be chosen with data.in_memory: it is for images read from disk"):
         load(folder, **option)

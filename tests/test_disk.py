@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     """
     result = in_a_file_system(disk, "1300k", script)
     assert "full: exit code 1" in result.stdout and "room: exit code 0" in result.stdout, result.stdout + result.stderr
-    said = [line for line in result.stderr.splitlines() if line.startswith("sdd_jax:")]
+    said = [line for line in result.stderr.splitlines() if line.startswith("sdd:")]
     assert len(said) == 1 and "No space left on device" in said[0] and f"{disk}/run" in said[0], result.stderr
     assert "Traceback" not in result.stderr
     assert "going on from step 4 of" in result.stdout
@@ -133,7 +133,7 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
     script = f"mount -o remount,ro {tmp_path} && {TRAIN}{tmp_path}/run"
     result = in_a_file_system(tmp_path, "1m", script)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("sdd_jax: ") and "Read-only file system" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("sdd: ") and "Read-only file system" in result.stderr
     assert "Traceback" not in result.stderr
 
 

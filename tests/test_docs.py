@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import pytest
 from pages import PAGES, ROOT, blocks
 
-from configs import common
 from docs import command_line, fields, networks
 from sdd_jax.config import FIELDS
+from sdd_jax.configs import common
 from sdd_jax.models import model_names, model_stems
 
 # Parameters, and millions of multiply-adds, of the official networks as measured there.
@@ -91,6 +91,9 @@ def test_every_network_is_on_the_page_and_the_page_is_as_generated():
     for section, stem in sections.items():
         named = re.findall(r"^\| (\w+) \| [\d,]+ \|", section, re.MULTILINE)
         assert sorted(named) == sorted(name for name in model_names() if stem in model_stems(name))
+    for name, known in networks.PUBLISHED.items():
+        counts, digits = networks.count(name, "imagenet", 224, 1000), len(str(known.gmacs).partition(".")[2])
+        assert (counts.parameters, round(counts.macs / 1e9, digits)) == (known.parameters, known.gmacs), name
 
 
 def test_every_field_is_on_the_page_with_its_default():
@@ -110,8 +113,8 @@ def test_every_command_is_on_the_page_as_it_is():
 def test_help_fits_the_terminal_and_what_is_typed_is_whole(columns):
     with mock.patch.dict(os.environ, {"COLUMNS": str(columns)}):
         told = commands.call("train", "--help").out
-    assert "python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart\n" in told
-    typed = re.compile(r"python -m|    --config")
+    assert "sdd train --config=quickstart --workdir=runs/quickstart\n" in told
+    typed = re.compile(r"sdd |    --")
     widest = max(len(line) for line in told.splitlines() if not typed.match(line))
     assert min(columns, 100) - 20 < widest <= min(columns, 100)
 

@@ -110,9 +110,7 @@ def test_own_images_on_disk_are_trained_on_measured_and_named_if_broken(tmp_path
     for name in ("a", "b"):
         for number in range(20):
             (tmp_path / "images" / "train" / name / f"{number}.png").write_bytes(b"no image")
-    assert re.match(
-        r"sdd_jax: .*/train/[ab]/\d+.png cannot be read", refused("train", *common, f"--workdir={tmp_path}/b")
-    )
+    assert re.match(r"sdd: .*/train/[ab]/\d+.png cannot be read", refused("train", *common, f"--workdir={tmp_path}/b"))
 
 
 @pytest.mark.slow
@@ -181,5 +179,5 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 @pytest.mark.parametrize("arguments", [("--help",), *((name, "--help") for name in COMMANDS)])
 def test_help_shows_an_example(arguments):
     ended = call(*arguments)
-    assert ended.code == 0 and "python -m sdd_jax" in ended.out
+    assert ended.code == 0 and "sdd " in ended.out
     assert "--workdir" in ended.out or {"plan", "report"} & {*arguments}

@@ -56,8 +56,8 @@ def test_runs_that_tables_share_are_run_once(tmp_path):
     cells = [(table, cell) for table, cell in cells if cell.recipe.file == "cifar100"]
     made = plan.make(cells, preset=RELEASED, seeds=(0,), lines=[], workdir=tmp_path)
     # teacher, student, six methods, two of ours; consistent and complementary only; {1,2}, {1,4}; beta 1, 4, 6, 8; SP,
-    # CRD and SDD-KD with each
-    assert len(made.jobs) == 2 + 6 + 2 + 2 + 2 + 4 + 4
+    # CRD and SDD-KD with each; FitNet, ReviewKD
+    assert len(made.jobs) == 2 + 6 + 2 + 2 + 2 + 4 + 4 + 2
     lines = [line(tables.TABLES["table8"].find("beta = 2", "RN32x4 -> ShuffleNetV1").recipe, 0, 76.0)]
     again = plan.make(cells, preset=RELEASED, seeds=(0,), lines=lines, workdir=tmp_path)
     assert len(again.jobs) == len(made.jobs) - 1 and len(again.done) == 1
@@ -119,5 +119,7 @@ def test_a_cache_is_handed_to_the_runs_that_it_serves_and_makes_no_other_run(tmp
 def test_rows_are_chosen_by_pattern():
     cells = [cell for _, cell in plan.chosen([tables.TABLES["table2"]], ["sd-*", "*VGG8/kd"])]
     assert len(cells) == 4 * 6 + 1 and {cell.row for cell in cells} >= {"SD-NKD with NKD's loss", "KD"}
-    with pytest.raises(ValueError, match="--rows=FitNet: no row that is run fits; rows are teacher, student, KD"):
-        plan.chosen([tables.TABLES["table2"]], ["FitNet"])
+    with pytest.raises(
+        ValueError, match="--rows=MGD: no row that is run fits; rows are teacher, student, FitNet, ReviewKD, KD"
+    ):
+        plan.chosen([tables.TABLES["table2"]], ["MGD"])

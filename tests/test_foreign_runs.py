@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from commands import call
 
-from configs import quickstart
 from sdd_jax import saved, sealed
 from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
 from sdd_jax.config import read
+from sdd_jax.configs import quickstart
 from sdd_jax.models import create_model
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints

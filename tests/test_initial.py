@@ -13,9 +13,9 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 from served import variables
 
-from configs import quickstart
 from sdd_jax import saved
 from sdd_jax.build import build, check
+from sdd_jax.configs import quickstart
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import to_state_dict
 from sdd_jax.training import run_dir

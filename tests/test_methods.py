@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from configs import cifar100
 from docs import values
 from sdd_jax import class_cost, methods, wkd_loss
 from sdd_jax.build import check, make_objective, trace
+from sdd_jax.configs import cifar100
 from sdd_jax.methods import Base, Method, parse
 from sdd_jax.models import Outputs
 from sdd_jax.training.objective import Objective, added, no_variables

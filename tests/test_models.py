@@ -81,8 +81,11 @@ def test_bfloat16_is_near_float32_and_trains(network):
     assert all(np.any(gradient) for gradient in jax.tree.leaves(gradients["head"]))
 
 
+NEWER = ("vit_", "convnext_", "efficientnet_")  # test_newer_networks.py has them, with few layers
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [name for name in model_names() if not name.startswith(NEWER)])
 def test_every_stem_traces_at_any_size(name):
     for stem in model_stems(name):
         model = create_model(name, 7, stem)

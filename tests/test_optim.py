@@ -1,10 +1,13 @@
 """The optimizer against the rule of PyTorch's SGD written out, and the schedules at their edges."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from sdd_jax.training import optim
 
@@ -57,3 +60,58 @@ def test_steps_of_a_run_cover_every_epoch_and_no_more():
 def test_cosine_ends_at_zero():
     schedule = optim.cosine_schedule(0.1, 100)
     np.testing.assert_allclose([schedule(0), schedule(50), schedule(100)], [0.1, 0.05, 0.0], atol=1e-8)
+
+
+PARAMS = {"kernel": (3, 2), "bias": (2, 2), "gamma": (2,), "positions": (1, 4, 2)}
+
+
+def adamw_by_hand(params, grads, moments, step, rate, decayed):
+    """Algorithm 2 of "Decoupled Weight Decay Regularization", the decay times the whole rate; ``step`` from 1."""
+    norm = np.sqrt(sum((grad**2).sum() for grad in grads.values()))
+    for name, grad in grads.items():
+        grad = grad * min(CLIP / (norm + 1e-6), 1.0)
+        m, v = moments[name] = 0.9 * moments[name][0] + 0.1 * grad, 0.999 * moments[name][1] + 0.001 * grad**2
+        ratio = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        params[name] = params[name] - rate * (ratio + DECAY * params[name] * (name in decayed))
+
+
+@pytest.mark.parametrize("decayed", [tuple(PARAMS), ("kernel",)])
+def test_adamw_is_the_papers_algorithm_and_decays_what_it_should(x64, decayed):
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=shape) for name, shape in PARAMS.items()}
+    mask = None if len(decayed) == len(PARAMS) else optim.weights_alone
+    optimizer = optim.adamw(lambda step: RATE * 0.5**step, weight_decay=DECAY, clip_norm=CLIP, decayed=mask)
+    ours, moments = jax.tree.map(jnp.asarray, params), dict.fromkeys(PARAMS, (0.0, 0.0))
+    state = optimizer.init(ours)
+    for step in range(5):
+        grads = {name: rng.normal(size=value.shape) * 10.0 ** (1 - step) for name, value in params.items()}
+        updates, state = optimizer.update(jax.tree.map(jnp.asarray, grads), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        adamw_by_hand(params, grads, moments, step + 1, RATE * 0.5**step, decayed)
+        for name in params:
+            np.testing.assert_allclose(ours[name], params[name], rtol=1e-12)
+
+
+def test_sgd_too_decays_weights_alone(x64):
+    params = {name: jnp.ones(shape) for name, shape in PARAMS.items()}
+    optimizer = optim.sgd(1.0, momentum=0.0, weight_decay=DECAY, clip_norm=None, decayed=optim.weights_alone)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    assert {name: float(value.sum()) / value.size for name, value in updates.items()} == {
+        "kernel": -DECAY, "bias": 0.0, "gamma": 0.0, "positions": 0.0
+    }  # fmt: skip
+
+
+def test_of_a_network_the_kernels_are_decayed():
+    variables = jax.eval_shape(partial(tiny.model().init, train=False), jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    decayed = jax.tree_util.tree_flatten_with_path(optim.weights_alone({"student": variables["params"]}))[0]
+    assert {path[-1].key for path, decays in decayed if decays} == {"kernel"}
+    assert {path[-1].key for path, decays in decayed if not decays} == {"bias", "scale"}
+
+
+def test_the_rate_rises_by_step_and_joins_the_schedule_where_it_is():
+    cosine = optim.cosine_schedule(0.1, 100)
+    schedule = jax.jit(optim.warmed_up(cosine, 0.1, 10))
+    np.testing.assert_allclose([schedule(step) for step in range(10)], 0.01 * np.arange(1, 11), rtol=1e-6)
+    for step in (10, 11, 50, 100):
+        np.testing.assert_allclose(schedule(step), 0.05 * (1 + np.cos(np.pi * step / 100)), rtol=1e-5, atol=1e-8)
+    assert optim.warmed_up(cosine, 0.1, 0) is cosine

@@ -25,15 +25,14 @@ from sdd_jax.build import check, trace
 SHELL = ("bash", "python")
 READ_BY_SPHINX = ("{toctree}", "{eval-rst}")
 REASONS = ("needs ", "these are the tests", "minutes")
-QUICKSTART = "train --config=configs/quickstart.py --workdir=runs/quickstart"
+QUICKSTART = "sdd train --config=quickstart --workdir=runs/quickstart"
 WITH_CODE = [page for page in PAGES if any(block.language in SHELL and not block.not_run for block in blocks(page))]
 MARKED = [page for page in PAGES if any(block.not_run for block in blocks(page))]
-# The environment is there already: `pip install` stands for it.
-PRELUDE = "set -euo pipefail\npip() { :; }\n"
+# The environment is there already: `pip install` stands for it. The program is the checkout's.
+PRELUDE = 'set -euo pipefail\npip() { :; }\nsdd() { python -m sdd_jax "$@"; }\n'
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
-    "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
 }
 
@@ -47,7 +46,7 @@ def shell(text, folder, **environment):
     ended = subprocess.run(
         ["bash", "-c", PRELUDE + text],
         cwd=folder,
-        env={**ENVIRONMENT, **environment},
+        env={**ENVIRONMENT, "PYTHONPATH": str(folder), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,8 +56,10 @@ def shell(text, folder, **environment):
 
 
 def checkout(folder):
-    """What commands read of a checkout, with configs whose runs last one epoch."""
-    folder.mkdir()
+    """A checkout whose configs have runs of one epoch."""
+    (folder / "sdd_jax").mkdir(parents=True)
+    for path in (ROOT / "sdd_jax").iterdir():
+        (folder / "sdd_jax" / path.name).symlink_to("../configs" if path.name == "configs" else path)
     for room in ("configs", "experiments"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     for config in (folder / "configs").glob("*.py"):
@@ -153,7 +154,7 @@ def on_no_disk(config):
     data["train_examples"] = data["train_examples"] or 100_000
     if data["name"] == "image_folder":
         data["num_classes"] = data["num_classes"] or 100
-    config["data"]["path"] = config["teacher"]["run"] = config["teacher"]["cache"] = None
+    config["data"]["path"] = config["teacher"]["run"] = config["teacher"]["cache"] = config["track"] = None
     return config
 
 

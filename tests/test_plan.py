@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import pytest
 import sets
 
-from configs import image_folder, quickstart
 from sdd_jax import planning
 from sdd_jax.build import assemble, check, load_data, make_parts, train_examples
 from sdd_jax.build_teacher import folded_variables
 from sdd_jax.commands.plan import as_text, by_method, make_plan, pair_up, read_settings
 from sdd_jax.config import image_dtype
+from sdd_jax.configs import image_folder, quickstart
 from sdd_jax.mesh import make_mesh
 from sdd_jax.planning import (
     CHIPS,

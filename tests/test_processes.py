@@ -91,7 +91,7 @@ def assert_same(printed, expected, dtypes=("float64", "float32")):
         np.testing.assert_allclose(got[:steps], wanted[:steps], rtol=TOLERANCE[dtype])
         for got, wanted in zip(printed[dtype]["evaluations"], expected[dtype]["evaluations"], strict=True):
             assert got[:3] == wanted[:3] and got[2] == {"test": tiny.TEST, "validation": 6}[got[1]]
-            assert dtype == "float32" or got[3] == wanted[3]
+            assert dtype == "float32" or got[3:] == [wanted[3], pytest.approx(wanted[4], rel=1e-9)]
 
 
 @pytest.mark.slow

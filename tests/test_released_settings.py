@@ -18,11 +18,11 @@ import official
 import pytest
 from pages import PAGES, ROOT
 
-from configs import pairs, rows
 from experiments import recipes, tables
 from experiments.recipes import RELEASED, Recipe
 from sdd_jax import methods
 from sdd_jax.build import check
+from sdd_jax.configs import pairs, rows
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "released_settings.json").read_text())
 YAML = {one["file"]: one for one in GOLDEN["yaml"]}
@@ -151,7 +151,7 @@ EXCEPTIONS = {
 
 
 def runs():
-    """The released files, as ``configs.pairs`` names them: file -> run."""
+    """The released files, as ``sdd_jax.configs.pairs`` names them: file -> run."""
     found = {}
     for data in DATA:
         for pair, method in itertools.product({*pairs.PAIRS[data], pairs.KD_PAIR}, pairs.OF_PAPER):
@@ -168,7 +168,7 @@ RUNS = runs()
 @functools.cache
 def settings_of(run):
     argument = f"teacher={run.teacher},student={run.student},method={run.method}"
-    return check(importlib.import_module(f"configs.{run.data}").get_config(argument))
+    return check(importlib.import_module(f"sdd_jax.configs.{run.data}").get_config(argument))
 
 
 def there(file):

@@ -12,9 +12,9 @@ import pytest
 from commands import call
 from served import variables
 
-from configs import quickstart
 from sdd_jax import data, saved, sealed
 from sdd_jax.build import check
+from sdd_jax.configs import quickstart
 from sdd_jax.models import create_model
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.reporting import figures, measures, study, write_report
@@ -239,7 +239,7 @@ def test_a_mistake_is_one_line(case, runs, tmp_path):
 
 
 def test_without_a_run_it_says_what_is_missing():
-    assert "RUN is missing: python -m sdd_jax report RUN ... --flag=value" in call("report").refused()
+    assert "RUN is missing: sdd report RUN ... --flag=value" in call("report").refused()
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])

@@ -14,10 +14,10 @@ from commands import call
 from safetensors.numpy import load_file, save_file
 from served import variables
 
-from configs import cifar100, pairs, quickstart
 from sdd_jax import data, saved
 from sdd_jax.build import build, check
 from sdd_jax.build_teacher import read_teacher
+from sdd_jax.configs import cifar100, pairs, quickstart
 from sdd_jax.models import create_model
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import run_dir

@@ -30,6 +30,9 @@ FAMILIES = {  # one of each, at the smallest size that its poolings leave someth
     "shufflenet_v2": {},
     "resnet18": {"stem": "imagenet", "size": 33},
     "mobilenet_v1": {"stem": "imagenet"},
+    "small_trunks:vit": {"size": 16},
+    "small_trunks:convnext": {},
+    "small_trunks:efficientnet": {"size": 17},
     "own_networks:vit": {"size": 16},
     "own_networks:nnx_convnet": {"size": 16, "channels": 1},
 }

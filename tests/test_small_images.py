@@ -5,8 +5,8 @@ import pytest
 from commands import call
 from PIL import Image
 
-from configs import small_images
 from sdd_jax.build import check
+from sdd_jax.configs import small_images
 
 
 def write(root, *sides):

@@ -11,7 +11,7 @@ import tiny
 from flax import linen as nn
 from golden import weights
 from safetensors.numpy import load, save
-from test_models import CLASSES, NETWORKS, quick_first
+from test_models import CLASSES, NETWORKS, NEWER, quick_first
 
 from sdd_jax.models import Classifier, create_model, model_names, model_stems
 from sdd_jax.models.layers import BatchNorm, torch_affine_init
@@ -43,7 +43,10 @@ def test_names_and_shapes_are_those_of_the_official_code(network):
     assert shapes == SHAPES[network]["state_dict"]
 
 
-@pytest.mark.parametrize("name", quick_first(model_names(), ["resnet8", "wrn_16_1", "vgg8"]))
+CARRIED = [name for name in model_names() if not name.startswith(NEWER)]
+
+
+@pytest.mark.parametrize("name", quick_first(CARRIED, ["resnet8", "wrn_16_1", "vgg8"]))
 def test_there_and_back_every_byte_is_the_same(name):
     """Export, import, export with every stem; by way of a safetensors file too."""
     rng = np.random.default_rng(0)
@@ -254,7 +257,7 @@ def test_torchvisions_names_fit_a_resnet_of_either_stem():
 class Attention(nn.Module):
     @nn.compact
     def __call__(self, images, *, train):
-        return self.param("tokens", nn.initializers.ones, (2, 3, 4)) * images[..., :1, None, None].sum()
+        return self.param("tokens", nn.initializers.ones, (2, 3, 4, 1, 1)) * images[..., :1].sum()
 
 
 def test_a_table_of_ones_own_serves_another_network():
@@ -280,5 +283,5 @@ def test_a_network_without_a_table_is_refused():
     state_dict = weights.state_dict(RESNET8)
     with pytest.raises(ValueError, match="BatchNorm: give one as table=; known: .*WideResNet"):
         from_state_dict(Classifier(BatchNorm(), 3, torch_affine_init), state_dict)
-    with pytest.raises(ValueError, match=r"tokens .*\(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"tokens .*\(2, 3, 4, 1, 1\)"):
         from_state_dict(Attention(), state_dict, table=[("#", "conv1")])

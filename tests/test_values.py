@@ -2,11 +2,11 @@
 
 import re
 
-from configs import rows
-from configs.pairs import PAIRS
 from docs import values
 from experiments import tables
 from sdd_jax import methods
+from sdd_jax.configs import rows
+from sdd_jax.configs.pairs import PAIRS
 
 
 def test_the_page_of_values_is_as_generated():

@@ -1,8 +1,8 @@
 """Fills a cache with what the teacher says of every view that a config's runs will see.
 
-python -m sdd_jax cache --config=configs/quickstart.py:run=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
+sdd cache --config=quickstart:run=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
     --workdir=runs/quickstart/cache
-python -m sdd_jax train --config=configs/quickstart.py:run=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
+sdd train --config=quickstart:run=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
     --config.teacher.cache=runs/quickstart/cache --workdir=runs/quickstart/cached
 
 The cache knows nothing of student, method, loss or seed: any run with the same teacher, data, sdd.pooling and grid of

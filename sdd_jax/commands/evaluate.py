@@ -1,10 +1,10 @@
 """Measures a run's last and best checkpoint on every test image.
 
-python -m sdd_jax evaluate --workdir=runs/a
+sdd evaluate --workdir=runs/a
 
 An imported network names no data, so the command does:
 
-python -m sdd_jax evaluate --workdir=runs/resnet32x4 --data=cifar100 --data_path=DIR
+sdd evaluate --workdir=runs/resnet32x4 --data=cifar100 --data_path=DIR
 
 Images on disk are brought to the size that the network was trained at; a line says so where they are not.
 """

@@ -1,8 +1,8 @@
 """Writes a run's network to a file for use elsewhere.
 
-python -m sdd_jax export --workdir=runs/a --format=safetensors --output=resnet8.safetensors
-python -m sdd_jax export --workdir=runs/a --format=onnx --output=resnet8.onnx
-python -m sdd_jax export --workdir=runs/a --format=stablehlo --output=resnet8.stablehlo
+sdd export --workdir=runs/a --format=safetensors --output=resnet8.safetensors
+sdd export --workdir=runs/a --format=onnx --output=resnet8.onnx
+sdd export --workdir=runs/a --format=stablehlo --output=resnet8.stablehlo
 
 safetensors holds the weights under PyTorch's names, as the official SDD code and torchvision have them: there,
 model.load_state_dict(safetensors.torch.load_file("resnet8.safetensors")) reads it.

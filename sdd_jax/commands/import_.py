@@ -1,6 +1,6 @@
 """Makes a run's folder of a PyTorch or safetensors checkpoint, so that it serves as teacher.run.
 
-python -m sdd_jax import ckpt_epoch_240.pth --model=resnet32x4 --num_classes=100 --workdir=runs/resnet32x4
+sdd import ckpt_epoch_240.pth --model=resnet32x4 --num_classes=100 --workdir=runs/resnet32x4
 
 The names in it are those of the official SDD code, mdistiller, RepDistiller or torchvision. Every tensor must find its
 place and every parameter its tensor. The folder notes the size of the images that the network was trained on, which

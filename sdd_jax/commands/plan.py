@@ -1,6 +1,6 @@
 """What a config's training step takes on TPUs, before any is rented: memory, least time, hours.
 
-python -m sdd_jax plan --config=configs/imagenet.py:teacher=resnet50,student=mobilenet_v1 \\
+sdd plan --config=imagenet:teacher=resnet50,student=mobilenet_v1 \\
     --topology=v5e:2x4,v5e:16x16 --batch_size=1024,32768
 
 Compiles the training loop's program on a CPU for chips that are not there; a large pair takes minutes. It needs no data

@@ -1,6 +1,6 @@
 """Says what is on a picture, or on every picture of a folder: class and probability, also for every region.
 
-python -m sdd_jax predict PICTURE_OR_FOLDER --workdir=runs/a --output=predictions
+sdd predict PICTURE_OR_FOLDER --workdir=runs/a --output=predictions
 
 Prints a line for each picture. --output takes predictions.csv, predictions.jsonl with every region, and for each a
 picture of its regions: those with the class of the whole image, and those with another. Pictures are prepared as the

@@ -1,6 +1,6 @@
 """Compares runs on one page: curves, what changed, regions, calibration, classes.
 
-python -m sdd_jax report runs/plain runs/kd runs/sdd_kd --output=report
+sdd report runs/plain runs/kd runs/sdd_kd --output=report
 
 A RUN is a run's folder, or a folder with runs below it. Runs that differ in their seed alone belong together: their
 spread is shown. The page is one HTML file that needs nothing beside it and no network; its figures are also written as

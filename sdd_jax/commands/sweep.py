@@ -1,6 +1,6 @@
 """Searches for weights: trains a grid of settings, and says which did best on held-out images.
 
-python -m sdd_jax sweep --config=configs/quickstart.py:method=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
+sdd sweep --config=quickstart:method=sdd_kd --config.teacher.run=runs/quickstart/teacher \\
     --grid=distill_weight=0.3,1,3 --grid=temperature=2,4 --seeds=0,1 --workdir=runs/sweep
 
 Each --grid is a field and its values, by its full name (docs/fields.md) or the end of it, if no other field ends so.

@@ -1,11 +1,11 @@
 """Trains what a config describes, or goes on with it.
 
-python -m sdd_jax train --config=configs/quickstart.py --workdir=runs/quickstart
+sdd train --config=quickstart --workdir=runs/quickstart
 
 The same command again goes on where the run was; a finished run says its results. The config file's argument chooses by
 name (docs/fields.md has the methods), any field of that page can be overridden:
 
-python -m sdd_jax train --config=configs/cifar100.py:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd \\
+sdd train --config=cifar100:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd \\
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sdd_jax import data, processes, saved
-from sdd_jax.build import build_together, check
+from sdd_jax.build import build_together, check, described
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
 from sdd_jax.training import run_dir
@@ -75,6 +75,8 @@ def train_groups(
     runs = [run for group in groups for run in group]
     for group in groups:
         unfinished = [run for run in group if not run_dir.is_finished(run.folder, run.settings["epochs"])]
+        if unfinished:
+            say(reading(unfinished[0].settings))
         built = build_together([run.config for run in unfinished], _skipped(unfinished))
         for run in group:
             if len(runs) > 1:
@@ -89,6 +91,13 @@ def train_groups(
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
             say(name + told(saved.read_results(run.folder)))
+
+
+def reading(settings: Settings) -> str:
+    """What is about to be read, which may take a while."""
+    info = described(settings)
+    images = info.train_examples + info.test_examples
+    return f"reading {settings['data.name']}" + (f": {images:,} images" if images else "")
 
 
 def _skipped(runs: list[Run]) -> Skipped | None:

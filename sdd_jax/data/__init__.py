@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from sdd_jax.data import cifar, decoded, folders, images, mnist, tiny_imagenet
+from sdd_jax.data import arrays, cifar, decoded, folders, images, mnist, tiny_imagenet
 from sdd_jax.data.dataset import Dataset, Split, data_root, from_arrays
 from sdd_jax.data.folders import PREFIX
 from sdd_jax.data.images import BOXED
@@ -17,8 +17,8 @@ from sdd_jax.data.streamed import Skipped, StreamedDataset, from_records
 from sdd_jax.processes import memory_bytes
 
 __all__ = [
-    "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset", "check_name",
-    "class_names", "decides_in_memory", "describe", "eval_data", "from_arrays", "from_records", "load",
+    "ARRAYS", "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset",
+    "check_name", "class_names", "decides_in_memory", "describe", "eval_data", "from_arrays", "from_records", "load",
     "on_disk", "refuse_in_memory", "train_data", "usual_side",
 ]  # fmt: skip
 
@@ -71,7 +71,7 @@ _MEMORY = {  # name: its reader, what its classes are called
     "cifar100": (lambda path: cifar.read_cifar("cifar100", path), cifar.CIFAR100_CLASSES),
 }
 
-FOLDER = "image_folder"
+ARRAYS, FOLDER = arrays.NAME, "image_folder"
 # Of sets whose size is unknown before they are read: photographs, so ImageNet's numbers and augmentation.
 _ANY = INFO["imagenet"]._replace(num_classes=0, train_examples=0, test_examples=0)
 # Of sets on disk that are decoded into memory: CIFAR's crop, and which of them are so if nobody says (this project's).
@@ -82,19 +82,21 @@ _SHARE = 1 / 4  # of the memory at most
 
 def check_name(name: str) -> None:
     """``ValueError`` if no set can have this name."""
-    if name in INFO or name == FOLDER or (name.startswith(PREFIX) and len(name) > len(PREFIX)):
+    if name in INFO or name in (ARRAYS, FOLDER) or (name.startswith(PREFIX) and len(name) > len(PREFIX)):
         return
-    raise ValueError(f"no data set is called {name!r}: known are {', '.join(INFO)}, {FOLDER} and {PREFIX}NAME")
+    raise ValueError(
+        f"no data set is called {name!r}: known are {', '.join(INFO)}, {ARRAYS}, {FOLDER} and {PREFIX}NAME"
+    )
 
 
 def on_disk(name: str) -> bool:
     """Whether it is a set of image files, and not one that is held in memory as it is."""
-    return name not in _MEMORY
+    return name not in _MEMORY and name != ARRAYS
 
 
 def refuse_in_memory(name: str, option: str, value: Any) -> None:
     """``ValueError`` if the option is set of a set held in memory, which does not have it."""
-    if name in _MEMORY and value not in (None, "error"):
+    if not on_disk(name) and value not in (None, "error", ()):
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 
 
@@ -106,6 +108,7 @@ def decides_in_memory(
     image_size: int | None = None,
     augment: str | None = None,
     on_bad_image: str = "error",
+    randaugment: tuple[int, ...] = (),
 ) -> bool | None:
     """Whether a set on disk is decoded into memory: as ``chosen``, or else as its size says; arguments as in `load`.
 
@@ -114,7 +117,8 @@ def decides_in_memory(
     refuse_in_memory(name, "in_memory", chosen)
     if not on_disk(name):
         return None
-    of_disk = {"augment": augment, "on_bad_image": None if on_bad_image == "error" else on_bad_image}
+    of_disk: dict[str, Any] = {"augment": augment, "randaugment": randaugment or None}
+    of_disk["on_bad_image"] = None if on_bad_image == "error" else on_bad_image
     named = [f"data.{option} {value!r}" for option, value in of_disk.items() if value is not None]
     if chosen and named:
         raise ValueError(f"{' and '.join(named)} cannot be chosen with data.in_memory: it is for images read from disk")
@@ -152,13 +156,17 @@ def describe(
     """
     check_name(name)
     info = INFO.get(name, _ANY)
-    if name not in INFO:
+    if name == ARRAYS:
+        found = arrays.facts(path)
+        known = found.image_shape, found.train_examples, found.test_examples, found.mean, found.std
+        info = Info(len(found.class_names), *known, found.pad, found.flip)
+    elif name not in INFO:
         info = info._replace(num_classes=len(class_names(name, path)) if num_classes is None else num_classes)
     elif name == TINY:
         classes = num_classes or tiny_imagenet.count_classes(path) or info.num_classes
         train, test = (count * classes // info.num_classes for count in (info.train_examples, info.test_examples))
         info = info._replace(num_classes=classes, train_examples=train, test_examples=test)
-    elif num_classes not in (None, info.num_classes):
+    if num_classes not in (None, info.num_classes):
         raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
     refuse_in_memory(name, "image_size", image_size)
     if in_memory:
@@ -171,6 +179,8 @@ def class_names(name: str, path: str | PathLike[str] | None = None) -> tuple[str
     check_name(name)
     if name in _MEMORY:
         return _MEMORY[name][1]
+    if name == ARRAYS:
+        return arrays.facts(path).class_names
     if _has_class_folders(name, path):
         return folders.read_names(data_root(path), folders.find_part(name, path)[1])
     return _read_listed(name, path).class_names
@@ -197,15 +207,17 @@ def load(
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
     in_memory: bool | None = None,
+    randaugment: tuple[int, ...] = (),
 ) -> AnyDataset:
     """A data set by name.
 
     Args:
-      name: digits, mnist, fashion_mnist, cifar10 or cifar100, held in memory; tiny_imagenet, cub200, imagenet,
+      name: digits, mnist, fashion_mnist, cifar10, cifar100 or arrays, held in memory; tiny_imagenet, cub200, imagenet,
         image_folder or "tfds:NAME", which lie on disk.
       path: where its files are; None looks in ``data`` (and, for Fashion-MNIST, where Debian's package puts it). For
-        imagenet it holds class folders or TFDS's imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``,
-        ``test/CLASS/*.jpg``) or Tiny-ImageNet's layout, for "tfds:NAME" it is the TFDS data directory.
+        arrays it is an ``.npz`` file (:mod:`sdd_jax.data.arrays`). For imagenet it holds class folders or TFDS's
+        imagenet2012, for image_folder class folders (``train/CLASS/*.jpg``, ``test/CLASS/*.jpg``) or Tiny-ImageNet's
+        layout, and for "tfds:NAME" it is the TFDS data directory.
       select_on: as in :func:`from_arrays`, like ``train_examples``; the others are of sets on disk alone.
       image_size: the side of the images; None: 224, of tiny_imagenet 64.
       augment: "resize_crop" or "random_resized_crop"; None: as is usual for the set.
@@ -215,7 +227,8 @@ def load(
       skipped: the images that an earlier start of the same run left out; None decodes all to find them.
       in_memory: of a set on disk: True decodes all of it once into a file (:mod:`sdd_jax.data.decoded`) and holds it as
         CIFAR is held; False reads images as they are needed. None: True if images of at most 64 pixels a side then take
-        less than a quarter of the memory, and neither ``augment`` nor ``on_bad_image`` is chosen.
+        less than a quarter of the memory, and none of ``augment``, ``on_bad_image`` and ``randaugment`` is chosen.
+      randaugment: the number of operations and their magnitude (:mod:`sdd_jax.data.randaugment`); empty: none.
 
     Raises:
       ValueError: for an unknown name, damaged files, a wrong argument, or an option that the set does not have.
@@ -224,17 +237,20 @@ def load(
     """
     check_name(name)
     of_disk: dict[str, Any] = {"image_size": image_size, "augment": augment, "on_bad_image": on_bad_image}
+    of_disk["randaugment"] = randaugment
     for option, value in of_disk.items():
         refuse_in_memory(name, option, value)
     in_memory = decides_in_memory(name, in_memory, path=path, **of_disk)
+    if name == ARRAYS:
+        return arrays.read(path, select_on=select_on, train_examples=train_examples)
     info = INFO.get(name, _ANY)
     shared: dict[str, Any] = {"name": name, "mean": info.mean, "std": info.std}
     shared |= {"select_on": select_on, "train_examples": train_examples}
     if name in _MEMORY:
         read, names = _MEMORY[name]
-        arrays = read(path)
+        raw = read(path)
         try:
-            return from_arrays(*arrays, class_names=names, pad=info.pad, flip=info.flip, **shared)
+            return from_arrays(*raw, class_names=names, pad=info.pad, flip=info.flip, **shared)
         except ValueError as error:  # such as a label that is none
             raise ValueError(f"{name}{f' in {path}' if path is not None else ''}: {error}") from error
     listed, size = _read_listed(name, path), info.image_shape[0] if image_size is None else image_size
@@ -249,6 +265,7 @@ def load(
         workers=workers,
         on_bad_image=on_bad_image,
         skipped=skipped,
+        randaugment=randaugment,
         **shared,
     )
 

@@ -11,6 +11,8 @@ import math
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sdd_jax.data.randaugment import randaugment
+
 AUGMENTS = ("resize_crop", "random_resized_crop")
 # How images are brought to their shape that are decoded once and held in memory: by `whole_image`.
 BOXED = "box_pad_crop"
@@ -18,7 +20,7 @@ BOXED = "box_pad_crop"
 MOST_PIXELS = 2**28 // 3
 # Pillow reads many more, and starts another program (Ghostscript) for some of them.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-NO_VIEW = -1  # of crops of random size: too many to number
+NO_VIEW = -1  # of crops of random size, and of RandAugment: too many to number
 
 # torchvision's RandomResizedCrop: shares of the image's area, widths over heights, and how often it tries.
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
@@ -86,10 +88,13 @@ def resized_side(size: int) -> int:
     return round(size * 256 / 224)
 
 
-def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+def train_image(
+    image: Image.Image, augment: str, size: int, rng: np.random.Generator, operations: tuple[int, ...] = ()
+) -> tuple[np.ndarray, int]:
     """A random window for training, uint8 ``[size, size, 3]``, mirrored in half of the cases, and its view.
 
     "resize_crop" is CUB-200's in the official code, whatever the proportions; "random_resized_crop" is ImageNet's.
+    ``operations`` are RandAugment's number and magnitude, which change the window; empty: none.
     """
     if augment == "resize_crop":
         large = resized_side(size)
@@ -100,7 +105,11 @@ def train_image(image: Image.Image, augment: str, size: int, rng: np.random.Gene
         box = random_box(image.width, image.height, rng)
         flip, view = math.floor(rng.random() * 2), NO_VIEW
         pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
-    return (pixels[:, ::-1] if flip else pixels), view
+    pixels = pixels[:, ::-1] if flip else pixels
+    if not operations:
+        return pixels, view
+    number, magnitude = operations
+    return randaugment(pixels, rng, number=number, magnitude=magnitude), NO_VIEW
 
 
 def eval_image(image: Image.Image, augment: str, size: int) -> np.ndarray:

@@ -80,6 +80,7 @@ class StreamedDataset:
     augment: str  # one of images.AUGMENTS
     workers: int  # processes that decode; 0: threads of this process
     skipped: Skipped | None  # None if bad images are an error
+    randaugment: tuple[int, ...] = ()  # its number of operations and their magnitude; empty: none
 
     @property
     def num_classes(self) -> int:
@@ -117,6 +118,7 @@ def from_records(
     workers: int = 0,
     on_bad_image: str = "error",
     skipped: Skipped | None = None,
+    randaugment: tuple[int, ...] = (),
 ) -> StreamedDataset:
     """A :class:`StreamedDataset` of records; arguments as in :func:`~sdd_jax.data.load` and :func:`from_arrays`.
 
@@ -152,9 +154,8 @@ def from_records(
     tested = StreamedSplit(test, np.arange(len(test), dtype=np.int32))
     trained = StreamedSplit(train, rows.astype(np.int32))
     selection = tested if held is None else StreamedSplit(train, held.astype(np.int32))
-    return StreamedDataset(
-        name, class_names, trained, selection, tested, select_on, mean, std, image_size, augment, workers, skipped
-    )
+    splits, how = (trained, selection, tested), (image_size, augment, workers, skipped, randaugment)
+    return StreamedDataset(name, class_names, *splits, select_on, mean, std, *how)
 
 
 def hash_names(records: Records) -> str:
@@ -215,7 +216,7 @@ def train_example(position: int, row: int, *, dataset: StreamedDataset, seed: in
     number = int(dataset.train.index[row])
     entropy = np.random.SeedSequence((seed, position // len(dataset.train.index), number))
     rng = np.random.Generator(np.random.Philox(entropy))
-    pixels, view = images.train_image(image, dataset.augment, dataset.image_size, rng)
+    pixels, view = images.train_image(image, dataset.augment, dataset.image_size, rng, dataset.randaugment)
     return _as_arrays(image=pixels, label=label, index=number, row=row, view=view, position=position)
 
 

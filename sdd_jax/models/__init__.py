@@ -10,10 +10,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.classifier import Classifier, FunctionNetwork, LogitMapClassifier, Outputs
-from sdd_jax.models.layers import AffineInit, small_normal_affine_init, torch_affine_init, zero_bias_affine_init
+from sdd_jax.models.convnext import ConvNeXt
+from sdd_jax.models.efficientnet import EfficientNet
+from sdd_jax.models.layers import (
+    AffineInit,
+    fan_out_affine_init,
+    normal_affine_init,
+    small_normal_affine_init,
+    torch_affine_init,
+    zero_bias_affine_init,
+)
 from sdd_jax.models.mobile import MobileNetV1, MobileNetV2, ShuffleNetV1, ShuffleNetV2
 from sdd_jax.models.resnet import ResNet, WideResNet
 from sdd_jax.models.vgg import VGG
+from sdd_jax.models.vit import VisionTransformer
 from sdd_jax.own import own_function
 
 __all__ = [
@@ -55,6 +65,15 @@ def _vgg(block_sizes: tuple[int, ...], stems: tuple[str, ...], batch_norm: bool 
     return partial(VGG, block_sizes, batch_norm), small_normal_affine_init, stems
 
 
+def _vit(width: int, *, class_token: bool = True) -> _Network:
+    return partial(VisionTransformer, width, 12, width // 64, class_token), normal_affine_init, _LARGE
+
+
+def _convnext(*stage_sizes: int, width: int) -> _Network:
+    return partial(ConvNeXt, stage_sizes, tuple(width << stage for stage in range(4))), normal_affine_init, _LARGE
+
+
+_VIT_WIDTHS = {"tiny": 192, "small": 384, "base": 768}
 _VGG_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 _NETWORKS: dict[str, _Network] = {
@@ -77,11 +96,20 @@ _NETWORKS: dict[str, _Network] = {
     "resnet50": _resnet(3, 4, 6, 3, bottleneck=True),
     "resnet101": _resnet(3, 4, 23, 3, bottleneck=True),
     "resnet152": _resnet(3, 8, 36, 3, bottleneck=True),
+    **{f"vit_{size}": _vit(width) for size, width in _VIT_WIDTHS.items()},
+    **{f"vit_{size}_gap": _vit(width, class_token=False) for size, width in _VIT_WIDTHS.items()},
+    "convnext_tiny": _convnext(3, 3, 9, 3, width=96),
+    "convnext_small": _convnext(3, 3, 27, 3, width=96),
+    "convnext_base": _convnext(3, 3, 27, 3, width=128),
+    "efficientnet_b0": (EfficientNet, fan_out_affine_init, _LARGE),
 }
 
 
+ALIASES = {f"deit_{size}": f"vit_{size}" for size in _VIT_WIDTHS}  # one network, known by two names
+
+
 def model_names() -> tuple[str, ...]:
-    """The names that `create_model` knows."""
+    """The names that `create_model` knows, without `ALIASES`."""
     return tuple(_NETWORKS)
 
 
@@ -91,6 +119,7 @@ def model_stems(name: str) -> tuple[str, ...]:
 
 
 def _lookup(name: str) -> _Network:
+    name = ALIASES.get(name, name)
     if name not in _NETWORKS:
         close = difflib.get_close_matches(str(name), _NETWORKS, n=1, cutoff=0.0)
         raise ValueError(f"unknown model {name!r}, did you mean {close[0]!r}? Known: {', '.join(_NETWORKS)}")
@@ -103,12 +132,13 @@ def create_model(
     """The classifier called `name`, as a Linen module.
 
     Args:
-      name: one of `model_names()`, or "module:function" for one of your own: what the function of
+      name: one of `model_names()` or `ALIASES`, or "module:function" for one of your own: what the function of
         that module returns when called with num_classes, stem and dtype as keywords.
       num_classes: K, at least 1.
       stem: "cifar" for images of about 32x32, "imagenet" for about 224x224, "cub200" for the
         networks of small images at 224x224. Each takes any number of channels, and any size that
-        its poolings leave something of (8 pixels for a VGG, 32 for torchvision's).
+        its poolings leave something of (8 pixels for a VGG, 32 for torchvision's and for ConvNeXt);
+        vision transformers take whole patches of 16 pixels.
       dtype: what it computes in: bfloat16, float32 or float64 (with `jax_enable_x64`). Parameters,
         statistics and logits are kept in at least float32.
     """

@@ -1,7 +1,7 @@
 """A classifier that shows its logits at every location: trunk, feature map, pooling, affine head.
 
 The head is affine and pooling is an average, so the two commute: a region's logits are the head of its mean feature
-and the mean of its locations' logits alike.
+and the mean of its locations' logits alike. The whole image's are so too, unless the trunk has a class token.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,12 @@ from sdd_jax.models.layers import Affine, AffineInit, param_dtype
 from sdd_jax.regions import EVERY_SCALE, Regions, average_grid
 
 HEAD, LAST_STAGE = "head", "last_stage"  # names of feature maps that every trunk has
+CLASS_TOKEN = "class_token"  # the name of one, [B,1,1,C], that says what the whole image is
+
+
+def stage(number: int, *, before_relu: bool = False) -> str:
+    """The name of a stage's feature map, from 1; 0 is the stem's. Some trunks name it before its last ReLU as well."""
+    return f"stage{number}_before_relu" if before_relu else f"stage{number}"
 
 
 class Outputs(NamedTuple):
@@ -28,7 +34,7 @@ class Outputs(NamedTuple):
       logit_map: [B,h,w,K] of every location of the feature map.
       region_logits: [B,R,K] of every region; None where no regions were asked for.
       feature_maps: [B,h,w,C] by name, in the compute dtype: "head", which the head is applied to, "last_stage", and
-        those that the trunk names besides; none where there is only a logit map.
+        those that the trunk names besides, such as `stage(1)`; none where there is only a logit map.
     """
 
     logits: jax.Array
@@ -41,7 +47,9 @@ class Classifier(nn.Module):
     """A trunk under one affine head; `create_model` makes one by name.
 
     The trunk is any Linen module: `trunk(images [B,H,W,C], train=...)` gives a feature map [B,h,w,C'], or feature maps
-    by name, "head" among them. "last_stage" is what SP reads: the head's map, unless the trunk names another.
+    by name, "head" among them. "last_stage" is what SP reads: the head's map, unless the trunk names another. With a
+    "class_token" [B,1,1,C'] the head of that is the prediction, and the logits of region 0, the whole image; the map
+    and all other regions are of the locations.
     """
 
     trunk: nn.Module
@@ -68,7 +76,8 @@ class Classifier(nn.Module):
 
         # Not region 0: that is an average of averages under nested pooling, which differs from the
         # mean where the grid does not tile the map. Pooled features stay in at least float32.
-        logits = head(jnp.mean(feature_map, (1, 2), dtype=param_dtype(self.dtype)))
+        whole = maps.get(CLASS_TOKEN, feature_map)
+        logits = head(jnp.mean(whole, (1, 2), dtype=param_dtype(self.dtype)))
         logit_map = head(feature_map)
 
         if regions is None:
@@ -82,6 +91,8 @@ class Classifier(nn.Module):
             region_logits = regions.pool(head(average_grid(feature_map, grid)))
         else:
             region_logits = head(regions.pool(feature_map))
+        if CLASS_TOKEN in maps:
+            region_logits = jnp.concatenate([logits[:, None], region_logits[:, 1:]], axis=1)
         return Outputs(logits, logit_map, region_logits, maps)
 
 

@@ -52,6 +52,18 @@ def small_normal_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
     return jax.nn.initializers.normal(0.01), jax.nn.initializers.zeros
 
 
+def normal_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
+    """Kernel normal with standard deviation 0.02, bias zero (DeiT, ConvNeXt)."""
+    del fan_in
+    return jax.nn.initializers.normal(0.02), jax.nn.initializers.zeros
+
+
+def fan_out_affine_init(fan_in: int) -> tuple[Initializer, Initializer]:
+    """Kernel uniform within 1 / sqrt(fan_out), bias zero (EfficientNet)."""
+    del fan_in
+    return jax.nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform"), jax.nn.initializers.zeros
+
+
 def conv(
     features: int,
     kernel_size: int = 3,

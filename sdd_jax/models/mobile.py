@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdd_jax.models.classifier import HEAD, LAST_STAGE
+from sdd_jax.models.classifier import HEAD, LAST_STAGE, stage
 from sdd_jax.models.layers import TORCH_CONV_INIT, conv_bn, stem_options
 
 _layer = partial(conv_bn, init=TORCH_CONV_INIT)
 
 # Width and stride of each depthwise separable convolution.
 _V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+_V1_STAGES = (3, 5, 11, 13)  # the blocks that end one, those of one resolution
 
 # expansion, output channels, blocks, stride of the first block
 _V2_STAGES = (
@@ -28,6 +29,7 @@ _V2_STAGES = (
     (6, 80, 3, 2),
     (6, 160, 1, 1),
 )
+_V2_ENDS = (1, 2, 4, 6)  # the rows above that end a stage, as mdistiller's networks count them
 
 
 class MobileNetV1(nn.Module):
@@ -40,13 +42,18 @@ class MobileNetV1(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         layer = partial(_layer, dtype=self.dtype, train=train)
         x = layer(images, 32, 3, 2, name="stem_conv")
+        maps = {}
         for block, (width, stride) in enumerate(_V1_BLOCKS, start=1):
             x = layer(x, x.shape[-1], 3, stride, groups=x.shape[-1], name=f"block{block}_depthwise_conv")
-            x = layer(x, width, 1, name=f"block{block}_pointwise_conv")
-        return x
+            before = layer(x, width, 1, name=f"block{block}_pointwise_conv", relu=False)
+            x = nn.relu(before)
+            if block in _V1_STAGES:
+                number = 1 + _V1_STAGES.index(block)
+                maps |= {stage(number): x, stage(number, before_relu=True): before}
+        return maps | {HEAD: x}
 
 
 class InvertedResidual(nn.Module):
@@ -84,12 +91,15 @@ class MobileNetV2(nn.Module):
         x = layer(images, 16, **stem_options(self.stem, small=(3, 2)), name="stem_conv")
         if self.stem == "cub200":
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        for stage, (expansion, width, size, first_stride) in enumerate(_V2_STAGES):
+        maps = {stage(0): x}
+        for part, (expansion, width, size, first_stride) in enumerate(_V2_STAGES):
             for block in range(size):
                 stride = first_stride if block == 0 else 1
-                unit = InvertedResidual(width, expansion, stride, self.dtype, name=f"stage{stage}_block{block}")
+                unit = InvertedResidual(width, expansion, stride, self.dtype, name=f"stage{part}_block{block}")
                 x = unit(x, train=train)
-        return {LAST_STAGE: x, HEAD: layer(x, 1280, 1, name="last_conv")}
+            if part in _V2_ENDS:
+                maps[stage(1 + _V2_ENDS.index(part))] = x
+        return {**maps, LAST_STAGE: x, HEAD: layer(x, 1280, 1, name="last_conv")}
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -133,14 +143,16 @@ class ShuffleNetV1(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         stem = stem_options(self.stem, small=(1, 1), init=TORCH_CONV_INIT)
         x = conv_bn(images, 24, **stem, name="stem_conv", dtype=self.dtype, train=train)
-        for stage, (width, size) in enumerate(((240, 4), (480, 8), (960, 4)), start=1):
+        maps = {stage(0): x}
+        for number, (width, size) in enumerate(((240, 4), (480, 8), (960, 4)), start=1):
             for block in range(size):
-                unit = ShuffleUnit(width, 2 if block == 0 else 1, self.dtype, name=f"stage{stage}_block{block}")
+                unit = ShuffleUnit(width, 2 if block == 0 else 1, self.dtype, name=f"stage{number}_block{block}")
                 x = unit(x, train=train)
-        return x
+            maps[stage(number)] = x
+        return maps | {HEAD: x}
 
 
 class SplitUnit(nn.Module):
@@ -191,8 +203,10 @@ class ShuffleNetV2(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         stem = stem_options(self.stem, small=(1, 1), init=TORCH_CONV_INIT)
         x = conv_bn(images, 24, **stem, name="stem_conv", dtype=self.dtype, train=train)
-        for stage, (width, size) in enumerate(((116, 3), (232, 7), (464, 3)), start=1):
-            x = DownUnit(width, self.dtype, name=f"stage{stage}_block0")(x, train=train)
+        maps = {stage(0): x}
+        for number, (width, size) in enumerate(((116, 3), (232, 7), (464, 3)), start=1):
+            x = DownUnit(width, self.dtype, name=f"stage{number}_block0")(x, train=train)
             for block in range(1, size + 1):
-                x = SplitUnit(self.dtype, name=f"stage{stage}_block{block}")(x, train=train)
-        return {LAST_STAGE: x, HEAD: _layer(x, 1024, 1, name="last_conv", dtype=self.dtype, train=train)}
+                x = SplitUnit(self.dtype, name=f"stage{number}_block{block}")(x, train=train)
+            maps[stage(number)] = x
+        return {**maps, LAST_STAGE: x, HEAD: _layer(x, 1024, 1, name="last_conv", dtype=self.dtype, train=train)}

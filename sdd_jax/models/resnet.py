@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from sdd_jax.models.classifier import HEAD, LAST_STAGE
+from sdd_jax.models.classifier import HEAD, LAST_STAGE, stage
 from sdd_jax.models.layers import BatchNorm, conv, conv_bn, stem_options
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions around a shortcut, ReLU last: [B,H,W,C] -> [B,H/stride,W/stride,C'].
+    """Convolutions around a shortcut, before the ReLU that follows: [B,H,W,C] -> [B,H/stride,W/stride,C'].
 
     C' is the width, or four times that with a bottleneck.
     """
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
             y = layer(y, self.width, 3, name="conv2", relu=False)
         if self.stride != 1 or x.shape[-1] != y.shape[-1]:
             x = layer(x, y.shape[-1], 1, self.stride, name="shortcut_conv", relu=False)
-        return nn.relu(x + y)
+        return x + y
 
 
 class ResNet(nn.Module):
@@ -56,20 +56,24 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         x = conv_bn(images, self.stem_width, **stem_options(self.stem), dtype=self.dtype, train=train, name="stem_conv")
+        maps = {stage(0): x}
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
+        for number, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
+            before = x
             for block in range(size):
-                stride = 2 if stage > 1 and block == 0 else 1
-                unit = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=f"stage{stage}_block{block}")
-                x = unit(x, train=train)
-        return x
+                stride = 2 if number > 1 and block == 0 else 1
+                unit = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=f"stage{number}_block{block}")
+                before = unit(x, train=train)
+                x = nn.relu(before)
+            maps |= {stage(number): x, stage(number, before_relu=True): before}
+        return maps | {HEAD: x}
 
 
 class PreActivationBlock(nn.Module):
-    """Normalise, ReLU, convolve, twice: [B,H,W,C] -> [B,H/stride,W/stride,width].
+    """Normalise, ReLU, convolve, twice: [B,H,W,C] -> [B,H/stride,W/stride,width], and the first before its ReLU.
 
     Where the width changes, the shortcut is a 1x1 convolution of the activated input.
     """
@@ -79,13 +83,14 @@ class PreActivationBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        active = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train=train))
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        before = BatchNorm(self.dtype, name="bn1")(x, train=train)
+        active = nn.relu(before)
         y = conv_bn(active, self.width, 3, self.stride, name="conv1", norm="bn2", dtype=self.dtype, train=train)
         y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         if x.shape[-1] != self.width:
             x = conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(active)
-        return x + y
+        return x + y, before
 
 
 class WideResNet(nn.Module):
@@ -94,7 +99,7 @@ class WideResNet(nn.Module):
     "Wide Residual Networks" (2016), without dropout. `depth` is 6n + 4: n blocks of two convolutions in each
     of three stages, the stem, two shortcuts and the head as the paper counts them. With the "cub200" stem,
     which the official code has for ResNets but not for these, the map is H/8 and W/8. Its last stage is the same map
-    before the last batch normalisation and ReLU.
+    before the last batch normalisation and ReLU. "Before its ReLU", a stage's map is normalised by what follows it.
 
     A student of the official code collects features by calling three of the batch normalisations again, which
     moves their running statistics twice a step. That is a side effect and is not done here.
@@ -108,9 +113,15 @@ class WideResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         x = conv(16, **stem_options(self.stem), dtype=self.dtype, name="stem_conv")(images)
-        for stage, width in enumerate((16, 32, 64), start=1):
+        maps = {stage(0): x}
+        for number, width in enumerate((16, 32, 64), start=1):
             for block in range((self.depth - 4) // 6):
-                stride = 2 if stage > 1 and block == 0 else 1
-                name = f"stage{stage}_block{block}"
-                x = PreActivationBlock(width * self.widening, stride, self.dtype, name=name)(x, train=train)
-        return {LAST_STAGE: x, HEAD: nn.relu(BatchNorm(self.dtype, name="final_bn")(x, train=train))}
+                stride = 2 if number > 1 and block == 0 else 1
+                name = f"stage{number}_block{block}"
+                unit = PreActivationBlock(width * self.widening, stride, self.dtype, name=name)
+                x, before = unit(x, train=train)
+                if block == 0 and number > 1:
+                    maps[stage(number - 1, before_relu=True)] = before
+            maps[stage(number)] = x
+        before = BatchNorm(self.dtype, name="final_bn")(x, train=train)
+        return maps | {stage(3, before_relu=True): before, LAST_STAGE: x, HEAD: nn.relu(before)}

@@ -108,7 +108,7 @@ def open_network(
     try:
         regions = Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions()
         sizes = {option: fields.get(option) for option in ("image_size", "in_memory")}
-        info = data.describe(name, **sizes, num_classes=network.num_classes)
+        info = data.describe(name, path=data_path or fields.get("path"), **sizes, num_classes=network.num_classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     step = saved.step_of(folder, checkpoint)

@@ -292,6 +292,9 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
         "Cast", [value], to=helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
     ),
     "dot_general": _dot,
+    "erfc": lambda graph, eqn, value: graph.add(
+        "Sub", [np.asarray(1, eqn.invars[0].aval.dtype), graph.add("Erf", [value])]
+    ),
     "integer_pow": lambda graph, eqn, value: graph.add(
         "Pow", [value, np.asarray(eqn.params["y"], eqn.invars[0].aval.dtype)]
     ),

@@ -117,20 +117,25 @@ class Checkpoints:
         sealed.check_files(path, self.manifest(step))
         return path
 
-    def load_variables(self, step: int) -> dict[str, Any]:
-        """The student's Flax variables of ``step``, without its optimizer state.
+    def load_variables(self, step: int, *, averaged: bool = False) -> dict[str, Any]:
+        """The student's Flax variables of ``step``, without its optimizer state, or their moving average.
 
-        ``Damaged`` as in ``verify``; ``ValueError`` if one holds NaN, which no run saves.
+        ``Damaged`` as in ``verify``; ``ValueError`` if one holds NaN, which no run saves, or if no average was kept.
         """
         path = str(self.verify(step))
+        kept: Any = ocp.metadata(path).metadata
+        if averaged and "ema" not in kept:
+            raise ValueError(f"{path} keeps no average of the weights: the run had no optim.ema_decay")
 
         def wanted(keys, leaf):
             names = [key.key for key in keys if hasattr(key, "key")]
             student = names[0] == "batch_stats" or names[:2] == ["params", "student"]
-            return np.empty(leaf.shape, leaf.dtype) if student else ocp.PLACEHOLDER
+            chosen = names[0] == "ema" if averaged else student
+            return np.empty(leaf.shape, leaf.dtype) if chosen else ocp.PLACEHOLDER
 
-        state: Any = ocp.load(path, jax.tree_util.tree_map_with_path(wanted, ocp.metadata(path).metadata))
-        variables = {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
+        state: Any = ocp.load(path, jax.tree_util.tree_map_with_path(wanted, kept))
+        room = state["ema"] if averaged else {"params": state["params"]["student"], "batch_stats": state["batch_stats"]}
+        variables = {"params": room["params"], "batch_stats": room["batch_stats"]}
         check_finite(variables, path)
         return variables
 

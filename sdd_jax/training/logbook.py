@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from tqdm import tqdm
 
 from sdd_jax import processes, sealed
 from sdd_jax.files import NUMBER, check_fields, read_lines, write_whole
+from sdd_jax.own import own_function
 from sdd_jax.sealed import Damaged
 from sdd_jax.training.programs import Built
 
 METRICS = "metrics.jsonl"
+PLACE = ("kind", "split", "step", "epoch", "elapsed")  # of a line, beside what was measured
+TRACK = ("folder", "config")  # arguments of the function in the field track
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
-SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal for a bar
+SECONDS_BETWEEN_LINES = 15.0  # of progress, at most, where there is no terminal for a bar
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
@@ -60,6 +63,22 @@ def _parse(text: bytes) -> dict[str, Any] | None:
     return None
 
 
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of the log by the names that TensorBoard shows: ``train/loss``, ``test/accuracy``."""
+    values = {name: value for name, value in line.items() if name not in PLACE and isinstance(value, int | float)}
+    return {f"{line.get('split', line['kind'])}/{name}": value for name, value in values.items()}
+
+
+def _tracker(name: str | None, folder: Path, config: Mapping[str, Any]) -> Callable[[dict[str, Any]], Any]:
+    """What the field ``track`` makes for a run, to be called with each line of its log; it may be unset."""
+    if name is None:
+        return lambda line: None
+    track = own_function(name, "track", TRACK)(folder, config)
+    if not callable(track):
+        raise ValueError(f"track {name!r} must return a function of a line of the log, got {type(track).__name__}")
+    return track
+
+
 class Logbook:
     """Adds up the metrics of one run's steps, refuses what is not finite, and writes lines.
 
@@ -77,9 +96,11 @@ class Logbook:
         self._first, self._total, self._boundaries, self._name = step, total, boundaries, name
         self._sums: dict[str, float] = {}
         self._count = 0
+        self._status = ""  # loss and accuracy of the newest means
         if self._writes:
             from tensorboardX import SummaryWriter
 
+            self._track = _tracker(run.config.get("track"), folder, run.config)
             path = self._path = folder / METRICS
             kept = map(_parse, path.read_bytes().splitlines() if path.exists() else [])
             self.lines = [line for line in kept if line is not None and line["step"] <= step]
@@ -87,8 +108,10 @@ class Logbook:
             self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
             self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._elapsed_before = before.get("elapsed", 0.0)
-        self._start = self._last_time = self._last_said = time.monotonic()
-        self._last_step = step
+        self._start = self._last_time = time.monotonic()
+        self._last_step, self._last_said = step, -math.inf
+        self._begun: tuple[int, float] | None = None  # the step after the first chunk, which compiles, and its time
+        self._window = step, self._start  # of images per second as they are shown
         terminal = sys.stdout.isatty()
         self._shows_lines = shows and not terminal
         self._bar = tqdm(
@@ -124,6 +147,7 @@ class Logbook:
             done = first + i + 1
             if done % LOG_EVERY == 0 or done in self._boundaries:
                 self.write_means(done)
+        self._show(first + count)
 
     def write_means(self, step: int) -> None:
         """Writes the means of the steps since the last such line, if there are any."""
@@ -135,21 +159,46 @@ class Logbook:
         rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now
         self._write("train", step, {**values, "images_per_second": round(rate, 1)})
-        status = f"loss {values['loss']:.3f} acc {100 * values['accuracy']:.1f}% {rate:.0f} img/s"
+        self._status = f"loss {values['loss']:.3f} acc {100 * values['accuracy']:.1f}%"
+
+    def _show(self, step: int) -> None:
+        """Brings the bar to ``step``, or says how far the run is if it is time to."""
+        now = time.monotonic()
+        if self._begun is None:  # the first chunk, which was compiled
+            self._begun = self._window = step, now
+            return
+        if self._count:
+            loss, accuracy = (self._sums[name] / self._count for name in ("loss", "accuracy"))
+            self._status = f"loss {loss:.3f} acc {accuracy:.1%}"
+        done, since = self._window
+        status = f"{self._status} {(step - done) * self._batch_size / max(now - since, 1e-9):.0f} img/s"
         self._bar.set_postfix_str(status, refresh=False)
         self._bar.update(step - self._bar.n)
-        self._bar.refresh()
-        if self._shows_lines and now - self._last_said > SECONDS_BETWEEN_LINES:
-            left = (now - self._start) * (self._total - step) / (step - self._first)
-            self._print(f"step {step}/{self._total} | {status} | {tqdm.format_interval(left)} left")
+        if now - self._last_said > SECONDS_BETWEEN_LINES:
+            self._last_said, self._window = now, (step, now)
+            if self._shows_lines and step < self._total:
+                left = (now - self._begun[1]) * (self._total - step) / (step - self._begun[0])  # with evaluations
+                self._print(f"step {step}/{self._total} | {status} | {tqdm.format_interval(left)} left")
 
     def evaluation(self, step: int, split: str, values: dict[str, float]) -> dict[str, Any]:
-        """Writes and says the results of an evaluation of ``split``, and returns them with step and epoch."""
+        """Writes the results of an evaluation of ``split``, and returns them with step and epoch."""
         self._write("evaluation", step, {"split": split, **values})
-        forms = {"accuracy": ".2%", "top5": ".2%"}
-        shown = (f"{name} {value:{forms.get(name, '.4f')}}" for name, value in values.items() if name != "examples")
-        self.say(f"epoch {step / self._per_epoch:.1f} step {step}/{self._total} | {split}: {' '.join(shown)}")
         return {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
+
+    def say_evaluations(self, step: int, measured: Mapping[str, Mapping[str, float]]) -> None:
+        """Says the results of all splits at ``step`` in one line."""
+        epoch, epochs = (int(steps / self._per_epoch + 1e-9) for steps in (step, self._total))
+        forms = {"accuracy": ".2%", "top5": ".2%"}
+        results = [
+            " ".join(
+                f"{name} {value:{forms.get(name.removeprefix('ema_'), '.4f')}}"
+                for name, value in values.items()
+                if name != "examples"
+            )
+            for values in measured.values()
+        ]
+        shown = (f"{split}: {result}" for split, result in zip(measured, results, strict=True))
+        self.say(f"epoch {epoch}/{epochs} | {' | '.join(shown)}")
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -158,6 +207,7 @@ class Logbook:
     def restart_clock(self) -> None:
         """Leaves what came since the last line (an evaluation, a save) out of images per second."""
         self._last_time = time.monotonic()
+        self._window = self._last_step, self._last_time
 
     def close(self) -> None:
         """Closes the bar and the files."""
@@ -167,7 +217,6 @@ class Logbook:
             self._file.close()
 
     def _print(self, text: str) -> None:
-        self._last_said = time.monotonic()
         if self._writes:
             tqdm.write(text, sys.stdout)  # above the bar, if there is one
             sys.stdout.flush()
@@ -184,6 +233,6 @@ class Logbook:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.lines.append(line)
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._tensorboard.add_scalar(f"{values.get('split', kind)}/{name}", value, step)
+        for name, value in scalars(line).items():
+            self._tensorboard.add_scalar(name, value, step)
+        self._track(line)

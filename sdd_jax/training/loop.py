@@ -7,7 +7,7 @@ included, and a run that goes on from it repeats nothing and skips nothing.
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sdd_jax.training.logbook import NonFinite
 from sdd_jax.training.programs import Built, Programs
 from sdd_jax.training.run_dir import check_processes, owner
 from sdd_jax.training.run_writer import RunWriter, Trace
-from sdd_jax.training.step import State, make_eval_step
+from sdd_jax.training.step import AveragedState, State, make_eval_step, student_variables
 
 EVAL_BATCH = 500
 
@@ -133,14 +133,16 @@ def train_together(
                     pending = None
                     for number, file in enumerate(files):
                         state = programs.pick(states, numbers[number])
-                        variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
+                        networks = {"": student_variables(state.params, state.batch_stats)}
+                        if isinstance(state, AveragedState):
+                            networks["ema_"] = state.ema
                         if signal is not None:
                             file.logbook.write_means(step)  # before the clock of images per second starts again
 
                         # 1. evaluate
                         better = False
                         if step in eval_steps:
-                            better = file.evaluated(step, {name: test(variables) for name, test in evaluators.items()})
+                            better = file.evaluated(step, measure(evaluators, networks))
 
                         # 2. save
                         if step in save_steps or better or signal is not None:
@@ -152,6 +154,8 @@ def train_together(
                     raise Preempted(signal, step)
 
                 # 3. step
+                if step == resumed_at:
+                    files[0].logbook.say("compiling the training step")
                 trace.at(step, states)
                 ends = (boundary for boundary in (*eval_steps, *save_steps, *built.profile_steps) if boundary > step)
                 count = min(built.steps_per_call, min(ends) - step)
@@ -165,6 +169,17 @@ def train_together(
         for file in files:
             processes.from_first(functools.partial(file.finish, total, trained_together=len(runs)))
     return [programs.pick(states, number) for number in numbers[: len(runs)]]
+
+
+def measure(evaluators: Mapping[str, Callable[[Any], dict[str, Any]]], networks: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of each split: of each of ``networks`` with its prefix, and how many examples were seen."""
+    found = {}
+    for split, evaluator in evaluators.items():
+        results = {prefix: evaluator(variables) for prefix, variables in networks.items()}
+        seen = results[""].pop("examples")
+        found[split] = {f"{prefix}{name}": one[name] for prefix, one in results.items() for name in results[""]}
+        found[split]["examples"] = seen
+    return found
 
 
 def make_evaluator(

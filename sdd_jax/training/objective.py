@@ -30,11 +30,22 @@ class Objective(NamedTuple):
     regions: Regions | None = None  # those that the networks have to show; None if `apply` reads none
 
 
-def plain(task_weight: float = 1.0) -> Objective:
+def task_loss(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """The cross-entropy ``[B]`` with labels of which a share, ``smoothing``, is spread over all K classes.
+
+    Source: "Rethinking the Inception Architecture for Computer Vision" (2016), section 7.
+    """
+    hard = softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not smoothing:
+        return hard
+    return (1 - smoothing) * hard - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+
+
+def plain(task_weight: float = 1.0, label_smoothing: float = 0.0) -> Objective:
     """``task_weight`` times the cross-entropy with the labels: alone it is training without a teacher."""
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
-        loss = softmax_cross_entropy_with_integer_labels(student.logits, batch["label"])
+        loss = task_loss(student.logits, batch["label"], label_smoothing)
         return task_weight * loss, {"task_loss": loss}, state
 
     return Objective(no_variables, apply)
@@ -49,6 +60,7 @@ def distill(
     distill_weight: float = 1.0,
     warmup_epochs: float = 0,
     warmup_by_step: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Objective:
     """Logit distillation: ``task_weight * cross-entropy + distill_weight * warm-up * distillation``.
 
@@ -56,14 +68,15 @@ def distill(
     of ``regions``; ``sdd`` are keyword arguments of ``sdd_loss``: complementary_weight, consistent_weight, consistency,
     reduction. ``distill_weight`` is the paper's alpha. The warm-up is ``min(e / warmup_epochs, 1)``, none for 0 epochs:
     e is 1 in the whole first epoch, as in the released code, or, by step, the epochs done so far. In a run of few
-    epochs the former is coarse, and over one epoch it is none.
+    epochs the former is coarse, and over one epoch it is none. ``label_smoothing`` is of the cross-entropy alone: base
+    losses see the labels as they are.
     """
     weighting = dict(sdd or {})
     reduction = weighting.pop("reduction", "mean")
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         labels = batch["label"]
-        task = softmax_cross_entropy_with_integer_labels(student.logits, labels)
+        task = task_loss(student.logits, labels, label_smoothing)
         metrics = {"task_loss": task}
         if regions is None:
             term = base(student.logits, teacher.logits, labels)
@@ -106,6 +119,43 @@ def added(**terms: Objective) -> Objective:
 
     needs = frozenset().union(*(term.needs for term in terms.values()))
     return Objective(init, apply, needs, next(iter(regions), None))
+
+
+def mixed(objective: Objective) -> Objective:
+    """``objective`` for batches of mixed images (``sdd_jax.data.mixing``): its mixture over both labels.
+
+    Whatever reads a label (the cross-entropy, a base loss, which regions are complementary) is computed for either
+    label of an image, and the loss and each metric is ``share`` of the one and the rest of the other. What reads none
+    has one value for both, which the compiler computes once. ``ValueError`` for an objective with a memory of examples:
+    there is no example that a mixed image is of.
+    """
+
+    def init(key, student, teacher, labels):
+        params, state = objective.init(key, student, teacher, labels)
+        if jax.tree.leaves(state):
+            raise ValueError("an objective with a memory of examples cannot learn from mixed images")
+        return params, state
+
+    def apply(params, state, student, teacher, batch, **now):
+        def of(labels):
+            return objective.apply(params, state, student, teacher, batch | {"label": labels}, **now)[:2]
+
+        return *over_labels(batch, of), state
+
+    return objective._replace(init=init, apply=apply)
+
+
+def over_labels(batch: Mapping[str, jax.Array], function: Callable[[jax.Array], Any]) -> Any:
+    """``function(labels)``, a tree of arrays; of a batch of mixed images its mixture over both labels."""
+    first = function(batch["label"])
+    if "share" not in batch:
+        return first
+    share = batch["share"][0]  # of every image
+    return jax.tree.map(
+        lambda one, other: share.astype(one.dtype) * one + (1 - share).astype(one.dtype) * other,
+        first,
+        function(batch["other_label"]),
+    )
 
 
 def no_variables(key: Any, student: Any, teacher: Any, labels: Any) -> tuple[Any, Any]:

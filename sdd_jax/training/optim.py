@@ -1,26 +1,69 @@
-"""The optimizer of the reference and its learning-rate schedules."""
+"""The optimizer of the reference, AdamW, which parameters they decay, and the schedules of their rates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
+# Arrays that may have several axes, and are no weights of a layer: biases and scales of Flax's attention and norms, and
+# positions and tokens of transformers by their names here and in timm.
+UNDECAYED = ("bias", "scale", "positions", "class_token", "pos_embed", "cls_token", "dist_token")
+
 
 def sgd(
-    learning_rate: optax.ScalarOrSchedule, *, momentum: float, weight_decay: float, clip_norm: float | None
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float,
+    weight_decay: float,
+    clip_norm: float | None,
+    decayed: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
     """SGD as PyTorch and the released code have it.
 
     The gradient is clipped to a global L2 norm of ``clip_norm`` first (None: not at all), then decay is added for every
-    parameter (batch normalisation and biases included), then comes momentum (not Nesterov), and the learning rate
-    multiplies the result, so that a drop of the rate acts at once on what momentum holds.
+    parameter (batch normalisation and biases included, unless ``decayed(params)``, a tree of bool, says otherwise),
+    then comes momentum (not Nesterov), and the learning rate multiplies the result, so that a drop of the rate acts at
+    once on what momentum holds.
     """
     return optax.chain(
         optax.identity() if clip_norm is None else clip_by_global_norm(clip_norm),
-        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(weight_decay, decayed),
         optax.trace(momentum),
         optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float,
+    clip_norm: float | None,
+    decayed: Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformation:
+    """AdamW with ``beta_1 = 0.9``, ``beta_2 = 0.999`` and ``epsilon = 1e-8``, after the clip of ``sgd``.
+
+    A step takes ``rate * (m / (sqrt(v) + epsilon) + weight_decay * weights)`` off the weights, ``m`` and ``v`` the
+    means of gradients and of their squares, free of their bias. ``decayed`` as in ``sgd``.
+
+    Source: "Decoupled Weight Decay Regularization" (Loshchilov and Hutter, ICLR 2019), algorithm 2, with the numbers of
+    "Adam" (2015), algorithm 1. There the decay of a step is the schedule's factor times ``lambda``; in PyTorch, timm
+    and here it is the whole rate times ``weight_decay``, so that ``lambda`` is the first rate times ``weight_decay``.
+    """
+    clip = optax.identity() if clip_norm is None else clip_by_global_norm(clip_norm)
+    return optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay, mask=decayed))
+
+
+def weights_alone(params: Any) -> Any:
+    """Which of ``params`` are weights, as a tree of bool: arrays of two axes or more, but for those of ``UNDECAYED``.
+
+    Source: "Bag of Tricks for Image Classification with Convolutional Neural Networks" (2019), section 3.1, "no bias
+    decay"; by the number of axes and by names, as timm and DeiT have it (timm/optim, ``no_weight_decay``).
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.ndim > 1 and getattr(path[-1], "key", None) not in UNDECAYED, params
     )
 
 
@@ -63,3 +106,21 @@ def step_schedule(
 def cosine_schedule(learning_rate: float, steps: int) -> optax.Schedule:
     """Half a cosine from the rate at step 0 to zero after the last step."""
     return optax.cosine_decay_schedule(learning_rate, steps)
+
+
+def warmed_up(schedule: optax.Schedule, learning_rate: float, steps: int) -> optax.Schedule:
+    """``schedule``, but in step s (from 0) of the first ``steps`` the rate is ``learning_rate * (s + 1) / steps``.
+
+    The schedule counts from the run's beginning, so it goes on where it would have been: milestones stay, and a cosine
+    is a little below ``learning_rate`` after the warm-up.
+
+    Source: "Accurate, Large Minibatch SGD" (Goyal et al., 2017), section 2.2, gradual warm-up by step. In timm (and
+    DeiT) it goes by epoch, from 1e-6.
+    """
+    if not steps:
+        return schedule
+
+    def rate(step):
+        return jnp.where(step < steps, learning_rate * (step + 1) / steps, schedule(step))
+
+    return rate

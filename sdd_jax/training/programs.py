@@ -47,6 +47,8 @@ class Built(NamedTuple):
     accumulate: int = 1  # parts of a batch, taken one after the other
     profile_steps: tuple[int, ...] = ()  # first and last step of a trace, or none
     initial: Initial | None = None  # None: all is drawn
+    ema_decay: float | None = None  # of a moving average of the student, which is measured too; None: none is kept
+    mixing: Mapping[str, float] | None = None  # arguments of `sdd_jax.data.mixing.mix`; None: images are not mixed
 
 
 def jit_run_chunk(
@@ -60,12 +62,14 @@ def jit_run_chunk(
     num_examples: int,
     steps_per_call: int,
     accumulate: int,
+    ema_decay: float | None = None,
+    mixing: Mapping[str, float] | None = None,
 ) -> Any:
     """``run_chunk``, jitted for the devices of ``mesh``, which need not be there; ``states`` are donated."""
     platform = mesh.devices.flat[0].platform
     options = {"num_examples": num_examples, "accumulate": accumulate, "rolled": platform != "cpu"}
-    train_step = make_train_step(model, ask, objective, optimizer, **options)
-    run_chunk = make_run_chunk(train_step, make_batch, mesh, steps_per_call)
+    train_step = make_train_step(model, ask, objective, optimizer, ema_decay=ema_decay, **options)
+    run_chunk = make_run_chunk(train_step, make_batch, mesh, steps_per_call, mixing)
     out_shardings = by_seed(mesh), replicated(mesh)
     return jit_network(run_chunk, platform=platform, donate_argnums=0, out_shardings=out_shardings)
 
@@ -105,6 +109,8 @@ class Programs:
             num_examples=num_examples,
             steps_per_call=built.steps_per_call,
             accumulate=built.accumulate,
+            ema_decay=built.ema_decay,
+            mixing=built.mixing,
         )
         self.stack = jax.jit(stack, out_shardings=self._each)
         self.pick = jax.jit(pick, out_shardings=self.on_all)
@@ -113,11 +119,11 @@ class Programs:
             lambda shared, own: {**shared, **pick(own, 0)}, self._shared[0], self._teacher_chunk(0)
         )
         shape = {"image_shape": built.dataset.image_shape, "labels": built.dataset.train.labels}
+        averaged = built.ema_decay is not None
 
         def begin(key: jax.Array) -> State:
-            return init_state(
-                key, built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer, **shape
-            )
+            parts = built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer
+            return init_state(key, *parts, **shape, averaged=averaged)
 
         self.draw = jit_network(begin, platform=mesh.devices.flat[0].platform, out_shardings=self.on_all)
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from sdd_jax import __version__, processes, sealed
 from sdd_jax.data import Skipped
-from sdd_jax.fields import FIELDS, RUNTIME_FIELDS
+from sdd_jax.fields import FIELDS, LATER, RUNTIME_FIELDS
 from sdd_jax.files import NUMBER, Fields, check_fields, flatten, read_mapping, write_json
 from sdd_jax.training.compiling import cpu_options
 
@@ -105,7 +105,7 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder} cannot be a run's folder: {path} is a file")
     if (folder / CONFIG).exists():
-        before = read_config(folder)
+        before, config = read_config(folder), _filled(config)
         if (fields := differing(before, config, RUNTIME_FIELDS)) and not _extends(folder, before, config):
             raise ValueError(
                 f"{folder} holds a run of another config, by its {CONFIG} ({fields}): give --workdir another folder"
@@ -166,10 +166,13 @@ def check_processes(mine: Mapping[str, Any]) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the run in ``folder``, each field that is there of its type; ``ValueError`` if there is none."""
+    """The config of the run in ``folder``, each field that is there of its type; ``ValueError`` if there is none.
+
+    A run of before a field of ``LATER`` came holds its value there.
+    """
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a run's folder: it has no {CONFIG}")
-    config = read_mapping(folder / CONFIG)
+    config = _filled(read_mapping(folder / CONFIG))
     there = {name: kind for name, kind in KINDS.items() if name in flatten(config)}
     return check_fields(config, there, str(folder / CONFIG))
 
@@ -177,6 +180,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 def flat_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config by dotted names, without what is noted of its beginning where it was extended."""
     return flatten({name: value for name, value in config.items() if name != BEGUN})
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with those fields of ``LATER`` that its rooms lack."""
+    filled = dict(config)
+    for name, value in LATER.items():
+        room, _, field = name.partition(".")
+        if isinstance(filled.get(room), dict):
+            filled[room] = {field: value, **filled[room]}
+    return filled
 
 
 def read_network(folder: Path) -> dict[str, Any]:
@@ -188,11 +201,13 @@ def read_network(folder: Path) -> dict[str, Any]:
 def owner(config: Mapping[str, Any]) -> str:
     """Whose a run's files are: every field of its config but ``RUNTIME_FIELDS``, as one digest, and its seed.
 
-    A run that was extended keeps its owner: the fields count as they were in the beginning.
+    A run that was extended keeps its owner: the fields count as they were in the beginning. Fields of ``LATER`` at
+    their values are left out, as they were before they came.
     """
     begun = flat_fields(config) | dict(config.get(BEGUN) or {})
     fields = {name: value for name, value in begun.items() if name not in RUNTIME_FIELDS}
-    known = sealed.digest({name: value for name, value in fields.items() if value is not None})[:16]
+    told = {name: value for name, value in fields.items() if value is not None and LATER.get(name) != value}
+    known = sealed.digest(told)[:16]
     return f"{CONFIG} {known}" + (f", seed {config['seed']}" if "seed" in config else "")
 
 

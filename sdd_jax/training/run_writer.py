@@ -76,6 +76,7 @@ class RunWriter:
     def evaluated(self, step: int, measured: Mapping[str, dict[str, float]]) -> bool:
         """Notes what was measured on each split; whether that on the selection split is the best so far."""
         lines = {split: self.logbook.evaluation(step, split, values) for split, values in measured.items()}
+        self.logbook.say_evaluations(step, measured)
         self._results["last"], selection = lines["test"], measured[self._run.dataset.select_on]["accuracy"]
         if better := selection > self._results["best_selection"]:
             self._results |= {"best": lines["test"], "best_selection": selection}

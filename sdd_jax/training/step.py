@@ -1,6 +1,6 @@
 """One training step and a chunk of them, one evaluation step: pure functions, ready for ``jit``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -11,8 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from sdd_jax import metrics
+from sdd_jax.data.mixing import mix
 from sdd_jax.mesh import DATA, over_seeds, pick, split_batch, stack
-from sdd_jax.training.objective import Objective
+from sdd_jax.training.objective import Objective, over_labels
 
 
 @flax.struct.dataclass
@@ -26,9 +27,16 @@ class State:
     opt_state: Any
 
 
+@flax.struct.dataclass
+class AveragedState(State):
+    """The state of a run that keeps a moving average of its student."""
+
+    ema: Any  # the student's variables, {"params": ..., "batch_stats": ...}
+
+
 def stream(key: jax.Array, name: str) -> jax.Array:
     """The run's key for one purpose, apart from its data's: those fold in epochs, which never come near 2^32."""
-    return jax.random.fold_in(key, jnp.uint32(2**32 - {"init": 1, "objective": 2}[name]))
+    return jax.random.fold_in(key, jnp.uint32(2**32 - {"init": 1, "objective": 2, "mixing": 3}[name]))
 
 
 def init_state(
@@ -41,10 +49,12 @@ def init_state(
     *,
     image_shape: tuple[int, ...],
     labels: np.ndarray,
+    averaged: bool = False,
 ) -> State:
     """The state before the first step, a function of the run's ``key`` (under ``jit``, with ``out_shardings``).
 
-    ``labels`` are those of the training split, as an objective's ``init`` takes them.
+    ``labels`` are those of the training split, as an objective's ``init`` takes them; with ``averaged`` it holds a
+    moving average of the student.
     """
     student_key, objective_key = jax.random.split(stream(key, "init"))
     images = jnp.zeros((1, *image_shape))
@@ -57,7 +67,26 @@ def init_state(
     objective_params, objective_state = objective.init(objective_key, student_outputs, teacher_outputs, labels)
     params = {"student": variables["params"], "objective": objective_params}
     batch_stats = variables.get("batch_stats", {})
-    return State(jnp.zeros((), jnp.int32), params, batch_stats, objective_state, optimizer.init(params))
+    state = jnp.zeros((), jnp.int32), params, batch_stats, objective_state, optimizer.init(params)
+    if not averaged:
+        return State(*state)
+    return AveragedState(*state, ema=jax.tree.map(jnp.copy, student_variables(params, batch_stats)))
+
+
+def student_variables(params: Any, batch_stats: Any) -> dict[str, Any]:
+    """The student's Flax variables out of the rooms of a state."""
+    return {"params": params["student"], "batch_stats": batch_stats}
+
+
+def moved_average(average: Any, now: Any, steps: jax.Array, decay: float) -> Any:
+    """``d * average + (1 - d) * now`` of the update after ``steps`` others, ``d = min(decay, (1 + n) / (10 + n))``.
+
+    Source: "Rethinking the Inception Architecture for Computer Vision" (2016), section 8, a running average of the
+    parameters, and its released code (inception_train.py), which averages the statistics too and takes TensorFlow's
+    ``ExponentialMovingAverage`` with the step as ``num_updates``, n here: the average follows closely at first, and
+    does not remember the initial weights. timm's and DeiT's d is ``decay`` from the first step.
+    """
+    return optax.incremental_update(now, average, jnp.maximum(1.0 - decay, 9.0 / (10.0 + steps)))
 
 
 def make_train_step(
@@ -69,12 +98,14 @@ def make_train_step(
     num_examples: int,
     accumulate: int = 1,
     rolled: bool = False,
+    ema_decay: float | None = None,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """``train_step(state, teacher_arrays, batch, key) -> state, metrics`` (scalars, means over the global batch).
 
     ``model`` is the student, ``ask`` a teacher's ``apply``, ``num_examples`` those of the training split. ``key`` is
     the step's own, for objectives that draw and for a student's dropout. ``grad_norm`` is the global L2 norm before
-    clipping. Accuracy and agreement are those of the student in training mode.
+    clipping. Accuracy and agreement are those of the student in training mode. ``ema_decay`` is for a state that is
+    averaged.
 
     The batch is taken in ``accumulate`` parts, one after the other, for batches that do not fit. The update is that of
     the mean of their gradients: the whole batch's, but for what relates examples (batch normalisation, DIST, SP), which
@@ -111,7 +142,9 @@ def make_train_step(
                 state.params, batch_stats, objective_state, teacher_outputs, batch, key
             )
             measured = {name: jnp.mean(values) for name, values in terms.items()}
-            measured["accuracy"] = metrics.compute(metrics.top_k(student.logits, batch["label"]))
+            measured["accuracy"] = over_labels(
+                batch, lambda labels: metrics.compute(metrics.top_k(student.logits, labels))
+            )
             if teacher_outputs is not None:
                 measured["agreement"] = metrics.compute(metrics.agreement(student.logits, teacher_outputs.logits))
             return grads, batch_stats, objective_state, measured | {"loss": loss}
@@ -135,7 +168,12 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         measured["grad_norm"] = optax.tree.norm(grads)
         params = optax.apply_updates(state.params, updates)
-        return State(state.step + 1, params, batch_stats, objective_state, opt_state), measured
+        after = state.step + 1, params, batch_stats, objective_state, opt_state
+        if ema_decay is None:
+            return State(*after), measured
+        assert isinstance(state, AveragedState)
+        now = student_variables(params, batch_stats)
+        return AveragedState(*after, ema=moved_average(state.ema, now, state.step, ema_decay)), measured
 
     return train_step
 
@@ -145,12 +183,14 @@ def make_run_chunk(
     make_batch: Callable[[Any, jax.Array], dict[str, jax.Array]],
     mesh: Mesh,
     steps_per_call: int,
+    mixing: Mapping[str, float] | None = None,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """``run_chunk(states, shared, own, count) -> states, metrics``: ``count`` steps of every run.
 
     ``states`` and ``own`` have a leading axis of runs, also of a single one. ``shared`` and ``own`` are each a pair,
     ``(teacher arrays, data arrays)``, whose entries a run sees put together; its ``key`` and order are in ``own``. The
     runs of one device are unrolled: ``vmap`` would turn their convolutions into grouped ones, which are slow on CPU.
+    ``mixing`` are the arguments of ``sdd_jax.data.mixing.mix``, which mixes the images of each batch, if it is given.
 
     ``count`` (int32, at most ``steps_per_call``) is an argument, so that a chunk may end wherever an evaluation or a
     checkpoint is due without a second compilation. Metrics are ``[runs, steps_per_call]``, the first ``count`` of them
@@ -162,7 +202,10 @@ def make_run_chunk(
         for number in range(jax.tree.leaves(states)[0].shape[0]):
             state, (teacher, data) = pick((states, own), number)
             teacher, data = {**shared[0], **teacher}, {**shared[1], **data}
-            batch = split_batch(make_batch(data, state.step), mesh, (DATA,))
+            batch = make_batch(data, state.step)
+            if mixing is not None:
+                batch = mix(batch, jax.random.fold_in(stream(data["key"], "mixing"), state.step), **mixing)
+            batch = split_batch(batch, mesh, (DATA,))
             key = jax.random.fold_in(stream(data["key"], "objective"), state.step)
             results.append(train_step(state, teacher, batch, key))
         return stack(results)

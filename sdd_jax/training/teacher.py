@@ -116,7 +116,7 @@ def cached_teacher(
         if missing := len(np.setdiff1d(keys, kept)):
             raise ValueError(
                 f"the cache in {cache.folder} lacks {missing} of the {len(np.unique(keys))} views that this run (seed "
-                f"{seed}, {epochs} epochs) needs: python -m sdd_jax cache with this config adds them"
+                f"{seed}, {epochs} epochs) needs: the cache command with this config adds them"
             )
     needed = np.unique(np.concatenate(list(asked.values())))
 

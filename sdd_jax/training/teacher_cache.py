@@ -40,6 +40,7 @@ class Layout(NamedTuple):
 
     regions: Regions
     grid: int | None  # of the teacher's map, by `Regions.grid`
+    class_token: bool = False  # whether the teacher has one: then region 0 is row 0
 
     @property
     def rows(self) -> int:
@@ -67,6 +68,8 @@ def outputs_of_rows(rows: jax.Array, layout: Layout) -> Outputs:
     cells = rows[:, 1:]
     if layout.grid:
         cells = layout.regions.pool(cells.reshape(rows.shape[0], layout.grid, layout.grid, rows.shape[-1]))
+    if layout.class_token:
+        cells = jnp.concatenate([rows[:, :1], cells[:, 1:]], axis=1)
     return Outputs(rows[:, 0], None, cells, {})
 
 
@@ -197,7 +200,7 @@ def ask(compute: Callable[..., np.ndarray], keys: np.ndarray, views: int, batch:
 def read_header(folder: Path) -> dict[str, Any]:
     """Of what the cache in ``folder`` is; ``ValueError`` if there is none."""
     if not (folder / HEADER).is_file():
-        raise ValueError(f"{folder} holds no cache: fill one with python -m sdd_jax cache")
+        raise ValueError(f"{folder} holds no cache: the cache command fills one")
     return sealed.read(folder / HEADER, "cache", None)["header"]
 
 

@@ -33,9 +33,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import load_file
 
-from configs import quickstart
 from sdd_jax import saved
 from sdd_jax.build import build
+from sdd_jax.configs import quickstart
 from sdd_jax.processes import Preempted
 from sdd_jax.reporting.study import Study, find_runs, group_runs
 from sdd_jax.training import run_dir, teacher_cache

@@ -1,0 +1,153 @@
+"""Networks that a program gives as objects: modules of Linen or NNX, pairs of functions."""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sdd_jax.models.classifier import Classifier, FunctionNetwork, LogitMapClassifier
+from sdd_jax.models.layers import torch_affine_init
+from sdd_jax.own import give
+
+NETWORK = "network"  # where LogitMapClassifier has its network's variables
+
+
+class Given(NamedTuple):
+    """A network and the name that ``create_model`` knows it by in this process."""
+
+    name: str
+    model: Any  # None for a name
+
+
+class NnxNetwork(nn.Module):
+    """An NNX module as a Linen module that begins with the values which that module has."""
+
+    merge: Callable[..., Any]  # (parameters, statistics), each name -> array, -> the module
+    split: Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]  # back
+    first: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        parameters, statistics = self.first()
+        here = {name: self.param(name, lambda key, value=value: value) for name, value in parameters.items()}
+        kept = {
+            name: self.variable("batch_stats", name, lambda value=value: value) for name, value in statistics.items()
+        }
+        module = self.merge(here, {name: variable.value for name, variable in kept.items()})
+        outputs = module(images, train=train)
+        if train and not self.is_initializing():
+            for name, value in self.split(module)[1].items():
+                kept[name].value = value
+        return outputs
+
+
+def given_network(given: Any, image_shape: tuple[int, ...], num_classes: int) -> Given:
+    """The network that ``given`` is, named; of (network, variables) the first.
+
+    ``ValueError`` if it is none, or gives no map for images ``[B, *image_shape]``.
+    """
+    if _has_variables(given):
+        given = given[0]
+    if isinstance(given, str):
+        return Given(given, None)
+    if isinstance(given, Classifier | LogitMapClassifier):
+        model = given
+    elif _is_pair(given):
+        model = _under_head(FunctionNetwork(*given), image_shape, num_classes)
+    elif isinstance(given, nnx.Module):
+        model = _under_head(_from_nnx(given), image_shape, num_classes)
+    elif isinstance(given, nn.Module):
+        model = _under_head(given, image_shape, num_classes)
+    elif inspect.isfunction(given):
+        return Given(give(given.__qualname__, given), None)
+    else:
+        kinds = "a name, MODULE:FUNCTION, a Linen or NNX module, or a pair of functions (init, apply)"
+        raise ValueError(f"a network must be {kinds}, got {type(given).__name__}")
+    if model.num_classes != num_classes:
+        raise ValueError(f"the network has {model.num_classes} classes, the data have {num_classes}")
+    described = re.sub(r" at 0x[0-9a-f]+", "", repr(given))  # addresses differ from start to start
+    kind = "functions" if _is_pair(given) else type(given).__name__
+    name = f"{kind}_{hashlib.sha256(described.encode()).hexdigest()[:8]}"
+    return Given(give(name, lambda num_classes, stem, dtype: model), model)
+
+
+def given_variables(given: Any, image_shape: tuple[int, ...], num_classes: int) -> dict[str, Any] | None:
+    """The variables of (network, variables), as the network of ``given_network`` has them; None of a network alone.
+
+    An NNX module has its own.
+    """
+    if isinstance(given, nnx.Module):
+        model = given_network(given, image_shape, num_classes).model
+        images = jnp.zeros((1, *image_shape))
+        return model.init(jax.random.key(0), images, train=False)
+    if not _has_variables(given):
+        return None
+    network, variables = given
+    if isinstance(network, Classifier | LogitMapClassifier | str) or inspect.isfunction(network):
+        return dict(variables)
+    if isinstance(given_network(network, image_shape, num_classes).model, Classifier):
+        raise ValueError("the teacher's network gives features and has no head: give a Classifier and its variables")
+    if _is_pair(network):
+        return {"params": {NETWORK: {"function": variables}}}
+    return {collection: {NETWORK: leaves} for collection, leaves in variables.items()}
+
+
+def _has_variables(given: Any) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[1], Mapping)
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2 and all(map(callable, given))
+
+
+def _under_head(network: nn.Module, image_shape: tuple[int, ...], num_classes: int) -> Any:
+    """The network as it is if it gives a logit map, under a new head if it gives features."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    kind = type(network).__name__
+    if "train" not in inspect.signature(type(network).__call__).parameters:
+        raise ValueError(f"{kind} must be called as module(images, train=...): its __call__ takes no train")
+    outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
+    shape = getattr(outputs, "shape", None)
+    if shape is not None and len(shape) == 2:
+        raise ValueError(
+            f"{kind} gives {list(shape)}, one prediction for an image, and regions need logits or features at every "
+            "location, [B, h, w, C]: leave out its pooling, and its head"
+        )
+    if shape is not None and len(shape) == 4 and shape[-1] == num_classes:
+        return LogitMapClassifier(network, num_classes)
+    return Classifier(network, num_classes, torch_affine_init)
+
+
+def _from_nnx(module: nnx.Module) -> NnxNetwork:
+    graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    if others := [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(states[2])[0]]:
+        raise ValueError(
+            f"the NNX module has more than parameters and statistics ({', '.join(others)}): give a function that makes "
+            "it by nnx.bridge.to_linen (docs/own_network.md)"
+        )
+    structures = [jax.tree.structure(state) for state in states]
+
+    def named(state):
+        leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+        return {re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_"): leaf for path, leaf in leaves}
+
+    first = named(states[0]), named(states[1])
+
+    def merge(*rooms):
+        filled = [
+            jax.tree.unflatten(structure, [*room.values()]) for structure, room in zip(structures, rooms, strict=False)
+        ]
+        return nnx.merge(graph, *filled, states[2])
+
+    def split(found):
+        _, parameters, statistics, _ = nnx.split(found, nnx.Param, nnx.BatchStat, ...)
+        return named(parameters), named(statistics)
+
+    return NnxNetwork(merge, split, lambda: first)

@@ -1,0 +1,56 @@
+"""What a run says while it trains, and whom else it tells."""
+
+import json
+import re
+
+import pytest
+import tiny
+from commands import call
+
+from sdd_jax.training import logbook, loop
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_run_says_where_it_is_from_its_first_steps_on(tmp_path, monkeypatch, capsys, seconds):
+    monkeypatch.setattr(logbook, "SECONDS_BETWEEN_LINES", seconds)
+    loop.train(tiny.built(), tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "compiling the training step"
+    steps = [line for line in said if line.startswith("step ")]
+    form = r"step (\d+)/17 \| loss \d+\.\d{3} acc \d+\.\d% \d+ img/s \| \d\d:\d\d left"
+    shown = [int(re.fullmatch(form, line)[1]) for line in steps]
+    assert shown == (list(range(2, 17)) if seconds == 0 else [2])  # the first chunk, a step, is compiled
+    epochs = [line for line in said if line.startswith("epoch ")]
+    assert [line.partition(" | ")[0] for line in epochs] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert all(re.search(r"\| validation: accuracy .* \| test: accuracy ", line) for line in epochs)
+
+
+WATCH = """
+import json
+def track(folder, config):
+    def told(line):
+        with open(folder / "told.jsonl", "a") as file:
+            print(json.dumps({"name": config["name"], **line}), file=file)
+    return told
+def nothing(folder, config): pass
+def of_one(folder): pass
+"""
+
+
+def test_every_line_of_the_log_is_told_to_a_function_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "watching.py").write_text(WATCH)
+    monkeypatch.syspath_prepend(tmp_path)
+    built = tiny.built()
+    loop.train(built._replace(config={**built.config, "name": "tiny", "track": "watching:track"}), tmp_path / "run")
+    told = [json.loads(line) for line in (tmp_path / "run" / "told.jsonl").read_text().splitlines()]
+    assert told == [{"name": "tiny", **line} for line in logbook.read_metrics(tmp_path / "run" / logbook.METRICS)]
+    assert logbook.scalars(told[-1]).keys() >= {"test/accuracy", "test/loss"}
+    for name, message in (("nothing", "must return a function .* got NoneType"), ("of_one", "folder, config")):
+        with pytest.raises(ValueError, match=f"track 'watching:{name}' {message}|must be a function of {message}"):
+            loop.train(built._replace(config={**built.config, "track": f"watching:{name}"}), tmp_path / name)
+
+
+def test_a_function_that_is_not_there_is_named_before_anything_is_read(tmp_path):
+    given = ("--config=quickstart:method=plain", "--config.track=nowhere:track", f"--workdir={tmp_path}/run")
+    assert "track 'nowhere:track': No module named 'nowhere'" in call("train", *given).refused()
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,189 @@
+"""Training and distillation from Python: every kind of network that can be given, and runs that commands read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import call
+from flax import linen as nn
+from flax import nnx
+
+import sdd_jax
+from sdd_jax import own
+from sdd_jax.models import Classifier, LogitMapClassifier, create_model
+from sdd_jax.models.given import given_network, given_variables
+
+SHAPE, CLASSES = (8, 8, 1), 3
+RNG = np.random.default_rng(0)
+TRAIN = RNG.integers(0, 256, (24, *SHAPE), np.uint8), np.arange(24) % CLASSES
+TEST = RNG.integers(0, 256, (9, *SHAPE), np.uint8), np.arange(9) % CLASSES
+QUICK = {"epochs": 1, "fields": {"batch_size": 8}}
+
+
+class Features(nn.Module):
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(self.width, (3, 3), strides=4)(images)))
+
+
+class Map(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.Conv(CLASSES, (4, 4), strides=4)(images)
+
+
+class OfNnx(nnx.Module):
+    def __init__(self, rngs, rate=0.0):
+        self.conv = nnx.Conv(1, 4, (3, 3), strides=4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.drop = nnx.Dropout(rate, rngs=rngs) if rate else None
+        self.head = nnx.Conv(4, CLASSES, (1, 1), rngs=rngs)
+
+    def __call__(self, images, *, train):
+        return self.head(nnx.relu(self.norm(self.conv(images), use_running_average=not train)))
+
+
+def init(key, images):
+    return {"weights": jax.random.normal(key, (images.shape[-1], CLASSES))}
+
+
+def apply(params, images):
+    return images @ params["weights"]
+
+
+def named(network):
+    return given_network(network, SHAPE, CLASSES)
+
+
+def test_a_module_is_a_network_by_what_it_gives():
+    assert isinstance(named(Features()).model, Classifier)
+    assert isinstance(named(Map()).model, LogitMapClassifier)
+    assert isinstance(named((init, apply)).model, LogitMapClassifier)
+    own_classifier = create_model("resnet8", CLASSES)
+    assert named(own_classifier).model is own_classifier
+    assert named("resnet8").name == "resnet8"
+
+
+def test_a_name_tells_networks_apart_and_is_the_same_in_another_process():
+    assert named(Features()).name == named(Features()).name == "given_in_python:Features_" + named(Features()).name[-8:]
+    assert named(Features(8)).name != named(Features(4)).name
+    model = create_model(named(Features(8)).name, CLASSES)  # by its name, as a run's config has it
+    assert model.trunk.width == 8
+
+
+def test_an_nnx_module_gives_what_it_gives_and_keeps_its_statistics():
+    images = jnp.asarray(RNG.normal(size=(5, *SHAPE)), jnp.float32)
+    module = OfNnx(nnx.Rngs(1))
+    model, variables = named(module).model, given_variables(module, SHAPE, CLASSES)
+    outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    again = OfNnx(nnx.Rngs(1))
+    np.testing.assert_array_equal(outputs.logit_map, again(images, train=True))
+    after = {**variables, **updates}
+    np.testing.assert_array_equal(model.apply(after, images, train=False).logit_map, again(images, train=False))
+    assert not np.array_equal(model.apply(variables, images, train=False).logit_map, again(images, train=False))
+
+
+class WithoutTrain(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return images
+
+
+class Pooled(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.Dense(CLASSES)(images.mean((1, 2)))
+
+
+REFUSED = {
+    "without train": (WithoutTrain(), r"WithoutTrain must be called as module\(images, train=...\)"),
+    "pooled": (Pooled(), r"Pooled gives \[1, 3\], one prediction for an image.*leave out its pooling"),
+    "with dropout": (OfNnx(nnx.Rngs(0), rate=0.5), "more than parameters and statistics .*drop.*to_linen"),
+    "a number": (3, "a network must be a name, MODULE:FUNCTION, .* got int"),
+    "of other classes": (create_model("resnet8", 7), "the network has 7 classes, the data have 3"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_network_is_refused(case):
+    network, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        named(network)
+
+
+def test_a_run_says_what_it_learned_and_goes_on_and_another_process_is_told(tmp_path, monkeypatch, capsys):
+    run = sdd_jax.train(Features(), train=TRAIN, test=TEST, folder=tmp_path / "run", **QUICK)
+    said = capsys.readouterr().out
+    assert "reading arrays: 33 images" in said and "compiling the training step" in said and "epoch 1/1 | " in said
+    accuracy = run.results["last"]["accuracy"]
+    assert np.mean(run.predict(TEST[0]).argmax(1) == TEST[1]) == pytest.approx(accuracy)
+    assert run.predict(TEST[0][:0]).shape == (0, CLASSES) and run.class_names == ("0", "1", "2")
+    np.testing.assert_array_equal(run.predict(TEST[0][..., 0]), sdd_jax.load_run(str(run.folder)).predict(TEST[0]))
+    again = sdd_jax.train(Features(), train=TRAIN, test=TEST, folder=tmp_path / "run", **QUICK)
+    assert "has finished" in capsys.readouterr().out and again.results == run.results
+    with pytest.raises(ValueError, match="holds a run of another config, by its config.json .*model.student"):
+        sdd_jax.train(Features(8), train=TRAIN, test=TEST, folder=tmp_path / "run", **QUICK)
+    for images, got in ((TEST[0][:, :4], r"uint8 \(9, 4, 8, 1\)"), (TEST[0] / 255, "float64")):
+        with pytest.raises(ValueError, match=rf"images must be uint8 \('N', 8, 8, 1\), got {got}"):
+            run.predict(images)
+    assert f"{100 * accuracy:.2f}" in call("evaluate", f"--workdir={run.folder}").out
+    monkeypatch.setattr(own, "_given", {})  # as in another process
+    assert "was given from Python as an object" in call("evaluate", f"--workdir={run.folder}").refused()
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return sdd_jax.train(Map(), train=TRAIN, test=TEST, folder=tmp_path_factory.mktemp("runs") / "teacher", **QUICK)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "network and variables"])
+def test_a_teacher_is_the_same_whichever_way_it_is_given(teacher, tmp_path, kind):
+    given = {"train": TRAIN, "test": TEST, **QUICK}
+    expected = sdd_jax.distill((init, apply), teacher, folder=tmp_path / "expected", **given)
+    bare = {"params": teacher.variables["params"]["network"]}
+    other = str(teacher.folder) if kind == "a folder" else (Map(), bare)
+    student = sdd_jax.distill((init, apply), other, folder=tmp_path / "student", **given)
+    jax.tree.map(np.testing.assert_array_equal, student.variables, expected.variables)
+    plain = sdd_jax.train((init, apply), folder=tmp_path / "plain", **given)
+    assert not np.array_equal(*(jax.tree.leaves(run.variables)[0] for run in (plain, student)))
+
+
+WRONG = {
+    "no data": ({}, "give train=.* or data="),
+    "both": ({"train": TRAIN, "test": TEST, "data": "a.npz"}, "give train=.* or data="),
+    "no test images": ({"train": TRAIN}, "give train=.* or data="),
+    "images alone": ({"train": TRAIN[0], "test": TEST}, "train must be a pair .* got ndarray"),
+    "a number": ({"data": 3}, "data must be a Dataset in memory, an .npz file or a folder, got int"),
+    "images of float": ({"train": (TRAIN[0] / 255, TRAIN[1]), "test": TEST}, "train_images must be uint8"),
+    "no such field": (
+        {"train": TRAIN, "test": TEST, "fields": {"optim.rate": 1}},
+        "no field 'optim.rate'; the closest",
+    ),
+    "no such method": ({"train": TRAIN, "test": TEST, "method": "sdd-kd"}, "the closest is 'sdd_kd'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_argument_is_named_and_no_run_is_begun(teacher, tmp_path, case):
+    given, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        sdd_jax.distill("resnet8", teacher, folder=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_network_alone_is_trained_before_it_teaches(tmp_path):
+    given = {"train": TRAIN, "test": TEST, "method": "kd", **QUICK}
+    student = sdd_jax.distill("resnet8", Features(), folder=tmp_path / "student", **given)
+    assert sdd_jax.load_run(tmp_path / "student-teacher").results["last"]["accuracy"] == pytest.approx(
+        np.mean(sdd_jax.load_run(tmp_path / "student-teacher").predict(TEST[0]).argmax(1) == TEST[1])
+    )
+    assert call("evaluate", f"--workdir={student.folder}").code == 0
+    assert call("export", f"--workdir={student.folder}", f"--output={tmp_path}/a.safetensors").code == 0
+
+
+def test_importing_the_package_loads_none_of_it_before_it_is_used():
+    with pytest.raises(AttributeError, match="module 'sdd_jax' has no attribute 'destill'"):
+        sdd_jax.destill  # noqa: B018

@@ -1,0 +1,108 @@
+"""A recipe of today as one run: the average of its student, and a run that is killed, or on eight devices."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from test_loop import assert_same, interrupt, lines
+from test_processes import assert_same as assert_same_losses
+from test_processes import finish, start
+
+from sdd_jax import saved
+from sdd_jax.training import loop
+from sdd_jax.training.checkpoint import Checkpoints
+from sdd_jax.training.run_dir import read_done
+from sdd_jax.training.step import AveragedState, State, moved_average
+
+EMA = ("ema_accuracy", "ema_loss")
+
+
+def test_the_average_follows_its_formula_from_the_first_update_on(x64):
+    rng = np.random.default_rng(0)
+    values, decay = rng.normal(size=(200, 3)), 0.95
+    expected = average = {"w": jnp.asarray(values[0])}
+    for number, value in enumerate(values[1:]):
+        factor = min(decay, (1 + number) / (10 + number))
+        expected = {"w": factor * expected["w"] + (1 - factor) * value}
+        average = moved_average(average, {"w": jnp.asarray(value)}, jnp.int32(number), decay)
+        np.testing.assert_allclose(average["w"], expected["w"], rtol=1e-12)
+
+
+def test_a_decay_near_one_is_not_rounded_away():
+    average, now = jnp.zeros(1), jnp.ones(1)
+    np.testing.assert_allclose(moved_average(average, now, jnp.int32(10**9), 0.99999), [1e-5], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    return loop.train(tiny.recipe(tiny.built()), workdir), workdir
+
+
+def test_a_run_with_all_of_it_goes_on_as_if_nothing_had_been(uninterrupted, tmp_path, monkeypatch):
+    state, workdir = uninterrupted
+    assert isinstance(state, AveragedState)
+    with monkeypatch.context() as patched:
+        interrupt(patched, "evaluation", 4)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny.recipe(tiny.built()), tmp_path)
+    assert saved.checkpoints(tmp_path).steps() == [6]
+    assert_same(loop.train(tiny.recipe(tiny.built()), tmp_path), state)
+    assert lines(tmp_path) == lines(workdir)
+
+
+def test_the_average_is_measured_beside_the_student(uninterrupted):
+    state, workdir = uninterrupted
+    built, done = tiny.recipe(tiny.built()), read_done(workdir)
+    for variables, prefix in (
+        ({"params": state.params["student"], "batch_stats": state.batch_stats}, ""),
+        (state.ema, "ema_"),
+    ):
+        evaluator = loop.make_evaluator(built.model, built.dataset.test, built.dataset, built.mesh, built.dtype)
+        results = evaluator(variables)
+        assert {f"{prefix}{name}": results[name] for name in ("accuracy", "loss")}.items() <= done["last"].items()
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.ema["params"], state.params["student"])
+    assert min(jax.tree.leaves(moved)) > 0
+    rows = [row for row in lines(workdir) if row["kind"] == "evaluation"]
+    assert len(rows) == 6 and all(set(EMA) < row.keys() for row in rows)
+    for which in ("last", "best"):  # what is saved of both
+        step = saved.step_of(workdir, which)
+        averaged = saved.load_variables(workdir, step, averaged=True)
+        assert averaged.keys() == {"params", "batch_stats"}
+        if which == "last":
+            assert_same(averaged, state.ema)
+            chex.assert_trees_all_equal(saved.load_variables(workdir, step)["params"], state.params["student"])
+
+
+def test_without_an_average_a_checkpoint_is_what_it_was(tmp_path):
+    state = loop.train(tiny.built(epochs=1), tmp_path)
+    assert type(state) is State
+    kept = json.loads(next(tmp_path.rglob("_METADATA")).read_text())["tree_metadata"]
+    rooms = {entry["key_metadata"][0]["key"] for entry in kept.values()}
+    assert rooms == {"step", "params", "batch_stats", "objective_state", "opt_state"}
+    with pytest.raises(ValueError, match="keeps no average"):
+        saved.load_variables(tmp_path, int(state.step), averaged=True)
+    assert not any(set(EMA) & row.keys() for row in lines(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_seeds_on_eight_devices_are_each_the_single_run(tmp_path):
+    started = [
+        start(["tests/print_losses.py", tmp_path / str(devices), "--recipe", f"--seeds={seeds}"], devices)
+        for devices, seeds in ((8, 2), (1, 1))
+    ]
+    printed, expected = (finish([process]) for process in started)
+    assert_same_losses(printed, expected, ["float64"])
+    assert all(loss > 0 for *_, loss in expected["float64"]["evaluations"])  # of the average
+
+
+def test_checkpoints_say_which_average_they_lack(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "a test")
+    checkpoints.save({"params": {"student": {"w": jnp.ones(2)}}, "batch_stats": {}}, 1, {"best": {"step": 1}})
+    checkpoints.close()
+    with pytest.raises(ValueError, match="00000001 keeps no average of the weights"):
+        checkpoints.load_variables(1, averaged=True)
