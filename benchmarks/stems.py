@@ -14,9 +14,11 @@ from sdd_jax.training.step import init_state, make_train_step
 
 BATCH, CLASSES, EXAMPLES, STEPS = 32, 20, 9000, 4
 CASES = (  # network, stem, side of the images
-    *(("resnet20", "cifar", size) for size in (32, 64)),
-    *((name, stem, 64) for name in ("resnet8x4", "mobilenet_v2") for stem in ("cifar", "cub200")),
-    *((name, "cub200", 64) for name in ("resnet20", "resnet18")),
+    *(("resnet20", stem, size) for stem, size in (("cifar", 32), ("cub200", 48), ("cifar", 64), ("cub200", 64))),
+    *(("resnet8x4", stem, size) for stem, size in (("cifar", 32), ("cifar", 64), ("cub200", 64))),
+    *(("mobilenet_v2", stem, 64) for stem in ("cifar", "cub200")),
+    *((name, "cub200", 96) for name in ("resnet20", "resnet8x4")),
+    ("resnet18", "cub200", 64),
 )
 
 

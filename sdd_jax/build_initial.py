@@ -59,9 +59,7 @@ def read_initial(settings: Settings, model: Any, dataset: AnyDataset) -> Initial
         try:
             variables = from_state_dict(model, read_checkpoint(place), new_head=True)
         except ValueError as error:
-            first, *lines = str(error).splitlines()
-            more = [f"and {len(lines) - saved.LISTED} more"] if len(lines) > saved.LISTED else []
-            raise ValueError("; ".join([f"{place}: {first}", *lines[: saved.LISTED], *more])) from error
+            raise ValueError(saved.in_one_line(place, error)) from error
         check_finite(variables, place)
     found: Any = flatten_dict(variables)
     head = [path for path in found if path[:2] == HEAD]
@@ -78,7 +76,7 @@ def read_initial(settings: Settings, model: Any, dataset: AnyDataset) -> Initial
     if fits:
         told += f", and its head of {own} classes"
     elif new:
-        told += f"; the head for {dataset.num_classes} classes is new ({place.name} has "
-        told += "none)" if own is None else f"one for {own})"
+        has = "none that fits" if own is None else f"one for {own}"
+        told += f"; the head for {dataset.num_classes} classes is new ({place.name} has {has})"
     arrays = {path: np.asarray(leaf, wanted[path].dtype) for path, leaf in taken.items()}
     return Initial(arrays, told + (f"\n{size}" if size is not None else ""))

@@ -171,6 +171,13 @@ def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
             raise ValueError(f"{misfit}: {jax.tree_util.keystr(path)} has shape {found}, expected {want}")
 
 
+def in_one_line(file: str | PathLike[str], error: ValueError) -> str:
+    """What ``from_state_dict`` says of the tensors of ``file``: of many that do not fit the first ones."""
+    first, *lines = str(error).splitlines()
+    more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return "; ".join([f"{file}: {first}", *lines[:LISTED], *more])
+
+
 def write_imported(
     folder: str | PathLike[str],
     *,

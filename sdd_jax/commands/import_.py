@@ -43,9 +43,7 @@ def main(file: str) -> None:
     try:
         variables = from_state_dict(model, checkpoint, entry=args.entry, prefix=args.prefix)
     except ValueError as error:
-        first, *lines = str(error).splitlines()
-        more = [f"and {len(lines) - saved.LISTED} more"] if len(lines) > saved.LISTED else []
-        raise ValueError("; ".join([f"{file}: {first}", *lines[: saved.LISTED], *more])) from error
+        raise ValueError(saved.in_one_line(file, error)) from error
     size, whence = find_size(args.image_size, read_metadata(file).get("image_size"), args.stem, file)
     digest = sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}
