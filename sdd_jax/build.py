@@ -161,15 +161,14 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
             warmup_by_step=settings["loss.warmup_share"] > 0,
             label_smoothing=settings["loss.label_smoothing"],
         )
-    of_batch = objectives.mixed if mixing(settings) else lambda objective: objective
     if method.features is None:
-        return of_batch(logits)
+        return logits
     features = methods.FEATURES[method.features]
     if features.by_region:
         options["features"] |= {"regions": regions(settings), "reduction": settings["sdd.reduction"]}
     with named_field(f"features.options of {method.features}"):
         loss = features.make(settings["features.weight"], **options["features"])
-    return of_batch(objectives.added(logits=logits, features=loss))
+    return objectives.added(logits=logits, features=loss)
 
 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:
@@ -301,10 +300,11 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     num_examples, batch_size = train_examples(settings), settings["batch_size"]
     parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
-    given = parts.model, teacher.apply, parts.objective, optimizer
+    objective, alphas = parts.objective, mixing(settings)
+    given = parts.model, teacher.apply, objectives.mixed(objective) if alphas else objective, optimizer
     step = make_train_step(*given, **options, ema_decay=settings["optim.ema_decay"])
     batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
     batch["image"] = jax.ShapeDtypeStruct((batch_size, *described(settings).image_shape), image_dtype(settings))
-    if alphas := mixing(settings):
+    if alphas:
         batch = jax.eval_shape(partial(mix, **alphas), batch, jax.random.key(0))
     return jax.eval_shape(step, state, teacher.arrays, batch, jax.random.key(0))
