@@ -174,15 +174,14 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
             warmup_by_step=settings["loss.warmup_share"] > 0,
             label_smoothing=settings["loss.label_smoothing"],
         )
-    of_batch = objectives.mixed if mixing(settings) else lambda objective: objective
     if method.features is None:
-        return of_batch(logits)
+        return logits
     features = methods.FEATURES[method.features]
     if features.by_region:
         options["features"] |= {"regions": regions(settings), "reduction": settings["sdd.reduction"]}
     with named_field(f"features.options of {method.features}"):
         loss = features.make(settings["features.weight"], **options["features"])
-    return of_batch(objectives.added(logits=logits, features=loss))
+    return objectives.added(logits=logits, features=loss)
 
 
 def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variables: Any) -> np.ndarray:

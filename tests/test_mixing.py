@@ -11,7 +11,6 @@ import tiny
 from sdd_jax import losses
 from sdd_jax.data import train_data
 from sdd_jax.data.mixing import cutmix_box, mix
-from sdd_jax.training.features import contrast
 from sdd_jax.training.objective import Objective, distill, mixed, plain
 from sdd_jax.training.programs import Programs
 from sdd_jax.training.step import stream
@@ -162,10 +161,9 @@ def test_a_base_loss_that_reads_none_is_what_it_was(x64):
 
 
 def test_an_objective_with_a_memory_of_examples_is_refused():
-    begin = partial(tiny.model().init_with_output, train=False)
-    outputs, _ = jax.eval_shape(begin, jax.random.key(0), jnp.zeros((2, 16, 16, 3)))
+    state = {"memory": jnp.zeros((8, 4))}
     with pytest.raises(ValueError, match="memory of examples cannot learn from mixed images"):
-        mixed(contrast(dimensions=4, negatives=4)).init(jax.random.key(0), outputs, outputs, np.arange(8) % 3)
+        mixed(plain()).apply({}, state, Out(logits()[0]), None, mixed_batch(), epoch=0, epochs_done=0.0, key=None)
 
 
 @pytest.mark.slow
@@ -178,13 +176,13 @@ def test_both_networks_of_a_run_see_the_same_mixed_images():
         return jnp.mean(student.logits, -1), {}, state
 
     built = tiny.built(mixing=alphas)
-    built = built._replace(objective=built.objective._replace(apply=watch))
+    built = built._replace(objective=built.objective._replace(apply=watch))  # called for either label
     programs = Programs([built])
     state = programs.begin(jax.random.key(0)).replace(step=jnp.int32(step))
     states = programs.stack([state])
     programs.run_chunk(jax.tree.map(jnp.copy, states), *programs.arrays(step), jnp.int32(1))
     jax.effects_barrier()
-    ((student, teacher, images),) = seen
+    student, teacher, images = seen[0]
 
     arguments = {"seeds": [0], "epochs": 3, "batch_size": tiny.BATCH, "steps_per_call": 1, "mesh": built.mesh}
     source = train_data(built.dataset, **arguments)

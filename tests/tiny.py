@@ -12,7 +12,7 @@ from sdd_jax.models import Classifier
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
 from sdd_jax.regions import Regions
 from sdd_jax.training import optim
-from sdd_jax.training.objective import distill, mixed
+from sdd_jax.training.objective import distill
 from sdd_jax.training.programs import Built
 from sdd_jax.training.teacher import live_teacher
 
@@ -83,6 +83,6 @@ def recipe(run):
     schedule = optim.warmed_up(optim.cosine_schedule(0.01, steps), 0.01, optim.first_step(1, examples, BATCH))
     optimizer = optim.adamw(schedule, weight_decay=0.05, clip_norm=None, decayed=optim.weights_alone)
     terms = {"task_weight": 0.1, "distill_weight": 0.9, "label_smoothing": 0.1}
-    objective = mixed(distill(dkd_loss, regions=REGIONS, sdd=SDD, **terms))
+    objective = distill(dkd_loss, regions=REGIONS, sdd=SDD, **terms)
     mixing = {"mixup": 0.8, "cutmix": 1.0}
     return run._replace(optimizer=optimizer, objective=objective, mixing=mixing, ema_decay=0.9)

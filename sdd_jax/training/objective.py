@@ -130,19 +130,16 @@ def mixed(objective: Objective) -> Objective:
     there is no example that a mixed image is of.
     """
 
-    def init(key, student, teacher, labels):
-        params, state = objective.init(key, student, teacher, labels)
+    def apply(params, state, student, teacher, batch, **now):
         if jax.tree.leaves(state):
             raise ValueError("an objective with a memory of examples cannot learn from mixed images")
-        return params, state
 
-    def apply(params, state, student, teacher, batch, **now):
         def of(labels):
             return objective.apply(params, state, student, teacher, batch | {"label": labels}, **now)[:2]
 
         return *over_labels(batch, of), state
 
-    return objective._replace(init=init, apply=apply)
+    return objective._replace(apply=apply)
 
 
 def over_labels(batch: Mapping[str, jax.Array], function: Callable[[jax.Array], Any]) -> Any:
