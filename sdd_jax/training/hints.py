@@ -110,7 +110,7 @@ def hint(weight: float = 100.0, *, feature_map: str = stage(2)) -> Objective:
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         regressor, ours, theirs = of_maps(student, teacher)
-        made, _ = regressor.apply({"params": params, **_statistics(regressor, ours)}, ours, mutable=["batch_stats"])
+        made, _ = regressor.apply({"params": params}, ours, mutable=["batch_stats"])
         loss = jnp.mean((made - theirs) ** 2, axis=(1, 2, 3))
         return weight * loss, {"hint_loss": loss}, state
 
@@ -188,7 +188,7 @@ def review(weight: float = 5.0, *, warmup_epochs: int = 20, student_before_relu:
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
         fusion, ours, theirs = of_maps(student, teacher)
-        made, _ = fusion.apply({"params": params, **_statistics(fusion, ours)}, ours, mutable=["batch_stats"])
+        made, _ = fusion.apply({"params": params}, ours, mutable=["batch_stats"])
         loss = functools.reduce(jnp.add, map(hierarchical_loss, made, theirs))
         scale = jnp.minimum((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
         return weight * scale * loss, {"review_loss": loss}, state
@@ -221,12 +221,6 @@ def _blank(outputs: Any) -> Any:
     """Outputs with maps of zeros, of two examples: a batch normalisation needs more than one."""
     maps = {name: jnp.zeros((2, *one.shape[1:]), one.dtype) for name, one in outputs.feature_maps.items()}
     return outputs._replace(feature_maps=maps)
-
-
-def _statistics(module: nn.Module, maps: Any) -> dict[str, Any]:
-    """Running statistics for `apply`, which nothing reads."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), maps)
-    return {"batch_stats": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes["batch_stats"])}
 
 
 def _nearest(x: jax.Array, height: int, width: int) -> jax.Array:
