@@ -215,7 +215,7 @@ def real_run(plan, needs):
 
 
 def train(argument, path, seconds, left):
-    """`python -m sdd_jax train`, first for an epoch of the teacher, which says how many the rest may have."""
+    """`sdd train`, first for an epoch of the teacher, which says how many the rest may have."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="benchmark_run_") as folder:
 

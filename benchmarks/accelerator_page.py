@@ -22,7 +22,7 @@ TEXTS = {
     "memory; a step orders, crops, flips and normalises its batch.",
     "Seeds together": "Students by SDD-KD with a cached teacher: the time of so many seeds one after the other, beside "
     "that of one program with all of them.",
-    "A real run": "`python -m sdd_jax train` with the data in the device's memory; one seed says nothing of methods.",
+    "A real run": "`sdd train` with the data in the device's memory; one seed says nothing of methods.",
     "Input": f"Images per second from JPEG files of {WIDTH} x {HEIGHT} to batches of {BATCH} at 224 on the device.",
 }
 

@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Nam
     add("--rows", action="append", default=[], metavar="PATTERN,...", help="rows, or COLUMN/ROW; * and ? stand for any")
     add("--workdir", type=Path, default=Path("runs/experiments"), help="default runs/experiments")
     add("--teachers", type=Path, help="a folder with DATA/NAME, run folders, trained or imported")
-    add("--caches", type=Path, help="a folder with DATA/TEACHER, each filled by python -m sdd_jax cache")
+    add("--caches", type=Path, help="a folder with DATA/TEACHER, each filled by sdd cache")
     add("--data_path", type=Path, help="the data's folder, or one that has a folder DATA for each set")
     add("--workers", type=positive, help="processes of each run that decode images on disk")
     add("--jobs", type=positive, help="runs at a time; default 1, of a dry run one for each processor")

@@ -1,5 +1,6 @@
 """The cache of images read from disk: one view for each epoch of each seed, the same that a run is shown."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 from unittest import mock
@@ -59,9 +60,11 @@ def seen(dataset, seed, steps):
 # ---------------------------------------------------------------------- which views, and what they show
 
 
+@pytest.mark.parametrize("randaugment", [(), (2, 9)])
 @pytest.mark.parametrize("augment", ["random_resized_crop", "resize_crop"])
-def test_a_key_shows_what_the_run_is_shown(folder, augment):
-    dataset, length = load(folder, augment), {"epochs": EPOCHS_RUN, "batch_size": BATCH}
+def test_a_key_shows_what_the_run_is_shown(folder, augment, randaugment):
+    dataset = dataclasses.replace(load(folder, augment), randaugment=randaugment)
+    length = {"epochs": EPOCHS_RUN, "batch_size": BATCH}
     steps = -(-EPOCHS_RUN * len(dataset.train.index) // BATCH)
     index, pixels = seen(dataset, 3, steps)
     keys = keys_at(dataset, seed=3, **length)(0, steps * BATCH)
@@ -99,9 +102,10 @@ def test_what_has_no_number_is_refused(folder, options, message):
 
 def test_the_header_tells_rules_sizes_and_other_draws_apart(folder, monkeypatch):
     headers = [views_header(load(folder, augment)) for augment in ("random_resized_crop", "resize_crop")]
+    headers.append(views_header(dataclasses.replace(load(folder), randaugment=(2, 9))))
     monkeypatch.setattr(np.random, "Philox", np.random.PCG64)
     headers.append(views_header(load(folder)))
-    assert len({repr(sorted(header.items())) for header in headers}) == 3
+    assert len({repr(sorted(header.items())) for header in headers}) == 4
 
 
 # ---------------------------------------------------------------------- runs

@@ -43,7 +43,7 @@ from sdd_jax.build_teacher import (
     note_accuracy,
     read_teacher,
 )
-from sdd_jax.config import CACHE, ENSEMBLE, Settings, regions
+from sdd_jax.config import CACHE, ENSEMBLE, Settings, refuse_mixed_cache, regions
 from sdd_jax.sealed import Damaged
 from sdd_jax.training.foreign import read_foreign
 from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, largest_error, read_header
@@ -83,6 +83,7 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
     if (named == CACHE) != (function is not None):
         told = f"the config's teacher is {named!r}, --teacher is {'not given' if function is None else function}"
         raise ValueError(f"--teacher=MODULE:FUNCTION and a config with teacher={CACHE} go together: {told}")
+    refuse_mixed_cache(settings)
     run = read_teacher(settings) if function is None else None
     dataset = load_data(settings)
     parts, foreign = make_parts(settings, dataset.num_classes), None

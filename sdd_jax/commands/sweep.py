@@ -26,7 +26,7 @@ from ml_collections import config_flags
 from sdd_jax import methods, processes, saved
 from sdd_jax.build import check, from_disk
 from sdd_jax.commands import cache, train
-from sdd_jax.config import ENSEMBLE, NONE, Settings, closest, option_fields, parse_method, reads
+from sdd_jax.config import ENSEMBLE, NONE, Settings, closest, mixing, option_fields, parse_method, reads
 from sdd_jax.fields import FIELDS, RUNTIME_FIELDS, Field
 from sdd_jax.files import write_whole
 from sdd_jax.reporting.measures import Spread, spread
@@ -190,6 +190,8 @@ def keeps_outputs(settings: Settings, fields: list[str], store: str) -> str | No
         reason = f"{settings['data.name']} is read from disk: the cache command fills one, for teacher.cache"
     elif store == NONE:
         reason = "--store=none"
+    elif mixing(settings):
+        reason = "images are mixed, and a cache holds what is said of single ones"
     elif features is not None:
         reason = f"{methods.PLUS}{features} reads feature maps, which no cache holds"
     elif others:
