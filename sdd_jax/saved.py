@@ -111,11 +111,9 @@ def load_test_data(
     network: Saved, name: str | None = None, path: str | None = None, image_size: int | None = None
 ) -> AnyDataset:
     """The data set to test a network on: the run's own, in its place, unless an argument says otherwise."""
-    fields, options = (
-        network.data_fields(name, path, image_size),
-        ("path", "image_size", "in_memory", "augment", "workers"),
-    )
-    return data.load(fields["name"], select_on="test", **{field: fields[field] for field in options if field in fields})
+    fields = network.data_fields(name, path, image_size)
+    names = {"path", "image_size", "in_memory", "augment", "workers"} & fields.keys()
+    return data.load(fields["name"], select_on="test", **{field: fields[field] for field in names})
 
 
 def checkpoints(folder: Path) -> Checkpoints:

@@ -20,7 +20,8 @@ from sdd_jax.models import create_model
 from sdd_jax.torch_io import to_state_dict
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_metrics
-from sdd_jax.training.programs import Programs
+from sdd_jax.training.programs import Programs, replaced
+from sdd_jax.training.step import AveragedState
 
 SHAPE = (32, 32, 1)  # of the digits
 HEAD = ("params", "head")
@@ -87,6 +88,8 @@ def test_a_run_begins_with_these_weights_and_draws_the_rest_by_its_seed(tmp_path
     for path, leaf in begun.items():
         np.testing.assert_array_equal(leaf, drawn[path] if path[:2] == HEAD else given[path])
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    averaged = replaced(AveragedState(*vars(states[1]).values(), ema=drawn), dict(built.initial.arrays))
+    chex.assert_trees_all_equal(leaves(averaged.ema), begun)
 
 
 def test_other_weights_in_the_same_place_are_another_run(tmp_path):

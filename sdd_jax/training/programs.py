@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -14,7 +15,7 @@ from sdd_jax.data import AnyDataset, train_data
 from sdd_jax.mesh import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.objective import Objective, mixed
-from sdd_jax.training.step import State, init_state, make_run_chunk, make_train_step
+from sdd_jax.training.step import AveragedState, State, init_state, make_run_chunk, make_train_step, student_variables
 from sdd_jax.training.teacher import Teacher
 
 
@@ -79,11 +80,14 @@ def jit_run_chunk(
 
 
 def replaced(state: State, given: Mapping[tuple[str, ...], jax.Array]) -> State:
-    """``state`` with the ``given`` arrays in the student's variables."""
-    variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
-    variables = unflatten_dict({**flatten_dict(variables, keep_empty_nodes=True), **given})
+    """``state`` with the ``given`` arrays in the student's variables, and in their moving average if it keeps one."""
+    variables = flatten_dict(student_variables(state.params, state.batch_stats), keep_empty_nodes=True)
+    variables = unflatten_dict({**variables, **given})
     params = {**state.params, "student": variables["params"]}
-    return dataclasses.replace(state, params=params, batch_stats=variables["batch_stats"])
+    changed: dict[str, Any] = {"params": params, "batch_stats": variables["batch_stats"]}
+    if isinstance(state, AveragedState):
+        changed["ema"] = jax.tree.map(jnp.copy, variables)  # as states are donated, no two of its arrays may be one
+    return dataclasses.replace(state, **changed)
 
 
 class Programs:
