@@ -179,10 +179,7 @@ def page() -> str:
                 scales = ", ".join(str(2**power) for power in range(side.bit_length()) if side % 2**power == 0)
                 rows.append(f"| {name} | {counts.parameters:,} | {counts.macs / 1e6:,.2f} | {shape} | {scales} |")
         parts += [f"## {section.title}\n", section.note + "\n", "\n".join(rows) + "\n"]
-    rows = [
-        "| network | parameters, here | published | GMACs, here | published | source |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
+    rows = ["| network | published by | parameters | here | GMACs | here |", "|---|---|---:|---:|---:|---:|"]
     for name, known in PUBLISHED.items():
         here = count(name, "imagenet", *SETTINGS["imagenet"])
         counts = f"{known.parameters:,} | {here.parameters:,} | {known.gmacs} | {here.macs / 1e9:.3f}"

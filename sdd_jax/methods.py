@@ -138,9 +138,9 @@ FEATURES: dict[str, Features] = {
     "reviewkd": Features(
         review,
         5.0,
-        "mdistiller (megvii-research, commit e8c5bb3), configs/cifar100/reviewkd.yaml: REVIEWKD_WEIGHT 5, and CFG's "
-        "WARMUP_EPOCHS 20; CIFAR-100/script/reviewKD.sh of the authors' code (dvlab-research/ReviewKD, commit 6607308) "
-        "has 5 for most pairs, and none for VGG and MobileNetV2",
+        "configs/cifar100/reviewkd.yaml of mdistiller (megvii-research, commit e8c5bb3) and the REVIEWKD section of "
+        "its cfg.py; CIFAR-100/script/reviewKD.sh of the authors' code (dvlab-research/ReviewKD, commit 6607308) has a "
+        "weight of 5 for most pairs, and none for VGG and MobileNetV2",
     ),
 }
 
