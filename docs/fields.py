@@ -14,7 +14,7 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Config fields
 
 A config file is Python with a `get_config(argument)`; its argument chooses by name, and any field can be overridden:
-`--config=configs/cifar100.py:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd --config.sdd.scales=1,2`. The defaults
+`--config=cifar100:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd --config.sdd.scales=1,2`. The defaults
 are those of `sdd_jax/fields.py`; the config file of a data set, and the table `configs/rows.py`, set their own. A field
 that the method does not read changes nothing. Where `none` stands among what a field may hold, it unsets what a config
 file has set: `--config.optim.clip_norm=none`.

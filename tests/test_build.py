@@ -500,8 +500,8 @@ def test_weights_that_are_not_those_of_the_run_are_refused(teacher_run, monkeypa
     """The folder states an accuracy that its weights do not have: another file was put there."""
     load = Checkpoints.load_variables
 
-    def other_weights(self, step):
-        return jax.tree.map(lambda leaf: -leaf if leaf.ndim > 1 else leaf, load(self, step))
+    def other_weights(self, step, **given):
+        return jax.tree.map(lambda leaf: -leaf if leaf.ndim > 1 else leaf, load(self, step, **given))
 
     monkeypatch.setattr(Checkpoints, "load_variables", other_weights)
     with pytest.raises(ValueError, match="wrong weights"):
@@ -528,8 +528,8 @@ def test_a_teacher_that_is_not_there_or_another_is_refused(teacher_run, override
 def test_a_teacher_of_colour_images_on_grey_ones_is_refused(teacher_run, monkeypatch):
     load = Checkpoints.load_variables
 
-    def colour(self, step):
-        variables = load(self, step)
+    def colour(self, step, **given):
+        variables = load(self, step, **given)
         stem = variables["params"]["trunk"]["stem_conv"]
         stem["kernel"] = np.repeat(stem["kernel"], 3, axis=2)
         return variables

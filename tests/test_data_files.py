@@ -434,7 +434,7 @@ def test_a_missing_set_says_where_it_looked_and_how_to_get_it(tmp_path, name, co
     ("name", "path", "message"),
     [
         ("cifar1000", None, "called 'cifar1000': known are digits, mnist, .*, cifar100, "),
-        ("xyzzy", None, r"imagenet, image_folder and tfds:NAME$"),
+        ("xyzzy", None, r"imagenet, arrays, image_folder and tfds:NAME$"),
         ("tfds:", None, "no data set is called 'tfds:'"),
         ("digits", "somewhere", "have no path, got 'somewhere'"),
     ],
@@ -458,5 +458,5 @@ def test_descriptions_agree_with_themselves():
         assert data.describe(name) == info
         assert len(info.mean) == len(info.std) == info.image_shape[2]
     assert data.INFO["imagenet"][:4] == (1000, (224, 224, 3), 1_281_167, 50_000)
-    with pytest.raises(ValueError, match="'imagnet': known are .*, imagenet, tiny_imagenet, image_folder and"):
+    with pytest.raises(ValueError, match="'imagnet': known are .*, imagenet, tiny_imagenet, arrays, image_folder and"):
         data.describe("imagnet")
