@@ -1,7 +1,7 @@
 """Training and distillation from Python in one call, and what a run has learned.
 
-A call writes a run's folder, as the train command does, with the config of ``configs/arrays.py``, or of
-``configs/image_folder.py`` for class folders. Called again, it goes on where the run was.
+A call writes a run's folder, as the train command does, with the config of ``configs/arrays.py``, for class folders of
+``configs/small_images.py`` or ``configs/image_folder.py``. Called again, it goes on where the run was.
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ from sdd_jax import saved
 from sdd_jax.commands.train import check_folders, list_seeds, summary, train_groups
 from sdd_jax.configs import arrays as arrays_config
 from sdd_jax.configs import image_folder as folder_config
+from sdd_jax.configs import small_images as small_config
 from sdd_jax.configs.common import put
 from sdd_jax.data import Dataset, Info, arrays
 from sdd_jax.models import model_stems
-from sdd_jax.models.given import Given, given_network, given_variables
+from sdd_jax.models.given import Given, given_network, given_variables, has_variables
 from sdd_jax.processes import preemption_requested
 from sdd_jax.serving.network import Served, open_network
 from sdd_jax.training import run_dir
@@ -176,7 +177,8 @@ def distill(
     Args:
       student: a network: a name of ``sdd_jax.models.model_names()``, MODULE:FUNCTION, a Linen or NNX module that is
         called as ``module(images, train=...)``, or a pair of functions (init, apply) as in ``FunctionNetwork``. These
-        give a logit map [B, h, w, K], or features [B, h, w, C], under which a head is put.
+        give a logit map [B, h, w, K], or features [B, h, w, C], under which a head is put. A run, its folder or
+        (network, variables) begins with its weights.
       teacher: the folder of its run, a ``Run``, or (network, variables). An NNX module has its weights in itself. Any
         other network alone is trained first, with the same data and epochs, in ``FOLDER-teacher``.
       folder: the run's folder; called again with the same arguments, the run goes on where it was.
@@ -187,7 +189,7 @@ def distill(
       data: in place of these two: a ``Dataset``, an ``.npz`` file, or a folder with ``train/CLASS/``, ``test/CLASS/``.
       epochs: the length of the run; unset: 60.
       seed: of initial values, order and augmentation.
-      stem: "cifar" or "imagenet"; unset: the teacher's, else "cifar" for images of at most 64 pixels.
+      stem: of both networks; unset: the teacher's, else as the config has it, or by the size of the images.
       fields: any other field of a config (docs/fields.md) by its dotted name.
 
     Returns:
@@ -214,17 +216,31 @@ class _Given(NamedTuple):
 def _train(student: Any, teacher: Any, method: str, folder: Path, given: _Given) -> Run:
     name, path = _place_data(folder, given)
     given = given._replace(train=None, test=None, data=path)
-    info = data_sets.describe(name, path=path)
+    size = _small_side(name, path)
+    info = data_sets.describe(name, path=path, image_size=size)
     found = None if teacher is None else _teacher_run(teacher, folder, info, given)
-    network = given_network(student, info.image_shape, info.num_classes)
+    start = _run_folder(student)
+    if start is None and has_variables(student):
+        start = _write_run(student, folder.with_name(f"{folder.name}-start"), info, given)
+    if start is None:
+        network = given_network(student, info.image_shape, info.num_classes)
+    else:
+        network = Given(run_dir.read_network(start)["model"]["student"], None)
     recorded = {} if found is None else run_dir.read_network(found)["model"]
     chosen = {"teacher": recorded.get("student", "none"), "student": network.name, "method": method}
-    make = arrays_config if name == data_sets.ARRAYS else folder_config
+    begun = {} if start is None else run_dir.read_network(start)["model"]
+    stem = recorded.get("stem") or begun.get("stem") or given.stem
+    if size is None:
+        make = arrays_config if name == data_sets.ARRAYS else folder_config
+        stem = stem or _stem(network, info)
+    else:
+        make, chosen = small_config, {**chosen, "size": str(size)}
     config = make.get_config(",".join(f"{key}={value}" for key, value in chosen.items()))
-    stem = recorded.get("stem") or given.stem or _stem(network, info)
-    settings = {"data.path": str(path), "seed": given.seed, "model.stem": stem, **given.fields}
+    settings = {"data.path": str(path), "seed": given.seed, **given.fields}
+    settings |= {} if stem is None else {"model.stem": stem}
     settings |= {} if given.epochs is None else {"epochs": given.epochs}
     settings |= {} if found is None else {"teacher.run": str(found)}
+    settings |= {} if start is None else {"model.init": str(start)}
     for field, value in settings.items():
         put(config, field, value)
     runs = list_seeds(config.to_dict(), folder)
@@ -251,6 +267,13 @@ def _place_data(folder: Path, given: _Given) -> tuple[str, Path]:
     return (data_sets.FOLDER if path.is_dir() else data_sets.ARRAYS), path
 
 
+def _small_side(name: str, path: Path) -> int | None:
+    """The side that ``configs/small_images.py`` has for the images in class folders; None where it is not for them."""
+    if name != data_sets.FOLDER or data_sets.usual_side(name, str(path)) > small_config.MOST:
+        return None
+    return small_config.find_size(str(path), "")
+
+
 def _pair(given: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise ValueError(f"{what} must be a pair (images, labels), got {type(given).__name__}")
@@ -263,23 +286,35 @@ def _stem(network: Given, info: Info) -> str:
     return wanted if wanted in stems else stems[-1]
 
 
+def _run_folder(given: Any) -> Path | None:
+    """The folder of the run that ``given`` is, or None."""
+    if isinstance(given, Run):
+        return given.folder
+    if isinstance(given, PathLike) or (isinstance(given, str) and (Path(given) / run_dir.CONFIG).is_file()):
+        return Path(given)
+    return None
+
+
 def _teacher_run(teacher: Any, folder: Path, info: Info, given: _Given) -> Path:
     """The folder of the teacher's run, which is made if it has none yet."""
-    if isinstance(teacher, Run):
-        return teacher.folder
-    if isinstance(teacher, PathLike) or (isinstance(teacher, str) and (Path(teacher) / run_dir.CONFIG).is_file()):
-        return Path(teacher)
+    if (found := _run_folder(teacher)) is not None:
+        return found
     own = folder.with_name(f"{folder.name}-teacher")
-    variables = given_variables(teacher, info.image_shape, info.num_classes)
-    if variables is None:
+    if given_variables(teacher, info.image_shape, info.num_classes) is None:
         return _train(teacher, None, "plain", own, given).folder
-    network = given_network(teacher, info.image_shape, info.num_classes)
+    return _write_run(teacher, own, info, given)
+
+
+def _write_run(network: Any, folder: Path, info: Info, given: _Given) -> Path:
+    """Makes ``folder`` the run of (network, variables)."""
+    variables = given_variables(network, info.image_shape, info.num_classes)
+    named = given_network(network, info.image_shape, info.num_classes)
     saved.write_imported(
-        own,
-        name=network.name,
-        stem=given.stem or _stem(network, info),
+        folder,
+        name=named.name,
+        stem=given.stem or _stem(named, info),
         num_classes=info.num_classes,
         variables=variables,
         source={"given": variables_hash(variables)},
     )
-    return own
+    return folder

@@ -1,9 +1,13 @@
 """Training and distillation from Python: every kind of network that can be given, and runs that commands read."""
 
+import json
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sets
 from commands import call
 from flax import linen as nn
 from flax import nnx
@@ -148,6 +152,24 @@ def test_a_teacher_is_the_same_whichever_way_it_is_given(teacher, tmp_path, kind
     jax.tree.map(np.testing.assert_array_equal, student.variables, expected.variables)
     plain = sdd_jax.train((init, apply), folder=tmp_path / "plain", **given)
     assert not np.array_equal(*(jax.tree.leaves(run.variables)[0] for run in (plain, student)))
+
+
+@pytest.mark.parametrize("kind", ["a run", "network and variables"])
+def test_a_student_begins_with_the_weights_it_is_given(teacher, tmp_path, kind):
+    bare = Map(), {"params": teacher.variables["params"]["network"]}
+    given = {"train": TRAIN, "test": TEST, "epochs": 1, "fields": {"batch_size": 8, "optim.learning_rate": 1e-12}}
+    run = sdd_jax.train(teacher if kind == "a run" else bare, folder=tmp_path / "run", **given)
+    close = {"rtol": 0, "atol": 1e-6}
+    jax.tree.map(partial(np.testing.assert_allclose, **close), run.variables, teacher.variables)
+
+
+@pytest.mark.slow
+def test_a_folder_of_small_images_has_their_size_and_stem(tmp_path, capsys):
+    sets.write_folder(tmp_path / "images", classes=("a", "b", "c"), train=4, test=2)
+    run = sdd_jax.train("resnet8", data=tmp_path / "images", folder=tmp_path / "run", epochs=1)
+    assert run.class_names == ("a", "b", "c")
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["model"]["stem"] == "cifar" and config["data"]["image_size"] == 40
 
 
 WRONG = {

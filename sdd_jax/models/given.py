@@ -53,7 +53,7 @@ def given_network(given: Any, image_shape: tuple[int, ...], num_classes: int) ->
 
     ``ValueError`` if it is none, or gives no map for images ``[B, *image_shape]``.
     """
-    if _has_variables(given):
+    if has_variables(given):
         given = given[0]
     if isinstance(given, str):
         return Given(given, None)
@@ -87,7 +87,7 @@ def given_variables(given: Any, image_shape: tuple[int, ...], num_classes: int) 
         model = given_network(given, image_shape, num_classes).model
         images = jnp.zeros((1, *image_shape))
         return model.init(jax.random.key(0), images, train=False)
-    if not _has_variables(given):
+    if not has_variables(given):
         return None
     network, variables = given
     if isinstance(network, Classifier | LogitMapClassifier | str) or inspect.isfunction(network):
@@ -99,7 +99,8 @@ def given_variables(given: Any, image_shape: tuple[int, ...], num_classes: int) 
     return {collection: {NETWORK: leaves} for collection, leaves in variables.items()}
 
 
-def _has_variables(given: Any) -> bool:
+def has_variables(given: Any) -> bool:
+    """Whether it is (network, variables)."""
     return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[1], Mapping)
 
 
