@@ -188,7 +188,7 @@ def test_methods_that_read_what_it_does_not_give_are_refused_by_name(tmp_path):
         build(student(teacher__cache=str(tmp_path / "whole")))
     with pytest.raises(ValueError, match="'sp' reads the teacher's feature_maps: no cache holds that"):
         build(student("sp", teacher__cache=str(tmp_path / "whole")))
-    with pytest.raises(ValueError, match="wkd: reads the head of the teacher, and no cache holds that"):
+    with pytest.raises(ValueError, match="wkd: reads the head of the teacher, and teacher 'cache' has none"):
         check(commands_config("wkd"))
 
 
