@@ -165,7 +165,7 @@ def test_networks_are_here_under_their_names():
 
 
 def test_the_two_command_lines_run_with_what_the_table_says():
-    (argument,) = re.findall(r"--config=configs/cifar100.py:(\S+)", section("One command line, there and here"))
+    (argument,) = re.findall(r"--config=cifar100:(\S+)", section("One command line, there and here"))
     settings = check(cifar100.get_config(argument))
     effective = rows(section("One command line, there and here"))
     assert len(effective) > 20
