@@ -46,11 +46,12 @@ from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.own import own_function
+from sdd_jax.sealed import digest
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
 from sdd_jax.training.logbook import TRACK
 from sdd_jax.training.programs import Built
-from sdd_jax.training.teacher import Teacher, join_teachers, live_teacher
+from sdd_jax.training.teacher import Teacher, join_teachers, live_teacher, variables_hash
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
@@ -244,6 +245,7 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         teachers = [make_teacher(group, known, parts.objective, dataset)[0] for group, known in groups]
         weights = read_weights(settings["teacher.weights"], len(teachers))
         joined = join_teachers(teachers, weights, settings["teacher.mean"] or MEANS[0])
+        joined = joined._replace(digest=digest([one.digest for one in teachers]))
         return assemble(all_settings, parts, dataset, joined)
     known = known_teacher(settings)
     dataset = load_data(settings, skipped)
@@ -270,10 +272,11 @@ def make_teacher(
         if settings["teacher.cache"] is None:
             folded = folded_variables(settings, network, variables, dataset)
             live = live_teacher(network, folded, objective.regions)
-            return live._replace(name=settings["model.teacher"]), accuracy, stated
+            known_as = {"name": settings["model.teacher"], "digest": variables_hash(variables)}
+            return live._replace(**known_as), accuracy, stated
         key, layout = network_key(settings, variables), cache_layout(settings, network, dataset)
     teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps_per_call(settings))
-    teacher = teacher._replace(name=key.get("name", settings["model.teacher"]))
+    teacher = teacher._replace(name=key.get("name", settings["model.teacher"]), digest=digest(key))
     return teacher, noted if accuracy is None else accuracy, stated
 
 

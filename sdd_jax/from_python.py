@@ -18,15 +18,16 @@ from jax.typing import ArrayLike
 from scipy.special import softmax
 
 from sdd_jax import data as data_sets
-from sdd_jax import saved
+from sdd_jax import saved, sealed
 from sdd_jax.commands.train import check_folders, list_seeds, summary, train_groups
 from sdd_jax.configs import arrays as arrays_config
 from sdd_jax.configs import image_folder as folder_config
 from sdd_jax.configs import small_images as small_config
 from sdd_jax.configs.common import put
 from sdd_jax.data import Dataset, Info, arrays
-from sdd_jax.models import model_stems
+from sdd_jax.models import model_names, model_stems
 from sdd_jax.models.given import Given, given_network, given_variables, has_variables
+from sdd_jax.own import check_allowed
 from sdd_jax.processes import preemption_requested
 from sdd_jax.serving.network import Served, open_network
 from sdd_jax.training import run_dir
@@ -38,6 +39,7 @@ Pair = tuple[ArrayLike, ArrayLike]  # images and labels
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 SMALL = 64  # pixels a side up to which a network has the stem of small images
 BATCH = 64  # images that are predicted at once
+OF_DISTILLATION = ("loss.", "sdd.", "features.", "teacher.", "model.init", "data.mixup", "data.cutmix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +137,7 @@ def train(
     seed: int = 0,
     stem: str | None = None,
     fields: Mapping[str, Any] = NO_FIELDS,
+    allow: Collection[str] = (),
 ) -> Run:
     """Trains a network on labels alone. Source: this project.
 
@@ -148,6 +151,7 @@ def train(
       seed: see there.
       stem: see there.
       fields: see there.
+      allow: see there.
 
     Returns:
       The run; its ``predict`` takes images [N, H, W, C].
@@ -155,7 +159,7 @@ def train(
     Raises:
       ValueError: for a wrong argument, or a folder that holds another run.
     """
-    return _train(model, None, "plain", Path(folder), _Given(train, test, data, epochs, seed, stem, fields))
+    return _train(model, None, "plain", Path(folder), _Given(train, test, data, epochs, seed, stem, fields, allow))
 
 
 def distill(
@@ -171,6 +175,7 @@ def distill(
     seed: int = 0,
     stem: str | None = None,
     fields: Mapping[str, Any] = NO_FIELDS,
+    allow: Collection[str] = (),
 ) -> Run:
     """Trains a student to do as its teacher does. Source: "Scale Decoupled Distillation" (2024) for ``sdd_`` methods.
 
@@ -190,7 +195,9 @@ def distill(
       epochs: the length of the run; unset: 60.
       seed: of initial values, order and augmentation.
       stem: of both networks; unset: the teacher's, else as the config has it, or by the size of the images.
-      fields: any other field of a config (docs/fields.md) by its dotted name.
+      fields: any other field of a config (docs/fields.md) by its dotted name. A teacher that is trained first has those
+        that are not about distillation.
+      allow: networks by MODULE:FUNCTION that may be imported because the folder of a run names them.
 
     Returns:
       The student's run; its ``predict`` takes images [N, H, W, C].
@@ -198,7 +205,7 @@ def distill(
     Raises:
       ValueError: for a wrong argument, or a folder that holds another run.
     """
-    return _train(student, teacher, method, Path(folder), _Given(train, test, data, epochs, seed, stem, fields))
+    return _train(student, teacher, method, Path(folder), _Given(train, test, data, epochs, seed, stem, fields, allow))
 
 
 class _Given(NamedTuple):
@@ -211,37 +218,43 @@ class _Given(NamedTuple):
     seed: int
     stem: str | None
     fields: Mapping[str, Any]
+    allow: Collection[str]
 
 
 def _train(student: Any, teacher: Any, method: str, folder: Path, given: _Given) -> Run:
-    name, path = _place_data(folder, given)
-    given = given._replace(train=None, test=None, data=path)
+    if "seeds" in given.fields:
+        raise ValueError("fields may not have seeds: give seed=..., one call for each")
+    given = _place_data(folder, given)
+    path = Path(str(given.data))
+    name = data_sets.FOLDER if path.is_dir() else data_sets.ARRAYS
     size = _small_side(name, path)
     info = data_sets.describe(name, path=path, image_size=size)
     found = None if teacher is None else _teacher_run(teacher, folder, info, given)
-    start = _run_folder(student)
+    start = _run_folder(student, given.allow)
     if start is None and has_variables(student):
         start = _write_run(student, folder.with_name(f"{folder.name}-start"), info, given)
     if start is None:
         network = given_network(student, info.image_shape, info.num_classes)
     else:
         network = Given(run_dir.read_network(start)["model"]["student"], None)
-    recorded = {} if found is None else run_dir.read_network(found)["model"]
-    chosen = {"teacher": recorded.get("student", "none"), "student": network.name, "method": method}
-    begun = {} if start is None else run_dir.read_network(start)["model"]
-    stem = recorded.get("stem") or begun.get("stem") or given.stem
-    if size is None:
-        make = arrays_config if name == data_sets.ARRAYS else folder_config
-        stem = stem or _stem(network, info)
-    else:
-        make, chosen = small_config, {**chosen, "size": str(size)}
-    config = make.get_config(",".join(f"{key}={value}" for key, value in chosen.items()))
-    settings = {"data.path": str(path), "seed": given.seed, **given.fields}
-    settings |= {} if stem is None else {"model.stem": stem}
+    recorded = [run_dir.read_network(place)["model"] for place in (found, start) if place is not None]
+    stems = {one["stem"] for one in recorded} | {stem for stem in (given.stem, given.fields.get("model.stem")) if stem}
+    if len(stems) > 1:
+        raise ValueError(f"teacher and student have one stem: got {', '.join(sorted(stems))}")
+    settings: dict[str, Any] = {"data.path": str(path), "seed": given.seed}
+    if size is None and not stems:
+        stems = {_stem(network, info)}
+    settings |= {} if not stems else {"model.stem": stems.pop()}
     settings |= {} if given.epochs is None else {"epochs": given.epochs}
     settings |= {} if found is None else {"teacher.run": str(found)}
     settings |= {} if start is None else {"model.init": str(start)}
-    for field, value in settings.items():
+    teaches = "none" if found is None else run_dir.read_network(found)["model"]["student"]
+    chosen = {"teacher": teaches, "student": network.name, "method": method}
+    make = arrays_config if name == data_sets.ARRAYS else folder_config
+    if size is not None:
+        make, chosen = small_config, {**chosen, "size": str(size)}
+    config = make.get_config(",".join(f"{key}={value}" for key, value in chosen.items()))
+    for field, value in (settings | dict(given.fields)).items():
         put(config, field, value)
     runs = list_seeds(config.to_dict(), folder)
     check_folders(runs)
@@ -249,22 +262,25 @@ def _train(student: Any, teacher: Any, method: str, folder: Path, given: _Given)
     return load_run(folder, allow=[network.name])
 
 
-def _place_data(folder: Path, given: _Given) -> tuple[str, Path]:
-    """The name of the data set and the place of its files; arrays are written to a file beside the run's folder."""
+def _place_data(folder: Path, given: _Given) -> _Given:
+    """``given`` with a path in the place of its data; arrays are written to a file beside the run's folder."""
     train, test, data = given.train, given.test, given.data
     if (data is None) == (train is None) or (train is None) != (test is None):
         raise ValueError("give train=(images, labels) and test=(images, labels), or data= and neither of them")
+    fields = dict(given.fields)
     if data is None:
         data = data_sets.from_arrays(*_pair(train, "train"), *_pair(test, "test"))
     if isinstance(data, Dataset):
-        path = folder.absolute().parent / f"data-{data.fingerprint()[:16]}.npz"
+        about = [data.fingerprint(), data.class_names, data.mean, data.std, data.pad, data.flip, data.select_on]
+        path = folder.absolute().parent / f"data-{sealed.digest(about)[:16]}.npz"
         if not path.is_file():
             arrays.write(path, data)
-        return data_sets.ARRAYS, path
-    if not isinstance(data, str | PathLike):
+        fields.setdefault("data.select_on", data.select_on)
+    elif isinstance(data, str | PathLike):
+        path = Path(data).expanduser().absolute()
+    else:
         raise ValueError(f"data must be a Dataset in memory, an .npz file or a folder, got {type(data).__name__}")
-    path = Path(data).expanduser().absolute()
-    return (data_sets.FOLDER if path.is_dir() else data_sets.ARRAYS), path
+    return given._replace(train=None, test=None, data=path, fields=fields)
 
 
 def _small_side(name: str, path: Path) -> int | None:
@@ -286,22 +302,30 @@ def _stem(network: Given, info: Info) -> str:
     return wanted if wanted in stems else stems[-1]
 
 
-def _run_folder(given: Any) -> Path | None:
-    """The folder of the run that ``given`` is, or None."""
+def _run_folder(given: Any, allow: Collection[str]) -> Path | None:
+    """The folder of the run that ``given`` is, or None; a text is the name of a network first.
+
+    ``ValueError`` if the folder names a network by MODULE:FUNCTION that is not in ``allow``.
+    """
     if isinstance(given, Run):
         return given.folder
-    if isinstance(given, PathLike) or (isinstance(given, str) and (Path(given) / run_dir.CONFIG).is_file()):
-        return Path(given)
-    return None
+    named = isinstance(given, str) and (":" in given or given in model_names())
+    if named or not isinstance(given, str | PathLike) or not (Path(given) / run_dir.CONFIG).is_file():
+        if isinstance(given, PathLike):
+            raise ValueError(f"{given} is not a run's folder: it has no {run_dir.CONFIG}")
+        return None
+    check_allowed(run_dir.read_network(Path(given))["model"]["student"], Path(given), allow)
+    return Path(given)
 
 
 def _teacher_run(teacher: Any, folder: Path, info: Info, given: _Given) -> Path:
     """The folder of the teacher's run, which is made if it has none yet."""
-    if (found := _run_folder(teacher)) is not None:
+    if (found := _run_folder(teacher, given.allow)) is not None:
         return found
     own = folder.with_name(f"{folder.name}-teacher")
     if given_variables(teacher, info.image_shape, info.num_classes) is None:
-        return _train(teacher, None, "plain", own, given).folder
+        fields = {name: value for name, value in given.fields.items() if not name.startswith(OF_DISTILLATION)}
+        return _train(teacher, None, "plain", own, given._replace(fields=fields)).folder
     return _write_run(teacher, own, info, given)
 
 

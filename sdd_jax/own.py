@@ -41,12 +41,13 @@ def own_function(
         reason = error if missing else f"importing {module_name} failed with {type(error).__name__}: {error} ({place})"
         raise ValueError(f"{what} {name!r}: {reason}") from error
     found = getattr(module, function, None)
-    wanted = f"{what} {name!r} must be a function of {', '.join((*positional, *keywords))} in {module.__file__}"
+    place = getattr(module, "__file__", module_name)  # a module of Python itself has no file
+    wanted = f"{what} {name!r} must be a function of {', '.join((*positional, *keywords))} in {place}"
     if not callable(found):
         raise ValueError(f"{wanted}; got {found!r}")
     try:
         inspect.signature(found).bind(*positional, **dict.fromkeys(keywords))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # the second of what has no signature
         raise ValueError(f"{wanted}: {error}") from error
     return found
 

@@ -104,6 +104,12 @@ WRONG = {
         lambda given: given.update(val_images=np.zeros((3, 4, 4, 3), np.uint8), val_labels=np.arange(3)),
         r"val_images are \(4, 4, 3\), train_images \(8, 8, 3\)",
     ),
+    "has a flip of text": (lambda given: given.update(flip="False"), r"flip must be True or False, got <U5 \[\]"),
+    "has half a pixel": (lambda given: given.update(pad=3.9), r"pad must be an integer, got float64 \[\]"),
+    "has one name": (lambda given: given.update(class_names="a"), r"class_names must be a list of names, got <U1 \[\]"),
+    "has a table of means": (lambda given: given.update(mean=np.zeros((3, 3))), "mean must be a number for each chan"),
+    "has a number twice": (lambda given: given.update(train_index=np.zeros(20, int)), "must be numbers that differ"),
+    "has a number below 0": (lambda given: given.update(train_index=np.arange(-1, 19)), "must be numbers that differ"),
     "has too few numbers": (lambda given: given.update(train_index=np.arange(3)), "train_index must be an integer for"),
 }  # fmt: skip
 
@@ -131,6 +137,17 @@ def test_damaged_and_hostile_files_are_refused(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"own.npz is not a file of arrays: "):
         data.load("arrays", path=path)
+    np.savez_compressed(path, **content())
+    whole, expected, refused = path.read_bytes(), data.load("arrays", path=path).fingerprint(), 0
+    for place in range(0, len(whole), len(whole) // 100):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            assert data.load("arrays", path=path).fingerprint() == expected  # such as a file's date in the archive
+        except ValueError as error:
+            refused += "own.npz" in str(error)
+    assert refused > 50
+    save(path, **content(shape=(8, 8)), mean=0.5, std=0.25)  # of grey images: a number
+    assert data.load("arrays", path=path).mean == (0.5,)
     save(path, **content())
     monkeypatch.setattr(arrays, "memory_bytes", lambda: 1000)
     with pytest.raises(ValueError, match=r"it takes 0.0 GB, and the memory has 0.0 GB"):

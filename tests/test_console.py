@@ -7,7 +7,7 @@ import pytest
 import tiny
 from commands import call
 
-from sdd_jax.training import logbook, loop
+from sdd_jax.training import logbook, loop, run_dir
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e9])
@@ -31,6 +31,7 @@ def track(folder, config):
     def told(line):
         with open(folder / "told.jsonl", "a") as file:
             print(json.dumps({"name": config["name"], **line}), file=file)
+        line.clear()  # it is the function's own
     return told
 def nothing(folder, config): pass
 def of_one(folder): pass
@@ -45,9 +46,16 @@ def test_every_line_of_the_log_is_told_to_a_function_of_ones_own(tmp_path, monke
     told = [json.loads(line) for line in (tmp_path / "run" / "told.jsonl").read_text().splitlines()]
     assert told == [{"name": "tiny", **line} for line in logbook.read_metrics(tmp_path / "run" / logbook.METRICS)]
     assert logbook.scalars(told[-1]).keys() >= {"test/accuracy", "test/loss"}
+    done = run_dir.read_done(tmp_path / "run")
+    assert len(logbook.read_log(tmp_path / "run", done)) == len(told)
     for name, message in (("nothing", "must return a function .* got NoneType"), ("of_one", "folder, config")):
         with pytest.raises(ValueError, match=f"track 'watching:{name}' {message}|must be a function of {message}"):
             loop.train(built._replace(config={**built.config, "track": f"watching:{name}"}), tmp_path / name)
+
+
+def test_a_function_of_python_itself_is_refused_in_one_line(tmp_path):
+    given = ("--config=quickstart:method=plain", "--config.track=time:sleep", f"--workdir={tmp_path}/run")
+    assert "track 'time:sleep' must be a function of folder, config in time" in call("train", *given).refused()
 
 
 def test_a_function_that_is_not_there_is_named_before_anything_is_read(tmp_path):

@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax import nnx
 
 import sdd_jax
-from sdd_jax import own
+from sdd_jax import data, own
 from sdd_jax.models import Classifier, LogitMapClassifier, create_model
 from sdd_jax.models.given import given_network, given_variables
 
@@ -75,6 +75,44 @@ def test_a_name_tells_networks_apart_and_is_the_same_in_another_process():
     assert named(Features(8)).name != named(Features(4)).name
     model = create_model(named(Features(8)).name, CLASSES)  # by its name, as a run's config has it
     assert model.trunk.width == 8
+
+
+def scaled(factor):
+    return init, lambda params, images: factor * apply(params, images)
+
+
+def test_objects_that_differ_have_names_that_differ():
+    two, again, other = scaled(2.0), scaled(2.0), scaled(3.0)
+    assert named(two).name == named(again).name != named(other).name
+    modules = [OfNnx(nnx.Rngs(seed)) for seed in (0, 0, 1)]
+    names = [named(module).name for module in modules]
+    assert names[0] == names[1] != names[2]  # an NNX module is its values, too
+
+
+class Holds:
+    """A callable that cannot be described."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, params, images):
+        return self.factor * apply(params, images)
+
+
+def test_an_object_that_cannot_be_described_is_no_other_one():
+    first, second = (init, Holds(1.0)), (init, Holds(2.0))
+    names = [named(given).name for given in (first, second, first)]
+    assert names[0] == names[2] != names[1] == f"{names[0]}_2"
+    images = jnp.ones((1, *SHAPE))
+    models = [create_model(name, CLASSES) for name in names[:2]]
+    variables = models[0].init(jax.random.key(0), images, train=False)
+    maps = [model.apply(variables, images, train=False).logit_map for model in models]
+    np.testing.assert_allclose(maps[1], 2 * maps[0], rtol=1e-6)
+
+
+def test_an_object_computes_in_its_own_dtype():
+    with pytest.raises(ValueError, match="computes in its own dtype, .*float32.*; asked for bfloat16"):
+        create_model(named(Map()).name, CLASSES, dtype="bfloat16")
 
 
 def test_an_nnx_module_gives_what_it_gives_and_keeps_its_statistics():
@@ -183,6 +221,8 @@ WRONG = {
         {"train": TRAIN, "test": TEST, "fields": {"optim.rate": 1}},
         "no field 'optim.rate'; the closest",
     ),
+    "seeds": ({"train": TRAIN, "test": TEST, "fields": {"seeds": (1, 2)}}, "fields may not have seeds"),
+    "another stem": ({"train": TRAIN, "test": TEST, "stem": "imagenet"}, "one stem: got cifar, imagenet"),
     "no such method": ({"train": TRAIN, "test": TEST, "method": "sdd-kd"}, "the closest is 'sdd_kd'"),
 }
 
@@ -195,9 +235,54 @@ def test_a_wrong_argument_is_named_and_no_run_is_begun(teacher, tmp_path, case):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_names_code_runs_none_of_it(tmp_path, monkeypatch):
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "evil.py").write_text("raise SystemError('it ran')")
+    config = {"imported": {}, "num_classes": CLASSES}
+    config["model"] = {"student": "stranger.evil:net", "stem": "cifar", "dtype": "float32"}
+    (stranger / "config.json").write_text(json.dumps(config))
+    monkeypatch.syspath_prepend(tmp_path)
+    given = {"train": TRAIN, "test": TEST}
+    for call_it in (partial(sdd_jax.distill, "resnet8"), sdd_jax.train):
+        with pytest.raises(ValueError, match="asks for code, stranger.evil:net: none was run"):
+            call_it(str(stranger), folder=tmp_path / "run", **given)
+        with pytest.raises(ValueError, match="asks for code in itself"):
+            call_it(stranger, folder=tmp_path / "run", allow=["stranger.evil:net"], **given)
+
+
+def test_a_teacher_of_features_alone_is_refused(tmp_path):
+    class Trunk(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(1, 4, (3, 3), strides=4, rngs=rngs)
+
+        def __call__(self, images, *, train):
+            return self.conv(images)
+
+    for teacher in (Trunk(nnx.Rngs(0)), (Features(), {"params": {}})):
+        with pytest.raises(ValueError, match="gives features and has no head"):
+            sdd_jax.distill("resnet8", teacher, train=TRAIN, test=TEST, folder=tmp_path / "run")
+
+
+def test_data_that_differ_in_their_facts_alone_have_files_of_their_own(tmp_path):
+    arrays = (*TRAIN, *TEST)
+    given = {"epochs": 1, "fields": {"batch_size": 8}}
+    facts = ({"flip": True}, {"flip": False, "pad": 0, "select_on": "test"})
+    runs = [
+        sdd_jax.train(Map(), data=data.from_arrays(*arrays, **one), folder=tmp_path / f"run{number}", **given)
+        for number, one in enumerate(facts)
+    ]
+    configs = [json.loads((run.folder / "config.json").read_text())["data"] for run in runs]
+    assert configs[0]["path"] != configs[1]["path"]
+    assert [config["select_on"] for config in configs] == ["validation", "test"]
+    read = [data.load("arrays", path=config["path"], select_on=config["select_on"]) for config in configs]
+    assert [(one.flip, one.pad) for one in read] == [(True, 4), (False, 0)]
+
+
 @pytest.mark.slow
 def test_a_network_alone_is_trained_before_it_teaches(tmp_path):
-    given = {"train": TRAIN, "test": TEST, "method": "kd", **QUICK}
+    fields = {"batch_size": 8, "loss.options.temperature": 2.0}  # the second is of the student's run alone
+    given = {"train": TRAIN, "test": TEST, "method": "kd", "epochs": 1, "fields": fields}
     student = sdd_jax.distill("resnet8", Features(), folder=tmp_path / "student", **given)
     assert sdd_jax.load_run(tmp_path / "student-teacher").results["last"]["accuracy"] == pytest.approx(
         np.mean(sdd_jax.load_run(tmp_path / "student-teacher").predict(TEST[0]).argmax(1) == TEST[1])

@@ -1,5 +1,6 @@
 """The loop's promises: the same result however it was interrupted, chunked or spread over devices."""
 
+import dataclasses
 import gzip
 import json
 
@@ -87,6 +88,25 @@ def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp
     loop.train(tiny.built(), tmp_path)
     jax.effects_barrier()
     assert sorted(taken) == list(range(11, 17))  # 44 examples, batches of 8: epochs end at steps 6, 11 and 17
+
+
+@pytest.mark.parametrize("changed", ["teacher", "training images"])
+def test_a_run_does_not_go_on_with_another_teacher_or_other_images(tmp_path, monkeypatch, changed):
+    built = tiny.built()
+    built = built._replace(teacher=built.teacher._replace(digest="a"))
+    with monkeypatch.context() as patched:
+        interrupt(patched, "evaluation", 5)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(built, tmp_path)
+    other = built._replace(teacher=built.teacher._replace(digest="b"))
+    if changed == "training images":
+        images = built.dataset.train.images.copy()
+        images[0, 0, 0, 0] ^= 1
+        train = built.dataset.train._replace(images=images)
+        other = built._replace(dataset=dataclasses.replace(built.dataset, train=train))
+    with pytest.raises(ValueError, match=f"holds a run that began with another {changed}"):
+        loop.train(other, tmp_path)
+    loop.train(built, tmp_path)
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(uninterrupted):

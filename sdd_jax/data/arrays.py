@@ -10,6 +10,7 @@ import functools
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -26,6 +27,11 @@ _NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 _HELD_OUT = ("val_images", "val_labels")
 _INDEX = ("train_index", "val_index", "test_index")  # numbers in the original set, for an image's random views
 _FACTS = ("class_names", "mean", "std", "pad", "flip")
+
+
+MOST = 2**24  # examples, as of a cache
+# What NumPy and zipfile raise at files that are damaged, encrypted, or packed in a way that they do not know.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError)
 
 
 class Facts(NamedTuple):
@@ -109,7 +115,7 @@ def _place(path: str | PathLike[str] | None) -> Path:
     return file
 
 
-def _content(file: Path) -> Mapping[str, Any]:
+def _content(file: Path) -> dict[str, Any]:
     """The file's arrays by name, and its facts as `from_arrays` takes them; ``ValueError`` if it is another file."""
     known = (*_NEEDED, *_HELD_OUT, *_INDEX, *_FACTS)
     try:
@@ -128,15 +134,29 @@ def _content(file: Path) -> Mapping[str, Any]:
                 _check_size(archive, info)
         with np.load(file, allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in names}
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{file} is not a file of arrays: {error}") from error
     for name in ("train_labels", "test_labels", "val_labels"):
         if name in content and content[name].ndim == 2 and content[name].shape[1] == 1:  # as MedMNIST has them
             content[name] = content[name][:, 0]
-    for name, kind in {"pad": int, "flip": bool}.items():
-        if name in content and content[name].ndim == 0:
-            content[name] = kind(content[name])
+    try:
+        content |= {name: _fact(name, content[name]) for name in _FACTS if name in content}
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     return content
+
+
+def _fact(name: str, array: np.ndarray) -> Any:
+    """A fact of the file as `from_arrays` takes it; ``ValueError`` if it is of another kind."""
+    kinds, dimensions, wanted = {
+        "pad": ("iu", 0, "an integer"),
+        "flip": ("b", 0, "True or False"),
+        "class_names": ("U", 1, "a list of names"),
+    }.get(name, ("fiu", 1, "a number for each channel"))
+    array = array[None] if name in ("mean", "std") and array.ndim == 0 else array  # of grey images
+    if array.dtype.kind not in kinds or array.ndim != dimensions:
+        raise ValueError(f"{name} must be {wanted}, got {array.dtype} {list(array.shape)}")
+    return array.tolist()
 
 
 def _check_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
@@ -159,6 +179,8 @@ def _numbered(dataset: Dataset, content: Mapping[str, Any]) -> Dataset:
             return split
         if given.shape != content[f"{name}_labels"].shape or given.dtype.kind not in "iu":
             raise ValueError(f"{name}_index must be an integer for each image, got {given.dtype} {given.shape}")
+        if len(np.unique(given)) != len(given) or given.min() < 0 or given.max() >= MOST:
+            raise ValueError(f"{name}_index must be numbers that differ, from 0 to {MOST - 1}")
         return split._replace(index=given[split.index if name == "train" else slice(None)].astype(np.int32))
 
     test = numbered("test", dataset.test)

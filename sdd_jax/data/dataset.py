@@ -216,7 +216,11 @@ def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
     values = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[-1]):
-        shares = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        parts = (
+            images[first : first + 1000, ..., channel] for first in range(0, len(images), 1000)
+        )  # NumPy casts them
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
+        shares = counts / images[..., channel].size
         means.append(float(shares @ values))
         deviations.append(math.sqrt(float(shares @ (values - means[-1]) ** 2)))
     return means, deviations

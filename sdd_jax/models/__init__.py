@@ -66,7 +66,9 @@ def _vgg(block_sizes: tuple[int, ...], stems: tuple[str, ...], batch_norm: bool 
 
 
 def _vit(width: int, *, class_token: bool = True) -> _Network:
-    return partial(VisionTransformer, width, 12, width // 64, class_token), normal_affine_init, _LARGE
+    # timm's vit_base_patch16_gap_224 alone has 16 heads, of 48 channels; the others have heads of 64.
+    heads = 16 if width == 768 and not class_token else width // 64
+    return partial(VisionTransformer, width, 12, heads, class_token), normal_affine_init, _LARGE
 
 
 def _convnext(*stage_sizes: int, width: int) -> _Network:

@@ -1,15 +1,19 @@
 """Networks that a program gives as objects: modules of Linen or NNX, pairs of functions."""
 
+import dataclasses
 import hashlib
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from sdd_jax.models.classifier import Classifier, FunctionNetwork, LogitMapClassifier
@@ -17,6 +21,7 @@ from sdd_jax.models.layers import torch_affine_init
 from sdd_jax.own import give
 
 NETWORK = "network"  # where LogitMapClassifier has its network's variables
+PLAIN = (str, int, float, bool, bytes, type(None), np.dtype)
 
 
 class Given(NamedTuple):
@@ -51,12 +56,15 @@ class NnxNetwork(nn.Module):
 def given_network(given: Any, image_shape: tuple[int, ...], num_classes: int) -> Given:
     """The network that ``given`` is, named; of (network, variables) the first.
 
-    ``ValueError`` if it is none, or gives no map for images ``[B, *image_shape]``.
+    An object that can be described has the same name in every process; any other one's name has a number where an
+    object before it had the name. ``ValueError`` if it is no network, or gives no map for images ``[B, *image_shape]``.
     """
     if has_variables(given):
         given = given[0]
     if isinstance(given, str):
         return Given(given, None)
+    if inspect.isfunction(given):
+        return Given(_named(given.__name__, given, given), None)
     if isinstance(given, Classifier | LogitMapClassifier):
         model = given
     elif _is_pair(given):
@@ -65,38 +73,40 @@ def given_network(given: Any, image_shape: tuple[int, ...], num_classes: int) ->
         model = _under_head(_from_nnx(given), image_shape, num_classes)
     elif isinstance(given, nn.Module):
         model = _under_head(given, image_shape, num_classes)
-    elif inspect.isfunction(given):
-        return Given(give(given.__qualname__, given), None)
     else:
         kinds = "a name, MODULE:FUNCTION, a Linen or NNX module, or a pair of functions (init, apply)"
         raise ValueError(f"a network must be {kinds}, got {type(given).__name__}")
     if model.num_classes != num_classes:
         raise ValueError(f"the network has {model.num_classes} classes, the data have {num_classes}")
-    described = re.sub(r" at 0x[0-9a-f]+", "", repr(given))  # addresses differ from start to start
-    kind = "functions" if _is_pair(given) else type(given).__name__
-    name = f"{kind}_{hashlib.sha256(described.encode()).hexdigest()[:8]}"
-    return Given(give(name, lambda num_classes, stem, dtype: model), model)
+
+    def make(num_classes, stem, dtype):
+        del num_classes, stem
+        if dtype != (own := getattr(model, "dtype", jnp.float32)):
+            raise ValueError(f"a network given as an object computes in its own dtype, {own}; asked for {dtype.name}")
+        return model
+
+    return Given(_named("functions" if _is_pair(given) else type(given).__name__, given, make), model)
 
 
 def given_variables(given: Any, image_shape: tuple[int, ...], num_classes: int) -> dict[str, Any] | None:
     """The variables of (network, variables), as the network of ``given_network`` has them; None of a network alone.
 
-    An NNX module has its own.
+    An NNX module has its own. ``ValueError`` for those of features alone: a head is missing.
     """
-    if isinstance(given, nnx.Module):
-        model = given_network(given, image_shape, num_classes).model
-        images = jnp.zeros((1, *image_shape))
-        return model.init(jax.random.key(0), images, train=False)
-    if not has_variables(given):
+    nnx_module = isinstance(given, nnx.Module)
+    if not nnx_module and not has_variables(given):
         return None
-    network, variables = given
+    network, variables = (given, None) if nnx_module else given
     if isinstance(network, Classifier | LogitMapClassifier | str) or inspect.isfunction(network):
-        return dict(variables)
-    if isinstance(given_network(network, image_shape, num_classes).model, Classifier):
-        raise ValueError("the teacher's network gives features and has no head: give a Classifier and its variables")
+        return dict(variables or {})
+    model = given_network(network, image_shape, num_classes).model
+    if isinstance(model, Classifier):
+        raise ValueError("the network gives features and has no head: give a Classifier and its variables")
+    if nnx_module:
+        return model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
     if _is_pair(network):
         return {"params": {NETWORK: {"function": variables}}}
-    return {collection: {NETWORK: leaves} for collection, leaves in variables.items()}
+    return {collection: {NETWORK: leaves} for collection, leaves in (variables or {}).items()}
 
 
 def has_variables(given: Any) -> bool:
@@ -106,6 +116,72 @@ def has_variables(given: Any) -> bool:
 
 def _is_pair(given: Any) -> bool:
     return isinstance(given, tuple | list) and len(given) == 2 and all(map(callable, given))
+
+
+UNKNOWN = "?!"  # in a description: there is more to it
+_undescribed: dict[str, Any] = {}  # name -> object, which stays alive, so that another cannot be taken for it
+
+
+def _named(kind: str, given: Any, make: Callable[..., Any]) -> str:
+    """The name that ``given`` has from now on in this process; ``make`` makes its network."""
+    described = _describe(given)
+    digest = hashlib.sha256(described.encode()).hexdigest()[:8]
+    name, number = f"{kind}_{digest}", 1
+    if UNKNOWN in described:
+        while _undescribed.setdefault(name, given) is not given:
+            name, number = f"{kind}_{digest}_{number + 1}", number + 1
+    return give(name, make)
+
+
+def _describe(value: Any) -> str:
+    """A text that two objects have only if they compute the same, or with ``UNKNOWN`` in it."""
+    if isinstance(value, PLAIN):
+        return f"{type(value).__name__} {value!r}"
+    if isinstance(value, np.ndarray | jax.Array):
+        array = np.asarray(value)
+        return f"array {array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    if isinstance(value, tuple | list):
+        return _joined(type(value).__name__, list(value))
+    if isinstance(value, Mapping):
+        return _joined("mapping", [item for pair in value.items() for item in pair])
+    if isinstance(value, CodeType):
+        return _joined("code", [value.co_code, value.co_names, value.co_varnames, value.co_consts])
+    if isinstance(value, nnx.Module):
+        graph, state = nnx.split(value)
+        text = re.sub(r" at 0x[0-9a-f]+", "", repr(graph))
+        unknown = UNKNOWN if re.search("<lambda>|<locals>| object>", text) else ""
+        arrays = [leaf for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+        return _joined(unknown + text, arrays)
+    name = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
+    if isinstance(value, nn.Module):
+        fields = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]
+        return _joined(f"{type(value).__module__}:{type(value).__qualname__}", [getattr(value, one) for one in fields])
+    if isinstance(value, partial):
+        return _joined("partial", [value.func, value.args, dict(value.keywords)])
+    if _found(name) is value:
+        return name
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return _joined(name, [value.__code__, value.__defaults__, value.__kwdefaults__, *cells])
+    return f"{UNKNOWN} {type(value).__module__}:{type(value).__qualname__}"
+
+
+def _joined(kind: str, parts: list[Any]) -> str:
+    return f"{kind} ({', '.join(map(_describe, parts))})"
+
+
+def _found(name: str) -> Any:
+    """What a module that is no script has under MODULE:NAME, or None."""
+    module, _, place = name.partition(":")
+    if not module or module == "__main__" or "<" in place:
+        return None
+    try:
+        found = importlib.import_module(module)
+        for part in place.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        return None
+    return found
 
 
 def _under_head(network: nn.Module, image_shape: tuple[int, ...], num_classes: int) -> Any:

@@ -1,5 +1,6 @@
 """What a run says, for reading: ``metrics.jsonl``, TensorBoard files, and a bar or lines on the terminal."""
 
+import copy
 import errno
 import json
 import math
@@ -73,7 +74,7 @@ def _tracker(name: str | None, folder: Path, config: Mapping[str, Any]) -> Calla
     """What the field ``track`` makes for a run, to be called with each line of its log; it may be unset."""
     if name is None:
         return lambda line: None
-    track = own_function(name, "track", TRACK)(folder, config)
+    track = own_function(name, "track", TRACK)(folder, copy.deepcopy(dict(config)))
     if not callable(track):
         raise ValueError(f"track {name!r} must return a function of a line of the log, got {type(track).__name__}")
     return track
@@ -235,4 +236,4 @@ class Logbook:
         self.lines.append(line)
         for name, value in scalars(line).items():
             self._tensorboard.add_scalar(name, value, step)
-        self._track(line)
+        self._track(dict(line))

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from sdd_jax import processes
+from sdd_jax.data import Dataset
 from sdd_jax.data.streamed import StreamedDataset
 from sdd_jax.files import write_json
 from sdd_jax.training import run_dir
@@ -67,11 +68,24 @@ class RunWriter:
     def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
         """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
         before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
+        self._check_inputs(before.get("inputs", {}))
         self.logbook = Logbook(self._workdir, self._run, before, total, boundaries, name, shows_progress)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
             self.logbook.say(message)
         self._results: dict[str, Any] = {"last": {}, "best": {}, "best_selection": -1.0, **before}
+
+    def _check_inputs(self, before: Mapping[str, str]) -> None:
+        """Notes which teacher and images the run has; ``ValueError`` if they are not those that it began with."""
+        dataset = self._run.dataset
+        images = dataset.fingerprint("train") if isinstance(dataset, Dataset) else None
+        self._inputs = {"teacher": self._run.teacher.digest, "training images": images}
+        for name, known in before.items():
+            if (now := self._inputs.get(name)) != known and None not in (now, known):
+                raise ValueError(
+                    f"{self._workdir} holds a run that began with another {name}: the weights or files that its config "
+                    "names have changed since. Put them back, or give --workdir another folder"
+                )
 
     def evaluated(self, step: int, measured: Mapping[str, dict[str, float]]) -> bool:
         """Notes what was measured on each split; whether that on the selection split is the best so far."""
@@ -84,7 +98,8 @@ class RunWriter:
 
     def save(self, state: State, step: int) -> None:
         """Begins to save ``state``, and with it all that the run needs to know of what came before."""
-        self.checkpoints.save(state, step, {**self._results, "steps": step, **self.logbook.progress()})
+        progress = {**self._results, "inputs": self._inputs, "steps": step, **self.logbook.progress()}
+        self.checkpoints.save(state, step, progress)
 
     def finish(self, total: int, *, trained_together: int) -> None:
         """Writes the results."""

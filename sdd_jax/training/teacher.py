@@ -35,6 +35,7 @@ class Teacher(NamedTuple):
     arrays: Mapping[str, Any] = {}  # what it reads through the whole run
     chunk: Callable[[int, int], Mapping[str, Any]] | None = None  # what else in the chunk that starts at a step
     name: str | None = None  # what it is called, where that is known
+    digest: str | None = None  # stands for its weights, where they are known
 
 
 def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
