@@ -177,7 +177,7 @@ MORE = {
     ("import", "DIR/one.safetensors", *IMPORT, "--model=my:net"): "my:net: a network of your own",
     ("import", "DIR/one.safetensors", *IMPORT, "--stem=large"): "no stem 'large'; it has: cifar",
     ("import", "DIR/one.safetensors", *IMPORT, "--num_classes=ten"): "num_classes=ten: invalid literal",
-    ("cache", KD, "--workdir=DIR/new", "--store=int4"): "store=int4: value should be one of <float32",
+    ("cache", KD, "--workdir=DIR/new", "--store=int4"): "a cache's store must be one of float32.*got 'int4'",
     ("cache", KD, "--workdir=DIR/new", "--verify=maybe"): "verify=maybe.*oolean",
     ("cache", KD, "--workdir=DIR/new", "--config.teacher.run=DIR/none"): "DIR/none is not a run's folder",
     ("cache", KD, "--workdir=DIR/new", "--config.teacher.run=DIR/teacher", "--verify"): "DIR/new holds no cache",

@@ -46,7 +46,7 @@ from sdd_jax.build_teacher import (
 from sdd_jax.config import CACHE, ENSEMBLE, Settings, refuse_mixed_cache, regions
 from sdd_jax.sealed import Damaged
 from sdd_jax.training.foreign import read_foreign
-from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, largest_error, read_header
+from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, largest_error, packed_arrays, read_header
 from sdd_jax.training.views import needed_keys
 
 BATCH = 256
@@ -84,6 +84,7 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
         told = f"the config's teacher is {named!r}, --teacher is {'not given' if function is None else function}"
         raise ValueError(f"--teacher=MODULE:FUNCTION and a config with teacher={CACHE} go together: {told}")
     refuse_mixed_cache(settings)
+    packed_arrays(store, 1, settings["data.num_classes"])  # which refuses a store that there is not
     run = read_teacher(settings) if function is None else None
     dataset = load_data(settings)
     parts, foreign = make_parts(settings, dataset.num_classes), None
