@@ -180,7 +180,7 @@ def beside(plan, data, teacher, student, needs):
 
 def has_twin(*networks):
     """Whether plain PyTorch has these networks here; only where PyTorch is."""
-    from benchmarks.plain_torch import NETWORKS
+    from benchmarks.torch_networks import NETWORKS
 
     return all(name in NETWORKS for name in networks)
 

@@ -14,6 +14,7 @@ import re
 import secrets
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, ValuesView
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ flatten: Callable[..., dict[str, Any]] = partial(flatten_dict, sep=".")  # a nes
 Fields = Mapping[str, type | UnionType]  # dotted names and the types of their values; a missing one counts as None
 ANY: Fields = {}
 NUMBER = int | float
+# What reading a zip file raises that is damaged, encrypted, or packed in a way that Python does not know.
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 MOST_LEVELS = 32  # of names within names, in JSON
 _TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025-32434
 _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'

@@ -80,7 +80,12 @@ def as_jax(images):
     return jnp.asarray(images.numpy().transpose(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("name", ["shufflenet_v1", "vgg13", "resnet8x4", "resnet50", "mobilenet_v2"])
+NETWORKS = [
+    "shufflenet_v1", "shufflenet_v2", "vgg13", "resnet8x4", "resnet50", "mobilenet_v2", "wrn_16_2", "wrn_40_2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_pth_file_gives_the_same_logits_here(torch, plain_torch, name, tmp_path):
     module = randomise_statistics(torch.nn, plain_torch.create(name, CLASSES)).eval()
     torch.save({"model": module.state_dict(), "epoch": 240}, tmp_path / "ckpt_epoch_240.pth")
@@ -168,18 +173,23 @@ def test_five_steps_are_those_of_plain_pytorch(torch, plain_torch, name, x64):
 @pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "wrn_16_2"])
 def test_similarity_reads_the_last_stage_and_has_pytorchs_value_and_gradient(torch, plain_torch, name, x64):
     """A student in training mode and a vgg11 as teacher; the gradient is that of every weight before the map."""
-    import torch_stages
+
+    def similarity_loss(student, teacher):
+        """SP as its paper has it: Gram matrices of the batch, each row of length 1, their squared distance over B^2."""
+        normalize = torch.nn.functional.normalize
+        first, second = (normalize(one.flatten(1) @ one.flatten(1).T) for one in (student, teacher))
+        return ((second - first) ** 2).sum() / len(student) ** 2
 
     teacher_module = filled(torch, plain_torch.create("vgg11", CLASSES), 1).eval()
-    module = filled(torch, torch_stages.NETWORKS[name](CLASSES), 2).train()
+    module = filled(torch, plain_torch.create(name, CLASSES), 2).train()
     images = torch.randn(BATCH, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         target = teacher_module.features(images)
-    expected = torch_stages.similarity_loss(module.last_stage(images), target)
+    expected = similarity_loss(module.last_stage(images), target)
     expected.backward()
 
     teacher, student = (create_model(network, CLASSES, dtype=jnp.float64) for network in ("vgg11", name))
-    variables = from_state_dict(student, filled(torch, torch_stages.NETWORKS[name](CLASSES), 2).state_dict())
+    variables = from_state_dict(student, filled(torch, plain_torch.create(name, CLASSES), 2).state_dict())
     teacher_outputs = teacher.apply(from_state_dict(teacher, teacher_module.state_dict()), as_jax(images), train=False)
     objective = similarity(1.0)
 

@@ -10,7 +10,6 @@ import functools
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.data.dataset import Dataset, Split, data_root, from_arrays, not_found
-from sdd_jax.files import write_whole
+from sdd_jax.files import DAMAGED_ZIP, write_whole
 from sdd_jax.processes import memory_bytes
 
 NAME = "arrays"
@@ -30,8 +29,6 @@ _FACTS = ("class_names", "mean", "std", "pad", "flip")
 
 
 MOST = 2**24  # examples, as of a cache
-# What NumPy and zipfile raise at files that are damaged, encrypted, or packed in a way that they do not know.
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError)
 
 
 class Facts(NamedTuple):
@@ -134,7 +131,7 @@ def _content(file: Path) -> dict[str, Any]:
                 _check_size(archive, info)
         with np.load(file, allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in names}
-    except DAMAGED as error:
+    except (*DAMAGED_ZIP, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{file} is not a file of arrays: {error}") from error
     for name in ("train_labels", "test_labels", "val_labels"):
         if name in content and content[name].ndim == 2 and content[name].shape[1] == 1:  # as MedMNIST has them

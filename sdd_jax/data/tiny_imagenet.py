@@ -10,7 +10,6 @@ import hashlib
 import os
 import threading
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,11 +19,11 @@ import numpy as np
 
 from sdd_jax.data.dataset import data_root, not_found
 from sdd_jax.data.folders import MOST_BYTES, SUFFIXES, Files, Listed, called_by
+from sdd_jax.files import DAMAGED_ZIP
 
 LISTS = ("wnids.txt", "words.txt", "val/val_annotations.txt")
 _ARCHIVE = "tiny-imagenet-200"
 _URL = f"http://cs231n.stanford.edu/{_ARCHIVE}.zip"
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # the last if it is encrypted
 
 
 class Zipped(Files):
@@ -59,7 +58,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """The zip file; ``ValueError`` if it is none."""
     try:
         return zipfile.ZipFile(path)
-    except _DAMAGED as error:
+    except DAMAGED_ZIP as error:
         raise ValueError(f"{path} does not read as a zip file: {error}") from error
 
 
@@ -72,7 +71,7 @@ def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
         return archive.read(member)
     except KeyError:
         raise ValueError(f"{name} is missing, though others of the set are there") from None
-    except _DAMAGED as error:
+    except DAMAGED_ZIP as error:
         raise ValueError(f"{name} does not read: {error}") from error
 
 
