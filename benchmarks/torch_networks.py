@@ -1,7 +1,7 @@
 """Plain PyTorch networks, to hold this project's against.
 
 The names of weights are those of the distillation papers' code, which `sdd_jax.torch_io` reads. Each network has
-`features(x)`, the map before its head; three have `last_stage(x)` as well, what SP reads in RepDistiller (``feat[-2]``).
+`features(x)`, the map before its head; three have `last_stage(x)`, which SP reads in RepDistiller (``feat[-2]``).
 """
 
 from functools import partial
