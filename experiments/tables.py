@@ -127,7 +127,7 @@ tiny_study = functools.partial(
     compare,
     source="this project's own study",
     file="tiny_imagenet",
-    overrides=(*TINY_SHARED, ("epochs", 8)),
+    overrides=(*TINY_SHARED, ("epochs", 6)),
     teacher_overrides=(*TINY_SHARED, ("epochs", 15)),
     tuning_seed=5,
 )
@@ -150,7 +150,7 @@ TINY_NOTES = (
 TINY = tiny_study(
     "tiny",
     "Tiny-ImageNet, 100 classes at 32x32 pixels",
-    "row | RN8x4 -> RN8",
+    "row | RN20 -> RN8",
     rows={
         **known("teacher", "student"),
         "KD": _weighed("KD"),
@@ -179,7 +179,7 @@ TINY = tiny_study(
 TINY_CROSS = tiny_study(
     "tiny_cross",
     "Tiny-ImageNet across families, 100 classes at 32x32 pixels, the teacher of the table tiny",
-    "row | RN8x4 -> MobileNetV2",
+    "row | RN20 -> MobileNetV2",
     rows={
         **known("teacher", "student"),
         "KD": _weighed("KD"),
@@ -195,7 +195,7 @@ TINY_CROSS = tiny_study(
 TINY_TUNING = tiny_study(
     "tiny_tuning",
     "Tiny-ImageNet, the pair of the table tiny: the runs that choose its weights",
-    "row | RN8x4 -> RN8",
+    "row | RN20 -> RN8",
     rows={
         f"{base} {weight}": known(base)[base]._replace(bases=(), overrides=(("loss.distill_weight", weight),))
         for base, weights in TINY_TRIED.items()
