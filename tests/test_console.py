@@ -2,11 +2,15 @@
 
 import json
 import re
+import signal
+from pathlib import Path
 
 import pytest
 import tiny
 from commands import call
+from pages import blocks
 
+from sdd_jax.processes import Preempted
 from sdd_jax.training import logbook, loop, run_dir
 
 
@@ -62,3 +66,38 @@ def test_a_function_that_is_not_there_is_named_before_anything_is_read(tmp_path)
     given = ("--config=quickstart:method=plain", "--config.track=nowhere:track", f"--workdir={tmp_path}/run")
     assert "track 'nowhere:track': No module named 'nowhere'" in call("train", *given).refused()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_mlflow_has_every_number_of_runs_that_take_turns_and_go_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+    text = next(block.text for block in blocks(Path("docs/tracking.md")) if "def mlflow" in block.text)
+    (tmp_path / "watch.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    folders, runs = [tmp_path / f"seed_{seed}" for seed in (0, 1)], []
+    for seed in (0, 1):
+        built = tiny.built(seed=seed)
+        named = {"method": "sdd_kd", "model": {"student": "tiny"}, "track": "watch:mlflow"}
+        runs.append(built._replace(config={**built.config, **named}))
+    with pytest.raises(Preempted):
+        loop.train_together(runs, folders, should_stop=lambda step: signal.SIGTERM if step == 9 else None)
+    loop.train_together(runs, folders)
+    while mlflow.active_run():
+        mlflow.end_run()
+
+    client = mlflow.MlflowClient()
+    kept = client.search_runs(["0"])
+    assert {run.data.tags["mlflow.runName"] for run in kept} == {str(folder) for folder in folders}
+    assert sorted(run.data.params["seed"] for run in kept) == ["0", "1"] and len(kept) == 2
+    for run in kept:
+        wanted = {}
+        for line in logbook.read_metrics(Path(run.data.tags["mlflow.runName"]) / logbook.METRICS):
+            for name, value in logbook.scalars(line).items():
+                wanted.setdefault(name, {})[line["step"]] = value
+        assert {"train/loss", "test/accuracy"} <= wanted.keys() == run.data.metrics.keys()
+        for name, values in wanted.items():
+            assert {told.step: told.value for told in client.get_metric_history(run.info.run_id, name)} == values
