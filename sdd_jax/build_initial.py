@@ -53,7 +53,7 @@ def read_initial(settings: Settings, model: Any, dataset: AnyDataset) -> Initial
             raise ValueError(
                 f"{place} holds {source.name} with the stem {source.stem}, model.student is {student} with {stem}"
             )
-        variables = saved.load_variables(place, saved.step_of(place, "last"))
+        variables = saved.load_variables(place, "last")
         size = source.other_size(dataset.name, dataset.image_shape[0])
     else:
         try:

@@ -32,7 +32,7 @@ TOLERANCE = 0.1  # percentage points
 
 
 def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
-    """The network of ``teacher.run``, its variables after the last step, and the test accuracy stated for them, if any.
+    """The network of ``teacher.run``, its variables by ``teacher.checkpoint``, and their stated test accuracy, if any.
 
     That is, in percent, ``teacher.accuracy``; else, of a run on the same data, what it ended with; else, of an imported
     network, ``teacher.published``.
@@ -53,6 +53,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
         raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
     teacher = saved.read(folder, [name])
     stated, fields = settings["teacher.accuracy"], teacher.data
+    weights = settings["teacher.checkpoint"] or "last"
     if stated is None and fields is None:
         stated = settings["teacher.published"]
     elif stated is None and fields:
@@ -61,8 +62,9 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
             names.append("path")
         # Runs of before data.in_memory read images as they do that have it False.
         if all((fields.get(name) or None) == (settings[f"data.{name}"] or None) for name in names):
-            stated = 100 * done["last"]["accuracy"]
-    return teacher, saved.load_variables(folder, saved.step_of(folder, "last")), stated
+            result = saved.result_of(done, weights)
+            stated = None if result is None else 100 * result["accuracy"]
+    return teacher, saved.load_variables(folder, weights), stated
 
 
 def measure_teacher(

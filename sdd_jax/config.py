@@ -56,7 +56,7 @@ def read(config: Mapping[str, Any]) -> Settings:
     if (method == "plain") != (teacher == "none"):
         raise ValueError(f"method 'plain' goes with teacher 'none' and no other: got {method!r}, teacher {teacher!r}")
     if teacher == CACHE:
-        for name in ("teacher.run", "teacher.dtype", "teacher.published"):
+        for name in ("teacher.run", "teacher.checkpoint", "teacher.dtype", "teacher.published"):
             if (given := flat.get(name)) not in (None, NONE):
                 raise ValueError(f"teacher {CACHE!r} is whoever filled teacher.cache: leave {name} out, got {given!r}")
     options = {}

@@ -18,6 +18,8 @@ from sdd_jax.sdd import CONSISTENCIES, REDUCTIONS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 PRESETS = ("released", "paper")
+AVERAGE = "average"
+SAVED = ("last", "best", AVERAGE)  # weights of a run: after its last step, the best, the moving average at its end
 SELECTIONS, SCHEDULES, OPTIMIZERS = ("validation", "test"), ("step", "cosine"), ("sgd", "adamw")
 
 
@@ -64,6 +66,12 @@ FIELDS: dict[str, Field] = {
         str, None, "SHA-256 of these weights: settled when a run begins, and any other is refused then."
     ),
     "teacher.run": Field(str, None, "The folder of the teacher's run, trained or imported."),
+    "teacher.checkpoint": Field(
+        str,
+        None,
+        "Of the teacher's run: the weights after its last step (unset), the best, or their moving `average`.",
+        known=SAVED,
+    ),
     "teacher.cache": Field(str, None, "A folder that the cache command filled ([speed.md](speed.md))."),
     "teacher.runs": Field(
         str, None, "Of an `ensemble`: the folders of its teachers' runs, `a,b`, or `none` for a cache alone."

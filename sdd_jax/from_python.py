@@ -25,6 +25,7 @@ from sdd_jax.configs import image_folder as folder_config
 from sdd_jax.configs import small_images as small_config
 from sdd_jax.configs.common import put
 from sdd_jax.data import Dataset, Info, arrays
+from sdd_jax.fields import SAVED
 from sdd_jax.models import model_names, model_stems
 from sdd_jax.models.given import Given, given_network, given_variables, has_variables
 from sdd_jax.own import check_allowed
@@ -51,11 +52,12 @@ class Run:
       model: a Linen module, called as ``model.apply(variables, pixels, train=False)`` with normalised pixels.
       variables: ``{"params": ..., "batch_stats": ...}`` of the checkpoint.
       class_names: a name for each class; its number where no other is known.
-      results: ``last`` and ``best``, each with ``accuracy`` on the test set (0 to 1), ``epoch`` and ``step``; without
-        accuracy of an imported network.
+      weights: which of the run they are: "last", "best" or "average".
+      results: ``last`` and ``best``: ``accuracy`` on the test set (0 to 1; not of imported ones), ``epoch``, ``step``.
     """
 
     folder: Path
+    weights: str
     results: Mapping[str, Any]
     _served: Served
 
@@ -107,7 +109,7 @@ def load_run(
 
     Args:
       folder: the run's.
-      checkpoint: "last", or "best", which held-out images chose.
+      checkpoint: "last", "best", which held-out images chose, or "average", of the weights (``optim.ema_decay``).
       data: of an imported network: the data set by name, which says how images are normalised.
       data_path: where the run's data are now, if its class names are to be read there.
       allow: networks by MODULE:FUNCTION that may be imported because the folder names them.
@@ -119,11 +121,11 @@ def load_run(
       ValueError: if there is no such run or checkpoint, or one of its files was changed.
     """
     place = Path(folder)
-    if checkpoint not in saved.WHICH:
-        raise ValueError(f"checkpoint must be one of {', '.join(saved.WHICH)}, got {checkpoint!r}")
+    if checkpoint not in SAVED:
+        raise ValueError(f"checkpoint must be one of {', '.join(SAVED)}, got {checkpoint!r}")
     path = None if data_path is None else str(data_path)
     served = open_network(place, checkpoint=checkpoint, data_name=data, data_path=path, allow=allow)
-    return Run(place, saved.read_results(place), served)
+    return Run(place, checkpoint, saved.read_results(place), served)
 
 
 def train(
@@ -230,6 +232,8 @@ def _train(student: Any, teacher: Any, method: str, folder: Path, given: _Given)
     size = _small_side(name, path)
     info = data_sets.describe(name, path=path, image_size=size)
     found = None if teacher is None else _teacher_run(teacher, folder, info, given)
+    if isinstance(student, Run) and student.weights != "last":
+        raise ValueError(f"a run begins with another's last weights, got the {student.weights} of {student.folder}")
     start = _run_folder(student, given.allow)
     if start is None and has_variables(student):
         start = _write_run(student, folder.with_name(f"{folder.name}-start"), info, given)
@@ -247,6 +251,8 @@ def _train(student: Any, teacher: Any, method: str, folder: Path, given: _Given)
     settings |= {} if not stems else {"model.stem": stems.pop()}
     settings |= {} if given.epochs is None else {"epochs": given.epochs}
     settings |= {} if found is None else {"teacher.run": str(found)}
+    if isinstance(teacher, Run) and teacher.weights != "last":
+        settings["teacher.checkpoint"] = teacher.weights
     settings |= {} if start is None else {"model.init": str(start)}
     teaches = "none" if found is None else run_dir.read_network(found)["model"]["student"]
     chosen = {"teacher": teaches, "student": network.name, "method": method}

@@ -12,14 +12,16 @@ import jax.numpy as jnp
 
 from sdd_jax import data
 from sdd_jax.data import AnyDataset
-from sdd_jax.fields import DTYPES
+from sdd_jax.fields import AVERAGE, DTYPES, SAVED
 from sdd_jax.models import create_model
 from sdd_jax.own import check_allowed
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints, check_finite
+from sdd_jax.training.logbook import EMA
 
-WHICH = ("last", "best")
+WHICH = SAVED[:2]  # what every run that was evaluated has
+CHECKPOINT = "Which weights: after the last step, the best, or their average at the end."  # the flag's help
 LISTED = 8  # how many tensors of another network's weights that do not fit are named
 
 
@@ -132,9 +134,9 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def step_of(folder: Path, which: str) -> int:
-    """The step of a run's ``last`` or ``best`` checkpoint; ``ValueError`` if it is not there: none stands for it."""
+    """The step of ``SAVED`` weights of a run; ``ValueError`` if they are not there: none stand for them."""
     last, found = read_results(folder)["steps"], checkpoints(folder)
-    return found.manifest(last)["step"] if which == "last" else found.best(last)
+    return found.best(last) if which == "best" else found.manifest(last)["step"]
 
 
 def check_finished(folder: Path) -> None:
@@ -149,9 +151,20 @@ def check_finished(folder: Path) -> None:
         ) from error
 
 
-def load_variables(folder: Path, step: int, *, averaged: bool = False) -> dict[str, Any]:
-    """The student's variables of a run's checkpoint, or their moving average; ``ValueError`` if it kept none."""
-    return checkpoints(folder).load_variables(step, averaged=averaged)
+def load_variables(folder: Path, which: str) -> dict[str, Any]:
+    """The student's variables of a run, of one of ``SAVED``; ``ValueError`` if they are not there.
+
+    A run with ``optim.ema_decay`` has the "average", their moving average after the last step.
+    """
+    return checkpoints(folder).load_variables(step_of(folder, which), averaged=which == AVERAGE)
+
+
+def result_of(results: Mapping[str, Any], which: str) -> dict[str, Any] | None:
+    """What ``read_results`` says of one of ``SAVED``: ``accuracy`` and more; None if they were not measured."""
+    if which != AVERAGE:
+        return results[which]
+    last = results["last"] or {}
+    return {name.removeprefix(EMA): value for name, value in last.items() if name.startswith(EMA)} or None
 
 
 def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:

@@ -39,7 +39,7 @@ def refused(*arguments):
 
 
 def final_variables(workdir):
-    return saved.load_variables(workdir, saved.step_of(workdir, "last"))
+    return saved.load_variables(workdir, "last")
 
 
 @pytest.mark.slow

@@ -8,14 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from commands import call
+from safetensors.numpy import load_file
 from test_loop import assert_same, interrupt, lines
 from test_processes import assert_same as assert_same_losses
 from test_processes import finish, start
 
-from sdd_jax import saved
+import sdd_jax
+from sdd_jax import data, saved
+from sdd_jax.reporting.study import Study, find_runs, group_runs
+from sdd_jax.torch_io import to_state_dict
 from sdd_jax.training import loop
 from sdd_jax.training.checkpoint import Checkpoints
-from sdd_jax.training.run_dir import read_done
+from sdd_jax.training.run_dir import read_config, read_done
 from sdd_jax.training.step import AveragedState, State, moved_average
 
 EMA = ("ema_accuracy", "ema_loss")
@@ -71,11 +76,12 @@ def test_the_average_is_measured_beside_the_student(uninterrupted):
     assert len(rows) == 6 and all(set(EMA) < row.keys() for row in rows)
     for which in ("last", "best"):  # what is saved of both
         step = saved.step_of(workdir, which)
-        averaged = saved.load_variables(workdir, step, averaged=True)
+        averaged = saved.checkpoints(workdir).load_variables(step, averaged=True)
         assert averaged.keys() == {"params", "batch_stats"}
         if which == "last":
             assert_same(averaged, state.ema)
-            chex.assert_trees_all_equal(saved.load_variables(workdir, step)["params"], state.params["student"])
+            assert_same(saved.load_variables(workdir, "average"), state.ema)
+            chex.assert_trees_all_equal(saved.load_variables(workdir, "last")["params"], state.params["student"])
 
 
 def test_without_an_average_a_checkpoint_is_what_it_was(tmp_path):
@@ -85,8 +91,47 @@ def test_without_an_average_a_checkpoint_is_what_it_was(tmp_path):
     rooms = {entry["key_metadata"][0]["key"] for entry in kept.values()}
     assert rooms == {"step", "params", "batch_stats", "objective_state", "opt_state"}
     with pytest.raises(ValueError, match="keeps no average"):
-        saved.load_variables(tmp_path, int(state.step), averaged=True)
+        saved.checkpoints(tmp_path).load_variables(int(state.step), averaged=True)
     assert not any(set(EMA) & row.keys() for row in lines(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """The folder of a run by the command line that keeps an average."""
+    folder = tmp_path_factory.mktemp("averaged") / "teacher"
+    fields = ("--config.epochs=2", "--config.batch_size=32", "--config.optim.ema_decay=0.9")
+    result = call("train", "--config=quickstart:run=plain", *fields, f"--workdir={folder}")
+    assert result.code == 0, result
+    return folder
+
+
+def test_commands_take_the_average(averaged, tmp_path):
+    last = read_done(averaged)["last"]
+    assert last["loss"] != last["ema_loss"]
+    printed = call("evaluate", f"--workdir={averaged}").out.splitlines()
+    assert printed[-1].startswith(
+        f"{averaged} average (step {last['step']}): accuracy {100 * last['ema_accuracy']:.2f}%"
+    )
+    assert f"loss {last['ema_loss']:.4f}" in printed[-1] and f"loss {last['loss']:.4f}" in printed[0]
+    output, run = tmp_path / "average.safetensors", sdd_jax.load_run(averaged, checkpoint="average")
+    call("export", f"--workdir={averaged}", f"--output={output}", "--checkpoint=average")
+    chex.assert_trees_all_equal(load_file(output), to_state_dict(run.model, jax.device_get(run.variables)))
+    assert_same(run.variables, saved.checkpoints(averaged).load_variables(last["step"], averaged=True))
+
+
+def test_the_average_teaches(averaged, tmp_path):
+    teacher, accuracy = sdd_jax.load_run(averaged, checkpoint="average"), read_done(averaged)["last"]["ema_accuracy"]
+    given = {"data": data.load("digits", train_examples=64), "epochs": 1, "fields": {"data.select_on": "test"}}
+    student = sdd_jax.distill("resnet8", teacher, method="kd", folder=tmp_path / "student", **given)
+    assert read_config(student.folder)["teacher"]["checkpoint"] == "average"
+    assert read_done(student.folder)["teacher_accuracy"] == accuracy
+    study = Study(group_runs(find_runs([student.folder])), None)
+    assert [one.label for one in study.every_teacher()] == ["resnet8 (teacher, average)"]
+    with pytest.raises(ValueError, match="begins with another's last weights, got the average of"):
+        sdd_jax.distill(teacher, averaged, method="kd", folder=tmp_path / "other", **given)
+    given["fields"] = {"teacher.checkpoint": "average"}
+    with pytest.raises(ValueError, match="keeps no average of the weights: the run had no optim.ema_decay"):
+        sdd_jax.distill("resnet8", student.folder, method="kd", folder=tmp_path / "other", **given)
 
 
 @pytest.mark.slow

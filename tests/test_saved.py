@@ -99,7 +99,7 @@ def test_import_export_and_use_as_a_teacher(write, trained, tmp_path):
 
     built = build(student(folder))
     assert built.teacher_accuracy == pytest.approx(accuracy(original))
-    imported, expected = (saved.load_variables(path, saved.step_of(path, "last")) for path in (folder, original))
+    imported, expected = (saved.load_variables(path, "last") for path in (folder, original))
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
 
 
@@ -189,7 +189,7 @@ def test_a_network_without_normalisation_is_imported_too(tmp_path):
         )
     network = saved.read(tmp_path / "run", ["own_networks:plain_function"])
     assert network.data is None and [saved.step_of(tmp_path / "run", which) for which in saved.WHICH] == [0, 0]
-    loaded = saved.load_variables(tmp_path / "run", 0)
+    loaded = saved.load_variables(tmp_path / "run", "last")
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], variables["params"])
     config = student(tmp_path / "run")
     config.model.teacher = "own_networks:plain_function"
@@ -256,7 +256,7 @@ def test_what_cannot_be_written_leaves_no_folder(tmp_path, changes, message):
 
 def test_evaluating_on_other_data_does_not_look_for_them_where_the_run_found_its_own(trained, tmp_path):
     original, _ = trained
-    write_run(tmp_path / "run", saved.load_variables(original, 3), 0.1, name="fashion_mnist", path=str(tmp_path))
+    write_run(tmp_path / "run", saved.load_variables(original, "last"), 0.1, name="fashion_mnist", path=str(tmp_path))
     result = call("evaluate", f"--workdir={tmp_path}/run", "--data=digits")  # which has no path at all
     assert result.code == 0 and "359 test images of digits" in result.out, result
 

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from sdd_jax import saved
+from sdd_jax.fields import SAVED
 from sdd_jax.processes import Preempted
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import loop, run_dir
@@ -56,12 +57,12 @@ def test_checkpoints_of_another_seed_are_refused(runs, copied):
     with pytest.raises(Damaged, match="every checkpoint of this run is damaged; .*seed 1', expected '.* seed 0'"):
         loop.train(tiny.built(), begun)
     swap(finished, runs / "finished_1")
-    for which in saved.WHICH:
+    for which in SAVED:
         with pytest.raises(Damaged, match="is another's: its owner is"):
             saved.step_of(finished, which)
     for step in (6, 17):
         with pytest.raises(Damaged, match="is another's: its owner is"):
-            saved.load_variables(finished, step)
+            saved.checkpoints(finished).load_variables(step)
     with pytest.raises(Damaged, match="has finished, but .*another's"):
         saved.check_finished(finished)
 

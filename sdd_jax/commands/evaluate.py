@@ -1,4 +1,4 @@
-"""Measures a run's last and best checkpoint on every test image.
+"""Measures a run's last and best checkpoint on every test image, and the average of its weights if it keeps one.
 
 sdd evaluate --workdir=runs/a
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from sdd_jax import saved
+from sdd_jax.fields import AVERAGE, SAVED
 from sdd_jax.mesh import make_mesh
 from sdd_jax.own import ALLOW
 from sdd_jax.training.loop import make_evaluator
@@ -45,15 +46,18 @@ def main() -> None:
 def evaluate(folder: Path, name: str | None, path: str | None, image_size: int | None, allow: list[str]) -> None:
     """Prints the results of one run on the data set ``name``, its own if None."""
     network, known = saved.read(folder, allow), saved.read_results(folder)
-    steps = {which: saved.step_of(folder, which) for which in saved.WHICH if which == "last" or known["best"]}
+    shown = [which for which in SAVED if which == "last" or saved.result_of(known, which)]
     dataset = saved.load_test_data(network, name, path, image_size)
-    saved.check_fits(network, saved.load_variables(folder, steps["last"]), dataset)
+    saved.check_fits(network, saved.load_variables(folder, "last"), dataset)
     if (note := network.other_size(dataset.name, dataset.image_shape[0])) is not None:
         print(note)
     evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), network.image_dtype)
-    measured = {step: evaluator(saved.load_variables(folder, step)) for step in set(steps.values())}
-    for which, step in steps.items():
-        results = measured[step]
+    measured: dict[tuple[int, bool], dict[str, float]] = {}  # the last checkpoint is often the best
+    for which in shown:
+        asked = step, _ = saved.step_of(folder, which), which == AVERAGE
+        if asked not in measured:
+            measured[asked] = evaluator(saved.load_variables(folder, which))
+        results = measured[asked]
         numbers = " ".join(
             f"{key} {value:.4f}" if key == "loss" else f"{key} {100 * value:.2f}%"
             for key, value in results.items()

@@ -18,8 +18,10 @@ import jax
 from absl import flags
 
 from sdd_jax import __version__, saved
+from sdd_jax.fields import SAVED
 from sdd_jax.files import write_safetensors
 from sdd_jax.own import ALLOW
+from sdd_jax.saved import CHECKPOINT
 from sdd_jax.serving.network import open_network, write_stablehlo
 from sdd_jax.torch_io import to_state_dict
 
@@ -31,7 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run's folder, trained or imported.")
     flags.DEFINE_enum("format", "safetensors", FORMATS, f"One of: {', '.join(FORMATS)}.")
     flags.DEFINE_string("output", None, "The file to write; one that exists is not overwritten.")
-    flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
+    flags.DEFINE_enum("checkpoint", "last", SAVED, CHECKPOINT)
     flags.DEFINE_string("data", None, "onnx, stablehlo: the data set of an imported network.")
     flags.DEFINE_integer("image_size", None, "The side of its images; the network's own if left out.", lower_bound=1)
     flags.DEFINE_list("allow", [], ALLOW)
@@ -45,7 +47,7 @@ def main() -> None:
         network, step = saved.read(folder, args.allow), saved.step_of(folder, args.checkpoint)
         if ":" in network.name:
             raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
-        tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, step)))
+        tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, args.checkpoint)))
         metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
         if (size := args.image_size or network.image_size) is not None:
             metadata["image_size"] = str(size)  # which import reads

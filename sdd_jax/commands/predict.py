@@ -13,8 +13,9 @@ from pathlib import Path
 
 from absl import flags
 
-from sdd_jax import saved
+from sdd_jax.fields import SAVED
 from sdd_jax.own import ALLOW
+from sdd_jax.saved import CHECKPOINT
 from sdd_jax.serving.network import open_network
 from sdd_jax.serving.predict import as_text, find_pictures, predict, write
 
@@ -25,7 +26,7 @@ def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("workdir", None, "The run's folder, trained or imported.")
     flags.DEFINE_string("output", None, "A folder for tables and pictures; none are written if this is left out.")
-    flags.DEFINE_enum("checkpoint", "last", saved.WHICH, "Which checkpoint: last or best.")
+    flags.DEFINE_enum("checkpoint", "last", SAVED, CHECKPOINT)
     flags.DEFINE_string("data", None, "The data set of an imported network.")
     flags.DEFINE_string("data_path", None, "Where the folder with the class names is; where the run found it if unset.")
     flags.DEFINE_list("allow", [], ALLOW)

@@ -171,7 +171,7 @@ class Answers(NamedTuple):
 
     label: str
     folder: Path
-    step: int
+    weights: str  # one of SAVED
     logits: np.ndarray  # float32 [N, K]
     features: np.ndarray  # float32 [n, C] of the t-SNE's images: the mean feature, or the logits where there is none
 
@@ -196,7 +196,7 @@ class Study:
         for group in groups:
             for run in group.runs:
                 label = f"{group.label}, seed {run.seed}"
-                self.answers[run.folder] = self._ask(label, run.folder, saved.step_of(run.folder, "last"))
+                self.answers[run.folder] = self._ask(label, run.folder, "last")
                 if not run.finished:
                     self.notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
                     continue
@@ -223,7 +223,7 @@ class Study:
 
     def every_teacher(self) -> list[Answers]:
         """Each teacher once."""
-        return list({answers.folder: answers for answers in self.teachers.values()}.values())
+        return list({(answers.folder, answers.weights): answers for answers in self.teachers.values()}.values())
 
     def pairs(self) -> list[tuple[Group, Group]]:
         """``(baseline, method)`` for every distilled group that has a baseline; SDD's first."""
@@ -252,11 +252,11 @@ class Study:
         network = self._read(answers.folder)
         images = normalize(pixels, self.dataset.mean, self.dataset.std, network.image_dtype)
         program = jit_network(partial(network.model.apply, train=False, regions=regions))
-        outputs = program(saved.load_variables(answers.folder, answers.step), images)
+        outputs = program(saved.load_variables(answers.folder, answers.weights), images)
         return jax.device_get((outputs.region_logits, outputs.logits))
 
-    def _ask(self, label: str, folder: Path, step: int) -> Answers:
-        network, variables = self._read(folder), saved.load_variables(folder, step)
+    def _ask(self, label: str, folder: Path, weights: str) -> Answers:
+        network, variables = self._read(folder), saved.load_variables(folder, weights)
         saved.check_fits(network, variables, self.dataset)
         kind = network.name, network.stem, network.dtype  # one compiled program for networks of one kind
         program = self._programs.setdefault(kind, self._program(network))
@@ -267,7 +267,7 @@ class Study:
             self.labels[first : first + keep] = labels[:keep]
             logits.append(got_logits[:keep])
             features.append(got_features[self.points[(self.points >= first) & (self.points < first + keep)] - first])
-        answers = Answers(label, folder, step, np.concatenate(logits), np.concatenate(features))
+        answers = Answers(label, folder, weights, np.concatenate(logits), np.concatenate(features))
         if not np.isfinite(answers.logits).all():
             raise FloatingPointError(f"{folder}: the network's logits on {self.dataset.name} are not finite")
         return answers
@@ -302,9 +302,12 @@ class Study:
                 "are missing"
             )
             return
-        answers = next((known for known in self.teachers.values() if known.folder == folder), None)
+        weights = group.config.get("teacher.checkpoint") or "last"
+        asked = folder, weights
+        answers = next((one for one in self.teachers.values() if (one.folder, one.weights) == asked), None)
         if answers is None:
-            answers = self._ask(f"{self._read(folder).name} (teacher)", folder, saved.step_of(folder, "last"))
+            which = "teacher" if weights == "last" else f"teacher, {weights}"
+            answers = self._ask(f"{self._read(folder).name} ({which})", folder, weights)
         noted = group.runs[0].results.get("teacher_accuracy")
         measured = measures.accuracy(answers.logits, self.labels)
         if noted is not None and abs(measured - noted) > TOLERANCE / 100:

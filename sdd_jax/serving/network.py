@@ -111,8 +111,7 @@ def open_network(
         info = data.describe(name, path=data_path or fields.get("path"), **sizes, num_classes=network.num_classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    step = saved.step_of(folder, checkpoint)
-    variables = saved.load_variables(folder, step)
+    step, variables = saved.step_of(folder, checkpoint), saved.load_variables(folder, checkpoint)
     try:
         class_names = data.class_names(name, fields.get("path"))
     except (FileNotFoundError, ImportError):

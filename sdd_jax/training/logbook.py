@@ -22,6 +22,7 @@ from sdd_jax.sealed import Damaged
 from sdd_jax.training.programs import Built
 
 METRICS = "metrics.jsonl"
+EMA = "ema_"  # before the name of what was measured of the moving average
 PLACE = ("kind", "split", "step", "epoch", "elapsed")  # of a line, beside what was measured
 TRACK = ("folder", "config")  # arguments of the function in the field track
 LOG_EVERY = 50  # steps; a line of metrics.jsonl holds the means of so many
@@ -192,7 +193,7 @@ class Logbook:
         forms = {"accuracy": ".2%", "top5": ".2%"}
         results = [
             " ".join(
-                f"{name} {value:{forms.get(name.removeprefix('ema_'), '.4f')}}"
+                f"{name} {value:{forms.get(name.removeprefix(EMA), '.4f')}}"
                 for name, value in values.items()
                 if name != "examples"
             )

@@ -23,7 +23,7 @@ from sdd_jax.mesh import pick, put, replicated
 from sdd_jax.processes import Preempted, preemption_requested
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.logbook import NonFinite
+from sdd_jax.training.logbook import EMA, NonFinite
 from sdd_jax.training.programs import Built, Programs
 from sdd_jax.training.run_dir import check_processes, owner
 from sdd_jax.training.run_writer import RunWriter, Trace
@@ -135,7 +135,7 @@ def train_together(
                         state = programs.pick(states, numbers[number])
                         networks = {"": student_variables(state.params, state.batch_stats)}
                         if isinstance(state, AveragedState):
-                            networks["ema_"] = state.ema
+                            networks[EMA] = state.ema
                         if signal is not None:
                             file.logbook.write_means(step)  # before the clock of images per second starts again
 

@@ -141,7 +141,7 @@ def ends(folders: list[Path]) -> list[str]:
     hashes = []
     for folder in folders:
         assert (folder / "done.json").exists(), f"{folder} has not finished"
-        hashes.append(variables_hash(saved.load_variables(folder, saved.step_of(folder, "last"))))
+        hashes.append(variables_hash(saved.load_variables(folder, "last")))
     return hashes
 
 

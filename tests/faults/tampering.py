@@ -123,7 +123,7 @@ def prepare(root: Path) -> list[Victim]:
     def resume():
         said = command("train", f"{flag}plain,0", f"--workdir={run}")
         done = run_dir.read_done(run)
-        ends = [variables_hash(saved.load_variables(run, saved.step_of(run, which))) for which in saved.WHICH]
+        ends = [variables_hash(saved.load_variables(run, which)) for which in saved.WHICH]
         return said.splitlines()[-1], done["last"], done["best"], done["seed"], done["steps"], ends
 
     def teaches():
