@@ -11,6 +11,7 @@ import tiny
 from sdd_jax import processes
 from sdd_jax.training import logbook, loop
 from sdd_jax.training.features import contrast
+from sdd_jax.training.hints import hint, review
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.objective import added
 
@@ -20,7 +21,12 @@ parser.add_argument("--dtypes", default="float64", help="one run in each")
 parser.add_argument("--seeds", type=int, default=1, help="runs to train together; the one of seed 0 is printed")
 parser.add_argument("--stop_at", type=int, help="end before the evaluation after so many steps, as a killed run would")
 parser.add_argument("--joins", choices=("flags", "environment"), help="be one of several processes, told by either")
-parser.add_argument("--objective", choices=("distill", "contrast"), default="distill", help="the second adds CRD to it")
+FEATURES = {
+    "contrast": contrast(0.1, dimensions=8, negatives=20),
+    "review": review(0.1, warmup_epochs=2),
+    "hint": hint(0.1),
+}
+parser.add_argument("--features", choices=FEATURES, help="a feature loss beside the distillation")
 parser.add_argument("--recipe", action="store_true", help="by the recipe of tiny.py")
 parser.add_argument("--process", help="INDEX,COUNT,PORT of the flags")
 
@@ -57,9 +63,9 @@ def train(dtype, folder, given):
 
     jax.config.update("jax_enable_x64", dtype == "float64")  # of every thread, those that restore among them
     runs = [tiny.built(epochs=4, dtype=jnp.dtype(dtype), seed=seed) for seed in range(given.seeds)]
-    if given.objective == "contrast":
-        small = contrast(0.1, dimensions=8, negatives=20)
-        runs = [run._replace(objective=added(logits=run.objective, features=small)) for run in runs]
+    if given.features:
+        features = FEATURES[given.features]
+        runs = [run._replace(objective=added(logits=run.objective, features=features)) for run in runs]
     if given.recipe:
         runs = [tiny.recipe(run) for run in runs]
     loop.train_together(runs, [folder / str(run.seed) for run in runs], should_stop=should_stop)

@@ -231,7 +231,7 @@ def test_seeds_together_and_several_steps_a_call_have_each_its_own_memory(x64, t
 
 @pytest.mark.slow
 def test_eight_devices_learn_what_one_does(tmp_path):
-    one = alone(1, tmp_path / "one", "--objective=contrast")["float64"]
+    one = alone(1, tmp_path / "one", "--features=contrast")["float64"]
     for seeds in (1, 4):  # of four, each run has two devices
-        eight = alone(8, tmp_path / f"eight_{seeds}", f"--seeds={seeds}", "--objective=contrast")["float64"]
+        eight = alone(8, tmp_path / f"eight_{seeds}", f"--seeds={seeds}", "--features=contrast")["float64"]
         np.testing.assert_allclose(eight["losses"][:20], one["losses"][:20], rtol=1e-9)

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_runs_that_are_killed_end_as_uninterrupted_ones():
-    counted = kills.main(kills=2, seed=1, epochs=4, names=["student"])
+    counted = kills.main(kills=2, seed=1, epochs=4, names=["recipe"])
     assert counted.total() == 2
 
 

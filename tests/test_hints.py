@@ -7,14 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax.test_util import check_grads
+from test_loop import assert_same, interrupt
+from test_processes import alone
 
 from sdd_jax.build import check
 from sdd_jax.build_shapes import trace
 from sdd_jax.configs import cifar100
 from sdd_jax.models import Outputs, create_model
 from sdd_jax.models.classifier import HEAD, stage
+from sdd_jax.training import loop
 from sdd_jax.training.hints import attention, attention_loss, hierarchical_loss, hint, review
+from sdd_jax.training.objective import added
 
 BATCH = 3
 
@@ -220,6 +225,31 @@ def test_a_teacher_without_maps_before_relu_is_refused_by_reviewkd():
 def test_options_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def with_features(features):
+    run = tiny.built()
+    return run._replace(objective=added(logits=run.objective, features=features))
+
+
+@pytest.mark.parametrize("features", [hint(0.1), review(0.1, warmup_epochs=2)], ids=["fitnet", "reviewkd"])
+def test_a_killed_run_has_the_layers_of_one_that_was_not(features, tmp_path, monkeypatch):
+    state = loop.train(with_features(features), tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        interrupt(patched, "evaluation", 4)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(with_features(features), tmp_path / "killed")
+    again = loop.train(with_features(features), tmp_path / "killed")
+    assert jax.tree.leaves(state.params["objective"]["features"])
+    assert_same(again, state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["hint", "review"])
+def test_eight_devices_learn_what_one_does(features, tmp_path):
+    one = alone(1, tmp_path / "one", f"--features={features}")["float64"]
+    eight = alone(8, tmp_path / "eight", f"--features={features}")["float64"]
+    np.testing.assert_allclose(eight["losses"][:20], one["losses"][:20], rtol=1e-9)
 
 
 @pytest.mark.parametrize(

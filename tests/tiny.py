@@ -9,6 +9,7 @@ from sdd_jax.data import from_arrays
 from sdd_jax.losses import dkd_loss, kd_loss
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import Classifier
+from sdd_jax.models.classifier import HEAD, stage
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
 from sdd_jax.regions import Regions
 from sdd_jax.training import optim
@@ -22,17 +23,20 @@ CLASSES, TRAIN, TEST, BATCH = 3, 50, 23, 8
 
 
 class Trunk(nn.Module):
-    """Two convolutions with batch normalisation; the map is half as wide and high as the image."""
+    """Two convolutions with batch normalisation, each a stage; the map is half as wide and high as the image."""
 
     width: int = 8
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, train):
+        maps = {}
         for number, stride in enumerate((1, 2)):
             x = conv(self.width, 3, stride, dtype=self.dtype, name=f"conv{number}")(x)
-            x = nn.relu(BatchNorm(self.dtype, name=f"bn{number}")(x, train=train))
-        return x
+            before = BatchNorm(self.dtype, name=f"bn{number}")(x, train=train)
+            x = nn.relu(before)
+            maps |= {stage(number + 1): x, stage(number + 1, before_relu=True): before}
+        return maps | {HEAD: x}
 
 
 def model(width=8, dtype=jnp.float32):

@@ -3,13 +3,14 @@
     python -m tests.faults.kills --kills=25
     python -m tests.faults.kills --kills=25 --kinds=cache,report,table,onnx --epochs=2
 
-Kinds of run: a student by SDD-KD, the same with two seeds together, the same from a cache whose filling is killed as
-well, and images on disk read by a worker process. Kinds of other commands: the filling of a cache, a report, the runner
-of a table, and the export to ONNX. A kill falls at a random time, or while a checkpoint, an evaluation or a file is
-under way; commands that are no runs write as to a slow disk, which makes that moment longer. Asserted of each: the
-parameters of a run, the bytes of a cache, of a report and of an exported file, and the result lines of a table (but for
-times) are the uninterrupted one's; each start of a run goes on from a step no more than one checkpoint interval behind
-what was reached before; nothing has to be cleared away by hand.
+Kinds of run: a student by SDD-KD, one by SDD-DKD and ReviewKD with AdamW, a moving average and mixed images, the first
+with two seeds together, the same from a cache whose filling is killed as well, and images on disk read by a worker
+process. Kinds of other commands: the filling of a cache, a report, the runner of a table, and the export to ONNX. A
+kill falls at a random time, or while a checkpoint, an evaluation or a file is under way; commands that are no runs
+write as to a slow disk, which makes that moment longer. Asserted of each: the parameters of a run, the bytes of a
+cache, of a report and of an exported file, and the result lines of a table (but for times) are the uninterrupted one's;
+each start of a run goes on from a step no more than one checkpoint interval behind what was reached before; nothing has
+to be cleared away by hand.
 """
 
 import argparse
@@ -34,11 +35,14 @@ from PIL import Image
 
 from experiments import results
 from sdd_jax import saved
+from sdd_jax.fields import SAVED
 from sdd_jax.training.logbook import read_metrics
 from sdd_jax.training.teacher import variables_hash
 
 ROOT = Path(__file__).parents[2]
 QUICK = "--config=configs/quickstart.py:run="
+RECIPE = [f"--config.{field}" for field in ("optim.optimizer=adamw", "optim.learning_rate=0.001")]
+RECIPE += [f"--config.{field}" for field in ("optim.ema_decay=0.9", "data.mixup=0.8", "data.cutmix=1.0")]
 MOMENTS = ("any time", "checkpoint", "evaluation")
 PROGRAM = ["-m", "sdd_jax"]
 SLOWLY = [
@@ -65,6 +69,7 @@ def kinds(folder: Path, teacher: Path, images: Path, epochs: int) -> dict[str, K
     """Every kind of run and command, with its folders below ``folder``."""
     student = [f"{QUICK}sdd_kd", f"--config.teacher.run={teacher}", f"--config.epochs={epochs}"]
     student += ["--config.eval_every_epochs=1", "--config.save_every_epochs=1"]
+    recipe = ["--config=configs/quickstart.py:method=sdd_dkd+reviewkd", *student[1:], *RECIPE]
     disk = ["--config=configs/image_folder.py:teacher=none,student=resnet8", f"--config.data.path={images}"]
     disk += ["--config.data.image_size=32", "--config.data.workers=1", f"--config.epochs={max(epochs // 4, 2)}"]
     disk += ["--config.batch_size=16", "--config.model.stem=cifar", "--config.data.in_memory=false"]
@@ -73,6 +78,7 @@ def kinds(folder: Path, teacher: Path, images: Path, epochs: int) -> dict[str, K
     filling = ["cache", *student, f"--workdir={cache}"]
     runs = {
         "student": [["train", *student, f"--workdir={run}"]],
+        "recipe": [["train", *recipe, f"--workdir={run}"]],
         "two seeds": [["train", *student, "--config.seeds=0,1", f"--workdir={run}"]],
         "cached": [filling, ["train", *cached]],
         "disk": [["train", *disk, f"--workdir={run}"]],
@@ -141,7 +147,8 @@ def ends(folders: list[Path]) -> list[str]:
     hashes = []
     for folder in folders:
         assert (folder / "done.json").exists(), f"{folder} has not finished"
-        hashes.append(variables_hash(saved.load_variables(folder, "last")))
+        kept = [which for which in SAVED if saved.result_of(saved.read_results(folder), which)]
+        hashes += [variables_hash(saved.load_variables(folder, which)) for which in kept]
     return hashes
 
 
@@ -262,6 +269,6 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--kinds", default="student,two seeds,cached,disk")
+    parser.add_argument("--kinds", default="student,recipe,two seeds,cached,disk")
     given = parser.parse_args()
     main(given.kills, given.seed, given.epochs, given.kinds.split(","))
