@@ -89,6 +89,43 @@ def test_objects_that_differ_have_names_that_differ():
     assert names[0] == names[1] != names[2]  # an NNX module is its values, too
 
 
+AGAIN = {  # what a notebook has, and a cell of it that is run again with another text
+    "a Linen class": ("nn.relu(", "nn.tanh("),
+    "an NNX class": ("nnx.relu(", "nnx.tanh("),
+    "an NNX class inside": ("2 * x", "3 * x"),
+    "a number outside": ("SLOPE = 0.1", "SLOPE = 0.9"),
+    "a function outside": ("jnp.sin(", "jnp.cos("),
+}
+NOTEBOOK = """
+import flax.linen as nn, jax, jax.numpy as jnp
+from flax import nnx
+SLOPE = 0.1
+def shift(x): return SLOPE + jnp.sin(x)
+def init(key, images): return jnp.zeros((1, 3))
+def apply(params, images): return (lambda x: shift(x))(images + params[0, 0])
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train): return nn.relu(nn.Conv(8, (3, 3), strides=8)(x))
+class Inner(nnx.Module):
+    def __call__(self, x): return 2 * x
+class Outer(nnx.Module):
+    def __init__(self, rngs): self.conv, self.inner = nnx.Conv(1, 8, (3, 3), rngs=rngs), Inner()
+    def __call__(self, x, *, train): return self.inner(nnx.relu(self.conv(x)))
+given = [Linen(), Outer(nnx.Rngs(0)), (init, apply)]
+"""
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_what_a_notebook_defines_again_is_another_network(case):
+    names = []
+    for text in (NOTEBOOK, NOTEBOOK, NOTEBOOK.replace(*AGAIN[case])):
+        notebook = {"__name__": "__main__"}
+        exec(text, notebook)
+        names.append([named(given).name for given in notebook["given"]])
+    assert names[0] == names[1]
+    assert sum(one != other for one, other in zip(names[0], names[2], strict=True)) == 1
+
+
 class Holds:
     """A callable that cannot be described."""
 

@@ -1,13 +1,14 @@
 """Networks that a program gives as objects: modules of Linen or NNX, pairs of functions."""
 
 import dataclasses
+import dis
 import hashlib
 import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -151,19 +152,46 @@ def _describe(value: Any) -> str:
         text = re.sub(r" at 0x[0-9a-f]+", "", repr(graph))
         unknown = UNKNOWN if re.search("<lambda>|<locals>| object>", text) else ""
         arrays = [leaf for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
-        return _joined(unknown + text, arrays)
+        kinds = dict.fromkeys(type(node) for _, node in nnx.iter_graph(value) if isinstance(node, nnx.Module))
+        return _joined(unknown + text, [*arrays, *kinds])
+    if isinstance(value, ModuleType):
+        return f"module {value.__name__}"
     name = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
     if isinstance(value, nn.Module):
         fields = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]
-        return _joined(f"{type(value).__module__}:{type(value).__qualname__}", [getattr(value, one) for one in fields])
+        return _joined("module of", [type(value), *(getattr(value, one) for one in fields)])
     if isinstance(value, partial):
         return _joined("partial", [value.func, value.args, dict(value.keywords)])
     if _found(name) is value:
         return name
-    if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return _joined(name, [value.__code__, value.__defaults__, value.__kwdefaults__, *cells])
+    if isinstance(value, type | FunctionType):  # of a script or a notebook, where it may be defined again
+        return f"again {name}" if value in _open else _describe_code(name, value)
+    if type(value).__bases__ == (object,) and not getattr(value, "__dict__", True):  # nothing but its class
+        return _joined("object of", [type(value)])
     return f"{UNKNOWN} {type(value).__module__}:{type(value).__qualname__}"
+
+
+_open: list[Any] = []  # what is being described, and may be met again inside of itself
+
+
+def _describe_code(name: str, value: Any) -> str:
+    """A class by its bases and functions, a function by its code and what that reads from outside."""
+    _open.append(value)
+    try:
+        if isinstance(value, type):
+            own = [inspect.unwrap(one) for _, one in sorted(vars(value).items()) if isinstance(one, FunctionType)]
+            return _joined(name, [*value.__bases__, *(one for one in own if one.__module__ == value.__module__)])
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        read = [value.__globals__[one] for one in _globals_of(value.__code__) if one in value.__globals__]
+        return _joined(name, [value.__code__, value.__defaults__, value.__kwdefaults__, *cells, *read])
+    finally:
+        _open.pop()
+
+
+def _globals_of(code: CodeType) -> list[str]:
+    """The global names that ``code`` and the functions inside of it read."""
+    inner = [name for one in code.co_consts if isinstance(one, CodeType) for name in _globals_of(one)]
+    return sorted({*inner, *(one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL")})
 
 
 def _joined(kind: str, parts: list[Any]) -> str:
