@@ -22,6 +22,7 @@ from sdd_jax.training.objective import Objective
 
 SDD, PLUS = "sdd_", "+"
 PLAIN, OWN = "plain", "own"
+AS_RELEASED = "_as_released"  # behind a base loss: as the official code has it, with the same settings
 RENAMED = {"sdd_kd_sp": "sdd_kd+sp", "sdd_kd_crd": "sdd_kd+crd"}  # names of earlier versions
 
 
@@ -185,7 +186,7 @@ def base_of(method: Method, loss_base: str | None) -> Base | None:
         if loss_base is None or ":" not in loss_base:
             raise ValueError(f"a method with {OWN!r} needs MODULE:FUNCTION, got {loss_base!r}")
         return Base(own_function(loss_base, "loss", ("student_logits", "teacher_logits", "labels")), "the user's own")
-    known = [name for name in (method.base, f"{method.base}_as_released") if name in BASES]
+    known = [name for name in (method.base, f"{method.base}{AS_RELEASED}") if name in BASES]
     if loss_base not in known:
         raise ValueError(f"the method {method.base!r} has {' or '.join(known)}, got {loss_base!r}")
     return BASES[loss_base]

@@ -17,7 +17,7 @@ from experiments.recipes import identity
 from sdd_jax import data, methods, saved
 from sdd_jax.build import build, check, make_objective, make_optimizer
 from sdd_jax.build_shapes import trace
-from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart
+from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart, rows
 from sdd_jax.configs.pairs import PAIRS
 from sdd_jax.fields import FIELDS, LATER, PRESETS
 from sdd_jax.files import flatten
@@ -152,6 +152,8 @@ SETTINGS = {
     "sdd_dkd": (("dkd", 4.0, 1.0, 1.0, 20), ("dkd", 4.0, 1.0, 1.0, 30)),
     "nkd": (("nkd_as_released", 1.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
     "sdd_nkd": (("nkd_as_released", 4.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
+    "nkd_as_released": (("nkd_as_released", 1.0, 1.0, 1.0, 20), ("nkd_as_released", 1.0, 1.0, 1.0, 30)),
+    "sdd_nkd_as_released": (("nkd_as_released", 4.0, 1.0, 1.0, 20), ("nkd_as_released", 1.0, 1.0, 1.0, 30)),
 }
 # method: (base, task, distill, warm-up, the numbers that it reads)
 OTHER_SETTINGS = {
@@ -174,7 +176,7 @@ OTHER_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(("method", "preset"), list(itertools.product(METHODS, ("released", "paper"))))
+@pytest.mark.parametrize(("method", "preset"), list(itertools.product(SETTINGS, PRESETS)))
 def test_presets_are_those_of_the_sources(method, preset):
     settings = check(cifar100.get_config(f"teacher=wrn_40_2,student=wrn_16_2,method={method},preset={preset}"))
     names = ("base", "options.temperature", "task_weight", "distill_weight", "warmup_epochs")
@@ -184,8 +186,18 @@ def test_presets_are_those_of_the_sources(method, preset):
     assert tuple(settings[f"sdd.{name}"] for name in ("pooling", "consistency", "reduction")) == pooling
     if "dkd" in method:
         assert settings["loss.options.alpha"] == 1.0 and settings["loss.options.beta"] == 6.0  # the pair's own
-    if method == "sdd_nkd":
+    if method.startswith("sdd_nkd"):
         assert settings["loss.options.gamma"] == (1.5 if preset == "paper" else 6.0)
+
+
+def test_nkd_as_released_has_every_number_and_source_of_the_released_nkd():
+    pairs = [(name, *pair) for name, of_data in PAIRS.items() for pair in of_data]
+    for run in (*pairs, *((name, "resnet20", "resnet8") for name in (*rows.SMALL, *rows.OWN))):
+        for method in ("nkd", "sdd_nkd", "sdd_nkd+sp"):
+            as_released = method.replace("nkd", "nkd_as_released")
+            assert rows.settle(*run, as_released, "released") == rows.settle(*run, method, "released"), run
+            paper, of_paper = (rows.settle(*run, name, "paper") for name in (as_released, method))
+            assert {name for name in paper if paper[name].value != of_paper[name].value} == {"loss.base"}
 
 
 @pytest.mark.parametrize("method", OTHER_SETTINGS)
