@@ -8,8 +8,8 @@ Presets: ``released`` (the default) has the settings of the released code, ``pap
 differ: pooling, consistency, reduction, warm-up, NKD. The preset does not choose the protocol: ``data.select_on`` does.
 
 Methods: ``sdd_jax.methods`` has them. ``sdd_`` in front of a base loss applies it region by region, with the same
-numbers. ``own`` and ``sdd_own`` take ``--config.loss.base=MODULE:FUNCTION``, a base loss of your own
-(docs/own_loss.md), with weights of 1 and no warm-up until fields say otherwise.
+numbers unless a row says otherwise. ``own`` and ``sdd_own`` take ``--config.loss.base=MODULE:FUNCTION``, a base loss of
+your own (docs/own_loss.md), with weights of 1 and no warm-up until fields say otherwise.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,18 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from sdd_jax import methods
 from sdd_jax.configs import rows
 from sdd_jax.fields import FIELDS, PRESETS
 
 
 def parse(argument: str | None, **defaults: str) -> dict[str, str]:
-    """``"name=value,name=value"`` over ``defaults``; ``ValueError`` for a name that has no default."""
+    """``"name=value,name=value"`` over ``defaults``.
+
+    Raises:
+      ValueError: for a name that has no default or stands there twice, and for a method that is asked for without a
+        teacher. Where no method is, ``teacher=none`` makes a plain run.
+    """
     chosen = dict(defaults)
     seen = set()
     for item in (argument or "").split(","):
@@ -36,6 +42,8 @@ def parse(argument: str | None, **defaults: str) -> dict[str, str]:
             raise ValueError(f"config argument names {name} twice: {argument!r}")
         seen.add(name)
         chosen[name] = value
+    if "method" in seen and chosen["method"] != methods.PLAIN and chosen.get("teacher") == "none":
+        raise ValueError(f"method={chosen['method']} needs a teacher, and teacher=none was given: {argument!r}")
     return chosen
 
 
@@ -65,7 +73,7 @@ def choose(config: ConfigDict, chosen: Mapping[str, str]) -> ConfigDict:
       chosen: from ``parse``.
     """
     preset, teacher, student = chosen["preset"], chosen["teacher"], chosen["student"]
-    method = "plain" if teacher == "none" else chosen["method"]
+    method = methods.PLAIN if teacher == "none" else chosen["method"]
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
     config.preset, config.method = preset, method

@@ -207,6 +207,8 @@ def distill(
     Raises:
       ValueError: for a wrong argument, or a folder that holds another run.
     """
+    if teacher is None:
+        raise ValueError("distill needs a teacher, got None: sdd_jax.train trains a network on labels alone")
     return _train(student, teacher, method, Path(folder), _Given(train, test, data, epochs, seed, stem, fields, allow))
 
 

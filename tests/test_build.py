@@ -144,6 +144,14 @@ def test_a_wrong_argument_is_refused(argument):
         common.parse(argument, teacher="t", student="s")
 
 
+@pytest.mark.parametrize("file", ["cifar100", "fashion_mnist", "small_images", "quickstart"])
+def test_a_method_without_a_teacher_is_refused(file):
+    size = "size=32," if file == "small_images" else ""
+    with pytest.raises(ValueError, match="method=sdd_dkd needs a teacher, and teacher=none was given"):
+        config(f"{size}method=sdd_dkd,teacher=none,student=resnet8", file)
+    assert config(f"{size}method=plain,teacher=none,student=resnet8", file).method == "plain"
+
+
 # (method, released (base, T, task, distill, warm-up), paper (base, T, task, distill, warm-up))
 SETTINGS = {
     "kd": (("kd", 4.0, 0.1, 0.9, 0), ("kd", 4.0, 0.1, 0.9, 30)),

@@ -272,6 +272,12 @@ def test_a_wrong_argument_is_named_and_no_run_is_begun(teacher, tmp_path, case):
     assert not (tmp_path / "run").exists()
 
 
+def test_distillation_without_a_teacher_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"distill needs a teacher, got None: sdd_jax\.train"):
+        sdd_jax.distill("resnet8", None, method="sdd_dkd", folder=tmp_path / "run", train=TRAIN, test=TEST)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_names_code_runs_none_of_it(tmp_path, monkeypatch):
     stranger = tmp_path / "stranger"
     stranger.mkdir()
