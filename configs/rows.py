@@ -183,6 +183,20 @@ ROWS: tuple[Row, ...] = (
         OWN,
         bases=("dkd", "ls_dkd", "nkd", "rld"),
     ),
+    *(
+        Row(
+            {"features.options.warmup_epochs": epochs},
+            "the share that 20 epochs are of 240",
+            data,
+            features=("reviewkd",),
+        )
+        for epochs, data in (
+            (1, ("fashion_mnist",)),  # of 10
+            (3, ("digits",)),  # of 40
+            (5, ("arrays", "image_folder")),  # of 60
+            (17, TINY),  # of 200
+        )
+    ),
     # ---- pairs
     *(
         row

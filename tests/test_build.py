@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sets
+import tiny
 from ml_collections import ConfigDict
 
 from experiments.recipes import identity
 from sdd_jax import data, methods, saved
 from sdd_jax.build import build, check, make_objective, make_optimizer
 from sdd_jax.build_shapes import trace
+from sdd_jax.commands import train as train_command
+from sdd_jax.config import read
 from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart, rows
 from sdd_jax.configs.pairs import PAIRS
 from sdd_jax.fields import FIELDS, LATER, PRESETS
@@ -242,6 +245,29 @@ def test_a_short_run_warms_up_over_the_same_share_as_a_long_one(preset, share):
     full = distilled(settings["epochs"])
     assert distilled(share * settings["epochs"] / 2) == pytest.approx(full / 2, rel=1e-6)
     assert distilled(share * settings["epochs"]) == pytest.approx(full, rel=1e-6) != 0
+
+
+@pytest.mark.parametrize("file", [*rows.OWN[1:], "small_images", "deit", "quickstart", "cifar10"])
+@pytest.mark.parametrize("method", ["sdd_dkd+reviewkd", "reviewkd"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_warm_up_of_a_config_is_longer_than_its_run(file, method, preset):
+    arguments = {"small_images": "size=32,", "deit": "student=resnet18,"}
+    preset = "" if file == "quickstart" else f",preset={preset}"
+    settings = read(config(f"{arguments.get(file, '')}method={method}{preset}", file))
+    assert train_command.warm_ups(settings) == []
+    assert 1 <= settings["features.options.warmup_epochs"] <= max(0.1 * settings["epochs"], 1)
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_said():
+    short = check(config("method=dkd", epochs=10, optim__milestones=()))
+    assert train_command.warm_ups(short) == ["loss.warmup_epochs is 20 in a run of 10: its weight ends at 50%"]
+    both = {"loss__warmup_epochs": 80, "features__options__warmup_epochs": 40}
+    said = train_command.warm_ups(check(config("method=kd+reviewkd", epochs=20, optim__milestones=(), **both)))
+    assert [line.partition(" is ")[0] for line in said] == ["loss.warmup_epochs", "features.options.warmup_epochs"]
+    assert [line.partition("ends at ")[2][:3] for line in said] == ["25%", "50%"]
+    unread = check(config("method=reviewkd", epochs=20, optim__milestones=(), loss__warmup_epochs=80))
+    assert train_command.warm_ups(unread) == []
+    assert "\nloss.warmup_epochs is 20 in a run of 10" in train_command.describe(tiny.built(), short)
 
 
 def test_newer_losses_have_the_numbers_of_their_codes_for_other_pairs():

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sdd_jax import data, processes, saved
 from sdd_jax.build import build_together, check, described
-from sdd_jax.config import Settings
+from sdd_jax.config import Settings, reads
 from sdd_jax.data import Skipped
 from sdd_jax.training import run_dir
 from sdd_jax.training.loop import train_together
@@ -164,9 +164,20 @@ def describe(built: Any, settings: Settings) -> str:
     lines.append(images)
     if (per_epoch := len(dataset.train.index)) < built.batch_size:
         lines.append(f"a batch of {built.batch_size} is more than an epoch: each step shows {per_epoch} images again")
+    lines += warm_ups(settings)
     held_out = f"{len(dataset.selection.index)} held-out images"
     chosen_on = held_out if settings["data.select_on"] == "validation" else "the test set itself"
     return "\n".join([*lines, f"best epoch chosen on {chosen_on}"])
+
+
+def warm_ups(settings: Settings) -> list[str]:
+    """A line for each warm-up that the run is too short for."""
+    names, epochs = ("loss.warmup_epochs", "features.options.warmup_epochs"), settings["epochs"]
+    return [
+        f"{name} is {settings[name]} in a run of {epochs}: its weight ends at {epochs / settings[name]:.0%}"
+        for name in names
+        if name in reads(settings) and settings[name] > epochs
+    ]
 
 
 def summary(done: dict[str, Any]) -> str:
