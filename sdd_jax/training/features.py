@@ -146,6 +146,8 @@ def contrast(
         return params, state | ({"labels": jnp.asarray(labels, jnp.int32)} if draw == OTHER_CLASSES else {})
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
+        if "share" in batch:
+            raise ValueError("CRD remembers every example, and cannot learn from mixed images, which are of none")
         rows, memories = batch["row"], state["memory"]
         num_examples = memories["student"].shape[0]
         if draw == OTHER_CLASSES:
