@@ -168,7 +168,7 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
         logits = objectives.distill(
             function,
             regions=regions(settings) if method.regions else None,
-            sdd={name: settings[f"sdd.{name}"] for name in weighting},
+            sdd={name: settings[f"sdd.{name}"] for name in weighting} if method.regions else None,
             task_weight=settings["loss.task_weight"],
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"] or settings["loss.warmup_share"] * settings["epochs"],

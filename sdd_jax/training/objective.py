@@ -71,7 +71,13 @@ def distill(
     e is 1 in the whole first epoch, as in the released code, or, by step, the epochs done so far. In a run of few
     epochs the former is coarse, and over one epoch it is none. ``label_smoothing`` is of the cross-entropy alone: base
     losses see the labels as they are.
+
+    ``ValueError`` for ``sdd`` without regions, a negative warm-up, and, from ``apply``, an unknown name in ``sdd``.
     """
+    if regions is None and sdd:
+        raise ValueError(f"sdd weighs regions, and there are none: give regions=Regions() too, got {dict(sdd)}")
+    if warmup_epochs < 0:
+        raise ValueError(f"distillation needs warm-up epochs of at least 0, got {warmup_epochs}")
     weighting = dict(sdd or {})
     reduction = weighting.pop("reduction", "mean")
 
