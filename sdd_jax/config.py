@@ -148,8 +148,8 @@ def option_fields(flat: Mapping[str, Any], method: Method) -> dict[str, Field]:
     """The fields of a method's losses by their full names, ``loss.options.NAME`` and ``features.options.NAME``."""
     with named_field("loss.base"):
         base = methods.base_of(method, flat["loss.base"])
-    chosen = {"loss": base, "features": methods.FEATURES[method.features] if method.features else None}
-    options = {room: methods.options_of(loss) for room, loss in chosen.items() if loss}
+        chosen = {"loss": base, "features": methods.FEATURES[method.features] if method.features else None}
+        options = {room: methods.options_of(loss) for room, loss in chosen.items() if loss}
     return {f"{room}.options.{name}": option for room, found in options.items() for name, option in found.items()}
 
 
@@ -214,7 +214,8 @@ def _value(name: str, value: Any, field: Field) -> Any:
     if field.kind is tuple:
         values = tuple(value) if isinstance(value, tuple | list) else (value,)
         if not all(isinstance(item, int) and not isinstance(item, bool) and item >= field.least for item in values):
-            raise ValueError(f"{name} must be integers of at least {field.least:g}, such as 1,2,4; got {value!r}")
+            bound = f" of at least {field.least:g}" if field.least > -math.inf else ""
+            raise ValueError(f"{name} must be integers{bound}, such as 1,2,4; got {value!r}")
         return values
     number = isinstance(value, int | float) and not isinstance(value, bool)
     fits, kind = {
