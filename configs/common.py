@@ -15,10 +15,13 @@ your own (docs/own_loss.md), with weights of 1 and no warm-up until fields say o
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from sdd_jax import methods
+from sdd_jax.config import closest
 from sdd_jax.configs import rows
 from sdd_jax.fields import FIELDS, PRESETS
 
@@ -56,13 +59,25 @@ def base() -> ConfigDict:
 
 
 def put(config: ConfigDict, name: str, value: Any) -> None:
-    """Sets the field with the dotted ``name``."""
+    """Sets the field with the dotted ``name``; numbers and arrays of NumPy or JAX become plain ones.
+
+    What a field may hold is checked with the whole config (``sdd_jax.config``). ``ValueError`` for one below a field.
+    """
     *rooms, leaf = name.split(".")
     for room in rooms:
         if room not in config:
             config[room] = ConfigDict()
         config = config[room]
-    config[leaf] = value
+        if not isinstance(config, ConfigDict):
+            raise ValueError(f"config has no field {name!r}{closest(name, FIELDS)}")
+    with config.ignore_type():
+        config[leaf] = _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = np.asarray(value).tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def choose(config: ConfigDict, chosen: Mapping[str, str]) -> ConfigDict:

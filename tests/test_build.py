@@ -147,6 +147,49 @@ def test_a_wrong_argument_is_refused(argument):
         common.parse(argument, teacher="t", student="s")
 
 
+PUT = {
+    "seed": (np.arange(3)[2], 2),
+    "epochs": (20.0, 20),
+    "optim.learning_rate": (np.float32(0.5), 0.5),
+    "optim.milestones": (np.array([5, 10]), (5, 10)),
+    "optim.clip_norm": (jnp.float32(3.0), 3.0),
+    "sdd.scales": ([np.int64(1), 2], (1, 2)),
+    "data.train_examples": (np.int32(100), 100),
+    "teacher.run": (np.str_("runs/a"), "runs/a"),
+    "loss.options.temperature": (np.float64(2.0), 2.0),
+}
+
+
+def test_numbers_of_numpy_are_plain_ones_in_a_config():
+    tree = config(epochs=20, optim__milestones=())
+    for name, (given, _) in PUT.items():
+        common.put(tree, name, given)
+    settings = check(tree)
+    assert {name: (settings[name], type(settings[name])) for name in PUT} == {
+        name: (value, type(value)) for name, (_, value) in PUT.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("data.path.x", 1, "config has no field 'data.path.x'; the closest is 'data.path'"),
+        ("seed.x", 1, "config has no field 'seed.x'; the closest is 'seed"),
+        ("sdd", 1, "config has no field 'sdd'"),
+        ("sdd.scales", 2, r"sdd.scales: .*start with 1.*\(2,\)"),
+        ("sdd.scales", np.array([[1, 2]]), "sdd.scales must be integers"),
+        ("epochs", np.float32(1.5), "epochs must be an integer, got 1.5"),
+        ("epochs", "many", "epochs must be an integer, got 'many'"),
+        ("optim.learning_rate", np.array([0.1]), "optim.learning_rate must be a finite number"),
+    ],
+)
+def test_a_wrong_value_from_python_is_refused_by_field(name, value, message):
+    tree = config()
+    with pytest.raises(ValueError, match=message):
+        common.put(tree, name, value)
+        check(tree)
+
+
 @pytest.mark.parametrize("file", ["cifar100", "fashion_mnist", "small_images", "quickstart"])
 def test_a_method_without_a_teacher_is_refused(file):
     size = "size=32," if file == "small_images" else ""
