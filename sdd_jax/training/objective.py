@@ -34,9 +34,10 @@ class Objective(NamedTuple):
 def task_loss(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """The cross-entropy ``[B]`` with labels of which a share, ``smoothing``, is spread over all K classes.
 
-    Source: "Rethinking the Inception Architecture for Computer Vision" (2016), section 7.
+    NaN for a label out of range. Source: "Rethinking the Inception Architecture for Computer Vision" (2016), section 7.
     """
-    hard = softmax_cross_entropy_with_integer_labels(logits, labels)
+    hard = softmax_cross_entropy_with_integer_labels(logits, labels)  # NaN beyond the last class; below 0 from the end
+    hard = jnp.where(labels < 0, jnp.nan, hard)
     if not smoothing:
         return hard
     return (1 - smoothing) * hard - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
