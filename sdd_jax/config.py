@@ -170,6 +170,17 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(names)
 
 
+def refuse_unread(settings: Mapping[str, Any], names: Iterable[str]) -> None:
+    """``ValueError`` if one of ``names``, fields that somebody set, is of a loss and the method does not read it.
+
+    A teacher's cache is of the regions of ``sdd.scales`` and ``sdd.pooling``, whatever the method.
+    """
+    read_too = {"sdd.scales", "sdd.pooling"} if settings["teacher.cache"] is not None else set()
+    for name in names:
+        if name.startswith(("loss.", "features.", "sdd.")) and name not in reads(settings) | read_too:
+            raise ValueError(f"{name}: the method {settings['method']!r} does not read it")
+
+
 def regions(settings: Mapping[str, Any]) -> Regions:
     """The regions of a config, whether its method reads them or not."""
     return Regions(settings["sdd.scales"], settings["sdd.pooling"])

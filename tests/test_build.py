@@ -147,6 +147,23 @@ def test_a_wrong_argument_is_refused(argument):
         common.parse(argument, teacher="t", student="s")
 
 
+def test_a_field_that_the_method_does_not_read_is_refused_of_new_runs_alone(tmp_path):
+    def run(**overrides):
+        tree = config("method=kd", sdd__scales=(1, 2), **overrides).to_dict()
+        return train_command.list_seeds(tree, tmp_path / "run")
+
+    with pytest.raises(ValueError, match=r"^sdd.scales: the method 'kd' does not read it"):
+        train_command.check_folders(run(), ["optim.momentum", "loss.options.temperature", "sdd.scales"])
+    train_command.check_folders(run(), ["optim.momentum", "loss.options.temperature", "runs.other.sdd.scales"])
+    cached = run(teacher__cache="cache")  # of these regions
+    train_command.check_folders(cached, ["sdd.scales"])
+    with pytest.raises(ValueError, match=r"^sdd.reduction: the method 'kd' does not read it"):
+        train_command.check_folders(cached, ["sdd.scales", "sdd.reduction"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(run()[0].settings.nested()))
+    train_command.check_folders(run(), ["sdd.scales"])
+
+
 PUT = {
     "seed": (np.arange(3)[2], 2),
     "epochs": (20.0, 20),

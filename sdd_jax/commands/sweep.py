@@ -26,7 +26,17 @@ from ml_collections import config_flags
 from sdd_jax import methods, processes, saved
 from sdd_jax.build import check, from_disk
 from sdd_jax.commands import cache, train
-from sdd_jax.config import ENSEMBLE, NONE, Settings, closest, mixing, option_fields, parse_method, reads
+from sdd_jax.config import (
+    ENSEMBLE,
+    NONE,
+    Settings,
+    closest,
+    mixing,
+    named_field,
+    option_fields,
+    parse_method,
+    refuse_unread,
+)
 from sdd_jax.fields import FIELDS, RUNTIME_FIELDS, Field
 from sdd_jax.files import write_whole
 from sdd_jax.reporting.measures import Spread, spread
@@ -94,7 +104,7 @@ def main() -> None:
     runs = [run for point in points for run in point.runs]
     say(f"{len(points)} combinations x {len(settings['seeds'])} seeds: {len(runs)} runs in {folder}")
     with processes.stop_signals() as should_stop:
-        train.check_folders(runs)
+        train.check_folders(runs, config_flags.get_override_values(flags.FLAGS["config"]))
         if kept is not None:
             say(kept)
         elif any(run_dir.read_done(run.folder) is None for run in runs):
@@ -126,10 +136,10 @@ def read_grid(texts: list[str], settings: Settings) -> dict[str, list[Any]]:
             told = f"which of {', '.join(found)}?" if found else f"no field {name!r}{closest(name, known)}"
             raise ValueError(f"--grid={text}: {told}")
         field = found[0]
-        unread = field.startswith(("loss.", "features.", "sdd.")) and field not in reads(settings)
-        if field in NOT_SWEPT or known[field].kind is tuple or unread:
-            why = f"the method {settings['method']!r} does not read it" if unread else "it cannot be a sweep's"
-            raise ValueError(f"--grid={text}: {field}: {why}")
+        with named_field(f"--grid={text}"):
+            refuse_unread(settings, [field])
+        if field in NOT_SWEPT or known[field].kind is tuple:
+            raise ValueError(f"--grid={text}: {field}: it cannot be a sweep's")
         if any(short(other) == short(field) for other in grid):
             raise ValueError(f"--grid={text}: {short(field)} is there twice")
         grid[field] = [_value(one, known[field], text) for one in values.split(",")]

@@ -9,7 +9,7 @@ sdd train --config=cifar100:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd 
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sdd_jax import data, processes, saved
 from sdd_jax.build import build_together, check, described
-from sdd_jax.config import Settings, reads
+from sdd_jax.config import Settings, reads, refuse_unread
 from sdd_jax.data import Skipped
 from sdd_jax.training import run_dir
 from sdd_jax.training.loop import train_together
@@ -56,16 +56,27 @@ def main() -> None:
         names = sorted({name for run in runs for name in run.settings})
         run_dir.check_processes({name: [run.settings.get(name) for run in runs] for name in names})
         say = partial(print, flush=True) if processes.is_first() else lambda text: None
-        check_folders(runs)
+        check_folders(runs, config_flags.get_override_values(flags.FLAGS["config"]))
         train_groups(groups, should_stop, say, summary)
         if len(runs) > 1:
             say(table(runs))
 
 
-def check_folders(runs: list[Run]) -> None:
-    """``ValueError`` if a run's folder holds anything else: all of them are checked before the first one starts."""
+def check_folders(runs: list[Run], changed: Iterable[str] = ()) -> None:
+    """``ValueError`` if a run's folder holds anything else, or a new run does not read one of the ``changed`` fields.
+
+    These are dotted, as on the command line; of a sequence they begin with ``runs.NAME``. All runs are checked before
+    the first one starts.
+    """
+
+    def check_one(run):
+        run_dir.check_same_config(run.folder, run.settings.nested())
+        if not (run.folder / run_dir.CONFIG).is_file():  # one that was begun goes on
+            own = tuple(f"runs.{place.name}." for place in (run.folder, run.folder.parent))
+            refuse_unread(run.settings, (name.split(".", 2)[2] if name.startswith(own) else name for name in changed))
+
     for run in runs:
-        processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
+        processes.from_first(partial(check_one, run))
 
 
 def train_groups(
