@@ -341,12 +341,7 @@ def _write_run(network: Any, folder: Path, info: Info, given: _Given) -> Path:
     """Makes ``folder`` the run of (network, variables)."""
     variables = given_variables(network, info.image_shape, info.num_classes)
     named = given_network(network, info.image_shape, info.num_classes)
-    saved.write_imported(
-        folder,
-        name=named.name,
-        stem=given.stem or _stem(named, info),
-        num_classes=info.num_classes,
-        variables=variables,
-        source={"given": variables_hash(variables)},
-    )
+    stem, source = given.stem or _stem(named, info), {"given": variables_hash(variables)}
+    known = {"name": named.name, "stem": stem, "num_classes": info.num_classes, "source": source}
+    saved.write_imported(folder, variables=variables, **known)
     return folder
