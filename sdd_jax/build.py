@@ -52,6 +52,7 @@ from sdd_jax.training import optim
 from sdd_jax.training.logbook import TRACK
 from sdd_jax.training.programs import Built
 from sdd_jax.training.teacher import Teacher, join_teachers, live_teacher, variables_hash
+from sdd_jax.training.teacher_cache import read_header
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
@@ -274,7 +275,8 @@ def make_teacher(
             live = live_teacher(network, folded, objective.regions)
             known_as = {"name": settings["model.teacher"], "digest": variables_hash(variables)}
             return live._replace(**known_as), accuracy, stated
-        key, layout = network_key(settings, variables), cache_layout(settings, network, dataset)
+        store = read_header(Path(settings["teacher.cache"]))["store"]
+        key, layout = network_key(settings, variables), cache_layout(settings, network, dataset, store)
     teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps_per_call(settings))
     teacher = teacher._replace(name=key.get("name", settings["model.teacher"]), digest=digest(key))
     return teacher, noted if accuracy is None else accuracy, stated

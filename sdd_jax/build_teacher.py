@@ -121,12 +121,11 @@ def folded_variables(settings: Settings, network: Any, variables: Any, dataset: 
     return fold(network, variables, jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings)))
 
 
-def cache_layout(settings: Settings, network: Any, dataset: AnyDataset) -> Layout:
-    """Which rows of the teacher ``network`` this config's runs read."""
+def cache_layout(settings: Settings, network: Any, dataset: AnyDataset, store: str) -> Layout:
+    """Which rows of the teacher ``network`` this config's runs read of a cache with this ``store``."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
-    asked = regions(settings)
-    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]), CLASS_TOKEN in outputs.feature_maps)
+    return Layout.of_map(regions(settings), outputs.logit_map.shape[1:3], store, CLASS_TOKEN in outputs.feature_maps)
 
 
 def network_key(settings: Settings, variables: Any) -> dict[str, Any]:
@@ -154,14 +153,19 @@ class Filler(NamedTuple):
     compute: Any
 
 
-def fill_by_network(settings: Settings, network: Any, variables: Any, dataset: AnyDataset, batch: int) -> Filler:
+def fill_by_network(
+    settings: Settings, network: Any, variables: Any, dataset: AnyDataset, store: str, batch: int
+) -> Filler:
     """The teacher of ``teacher.run``."""
-    layout, folded = cache_layout(settings, network, dataset), folded_variables(settings, network, variables, dataset)
+    layout = cache_layout(settings, network, dataset, store)
+    folded = folded_variables(settings, network, variables, dataset)
     compute = make_compute(network, folded, dataset, layout, image_dtype(settings), batch)
     return Filler(network_key(settings, variables), layout, compute)
 
 
-def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: AnyDataset, batch: int) -> Filler:
+def fill_by_function(
+    settings: Settings, teacher: ForeignTeacher, dataset: AnyDataset, store: str, batch: int
+) -> Filler:
     """A teacher that is a function; it is asked once to see what it gives."""
     asked, pictures = regions(settings), make_pictures(dataset)
 
@@ -169,7 +173,7 @@ def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: AnyDa
         return answer(teacher, pictures(index, view), dataset, asked)
 
     shape = ask(np.full(batch, dataset.train.index[0]), np.zeros(batch, np.int64)).shape[1:]
-    layout = layout_of(shape, asked)
+    layout = layout_of(shape, asked, store)
 
     def compute(index, view):
         given = ask(index, view)
@@ -208,7 +212,7 @@ def cache_alone(settings: Settings) -> tuple[dict[str, Any], Layout]:
     shape = check_fields(header, fields, str(folder / HEADER))["teacher"]["shape"]
     if len(shape) not in (1, 2, 3) or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"{folder / HEADER}: teacher.shape must be [h,w,K], [R,K] or [K], got {shape}")
-    return header["teacher"], layout_of(tuple(shape), regions(settings))
+    return header["teacher"], layout_of(tuple(shape), regions(settings), header["store"])
 
 
 def list_members(settings: Settings) -> list[Settings]:

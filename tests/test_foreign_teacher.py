@@ -19,6 +19,7 @@ from sdd_jax.build_shapes import trace
 from sdd_jax.commands import cache as cache_command
 from sdd_jax.configs import quickstart
 from sdd_jax.data.augment import num_views
+from sdd_jax.sdd import complementary_mask
 from sdd_jax.training.loop import train
 from sdd_jax.training.teacher_cache import Cache, read_header
 from sdd_jax.training.views import run_keys
@@ -96,6 +97,22 @@ def test_a_run_reads_what_the_function_says_of_its_pictures(tmp_path, function):
         expected = own_teachers.region_means(logit_map, built.objective.regions)
         np.testing.assert_allclose(outputs.region_logits, expected, rtol=1e-4, atol=1e-4)
         assert np.ptp(expected, axis=1).max() > 0.1  # the regions differ
+
+
+def test_of_the_largest_logits_alone_every_region_keeps_its_class(tmp_path):
+    fill(tmp_path / "cache", "patches", store="top3")
+    built = build(student(teacher__cache=str(tmp_path / "cache")))
+    data = built.dataset
+    index, view = (column[:64].astype(np.int32) for column in views_of(data))
+    outputs = built.teacher.apply(built.teacher.arrays, {"index": index, "view": view, "position": np.arange(64)})
+    logit_map = own_teachers.patch_logits(np.float32(normalised(data, augmented(data, index, view))), 10)
+    expected = own_teachers.region_means(logit_map, built.objective.regions)
+    labels = data.train.labels[np.searchsorted(data.train.index, index)]
+    np.testing.assert_array_equal(outputs.region_logits.argmax(-1), expected.argmax(-1))
+    verdicts = [complementary_mask(logits, labels) for logits in (outputs.region_logits, expected)]
+    np.testing.assert_array_equal(*verdicts)
+    assert 0.1 < np.mean(verdicts[0]) < 0.9
+    np.testing.assert_allclose(np.sort(outputs.region_logits)[..., -3:], np.sort(expected)[..., -3:], atol=1e-4)
 
 
 def test_logits_of_whole_images_serve_the_one_region_that_is_the_image(tmp_path):

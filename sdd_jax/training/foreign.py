@@ -78,10 +78,10 @@ def answer(teacher: ForeignTeacher, pixels: Any, dataset: AnyDataset, regions: R
     return given.astype(np.promote_types(given.dtype, np.float32))
 
 
-def layout_of(shape: tuple[int, ...], regions: Regions) -> Layout:
-    """Which rows are kept of answers that have this ``shape`` for an image: [h,w,K], [R,K] or [K]."""
+def layout_of(shape: tuple[int, ...], regions: Regions, store: str) -> Layout:
+    """Which rows a cache's ``store`` keeps of answers that have this ``shape`` for an image: [h,w,K], [R,K] or [K]."""
     if len(shape) == 3:
-        return Layout(regions, regions.grid(*shape[:2]))
+        return Layout.of_map(regions, shape[:2], store)
     return Layout(regions, None if len(shape) == 2 else 0)
 
 

@@ -1,7 +1,7 @@
 """A teacher as one value, which a step asks: the network itself, or the rows of a cache.
 
 Where the rows that a run needs fit on the device they lie there, and a step gathers its own by example and view.
-Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps go to the device with it.
+Otherwise they stay in the files, and the rows of a chunk of steps go to the device with it.
 """
 
 import hashlib
