@@ -243,7 +243,8 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         parts = make_parts(settings, dataset.num_classes)
         check_ensemble(settings, parts.objective.needs)
         groups = zip(zip(*members, strict=True), found, strict=True)
-        teachers = [make_teacher(group, known, parts.objective, dataset)[0] for group, known in groups]
+        caches = sum(one["teacher.cache"] is not None for one in members[0])
+        teachers = [make_teacher(group, known, parts.objective, dataset, caches)[0] for group, known in groups]
         weights = read_weights(settings["teacher.weights"], len(teachers))
         joined = join_teachers(teachers, weights, settings["teacher.mean"] or MEANS[0])
         joined = joined._replace(digest=digest([one.digest for one in teachers]))
@@ -260,9 +261,16 @@ def known_teacher(settings: Settings) -> tuple[Any, ...]:
 
 
 def make_teacher(
-    all_settings: Sequence[Settings], known: tuple[Any, ...], objective: objectives.Objective, dataset: AnyDataset
+    all_settings: Sequence[Settings],
+    known: tuple[Any, ...],
+    objective: objectives.Objective,
+    dataset: AnyDataset,
+    caches: int = 1,
 ) -> tuple[Teacher, float | None, float | None]:
-    """A teacher for all seeds, live or cached; its test accuracy (0 to 1), and the one stated (in percent), if any."""
+    """A teacher for all seeds, live or one of so many ``caches``.
+
+    With it its test accuracy (0 to 1), and the one stated (in percent), if any.
+    """
     settings = all_settings[0]
     if settings["model.teacher"] == CACHE:
         (key, layout), accuracy, stated = known, None, settings["teacher.accuracy"]
@@ -277,7 +285,8 @@ def make_teacher(
             return live._replace(**known_as), accuracy, stated
         store = read_header(Path(settings["teacher.cache"]))["store"]
         key, layout = network_key(settings, variables), cache_layout(settings, network, dataset, store)
-    teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps_per_call(settings))
+    steps = steps_per_call(settings)
+    teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps, caches)
     teacher = teacher._replace(name=key.get("name", settings["model.teacher"]), digest=digest(key))
     return teacher, noted if accuracy is None else accuracy, stated
 

@@ -185,14 +185,21 @@ def fill_by_function(
     return Filler(key, layout, compute)
 
 
-def note_accuracy(settings: Settings, teacher: ForeignTeacher, cache: Cache, dataset: AnyDataset, batch: int) -> float:
-    """The test accuracy (0 to 1) of a function, measured once and kept in its cache; errors as ``measure_teacher``."""
-    kept, key = _noted_accuracies(cache), dataset.fingerprint("test")
-    if key not in kept:
-        kept[key] = measure_accuracy(teacher, dataset, regions(settings), batch)
-        cache.note(MEASURED, {"results": kept})
-    _check_accuracy(kept[key], settings["teacher.accuracy"])
-    return kept[key]
+def foreign_accuracies(
+    settings: Settings, teacher: ForeignTeacher, folder: Path, header: dict[str, Any], dataset: AnyDataset, batch: int
+) -> dict[str, float]:
+    """The test accuracy (0 to 1) of a function by the fingerprint of the test images, and those that its cache keeps.
+
+    Measured unless it stands in the cache beside views, and to be kept there. ``ValueError`` if it is off what is
+    stated, or if the folder has another's cache.
+    """
+    cache = Cache(folder, header) if (folder / HEADER).exists() else None
+    known = _noted_accuracies(cache) if cache is not None and cache.shards() else {}
+    key = dataset.fingerprint("test")
+    if key not in known:
+        known[key] = measure_accuracy(teacher, dataset, regions(settings), batch)
+    _check_accuracy(known[key], settings["teacher.accuracy"])
+    return known
 
 
 def _noted_accuracies(cache: Cache) -> dict[str, float]:
@@ -284,8 +291,9 @@ def ask_cache(
     dataset: AnyDataset,
     needs: frozenset[str],
     steps: int,
+    caches: int,
 ) -> tuple[Teacher, float | None]:
-    """The teacher of ``teacher.cache`` for all seeds, and the test accuracy noted there, if any.
+    """The teacher of ``teacher.cache``, of so many ``caches``, for all seeds, and the test accuracy noted, if any.
 
     ``ValueError`` if the cache is another's than ``key`` says, or lacks what they need.
     """
@@ -295,7 +303,8 @@ def ask_cache(
     cache = Cache(folder, cache_header(key, dataset, layout, read_header(folder)["store"]))
     cache.check_files()
     length = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "steps_per_call": steps}
-    teacher = cached_teacher(cache, layout, dataset, seeds=[one["seed"] for one in all_settings], **length)
+    seeds = [one["seed"] for one in all_settings]
+    teacher = cached_teacher(cache, layout, dataset, seeds=seeds, caches=caches, **length)
     if (noted := _noted_accuracies(cache).get(dataset.fingerprint("test"))) is not None:
         _check_accuracy(noted, settings["teacher.accuracy"])
     return teacher, noted

@@ -137,9 +137,18 @@ def test_the_test_accuracy_is_measured_once_noted_and_held_against_what_is_state
     assert len(own_teachers.ASKED) == 1  # to see what it gives
     with pytest.raises(ValueError, match="the teacher's test accuracy is .* stated is"):
         build(student(teacher__cache=str(tmp_path / "cache"), teacher__accuracy=100 * share + 0.2))
-    with pytest.raises(ValueError, match="the teacher's test accuracy is"):
-        fill(tmp_path / "other", "patches", teacher__accuracy=99.0)
-    assert not [*(tmp_path / "other").glob("0*")]
+
+
+def test_a_teacher_that_is_refused_leaves_nothing_and_is_taken_once_it_is_mended(tmp_path):
+    printed = fill(tmp_path / "right", "patches")
+    share = float(printed.partition("patches: ")[2].partition("%")[0])
+    with (
+        mock.patch.object(own_teachers, "patch_logits", lambda images, classes: np.ones((len(images), 4, 4, classes))),
+        pytest.raises(ValueError, match=f"the teacher's test accuracy is .* stated is {share:.2f} %"),
+    ):
+        fill(tmp_path / "cache", "patches", teacher__accuracy=share)
+    assert not (tmp_path / "cache").exists()
+    assert f"patches: {share:.2f}% on the test set" in fill(tmp_path / "cache", "patches", teacher__accuracy=share)
 
 
 def test_verify_asks_it_again(tmp_path):

@@ -34,12 +34,13 @@ from ml_collections import config_flags
 
 from sdd_jax.build import check, load_data, make_parts
 from sdd_jax.build_teacher import (
+    MEASURED,
     cache_header,
     check_needs,
     fill_by_function,
     fill_by_network,
+    foreign_accuracies,
     measure_teacher,
-    note_accuracy,
     read_teacher,
 )
 from sdd_jax.config import CACHE, ENSEMBLE, Settings, refuse_mixed_cache, regions
@@ -102,11 +103,12 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
     if verifies:
         print(verify(Cache(folder, header), compute), flush=True)
         return
+    accuracies = foreign_accuracies(settings, foreign, folder, header, dataset, BATCH) if foreign is not None else {}
     with filling(folder, header) as cache:
         cache.check_files()
         if foreign is not None:
-            accuracy = note_accuracy(settings, foreign, cache, dataset, BATCH)
-            print(f"{foreign.name}: {100 * accuracy:.2f}% on the test set", flush=True)
+            cache.note(MEASURED, {"results": accuracies})
+            print(f"{foreign.name}: {100 * accuracies[dataset.fingerprint('test')]:.2f}% on the test set", flush=True)
         seeds = settings["seeds"] or (settings["seed"],)
         wanted = np.unique(np.concatenate([needed_keys(dataset, seed=seed, **options) for seed in seeds]))
         check_room(cache, wanted)
