@@ -9,13 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import run_streamed
+import sets
 import tiny
 
 from sdd_jax import saved
 from sdd_jax.data import memory, train_data
+from sdd_jax.processes import Preempted
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, programs, run_dir
+from sdd_jax.training import objective as objectives
 from sdd_jax.training.logbook import Logbook, read_metrics
+from sdd_jax.training.teacher import Teacher
 
 TIMED = ("elapsed", "images_per_second")
 
@@ -107,6 +112,46 @@ def test_a_run_does_not_go_on_with_another_teacher_or_other_images(tmp_path, mon
     with pytest.raises(ValueError, match=f"holds a run that began with another {changed}"):
         loop.train(other, tmp_path)
     loop.train(built, tmp_path)
+
+
+def test_a_run_does_not_go_on_where_images_on_disk_came_went_or_moved(tmp_path):
+    sets.write_folder(tmp_path / "set", classes=("a", "b", "c"), train=5, test=1, test_name="val")
+    train = tmp_path / "set" / "train"
+
+    def start(should_stop=lambda step: None):
+        dataset = run_streamed.load("folder", tmp_path / "set", workers=0)
+        built = tiny.built(epochs=1, dataset=dataset, teacher=Teacher(), objective=objectives.plain())
+        return loop.train(built, tmp_path / "run", should_stop=should_stop)
+
+    with pytest.raises(Preempted):
+        start(lambda step: 15 if step == 1 else None)
+    image = sorted((train / "a").iterdir())[0]
+    moves = [(image, tmp_path / image.name), (image, train / "b" / f"moved{image.suffix}")]
+    for before, after in moves:  # one fewer, one of another class
+        before.rename(after)
+        with pytest.raises(ValueError, match="holds a run that began with another training images"):
+            start()
+        after.rename(before)
+    with pytest.raises(Preempted):
+        start(lambda step: 15)
+
+
+def test_a_finished_run_stays_as_it_is_where_more_epochs_are_refused(tmp_path):
+    def config(epochs):
+        return {"seed": 0, "epochs": epochs, "method": "plain", "optim": {"schedule": "step", "milestones": []}}
+
+    run = tiny.built(epochs=1)
+    run = run._replace(config=config(1), teacher=run.teacher._replace(digest="a"))
+    loop.train(run, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("config.json", "done.json")}
+    longer = run._replace(config=config(2), epochs=2)
+    with pytest.raises(ValueError, match="holds a run that began with another teacher"):
+        loop.train(longer._replace(teacher=run.teacher._replace(digest="b")), tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    run_dir.check_same_config(tmp_path, config(1))
+    with pytest.raises(Preempted):
+        loop.train(longer, tmp_path, should_stop=lambda step: 15)
+    assert run_dir.read_config(tmp_path)["epochs"] == 2 and not (tmp_path / "done.json").exists()
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(uninterrupted):

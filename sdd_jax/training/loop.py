@@ -97,6 +97,8 @@ def train_together(
                 closing.close()
                 pairs = zip(runs, workdirs, strict=True)
                 return [train(run, workdir, should_stop=should_stop) for run, workdir in pairs]
+        for file in files:
+            file.check(step)
         states = programs.stack([file.restore(programs, on_all, step) for file in files])
         for number, file in enumerate(files):
             name = f"seed {runs[number].seed}" if len(runs) > 1 else ""

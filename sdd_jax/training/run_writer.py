@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from sdd_jax import processes
 from sdd_jax.data import Dataset
-from sdd_jax.data.streamed import StreamedDataset
+from sdd_jax.data.streamed import StreamedDataset, hash_names
 from sdd_jax.files import write_json
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
@@ -37,10 +37,9 @@ class RunWriter:
             self._workdir.mkdir(parents=True, exist_ok=True)
             lock = run_dir.lock_folder(self._workdir)
             self._closing.callback(run_dir.unlock_folder, self._workdir, lock)
-            messages = run_dir.open_folder(self._workdir, self._run.config)
+            run_dir.open_folder(self._workdir, self._run.config)
             run_dir.keep_skipped(self._workdir, self._skipped)
-            unfinished = self._find_checkpoints().remove_unfinished()
-            return [*messages, *(f"removed an unfinished checkpoint: {name}" for name in unfinished)]
+            return self._find_checkpoints().remove_unfinished()
 
         self._messages = processes.from_first(begin)
         there = (self._workdir / run_dir.CONFIG).exists()
@@ -65,10 +64,18 @@ class RunWriter:
             return programs.begin(key)
         return self.checkpoints.load(step, jax.eval_shape(programs.draw, key), on_all)
 
+    def check(self, step: int) -> None:
+        """Reads how far the run had come at ``step``; ``ValueError`` if teacher or images are now others."""
+        self._before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
+        self._check_inputs(self._before.get("inputs", {}))
+
     def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
-        """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
-        before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
-        self._check_inputs(before.get("inputs", {}))
+        """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints.
+
+        To be called after ``check``: a run that is given more epochs is that longer run from here on.
+        """
+        before = self._before
+        self._messages += processes.from_first(lambda: run_dir.extend(self._workdir, self._run.config))
         self.logbook = Logbook(self._workdir, self._run, before, total, boundaries, name, shows_progress)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
@@ -78,7 +85,7 @@ class RunWriter:
     def _check_inputs(self, before: Mapping[str, str]) -> None:
         """Notes which teacher and images the run has; ``ValueError`` if they are not those that it began with."""
         dataset = self._run.dataset
-        images = dataset.fingerprint("train") if isinstance(dataset, Dataset) else None
+        images = dataset.fingerprint("train") if isinstance(dataset, Dataset) else hash_names(dataset.train.records)
         self._inputs = {"teacher": self._run.teacher.digest, "training images": images}
         for name, known in before.items():
             if (now := self._inputs.get(name)) != known and None not in (now, known):
