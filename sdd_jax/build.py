@@ -303,6 +303,9 @@ def assemble(
     settings = all_settings[0]
     with named_field("model.init"):
         initial = read_initial(settings, parts.model, dataset)
+    total = optim.total_steps(settings["epochs"], len(dataset.train.index), settings["batch_size"])
+    if (traced := settings["profile_steps"]) and traced[0] >= total:
+        raise ValueError(f"profile_steps must begin before the last of the run's {total} steps; got {traced}")
     same = ("epochs", "batch_size", "eval_every_epochs", "save_every_epochs", "profile_steps")
     make = partial(
         Built,

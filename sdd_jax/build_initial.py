@@ -28,6 +28,7 @@ def find_digest(place: Path) -> str | None:
     """
     if not place.is_dir():
         return sha256(place) if place.is_file() else None
+    run_dir.read_config(place)
     if run_dir.read_done(place) is None:
         raise ValueError(f"the run in {place} has not finished: start its command again to go on with it")
     return sealed.digest(saved.checkpoints(place).manifest(saved.step_of(place, "last"))["files"])

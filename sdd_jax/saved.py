@@ -212,7 +212,7 @@ def write_imported(
     create_model(name, num_classes, stem)
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1, got {image_size}")
-    check_finite(variables, source.get("file"))
+    check_finite(variables, source.get("file", "variables"))
     try:
         json.dumps(dict(source))
     except TypeError as error:

@@ -548,3 +548,9 @@ def test_an_unfinished_teacher_is_refused(teacher_run, tmp_path):
 def test_every_known_data_set_is_described():
     memory, disk = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100"}, {"cub200", "imagenet", "tiny_imagenet"}
     assert set(data.INFO) == memory | disk
+
+
+def test_a_trace_of_steps_that_the_run_does_not_have_is_refused():
+    build(digits(profile_steps=(0, 1000)))
+    with pytest.raises(ValueError, match=r"profile_steps must begin before .* run.s 1 steps; got \(1, 10\)"):
+        build(digits(profile_steps=(1, 10)))

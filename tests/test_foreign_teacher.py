@@ -178,6 +178,10 @@ def test_verify_asks_it_again(tmp_path):
             "raising",
             r"asking wrong for images \(256, 32, 32, 1\) failed with RuntimeError: out of luck \(.*teachers.py",
         ),
+        (
+            "unmade",
+            r"teacher 'own_teachers:unmade': calling it failed with KeyError: 'weights' \(.*own_teachers.py:\d+\)",
+        ),
         ("without_a_name", "must state its name, a text that is not empty; got ''"),
         ("without_a_digest", "must state its digest.*got None"),
         ("of_other_images", "must be one of normalized, uint8; got 'float16'"),

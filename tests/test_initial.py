@@ -125,6 +125,7 @@ def test_other_weights_in_the_same_place_are_another_run(tmp_path):
         ("short.safetensors", r"model.init: .*short.safetensors: .*; +missing: layer2.0.bn1.bias \(32,\)$"),
         ("config.json", "model.init: .*config.json is neither a safetensors nor a PyTorch file"),
         ("unfinished", "model.init: the run in .*unfinished has not finished"),
+        ("pictures", "model.init: .*pictures is not a run's folder: it has no config.json"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, place, message):
@@ -135,6 +136,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path, place, message):
         write_file(path, values, 10, ("layer2.0.bn1.bias",) if "short" in place else ())
     elif place == "config.json":
         path.write_text("{}")
+    elif place == "pictures":
+        path.mkdir()
     elif place == "unfinished":
         run_dir.open_folder(path, check(quickstart.get_config("run=plain")).nested())
     elif place == "resnet14":

@@ -20,6 +20,7 @@ from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, programs, run_dir
 from sdd_jax.training import objective as objectives
 from sdd_jax.training.logbook import Logbook, read_metrics
+from sdd_jax.training.run_writer import Trace
 from sdd_jax.training.teacher import Teacher
 
 TIMED = ("elapsed", "images_per_second")
@@ -269,6 +270,18 @@ def test_a_trace_holds_the_steps_that_were_asked_for(uninterrupted, tmp_path, ca
     (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     assert {event["args"]["step_num"] for event in events if event.get("name") == "train"} == {"2", "3", "4"}
+
+
+def test_a_trace_that_ends_with_the_run_is_named_too(tmp_path, monkeypatch):
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, lambda *given, **named: None)
+    said = []
+    trace = Trace(tmp_path, (2, 1010), said.append)
+    for step in range(5):
+        trace.at(step, ())
+    trace.close()
+    trace.close()
+    assert len(said) == 1 and f"trace of the steps from 2 on in {tmp_path / 'profile'}: open" in said[0]
 
 
 def losses(state_and_workdir):

@@ -17,6 +17,7 @@ from sdd_jax import saved
 from sdd_jax.files import read_checkpoint, read_metadata, sha256
 from sdd_jax.models import STEM_SIZES, create_model
 from sdd_jax.torch_io import find_state_dict, from_state_dict
+from sdd_jax.training.checkpoint import check_finite
 
 ARGUMENTS = ("FILE",)
 
@@ -44,6 +45,7 @@ def main(file: str) -> None:
         variables = from_state_dict(model, checkpoint, entry=args.entry, prefix=args.prefix)
     except ValueError as error:
         raise ValueError(saved.in_one_line(file, error)) from error
+    check_finite(variables, file)
     size, whence = find_size(args.image_size, read_metadata(file).get("image_size"), args.stem, file)
     digest = sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}

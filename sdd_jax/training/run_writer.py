@@ -159,14 +159,15 @@ class Trace:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
         elif self._running and step >= self._last:
             jax.block_until_ready(states)  # the last steps may still be running
-            self.close()
-            self._say(
-                f"trace of steps {self._first} to {self._last - 1} in {self._folder}: open its perfetto_trace.json.gz "
-                f"at https://ui.perfetto.dev, or run `pip install xprof && xprof {self._folder}`"
-            )
+            self.close(f"steps {self._first} to {self._last - 1}")
 
-    def close(self) -> None:
-        """Ends the trace if it is running, also after an error."""
+    def close(self, steps: str | None = None) -> None:
+        """Ends the trace if it is running, also with the run and after an error, and says where it is."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
+            self._say(
+                f"trace of {steps or f'the steps from {self._first} on'} in {self._folder}: open its "
+                "perfetto_trace.json.gz at https://ui.perfetto.dev, or run "
+                f"`pip install xprof && xprof {self._folder}`"
+            )
