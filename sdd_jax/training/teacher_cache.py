@@ -216,19 +216,23 @@ class Cache:
         home = np.searchsorted(starts, slots, side="right") - 1
         for position in np.unique(home):
             here = np.flatnonzero(home == position)
+            rows = slots[here] - starts[position]
+            cuts = np.flatnonzero((np.diff(here) != 1) | (np.diff(rows) != 1)) + 1  # else they are read as one
+            blocks = list(zip(np.split(here, cuts), np.split(rows, cuts), strict=True))
             for name, array in arrays.items():
-                self._read_rows(shards[position], name, array, here, slots[here] - starts[position])
+                self._read_blocks(shards[position], name, array, blocks)
         return arrays
 
-    def _read_rows(self, number: int, name: str, array: np.ndarray, here: np.ndarray, rows: np.ndarray) -> None:
-        """Reads ``rows`` of a shard's file into ``array[here]``. A step may need hundreds of files: none stays open."""
+    def _read_blocks(self, number: int, name: str, array: np.ndarray, blocks: list[Any]) -> None:
+        """Reads rows of a shard's file to their places. A step may need hundreds of files: none is kept open."""
         path = self._path(number) / f"{name}.npy"
         with open(path, "rb", buffering=0) as file:
             first = 10 + int.from_bytes(file.read(10)[8:], "little")  # where the array begins, of np.save
-            for place, row in zip(here.tolist(), rows.tolist(), strict=True):
-                file.seek(first + row * array[0].nbytes)
-                if file.readinto(array[place].data) != array[0].nbytes:
-                    raise Damaged(f"{path} ends before its row {row}: it was changed")
+            for places, rows in blocks:
+                block = array[places[0] : places[-1] + 1]
+                file.seek(first + int(rows[0]) * array[0].nbytes)
+                if file.readinto(block.data) != block.nbytes:
+                    raise Damaged(f"{path} ends before its row {rows[-1]}: it was changed")
 
     def rows_at(self, slots: np.ndarray) -> np.ndarray:
         """The rows ``[S, rows, K]`` of ``slots``, in their order."""
