@@ -117,10 +117,11 @@ def test_a_run_does_not_go_on_with_another_teacher_or_other_images(tmp_path, mon
 
 def test_a_run_does_not_go_on_where_images_on_disk_came_went_or_moved(tmp_path):
     sets.write_folder(tmp_path / "set", classes=("a", "b", "c"), train=5, test=1, test_name="val")
-    train = tmp_path / "set" / "train"
+    place = tmp_path / "set"
+    train = place / "train"
 
     def start(should_stop=lambda step: None):
-        dataset = run_streamed.load("folder", tmp_path / "set", workers=0)
+        dataset = run_streamed.load("folder", place, workers=0)
         built = tiny.built(epochs=1, dataset=dataset, teacher=Teacher(), objective=objectives.plain())
         return loop.train(built, tmp_path / "run", should_stop=should_stop)
 
@@ -133,6 +134,7 @@ def test_a_run_does_not_go_on_where_images_on_disk_came_went_or_moved(tmp_path):
         with pytest.raises(ValueError, match="holds a run that began with another training images"):
             start()
         after.rename(before)
+    place = place.rename(tmp_path / "elsewhere")  # as they lie on another machine
     with pytest.raises(Preempted):
         start(lambda step: 15)
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from sdd_jax import processes
 from sdd_jax.data import Dataset
-from sdd_jax.data.streamed import StreamedDataset, hash_names
+from sdd_jax.data.streamed import StreamedDataset
 from sdd_jax.files import write_json
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import Checkpoints
@@ -85,7 +85,7 @@ class RunWriter:
     def _check_inputs(self, before: Mapping[str, str]) -> None:
         """Notes which teacher and images the run has; ``ValueError`` if they are not those that it began with."""
         dataset = self._run.dataset
-        images = dataset.fingerprint("train") if isinstance(dataset, Dataset) else hash_names(dataset.train.records)
+        images = dataset.fingerprint("train") if isinstance(dataset, Dataset) else dataset.train.records.listing()
         self._inputs = {"teacher": self._run.teacher.digest, "training images": images}
         for name, known in before.items():
             if (now := self._inputs.get(name)) != known and None not in (now, known):
