@@ -569,6 +569,7 @@ def test_a_config_names_its_cache_and_no_other_is_taken(tmp_path, filled):
             build(digits(method=method, teacher__cache=str(folder), **common))
 
 
+@pytest.mark.slow
 def test_a_small_cache_of_a_network_keeps_every_regions_class(tmp_path, filled):
     exact, common = filled
     given = {"method": "sdd_kd", **common}
