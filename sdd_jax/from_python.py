@@ -29,7 +29,7 @@ from sdd_jax.fields import SAVED
 from sdd_jax.models import model_names, model_stems
 from sdd_jax.models.given import Given, given_network, given_variables, has_variables
 from sdd_jax.own import check_allowed
-from sdd_jax.processes import preemption_requested
+from sdd_jax.processes import end_second_script, preemption_requested
 from sdd_jax.serving.network import Served, open_network
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
@@ -224,6 +224,7 @@ class _Given(NamedTuple):
 
 
 def _train(student: Any, teacher: Any, method: str, folder: Path, given: _Given) -> Run:
+    end_second_script()
     if "seeds" in given.fields:
         raise ValueError("fields may not have seeds: give seed=..., one call for each")
     given = _place_data(folder, given)
@@ -339,12 +340,6 @@ def _write_run(network: Any, folder: Path, info: Info, given: _Given) -> Path:
     """Makes ``folder`` the run of (network, variables)."""
     variables = given_variables(network, info.image_shape, info.num_classes)
     named = given_network(network, info.image_shape, info.num_classes)
-    saved.write_imported(
-        folder,
-        name=named.name,
-        stem=given.stem or _stem(named, info),
-        num_classes=info.num_classes,
-        variables=variables,
-        source={"given": variables_hash(variables)},
-    )
+    about = {"name": named.name, "stem": given.stem or _stem(named, info), "num_classes": info.num_classes}
+    saved.write_imported(folder, variables=variables, source={"given": variables_hash(variables)}, **about)
     return folder

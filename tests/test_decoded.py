@@ -430,3 +430,31 @@ def test_teacher_cache_and_three_seeds_together(tmp_path):
     assert len(list((tmp_path / "students").glob("seed_*/done.json"))) == 3
     result = run("evaluate", f"--workdir={tmp_path}/students/seed_1", environment=environment)
     assert "on 8 test images of tiny_imagenet" in result.stdout
+
+
+SCRIPT = """
+import sys
+import jax, sdd_jax
+from sdd_jax import data
+from sdd_jax.mesh import make_mesh
+print("begins", __name__, flush=True)
+place, workers = sys.argv[1], int(sys.argv[2])
+dataset = data.load("image_folder", path=place, image_size=8, select_on="test", workers=workers, in_memory=not workers)
+found = data.eval_data(dataset, dataset.test, batch_size=500, mesh=make_mesh(jax.devices()[:1]))
+print(len(list(found.batches())), len(dataset.test.index), flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_script_without_a_guard_is_not_run_again_by_processes_that_decode(tmp_path, workers):
+    sets.write_folder(tmp_path / "set", classes=("a", "b"), train=250, test=250)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "set"), str(workers)]
+    got = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if not workers:
+        assert (got.returncode, got.stdout) == (0, "begins __main__\n1 500\n"), got.stderr
+    else:
+        assert got.returncode == 1 and got.stdout == "begins __main__\nbegins __mp_main__\n"
+        assert 'put its calls of sdd_jax under if __name__ == "__main__":\n' in got.stderr
+        assert got.stderr.splitlines()[-1].startswith("ChildProcessError: a process that decodes images was lost")

@@ -26,7 +26,7 @@ from sdd_jax.data import images
 from sdd_jax.data.dataset import Raw
 from sdd_jax.data.folders import Listed, Records
 from sdd_jax.files import cache_folder
-from sdd_jax.processes import end_with_parent, memory_bytes, processors
+from sdd_jax.processes import end_with_parent, memory_bytes, processors, without_script
 
 KIND = "decoded images"
 FORM = 1  # of the files, and of how an image is brought to its size: another number makes all of them again
@@ -172,7 +172,9 @@ def _decoding(parts: Mapping[str, Records], folder: Path, count: int) -> Iterato
 
     def decode(tasks: Iterable[Task]) -> Iterator[np.ndarray]:
         try:
-            yield from pool.map(_decode, tasks)
+            with without_script():  # they start as the tasks are handed over, all of which that is
+                found = pool.map(_decode, tasks)
+            yield from found
         except BrokenProcessPool as error:
             raise ChildProcessError(f"a process that decodes images was lost: {error}") from error
 
