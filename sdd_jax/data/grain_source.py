@@ -22,7 +22,7 @@ MOST_THREADS = 16
 
 
 class GrainData:
-    """As ``MemoryData``, in the order of Grain's shuffle; every process reads its share of a batch.
+    """As ``MemoryData``, in the order of Grain's shuffle; every process reads its stretch of a batch.
 
     Only batches read ahead are kept between steps: a run that goes on from step s reads from there.
     """
@@ -52,7 +52,7 @@ class GrainData:
         for seed in seeds:
             example = functools.partial(train_example, dataset=dataset, seed=seed)
             examples = _rows(dataset, seed).map_with_index(example)
-            runs.append(examples[share::processes].batch(batch_size // processes))
+            runs.append(examples.batch(batch_size // processes)[share::processes])
         self._batches = grain.experimental.ZipMapDataset(runs).map(
             lambda parts: {name: np.stack([part[name] for part in parts]) for name in parts[0]}
         )
@@ -90,8 +90,8 @@ class GrainEval:
         share, processes = jax.process_index(), jax.process_count()
         example = functools.partial(eval_example, dataset=dataset, split=split)
         self._count = -(-len(split.index) // batch_size)
-        positions = grain.MapDataset.range(self._count * batch_size)[share::processes]
-        self._batches = positions.map(example).batch(batch_size // processes)
+        examples = grain.MapDataset.range(self._count * batch_size).map(example)
+        self._batches = examples.batch(batch_size // processes)[share::processes]
         self._sharding = NamedSharding(mesh, PartitionSpec((SEEDS, DATA)))
         self._workers = min(dataset.workers, len(split.index) // processes // WORTH_A_PROCESS)
 
