@@ -7,9 +7,11 @@ format, and are read without TensorFlow.
 import hashlib
 import os
 import stat
+import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +25,10 @@ from sdd_jax.files import read_mapping
 TEST = ("test", "val", "valid", "validation")
 NAMES = ("classes.txt", "words.txt")  # beside them: what class folders are called
 TEST_OF = {"imagenet": TEST[1:]}  # its test set is published without labels
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".apng", ".avif", ".avifs", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf",
+    ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 MOST_BYTES = 2**30  # of one file
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 
@@ -159,7 +164,8 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
     """``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg``; or ``val``, ``valid``, ``validation``: the first found.
 
     Classes are numbered in the order of their names, images likewise; folders within a class are searched as well.
-    Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Every class needs an image in both parts.
+    What is hidden is left out, and so are files without a suffix of ``SUFFIXES``, whose number is told on stderr. Every
+    class needs an image in both parts.
     """
     train, classes = find_part(name, path)
     test, others = find_part(name, path, TEST_OF.get(name, TEST))
@@ -223,7 +229,7 @@ def find_part(
 
 
 def _files(folder: Path, classes: Sequence[str]) -> Files:
-    names, labels = [], []
+    names, labels, others = [], [], Counter()
     for label, name in enumerate(classes):
         before, seen = len(names), set()
         for place, subfolders, files in os.walk(folder / name, followlinks=True):
@@ -231,14 +237,25 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
                 subfolders.clear()
                 continue
             seen.add(os.path.realpath(place))
-            subfolders.sort()
-            for file in sorted(files):
-                if not file.startswith(".") and file.lower().endswith(SUFFIXES):
+            subfolders[:] = sorted(part for part in subfolders if not part.startswith("."))
+            for file in sorted(file for file in files if not file.startswith(".")):
+                if file.lower().endswith(SUFFIXES):
                     names.append(os.path.relpath(os.path.join(place, file), folder))
                     labels.append(label)
+                else:
+                    others[os.path.splitext(file)[1].lower() or "without a suffix"] += 1
         if len(names) == before:
             raise ValueError(f"{folder / name} holds no image: every class needs one, or remove the folder")
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+        _tell(f"{folder}: left out by the suffix, {others.total()} in all: {kinds}")
     return Files(folder, names, labels)
+
+
+@cache
+def _tell(line: str) -> None:
+    """On stderr, once: the files are listed several times before a run begins."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def read_tfds(name: str, path: str | PathLike[str] | None) -> Listed:
