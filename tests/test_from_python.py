@@ -164,6 +164,40 @@ def test_an_nnx_module_gives_what_it_gives_and_keeps_its_statistics():
     assert not np.array_equal(model.apply(variables, images, train=False).logit_map, again(images, train=False))
 
 
+class Inner(nnx.Module):
+    def __init__(self, rngs):
+        self.one = nnx.Conv(1, 2, (3, 3), strides=4, rngs=rngs)
+
+
+class OfOneName(nnx.Module):
+    """Whose leaves a, one and a_one have the same name where their places are joined by "_"."""
+
+    def __init__(self, rngs):
+        self.a_one = nnx.Conv(2, CLASSES, (1, 1), rngs=rngs)
+        self.a = Inner(rngs)
+
+    def __call__(self, images, **options):
+        assert set(options) == {"train"}
+        return self.a_one(self.a.one(images))
+
+
+def test_leaves_of_an_nnx_module_that_would_have_one_name_have_two():
+    module, images = OfOneName(nnx.Rngs(1)), jnp.asarray(RNG.normal(size=(5, *SHAPE)), jnp.float32)
+    model, variables = named(module).model, given_variables(module, SHAPE, CLASSES)
+    assert len(variables["params"]["network"]) == 4
+    np.testing.assert_array_equal(model.apply(variables, images, train=False).logit_map, module(images, train=False))
+
+
+class NnxWithoutTrain(OfNnx):
+    def __call__(self, images):
+        return self.head(self.conv(images))
+
+
+class NnxPooled(OfNnx):
+    def __call__(self, images, *, train):
+        return super().__call__(images, train=train).mean((1, 2))
+
+
 class WithoutTrain(nn.Module):
     @nn.compact
     def __call__(self, images):
@@ -179,6 +213,8 @@ class Pooled(nn.Module):
 REFUSED = {
     "without train": (WithoutTrain(), r"WithoutTrain must be called as module\(images, train=...\)"),
     "pooled": (Pooled(), r"Pooled gives \[1, 3\], one prediction for an image.*leave out its pooling"),
+    "NNX without train": (NnxWithoutTrain(nnx.Rngs(0)), r"NnxWithoutTrain must be called as module\(images, train"),
+    "NNX pooled": (NnxPooled(nnx.Rngs(0)), r"NnxPooled gives \[1, 3\], one prediction for an image"),
     "with dropout": (OfNnx(nnx.Rngs(0), rate=0.5), "more than parameters and statistics .*drop.*to_linen"),
     "a number": (3, "a network must be a name, MODULE:FUNCTION, .* got int"),
     "of other classes": (create_model("resnet8", 7), "the network has 7 classes, the data have 3"),
