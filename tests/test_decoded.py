@@ -250,6 +250,16 @@ def test_what_an_interrupted_start_left_is_no_part_of_the_next(folder, cache, mo
     assert content(cache)["train.npy"] == whole["train.npy"]
 
 
+def test_a_system_that_reserves_no_space_makes_the_same(folder, cache, monkeypatch):
+    load(folder)
+    before = content(cache)
+    touched(folder)
+    monkeypatch.delattr(os, "posix_fallocate")  # as on macOS
+    load(folder)
+    after = content(cache)
+    assert after["train.npy"] == before["train.npy"] and after["MANIFEST.json"] != before["MANIFEST.json"]
+
+
 # ---- what is refused
 
 

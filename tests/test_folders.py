@@ -139,6 +139,13 @@ def test_a_broken_link_is_named_when_it_is_read(tmp_path):
     files = folders.read_folder("image_folder", tmp_path).train
     with pytest.raises(FileNotFoundError, match="cat/0.png"):
         files.read(0)
+    broken = [files.fingerprint(), files.fingerprint(times=True)]
+    path.unlink()
+    path.symlink_to(path.name)
+    assert broken == [files.fingerprint(), files.fingerprint(times=True)]
+    path.unlink()
+    path.write_bytes(b"")
+    assert files.fingerprint() != broken[0]
 
 
 def test_the_fingerprint_knows_names_labels_and_sizes(tmp_path):

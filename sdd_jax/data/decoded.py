@@ -102,8 +102,9 @@ def _make(
         for part, count in counts.items():
             path = temporary / f"{part}.npy"
             np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
-            with open(path, "r+b") as file:  # a full disk is an error here, and would be a signal later
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                with open(path, "r+b") as file:  # a full disk is an error here, and would be a signal later
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         tasks = [
             (part, start, min(start + AT_A_TIME, count))
             for part, count in counts.items()

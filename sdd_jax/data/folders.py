@@ -4,6 +4,7 @@ Nothing is decoded here: a reader lists the encoded images and their classes. TF
 format, and are read without TensorFlow.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -30,6 +31,7 @@ SUFFIXES = (
     ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 MOST_BYTES = 2**30  # of one file
+BROKEN_LINK = (errno.ENOENT, errno.ELOOP)  # it leads nowhere, or in a circle
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 
 PREFIX = "tfds:"
@@ -62,13 +64,22 @@ class Files:
             return file.read(), int(self.labels[number])
 
     def fingerprint(self, times: bool = False) -> str:
-        """SHA-256, in hex, over names, labels and sizes of the files, and their times; their content is not read."""
+        """SHA-256, in hex, over names, labels and sizes of the files, and their times; their content is not read.
+
+        A broken link has the size and the time -1.
+        """
         digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
         for number, name in enumerate(self._names):
-            found = os.stat(self.name(number))
-            digest.update(b"%d %d " % (found.st_size, len(name)) + name)
+            try:
+                found = os.stat(self.name(number))
+                size, changed = found.st_size, found.st_mtime_ns
+            except OSError as error:
+                if error.errno not in BROKEN_LINK:
+                    raise
+                size, changed = -1, -1
+            digest.update(b"%d %d " % (size, len(name)) + name)
             if times:
-                digest.update(b"%d " % found.st_mtime_ns)
+                digest.update(b"%d " % changed)
         return digest.hexdigest()
 
 
