@@ -2,10 +2,10 @@
 
 sdd import ckpt_epoch_240.pth --model=resnet32x4 --num_classes=100 --workdir=runs/resnet32x4
 
-The names in it are those of the official SDD code, mdistiller, RepDistiller or torchvision. Every tensor must find its
-place and every parameter its tensor. The folder notes the size of the images that the network was trained on, which
-evaluate, export and predict then take: that of --image_size, of a file that export wrote, or of the stem (32 of cifar,
-224 of imagenet). docs/pytorch.md says more.
+The names in it are those of the official SDD code, mdistiller, RepDistiller, torchvision or timm. Every tensor must
+find its place and every parameter its tensor. The folder notes the size of the images that the network was trained on,
+which evaluate, export and predict then take: that of --image_size, of a file that export wrote, or of the stem (32 of
+cifar, 224 of imagenet). docs/pytorch.md says more.
 """
 
 from pathlib import Path
