@@ -70,9 +70,6 @@ def check(config: Mapping[str, Any]) -> Settings:
     on_disk = {name: settings[f"data.{name}"] for name in names}
     settings["data.in_memory"] = data.decides_in_memory(settings["data.name"], settings["data.in_memory"], **on_disk)
     make_parts(settings, settings["data.num_classes"])
-    for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error"), ("randaugment", ())):
-        if settings[f"data.{option}"] != unset:
-            data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
     if settings["track"] is not None:

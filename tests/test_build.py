@@ -367,6 +367,9 @@ OF_SETS_ON_DISK = {"image_size": 64, "augment": "resize_crop", "in_memory": True
 def test_what_only_sets_on_disk_have_is_refused_of_others(option):
     with pytest.raises(ValueError, match=f"cifar10 is held in memory as it is: data.{option} cannot be chosen"):
         check(config(**{f"data__{option}": OF_SETS_ON_DISK[option]}))
+    asked = {"chosen": OF_SETS_ON_DISK["in_memory"]} if option == "in_memory" else {option: OF_SETS_ON_DISK[option]}
+    with pytest.raises(ValueError, match=f"cifar10 is held in memory as it is: data.{option} cannot be chosen"):
+        data.decides_in_memory("cifar10", **{"chosen": None} | asked)
 
 
 def test_several_steps_a_call_need_images_in_memory():
