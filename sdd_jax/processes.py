@@ -196,11 +196,12 @@ def without_script() -> Iterator[None]:
 
 
 def end_second_script() -> None:
-    """Ends a worker process, with a line, that runs the user's script again and would train in it."""
+    """Ends a new process, with a line, that runs the user's script again and would train or read images in it."""
     again = sys.modules.get("__mp_main__")  # as multiprocessing calls it, and it is the main module from its end on
     if getattr(again, "__name__", "") == "__mp_main__" and again is not sys.modules["__main__"]:
         raise SystemExit(
-            'data.workers starts this script again: put its calls of sdd_jax under if __name__ == "__main__":'
+            "a new process runs this script again, as each of data.workers does: put its calls of sdd_jax under "
+            'if __name__ == "__main__":'
         )
 
 

@@ -1,12 +1,14 @@
 """Sets on disk that are decoded once into arrays: what is in them, when they are made again, and what is refused."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +16,14 @@ import sets
 from PIL import Image
 from test_end_to_end import ENVIRONMENT, run
 
+import sdd_jax
 from sdd_jax import data
 from sdd_jax.build import build, check
 from sdd_jax.configs import common, image_folder, tiny_imagenet
 from sdd_jax.data import decoded, images
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.streamed import StreamedDataset
+from sdd_jax.training.run_dir import lock_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -455,6 +459,19 @@ print(len(list(found.batches())), len(dataset.test.index), flush=True)
 """
 
 
+ADVICE = 'as each of data.workers does: put its calls of sdd_jax under if __name__ == "__main__":'
+
+
+def test_a_script_that_is_run_again_neither_trains_nor_takes_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__mp_main__", ModuleType("__mp_main__"))  # as multiprocessing has it meanwhile
+    for call in (partial(sdd_jax.train, "resnet8", data=tmp_path, folder=tmp_path), partial(lock_folder, tmp_path)):
+        with pytest.raises(SystemExit, match=re.escape(ADVICE)):
+            call()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__mp_main__"])  # and from its end on
+    lock_folder(tmp_path).release()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_script_without_a_guard_is_not_run_again_by_processes_that_decode(tmp_path, workers):
@@ -466,5 +483,5 @@ def test_a_script_without_a_guard_is_not_run_again_by_processes_that_decode(tmp_
         assert (got.returncode, got.stdout) == (0, "begins __main__\n1 500\n"), got.stderr
     else:
         assert got.returncode == 1 and got.stdout == "begins __main__\nbegins __mp_main__\n"
-        assert 'put its calls of sdd_jax under if __name__ == "__main__":\n' in got.stderr
+        assert ADVICE in got.stderr
         assert got.stderr.splitlines()[-1].startswith("ChildProcessError: a process that decodes images was lost")

@@ -15,7 +15,7 @@ from sdd_jax.data.folders import PREFIX
 from sdd_jax.data.images import BOXED
 from sdd_jax.data.memory import MemoryData, MemoryEval
 from sdd_jax.data.streamed import Skipped, StreamedDataset, eval_example, from_records
-from sdd_jax.processes import end_second_script, memory_bytes
+from sdd_jax.processes import memory_bytes
 
 __all__ = [
     "ARRAYS", "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset",
@@ -237,7 +237,6 @@ def load(
       FileNotFoundError: if the files are not there; it says where it looked and how to get them.
       ImportError: if a package is missing; it says which.
     """
-    end_second_script()
     check_name(name)
     read: dict[str, Any] = {"augment": augment, "on_bad_image": on_bad_image, "randaugment": randaugment}
     in_memory = decides_in_memory(name, in_memory, path=path, image_size=image_size, **read)

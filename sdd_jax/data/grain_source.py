@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdd_jax.data.memory import check_positions
 from sdd_jax.data.streamed import StreamedDataset, StreamedSplit, eval_batch, eval_example, train_batch, train_example
 from sdd_jax.mesh import DATA, SEEDS, seed_keys
-from sdd_jax.processes import end_with_parent, processors
+from sdd_jax.processes import end_second_script, end_with_parent, processors
 
 AHEAD = 2  # batches that wait on the device
 WORTH_A_PROCESS = 500  # images of an evaluation: about as many are decoded while a process starts
@@ -123,6 +123,7 @@ def _start(batches: grain.MapDataset, workers: int, sharding: NamedSharding) -> 
     threads = 1 if workers else min(processors(), MOST_THREADS)
     read = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if workers:
+        end_second_script()
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which a program that uses no absl never parses
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)

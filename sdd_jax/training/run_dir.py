@@ -41,6 +41,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def lock_folder(folder: Path) -> FileLock:
     """Locks ``folder`` until the lock is released or this process ends; ``ValueError`` names a holder of the lock."""
+    processes.end_second_script()  # which the first one would keep out, for another reason
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
