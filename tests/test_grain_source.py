@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -138,6 +139,17 @@ def test_the_shares_of_two_processes_are_the_halves_of_each_batch_in_its_order(f
         chex.assert_trees_all_equal(together, {name: batch[name][0] for name in together})
     for batch, one, other in zip(whole_test, *shares_test, strict=True):
         chex.assert_trees_all_equal({name: np.concatenate([one[name], other[name]]) for name in batch}, batch)
+
+
+class Device(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def test_the_devices_of_a_process_have_one_stretch_of_a_batch(monkeypatch):
+    """Some machines number them across their processes."""
+    found = [Device(id=number, process_index=process) for number, process in enumerate((0, 1, 0, 1))]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    assert [device.id for device in make_mesh().devices.flat] == [0, 2, 1, 3]
 
 
 @pytest.mark.slow
