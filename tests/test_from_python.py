@@ -16,6 +16,7 @@ import sdd_jax
 from sdd_jax import data, own
 from sdd_jax.models import Classifier, LogitMapClassifier, create_model
 from sdd_jax.models.given import given_network, given_variables
+from sdd_jax.reporting.study import find_runs
 
 SHAPE, CLASSES = (8, 8, 1), 3
 RNG = np.random.default_rng(0)
@@ -215,6 +216,12 @@ def test_a_run_says_what_it_learned_and_goes_on_and_another_process_is_told(tmp_
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return sdd_jax.train(Map(), train=TRAIN, test=TEST, folder=tmp_path_factory.mktemp("runs") / "teacher", **QUICK)
+
+
+def test_a_report_knows_the_images_of_a_run(teacher):
+    (found,), given = find_runs([teacher.folder]), data.from_arrays(*TRAIN, *TEST)
+    fingerprints = {"training images": given.fingerprint("train"), "test images": given.fingerprint("test")}
+    assert found.inputs == {"teacher": None, **fingerprints}
 
 
 @pytest.mark.parametrize("kind", ["a folder", "network and variables"])

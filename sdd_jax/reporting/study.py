@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from sdd_jax.serving.network import CONTROLS
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.logbook import read_log
+from sdd_jax.training.run_writer import TESTED_ON, TRAINED_ON
 
 BATCH = 250
 LONGEST = 60  # letters of a class's name, or of a file's
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     results: dict[str, Any]  # last and best as in done.json; of a run that has not finished, so far
     finished: bool
     environment: dict[str, Any]  # of its last start
+    inputs: Mapping[str, Any]  # fingerprints of its images, where they were held in memory
 
     @property
     def seed(self) -> int:
@@ -51,8 +53,14 @@ class Run(NamedTuple):
 
     @property
     def recipe(self) -> dict[str, Any]:
+        """The fields that are set; a field that came after a run is one that it has not set."""
         kept = _NOT_RECIPE - {"teacher.cache"} if self.config["model.teacher"] == CACHE else _NOT_RECIPE
-        return {name: value for name, value in self.config.items() if name not in kept}
+        return {name: value for name, value in self.config.items() if name not in kept and value is not None}
+
+    def differs(self, other: "Run", what: str) -> bool:
+        """Whether the images that ``inputs`` calls so are known of both, and are others."""
+        own, its = self.inputs.get(what), other.inputs.get(what)
+        return None not in (own, its) and own != its
 
     def curve(self, name: str, split: str | None = None) -> dict[float, float]:
         """``{epoch: value}`` of a metric of training, or of a split's evaluation; empty where it was not logged."""
@@ -96,13 +104,20 @@ def _read(folder: Path) -> Run:
         raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
     lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
     environment = run_dir.read_starts(folder)[-1]
-    return Run(folder, run_dir.flat_fields(config), lines, results, finished, environment)
+    inputs = saved.checkpoints(folder).manifest(results["steps"])["progress"].get("inputs", {})
+    return Run(folder, run_dir.flat_fields(config), lines, results, finished, environment, inputs)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs of one recipe together; groups in the order of their first run, those without a teacher first."""
+    """Runs of one recipe on the same images together; groups in the order of their first run, plain ones first.
+
+    ``ValueError`` if a run is there twice, or their data differ.
+    """
     first = runs[0]
-    gathered: dict[str, dict[int, Run]] = {}
+    known: dict[str, set[str | None]] = {}  # the training images of each recipe
+    for run in runs:
+        known.setdefault(_key(run), set()).add(run.inputs.get(TRAINED_ON))
+    gathered: dict[tuple[str, str | None], dict[int, Run]] = {}
     for run in runs:
         for name in ("data.name", "data.image_size", "data.in_memory", "data.augment"):
             if (run.config.get(name) or None) != (first.config.get(name) or None):
@@ -110,7 +125,13 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
                     f"runs to compare must be on the same data: {name} is {first.config.get(name)!r} in {first.folder} "
                     f"and {run.config.get(name)!r} in {run.folder}"
                 )
-        seeds = gathered.setdefault(repr(sorted(run.recipe.items())), {})
+        if run.differs(first, TESTED_ON):
+            raise ValueError(
+                f"runs to compare must be on the same data: the test images of {run.folder} are not those of "
+                f"{first.folder}"
+            )
+        key = _key(run)
+        seeds = gathered.setdefault((key, run.inputs.get(TRAINED_ON) if len(known[key] - {None}) > 1 else None), {})
         other = seeds.setdefault(run.seed, run)
         if other is not run:
             raise ValueError(f"{other.folder} and {run.folder} are the same run: seed {run.seed} of one config")
@@ -120,21 +141,30 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return [Group(label, group) for label, group in zip(labels, groups, strict=True)]
 
 
+def _key(run: Run) -> str:
+    return repr(sorted(run.recipe.items()))
+
+
 def method_name(method: str) -> str:
     """As the literature writes it: ``sdd_kd`` is SDD-KD."""
     return method if method == "plain" else method.replace("_", "-").upper()
 
 
 def _labels(firsts: Sequence[Run]) -> list[str]:
-    """Student and method of each, and where these are the same what else differs."""
+    """Student and method of each, and where these are the same what else differs: no two labels are the same."""
     bare = [f"{run.config['model.student']} {method_name(run.config['method'])}" for run in firsts]
     labels = []
     for run, label in zip(firsts, bare, strict=True):
         twins = [other for other, its in zip(firsts, bare, strict=True) if its == label]
-        names = [name for name in run.recipe if len({repr(twin.recipe.get(name)) for twin in twins}) > 1]
-        apart = ", ".join(f"{name.rpartition('.')[2]} {short(run.recipe[name])}" for name in names)
-        labels.append(shown(f"{label} ({apart})" if apart else label))
-    return labels
+        names = [name for name in run.config if len({repr(twin.recipe.get(name)) for twin in twins}) > 1]
+        apart = [f"{name.rpartition('.')[2]} {short(run.config[name])}" for name in names]
+        if any(run.differs(twin, TRAINED_ON) and run.recipe == twin.recipe for twin in twins):
+            apart.append(f"training images {run.inputs[TRAINED_ON][:8]}")
+        labels.append(shown(f"{label} ({', '.join(apart)})" if apart else label))
+    return [
+        label if labels.count(label) == 1 else f"{label} [{1 + labels[:place].count(label)}]"
+        for place, label in enumerate(labels)
+    ]
 
 
 def shown(name: str) -> str:
@@ -161,7 +191,8 @@ def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
         wanted = {group.method.removeprefix("sdd_"): (*fields, "model.teacher", "teacher.run"), "plain": fields}
     for method, same in wanted.items():
         for other in groups:
-            if other.method == method and all(other.config.get(name) == group.config.get(name) for name in same):
+            alike = all(other.config.get(name) == group.config.get(name) for name in same)
+            if other.method == method and alike and not other.runs[0].differs(group.runs[0], TRAINED_ON):
                 return other
     return None
 

@@ -20,6 +20,7 @@ from sdd_jax.training.programs import Built, Programs
 from sdd_jax.training.step import State
 
 SHOWN = 16  # examples that an error names
+TRAINED_ON, TESTED_ON = "training images", "test images"  # inputs of a run, as a checkpoint notes them
 
 
 class RunWriter:
@@ -78,8 +79,9 @@ class RunWriter:
     def _check_inputs(self, before: Mapping[str, str]) -> None:
         """Notes which teacher and images the run has; ``ValueError`` if they are not those that it began with."""
         dataset = self._run.dataset
-        images = dataset.fingerprint("train") if isinstance(dataset, Dataset) else None
-        self._inputs = {"teacher": self._run.teacher.digest, "training images": images}
+        self._inputs = {"teacher": self._run.teacher.digest}
+        for name, split in {TRAINED_ON: "train", TESTED_ON: "test"}.items():
+            self._inputs[name] = dataset.fingerprint(split) if isinstance(dataset, Dataset) else None
         for name, known in before.items():
             if (now := self._inputs.get(name)) != known and None not in (now, known):
                 raise ValueError(
