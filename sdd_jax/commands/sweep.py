@@ -9,13 +9,15 @@ it was, and may ask for more values or seeds; what has finished is not trained a
 picture that any of the runs will see, and its outputs are kept in WORKDIR/cache, where that is possible.
 
 Chosen is the combination whose accuracy on held-out images is largest after the last epoch, on average over the seeds.
-Test images choose nothing: their accuracy is said of the chosen one alone. The table is printed and written to
+Test images choose nothing: their accuracy is said of the chosen one alone. A combination whose loss is not finite is
+given up, the others are trained; the same command tries it again. The table is printed and written to
 WORKDIR/sweep.md, and drawn in WORKDIR/sweep.png with matplotlib: pip install -e ".[report]".
 """
 
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,15 +95,20 @@ def main() -> None:
     points = list_points(grid, tree, folder)
     runs = [run for point in points for run in point.runs]
     say(f"{len(points)} combinations x {len(settings['seeds'])} seeds: {len(runs)} runs in {folder}")
+    train.check_folders(runs)
+    if kept is not None:
+        say(kept)
+    elif any(run_dir.read_done(run.folder) is None for run in runs):
+        cache.fill(check(tree), folder / "cache", given.store)
+    not_finite: list[list[train.Run]] = []
+    groups = [point.runs for point in points]
     with processes.stop_signals() as should_stop:
-        train.check_folders(runs)
-        if kept is not None:
-            say(kept)
-        elif any(run_dir.read_done(run.folder) is None for run in runs):
-            cache.fill(check(tree), folder / "cache", given.store)
-        train.train_groups([point.runs for point in points], should_stop, say, lambda done: f"{done['seconds']:.0f} s")
-    results = [measured(point) for point in points]
-    lines = table(results)
+        train.train_groups(groups, should_stop, say, lambda done: f"{done['seconds']:.0f} s", not_finite)
+    lost = [point for point in points if point.runs in not_finite]
+    if len(lost) == len(points):
+        raise ValueError(f"every combination ended in numbers that are not finite: nothing to choose in {folder}")
+    results = [measured(point) for point in points if point not in lost]
+    lines = table(results, lost)
     say("\n" + "\n".join(lines))
     write_whole(folder / "sweep.md", ("\n".join(["# Sweep", "", *lines]) + "\n").encode())
     draw(results, folder / "sweep.png")
@@ -218,13 +225,14 @@ def best(results: list[Result]) -> Result:
     return max(results, key=lambda result: result.held_out.mean)
 
 
-def table(results: list[Result]) -> list[str]:
-    """Lines of Markdown: every point, which one is chosen, and how sure that is."""
+def table(results: list[Result], lost: Sequence[Point] = ()) -> list[str]:
+    """Lines of Markdown: every point, those ``lost`` last, which one is chosen, and how sure that is."""
     chosen = best(results)
     rows = [[*map(short, chosen.point.values), "held-out images, %", "runs", ""]]
     for result in results:
         told = [*map(str, result.point.values.values()), result.held_out.text(), str(result.held_out.n)]
         rows.append([*told, "chosen" if result is chosen else ""])
+    rows += [[*map(str, point.values.values()), "not finite", str(len(point.runs)), ""] for point in lost]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     cells = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)

@@ -23,6 +23,7 @@ from sdd_jax.build import build_together, check, described
 from sdd_jax.config import Settings
 from sdd_jax.data import Skipped
 from sdd_jax.training import run_dir
+from sdd_jax.training.logbook import NonFinite
 from sdd_jax.training.loop import train_together
 
 
@@ -69,9 +70,16 @@ def check_folders(runs: list[Run]) -> None:
 
 
 def train_groups(
-    groups: list[list[Run]], should_stop: Any, say: Callable[[str], None], told: Callable[[dict[str, Any]], str]
+    groups: list[list[Run]],
+    should_stop: Any,
+    say: Callable[[str], None],
+    told: Callable[[dict[str, Any]], str],
+    lost: list[list[Run]] | None = None,
 ) -> None:
-    """Trains what has not finished of ``groups``, the runs of a group together; ``told`` says the results of one."""
+    """Trains what has not finished of ``groups``, the runs of a group together; ``told`` says the results of one.
+
+    A group with a run that is not finite is added to ``lost``, if that is given, and the others go on.
+    """
     runs = [run for group in groups for run in group]
     for group in groups:
         unfinished = [run for run in group if not run_dir.is_finished(run.folder, run.settings["epochs"])]
@@ -86,8 +94,15 @@ def train_groups(
             else:
                 processes.from_first(partial(saved.check_finished, run.folder))
                 say(f"{run.folder} has finished")
-        if unfinished:
-            train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
+        try:
+            if unfinished:
+                train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
+        except NonFinite as error:
+            if lost is None:
+                raise
+            say(str(error))
+            lost.append(group)
+            continue
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
             say(name + told(saved.read_results(run.folder)))
