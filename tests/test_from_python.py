@@ -16,7 +16,7 @@ import sdd_jax
 from sdd_jax import data, own
 from sdd_jax.models import Classifier, LogitMapClassifier, create_model
 from sdd_jax.models.given import given_network, given_variables
-from sdd_jax.reporting.study import find_runs
+from sdd_jax.reporting.groups import find_runs
 
 SHAPE, CLASSES = (8, 8, 1), 3
 RNG = np.random.default_rng(0)

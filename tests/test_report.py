@@ -18,7 +18,7 @@ from sdd_jax.configs import quickstart
 from sdd_jax.models import create_model
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.reporting import figures, measures, study, write_report
-from sdd_jax.reporting.study import find_runs, group_runs
+from sdd_jax.reporting.groups import find_runs, group_runs
 from sdd_jax.training import run_dir
 
 for package in ("jinja2", "matplotlib"):

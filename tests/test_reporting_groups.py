@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdd_jax.fields import FIELDS
-from sdd_jax.reporting.study import Run, baseline_of, group_runs
+from sdd_jax.reporting.groups import Run, baseline_of, group_runs
 
 KD = {"seed": 0, "method": "kd", "model.student": "resnet8", "model.teacher": "resnet20", "data.name": "arrays"}
 TRAINED, TESTED = "training images", "test images"

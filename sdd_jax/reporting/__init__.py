@@ -16,7 +16,8 @@ from sdd_jax.files import write_together
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.figures import draw_all
-from sdd_jax.reporting.study import Group, Study, find_runs, group_runs, method_name, shown
+from sdd_jax.reporting.groups import Group, find_runs, group_runs, method_name, shown
+from sdd_jax.reporting.study import Study
 from sdd_jax.sdd import complementary_mask
 from sdd_jax.serving.regions import Region, read_regions
 
