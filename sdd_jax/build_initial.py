@@ -54,7 +54,7 @@ def read_initial(settings: Settings, model: Any, dataset: AnyDataset) -> Initial
                 f"{place} holds {source.name} with the stem {source.stem}, model.student is {student} with {stem}"
             )
         variables = saved.load_variables(place, "last")
-        size = source.other_size(dataset.name, dataset.image_shape[0])
+        size = source.other_size(dataset.name, dataset.image_shape)
     else:
         try:
             variables = from_state_dict(model, read_checkpoint(place), new_head=True)

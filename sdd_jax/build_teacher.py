@@ -76,7 +76,7 @@ def measure_teacher(
     ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
-    note = teacher.other_size(dataset.name, dataset.image_shape[0])
+    note = teacher.other_size(dataset.name, dataset.image_shape)
     if note is not None and processes.is_first():
         print(f"teacher: {note}", file=sys.stderr, flush=True)
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
