@@ -213,6 +213,23 @@ def test_what_is_written(tmp_path):
         list(write([], tmp_path / "out", tmp_path / "in", one.names))
 
 
+@pytest.mark.parametrize("ended", [ValueError("a picture that cannot be read"), KeyboardInterrupt()])
+def test_a_table_that_is_not_whole_has_another_name_and_is_written_again(tmp_path, grey, ended):
+    one, picture = of_set("fashion_mnist"), saved(tmp_path / "a.png", grey)
+
+    def cut_short():
+        yield from predict(one, [picture])
+        raise ended
+
+    out, names = tmp_path / "out", ["a.png.regions.png", "predictions.csv", "predictions.jsonl"]
+    with pytest.raises(type(ended)):
+        list(write(cut_short(), out, tmp_path, one.names))
+    assert sorted(path.name for path in out.iterdir()) == [names[0], *(f"{name}.part" for name in names[1:])]
+    assert len((out / "predictions.csv.part").read_text().splitlines()) == 2
+    list(write(predict(one, [picture]), out, tmp_path, one.names))
+    assert sorted(path.name for path in out.iterdir()) == names
+
+
 def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
     write_run(
         tmp_path,

@@ -160,13 +160,13 @@ def _cell(value: Any) -> str:
 def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Sequence[str]) -> Iterator[Prediction]:
     """Passes predictions on and writes each to ``folder``: a line of CSV, a line of JSON, a picture of its regions.
 
-    The pictures were found in ``root``: their places below it are kept. If the disk fails, all that was written is
-    removed, and the ``OSError`` names the folder.
+    The pictures were found in ``root``: their places below it are kept. The tables have names that end in ``.part``
+    until they are whole. If the disk fails, all that was written is removed, and the ``OSError`` names the folder.
     """
     if (folder / CSV).exists() or (folder / JSON).exists():
         raise ValueError(f"{folder} holds predictions already: give --output another folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    root, written = root if root.is_dir() else root.parent, [folder / CSV, folder / JSON]
+    root, written = root if root.is_dir() else root.parent, [folder / f"{name}.part" for name in (CSV, JSON)]
     try:
         with (
             open(written[0], "w", newline="", encoding="utf-8") as table,
@@ -184,6 +184,8 @@ def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Se
                 written.append(path.with_name(path.name + ".regions.png"))
                 draw_overlay(prediction.pixels, prediction.regions, names, title).save(written[-1])
                 yield prediction
+        for part in written[:2]:
+            part.rename(part.with_suffix(""))
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)
