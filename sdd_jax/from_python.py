@@ -191,14 +191,15 @@ def distill(
       folder: the run's folder; called again with the same arguments, the run goes on where it was.
       method: a name of ``docs/methods.md``.
       train: images, uint8 [N, H, W, C] or [N, H, W], and labels, integers [N] from 0. They are kept in a file beside
-        the folder, which the commands read too.
+        the folder, which the commands read too. In training they are shifted by up to 4 pixels and mirrored; a
+        ``Dataset`` of ``data.from_arrays`` says otherwise.
       test: the same for the test set.
       data: in place of these two: a ``Dataset``, an ``.npz`` file, or a folder with ``train/CLASS/``, ``test/CLASS/``.
       epochs: the length of the run; unset: 60.
       seed: of initial values, order and augmentation.
       stem: of both networks; unset: the teacher's, else as the config has it, or by the size of the images.
       fields: any other field of a config (docs/fields.md) by its dotted name. A teacher that is trained first has those
-        that are not about distillation.
+        that are not about distillation, and neither ``data.mixup`` nor ``data.cutmix``.
       allow: networks by MODULE:FUNCTION that may be imported because the folder of a run names them.
 
     Returns:

@@ -166,7 +166,7 @@ def _gallery(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
     students: dict[int, np.ndarray] = {}
     for place, row in enumerate(rows):
         label, put_right = int(study.labels[row]), row in right
-        # The regions shown are one run's: the first on the side of most runs.
+        # The regions shown are one run's: the first that has it right, of those put wrong the first that has it wrong.
         number = [logits[row].argmax() == label for logits in after].index(put_right)
         run = group.runs[number]
         if number not in students:
