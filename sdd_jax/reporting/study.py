@@ -168,15 +168,17 @@ class Study:
         asked = folder, weights
         answers = next((one for one in self.teachers.values() if (one.folder, one.weights) == asked), None)
         if answers is None:
-            which = "teacher" if weights == "last" else f"teacher, {weights}"
-            answers = self._ask(f"{self._read(folder).name} ({which})", folder, weights)
-        noted = group.runs[0].results.get("teacher_accuracy")
+            label = f"{self._read(folder).name} ({'teacher' if weights == 'last' else f'teacher, {weights}'})"
+            twins = sum(one.label.startswith(label) for one in self.every_teacher())
+            answers = self._ask(f"{label} [{1 + twins}]" if twins else label, folder, weights)
         measured = measures.accuracy(answers.logits, self.labels)
-        if noted is not None and abs(measured - noted) > TOLERANCE / 100:
-            raise ValueError(
-                f"{folder} has {100 * measured:.2f} % here, the teacher of {group.runs[0].folder} had "
-                f"{100 * noted:.2f} %: it is another network, or the data are others"
-            )
+        for run in group.runs:
+            noted = run.results.get("teacher_accuracy")
+            if noted is not None and abs(measured - noted) > TOLERANCE / 100:
+                raise ValueError(
+                    f"{folder} has {100 * measured:.2f} % here, the teacher of {run.folder} had {100 * noted:.2f} %: "
+                    "it is another network, or the data are others"
+                )
         self.teachers[group.label] = answers
 
 
