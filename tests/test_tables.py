@@ -343,7 +343,7 @@ def test_the_photographs_are_studied_at_weights_that_were_tried_with_more_distil
     assert one == two | {"sdd.complementary_weight": 1.0} and rows["SD-KD"] == two | {"sdd.scales": [1, 2, 4]}
     (column,) = tables.TABLES["tiny_cross"].columns
     across = {one.row: identity(one.recipe) for one in tables.TABLES["tiny_cross"].cells}
-    assert across.pop("teacher") == rows["teacher"] and column == "RN8x4 -> MobileNetV2"
+    assert across.pop("teacher") == rows["teacher"] and column == "RN20 -> MobileNetV2"
     for row, found in across.items():
         assert found == rows[row] | {"model.student": "mobilenet_v2"}
     assert all(
