@@ -174,7 +174,7 @@ def five_steps(row, dtype, jit=jit_network):
     optimizer = optim.sgd(0.05, momentum=0.9, weight_decay=5e-4, clip_norm=40.0)
     base, numbers = OBJECTIVES[method.removeprefix("SDD_")]
     asked = regions if method.startswith("SDD_") else None
-    objective = distill(base, regions=asked, sdd=RELEASED, **numbers)
+    objective = distill(base, regions=asked, sdd=RELEASED if asked else None, **numbers)
     params = jax.tree.map(jnp.asarray, {"student": variables["params"], "objective": {}})
     state = State(jnp.int32(FIRST_STEP), params, variables["batch_stats"], {}, optimizer.init(params))
     teacher = live_teacher(teacher_model, teacher_arrays, regions)

@@ -125,7 +125,7 @@ def random_images(spec):
 def random_cache(folder, spec, settings, parts, variables, dataset):
     """A teacher whose logits are random numbers in files, as those of a run lie that is too long for the memory."""
     rng, seeds = np.random.default_rng(1), range(spec["seeds"])
-    layout = cache_layout(settings, parts.teacher, dataset)
+    layout = cache_layout(settings, parts.teacher, dataset, "float32")
     header = cache_header(network_key(settings, variables), dataset, layout, "float32")
 
     def compute(index, view):

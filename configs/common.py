@@ -8,22 +8,31 @@ Presets: ``released`` (the default) has the settings of the released code, ``pap
 differ: pooling, consistency, reduction, warm-up, NKD. The preset does not choose the protocol: ``data.select_on`` does.
 
 Methods: ``sdd_jax.methods`` has them. ``sdd_`` in front of a base loss applies it region by region, with the same
-numbers. ``own`` and ``sdd_own`` take ``--config.loss.base=MODULE:FUNCTION``, a base loss of your own
-(docs/own_loss.md), with weights of 1 and no warm-up until fields say otherwise.
+numbers unless a row says otherwise. ``own`` and ``sdd_own`` take ``--config.loss.base=MODULE:FUNCTION``, a base loss of
+your own (docs/own_loss.md), with weights of 1 and no warm-up until fields say otherwise.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from sdd_jax import methods
+from sdd_jax.config import closest
 from sdd_jax.configs import rows
 from sdd_jax.fields import FIELDS, PRESETS
 
 
 def parse(argument: str | None, **defaults: str) -> dict[str, str]:
-    """``"name=value,name=value"`` over ``defaults``; ``ValueError`` for a name that has no default."""
+    """``"name=value,name=value"`` over ``defaults``.
+
+    Raises:
+      ValueError: for a name that has no default or stands there twice, and for a method that is asked for without a
+        teacher. Where no method is, ``teacher=none`` makes a plain run.
+    """
     chosen = dict(defaults)
     seen = set()
     for item in (argument or "").split(","):
@@ -36,6 +45,8 @@ def parse(argument: str | None, **defaults: str) -> dict[str, str]:
             raise ValueError(f"config argument names {name} twice: {argument!r}")
         seen.add(name)
         chosen[name] = value
+    if "method" in seen and chosen["method"] != methods.PLAIN and chosen.get("teacher") == "none":
+        raise ValueError(f"method={chosen['method']} needs a teacher, and teacher=none was given: {argument!r}")
     return chosen
 
 
@@ -48,13 +59,25 @@ def base() -> ConfigDict:
 
 
 def put(config: ConfigDict, name: str, value: Any) -> None:
-    """Sets the field with the dotted ``name``."""
+    """Sets the field with the dotted ``name``; numbers and arrays of NumPy or JAX become plain ones.
+
+    What a field may hold is checked with the whole config (``sdd_jax.config``). ``ValueError`` for one below a field.
+    """
     *rooms, leaf = name.split(".")
     for room in rooms:
         if room not in config:
             config[room] = ConfigDict()
         config = config[room]
-    config[leaf] = value
+        if not isinstance(config, ConfigDict):
+            raise ValueError(f"config has no field {name!r}{closest(name, FIELDS)}")
+    with config.ignore_type():
+        config[leaf] = _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = np.asarray(value).tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def choose(config: ConfigDict, chosen: Mapping[str, str]) -> ConfigDict:
@@ -65,7 +88,7 @@ def choose(config: ConfigDict, chosen: Mapping[str, str]) -> ConfigDict:
       chosen: from ``parse``.
     """
     preset, teacher, student = chosen["preset"], chosen["teacher"], chosen["student"]
-    method = "plain" if teacher == "none" else chosen["method"]
+    method = methods.PLAIN if teacher == "none" else chosen["method"]
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
     config.preset, config.method = preset, method

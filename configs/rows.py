@@ -183,6 +183,20 @@ ROWS: tuple[Row, ...] = (
         OWN,
         bases=("dkd", "ls_dkd", "nkd", "rld"),
     ),
+    *(
+        Row(
+            {"features.options.warmup_epochs": epochs},
+            "the share that 20 epochs are of 240",
+            data,
+            features=("reviewkd",),
+        )
+        for epochs, data in (
+            (1, ("fashion_mnist",)),  # of 10
+            (3, ("digits",)),  # of 40
+            (5, ("arrays", "image_folder")),  # of 60
+            (17, TINY),  # of 200
+        )
+    ),
     # ---- pairs
     *(
         row
@@ -308,9 +322,9 @@ class Setting(NamedTuple):
 
 def settle(data: str, teacher: str, student: str, method_name: str, preset: str) -> dict[str, Setting]:
     """Every field that follows from the choice of data set, pair, method and preset, with its source."""
-    method = methods.parse(method_name)
+    method, listed = methods.parse(method_name), method_name.replace(methods.AS_RELEASED, "")  # both have the same rows
     found: dict[str, Setting] = {}
-    rows = [row for row in ROWS if row.holds(data, teacher, student, method, preset)]
+    rows = [row for row in ROWS if row.holds(data, teacher, student, methods.parse(listed), preset)]
     if method.base in methods.BASES:
         loss_base = next((row.fields["loss.base"] for row in reversed(rows) if "loss.base" in row.fields), method.base)
         found |= dict(_of_base(loss_base))
@@ -319,7 +333,7 @@ def settle(data: str, teacher: str, student: str, method_name: str, preset: str)
         found["features.weight"] = Setting(features.weight, features.source)
         for name, option in methods.options_of(features).items():
             found[f"features.options.{name}"] = Setting(option.default, features.source)
-    own, other = released_files(data, teacher, student, method_name)
+    own, other = released_files(data, teacher, student, listed)
     cited = "FILE" if own else "OTHER, since the method has no file of the pair" if other else None
     for row in rows:
         source = f"{row.source}; {row.section} of {cited}" if row.section and cited else row.source

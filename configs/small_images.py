@@ -7,8 +7,9 @@
 DIR holds ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or ``val``), or is in Tiny-ImageNet's layout. The size is that
 of the images, to a multiple of 8; ``size=48`` in the argument says another, and does without ``path``. Up to 40 pixels
 the stem is ``cifar``, above ``cub200``, which halves the image first: a step at 64 pixels then costs what it costs at
-32. Up to 64 pixels resnet8x4 teaches resnet20; it sees 51 pixels at once there, and so resnet56 does for larger ones.
-``stem=``, ``teacher=`` and ``student=`` choose otherwise (docs/networks.md has maps and costs).
+32. Up to 64 pixels resnet8x4 teaches resnet20: each place of its map sees 51 x 51 pixels of the image there. Larger
+images have resnet56, which sees all of one, as teacher. ``stem=``, ``teacher=`` and ``student=`` choose otherwise
+(docs/networks.md has maps and costs).
 
 Images are decoded once and held in memory, then padded, cropped and flipped as CIFAR's are, so that a teacher's cache
 and several seeds in one program serve (docs/own_images.md). SGD at batch 64 for 60 epochs, cosine from 0.05, for

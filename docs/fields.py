@@ -16,8 +16,9 @@ HEAD = """# Config fields
 A config file is Python with a `get_config(argument)`; its argument chooses by name, and any field can be overridden:
 `--config=cifar100:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd --config.sdd.scales=1,2`. The defaults
 are those of `sdd_jax/fields.py`; the config file of a data set, and the table `configs/rows.py`, set their own. A field
-that the method does not read changes nothing. Where `none` stands among what a field may hold, it unsets what a config
-file has set: `--config.optim.clip_norm=none`.
+of `loss`, `features` or `sdd` that the method does not read changes nothing, and is refused on the command line of a
+new run; `sdd.scales` and `sdd.pooling` are read with a `teacher.cache` too. Where `none` stands among what a field may
+hold, it unsets what a config file has set: `--config.optim.clip_norm=none`.
 
 `method`, `preset`, `teacher` and `student` are chosen together by the argument: other fields follow from them, and so
 they are not overridden alone.

@@ -38,6 +38,7 @@ LATER = {
     "data.in_memory": (None, False),
     "loss.warmup_share": (0.0,),
     "model.init_digest": (None,),
+    "teacher.checkpoint": (None,),
     "optim.ema_decay": (None,),
     **{name: (value, FIELDS[name].default) for name, value in fields.LATER.items()},
     "teacher.weights": (None,),

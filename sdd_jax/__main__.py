@@ -37,6 +37,7 @@ COMMANDS = {
     "export": "write a run's network to a file for use elsewhere",
     "plan": "say what a run takes on TPUs, before any is rented",
 }
+SAVING = ("train", "sweep", "cache")  # commands that go on where they were
 USAGE = """usage: sdd COMMAND [--flag=value ...]
 
 {commands}
@@ -191,7 +192,8 @@ def _run(module, argv: list[str]) -> None:
             _end(f"{error.filename}: {error.strerror}")
         _end(str(error))
     except KeyboardInterrupt:
-        _end("interrupted; the same command goes on from what was saved last", 130)
+        saves = module.__name__.rpartition(".")[2] in SAVING
+        _end("interrupted" + ("; the same command goes on from what was saved last" if saves else ""), 130)
     except Preempted as preempted:
         _end(str(preempted), preempted.code)
     except (FloatingPointError, OSError) as error:  # such as a disk that is full or read-only

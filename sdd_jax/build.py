@@ -52,6 +52,7 @@ from sdd_jax.training import optim
 from sdd_jax.training.logbook import TRACK
 from sdd_jax.training.programs import Built
 from sdd_jax.training.teacher import Teacher, join_teachers, live_teacher, variables_hash
+from sdd_jax.training.teacher_cache import read_header
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
 
@@ -70,9 +71,6 @@ def check(config: Mapping[str, Any]) -> Settings:
     on_disk = {name: settings[f"data.{name}"] for name in names}
     settings["data.in_memory"] = data.decides_in_memory(settings["data.name"], settings["data.in_memory"], **on_disk)
     make_parts(settings, settings["data.num_classes"])
-    for option, unset in (("image_size", None), ("augment", None), ("on_bad_image", "error"), ("randaugment", ())):
-        if settings[f"data.{option}"] != unset:
-            data.refuse_in_memory(settings["data.name"], option, settings[f"data.{option}"])
     if from_disk(settings) and (steps := settings["steps_per_call"]) > 1:
         raise ValueError(f"steps_per_call must be 1 for images that are read from disk; got {steps}")
     if settings["track"] is not None:
@@ -168,7 +166,7 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
         logits = objectives.distill(
             function,
             regions=regions(settings) if method.regions else None,
-            sdd={name: settings[f"sdd.{name}"] for name in weighting},
+            sdd={name: settings[f"sdd.{name}"] for name in weighting} if method.regions else None,
             task_weight=settings["loss.task_weight"],
             distill_weight=settings["loss.distill_weight"],
             warmup_epochs=settings["loss.warmup_epochs"] or settings["loss.warmup_share"] * settings["epochs"],
@@ -242,7 +240,8 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         parts = make_parts(settings, dataset.num_classes)
         check_ensemble(settings, parts.objective.needs)
         groups = zip(zip(*members, strict=True), found, strict=True)
-        teachers = [make_teacher(group, known, parts.objective, dataset)[0] for group, known in groups]
+        caches = sum(one["teacher.cache"] is not None for one in members[0])
+        teachers = [make_teacher(group, known, parts.objective, dataset, caches)[0] for group, known in groups]
         weights = read_weights(settings["teacher.weights"], len(teachers))
         joined = join_teachers(teachers, weights, settings["teacher.mean"] or MEANS[0])
         joined = joined._replace(digest=digest([one.digest for one in teachers]))
@@ -259,9 +258,16 @@ def known_teacher(settings: Settings) -> tuple[Any, ...]:
 
 
 def make_teacher(
-    all_settings: Sequence[Settings], known: tuple[Any, ...], objective: objectives.Objective, dataset: AnyDataset
+    all_settings: Sequence[Settings],
+    known: tuple[Any, ...],
+    objective: objectives.Objective,
+    dataset: AnyDataset,
+    caches: int = 1,
 ) -> tuple[Teacher, float | None, float | None]:
-    """A teacher for all seeds, live or cached; its test accuracy (0 to 1), and the one stated (in percent), if any."""
+    """A teacher for all seeds, live or one of so many ``caches``.
+
+    With it its test accuracy (0 to 1), and the one stated (in percent), if any.
+    """
     settings = all_settings[0]
     if settings["model.teacher"] == CACHE:
         (key, layout), accuracy, stated = known, None, settings["teacher.accuracy"]
@@ -274,8 +280,10 @@ def make_teacher(
             live = live_teacher(network, folded, objective.regions)
             known_as = {"name": settings["model.teacher"], "digest": variables_hash(variables)}
             return live._replace(**known_as), accuracy, stated
-        key, layout = network_key(settings, variables), cache_layout(settings, network, dataset)
-    teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps_per_call(settings))
+        store = read_header(Path(settings["teacher.cache"]))["store"]
+        key, layout = network_key(settings, variables), cache_layout(settings, network, dataset, store)
+    steps = steps_per_call(settings)
+    teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps, caches)
     teacher = teacher._replace(name=key.get("name", settings["model.teacher"]), digest=digest(key))
     return teacher, noted if accuracy is None else accuracy, stated
 
@@ -292,6 +300,9 @@ def assemble(
     settings = all_settings[0]
     with named_field("model.init"):
         initial = read_initial(settings, parts.model, dataset)
+    total = optim.total_steps(settings["epochs"], len(dataset.train.index), settings["batch_size"])
+    if (traced := settings["profile_steps"]) and traced[0] >= total:
+        raise ValueError(f"profile_steps must begin before the last of the run's {total} steps; got {traced}")
     same = ("epochs", "batch_size", "eval_every_epochs", "save_every_epochs", "profile_steps")
     make = partial(
         Built,

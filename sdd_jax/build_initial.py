@@ -28,6 +28,7 @@ def find_digest(place: Path) -> str | None:
     """
     if not place.is_dir():
         return sha256(place) if place.is_file() else None
+    run_dir.read_config(place)
     if run_dir.read_done(place) is None:
         raise ValueError(f"the run in {place} has not finished: start its command again to go on with it")
     return sealed.digest(saved.checkpoints(place).manifest(saved.step_of(place, "last"))["files"])
@@ -54,7 +55,7 @@ def read_initial(settings: Settings, model: Any, dataset: AnyDataset) -> Initial
                 f"{place} holds {source.name} with the stem {source.stem}, model.student is {student} with {stem}"
             )
         variables = saved.load_variables(place, "last")
-        size = source.other_size(dataset.name, dataset.image_shape[0])
+        size = source.other_size(dataset.name, dataset.image_shape)
     else:
         try:
             variables = from_state_dict(model, read_checkpoint(place), new_head=True)

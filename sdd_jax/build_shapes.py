@@ -13,7 +13,6 @@ from sdd_jax.build import Parts, check, described, make_optimizer, make_parts
 from sdd_jax.config import CACHE, ENSEMBLE, Settings, image_dtype, mixing, regions
 from sdd_jax.data.mixing import mix
 from sdd_jax.models.layers import fold
-from sdd_jax.training.objective import mixed
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import Teacher, live_teacher
 from sdd_jax.training.teacher_cache import Layout, outputs_of_rows
@@ -59,11 +58,10 @@ def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
     num_examples, batch_size = train_examples(settings), settings["batch_size"]
     parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
-    objective, alphas = parts.objective, mixing(settings)
-    given = parts.model, teacher.apply, mixed(objective) if alphas else objective, optimizer
+    given = parts.model, teacher.apply, parts.objective, optimizer
     step = make_train_step(*given, **options, ema_decay=settings["optim.ema_decay"])
     batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "row")}
     batch["image"] = jax.ShapeDtypeStruct((batch_size, *described(settings).image_shape), image_dtype(settings))
-    if alphas:
+    if alphas := mixing(settings):
         batch = jax.eval_shape(partial(mix, **alphas), batch, jax.random.key(0))
     return jax.eval_shape(step, state, teacher.arrays, batch, jax.random.key(0))

@@ -76,7 +76,7 @@ def measure_teacher(
     ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
-    note = teacher.other_size(dataset.name, dataset.image_shape[0])
+    note = teacher.other_size(dataset.name, dataset.image_shape)
     if note is not None and processes.is_first():
         print(f"teacher: {note}", file=sys.stderr, flush=True)
     pixels = f"{dataset.fingerprint('test')} normalised by {dataset.mean} {dataset.std}"
@@ -121,12 +121,11 @@ def folded_variables(settings: Settings, network: Any, variables: Any, dataset: 
     return fold(network, variables, jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings)))
 
 
-def cache_layout(settings: Settings, network: Any, dataset: AnyDataset) -> Layout:
-    """Which rows of the teacher ``network`` this config's runs read."""
+def cache_layout(settings: Settings, network: Any, dataset: AnyDataset, store: str) -> Layout:
+    """Which rows of the teacher ``network`` this config's runs read of a cache with this ``store``."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
-    asked = regions(settings)
-    return Layout(asked, asked.grid(*outputs.logit_map.shape[1:3]), CLASS_TOKEN in outputs.feature_maps)
+    return Layout.of_map(regions(settings), outputs.logit_map.shape[1:3], store, CLASS_TOKEN in outputs.feature_maps)
 
 
 def network_key(settings: Settings, variables: Any) -> dict[str, Any]:
@@ -154,14 +153,19 @@ class Filler(NamedTuple):
     compute: Any
 
 
-def fill_by_network(settings: Settings, network: Any, variables: Any, dataset: AnyDataset, batch: int) -> Filler:
+def fill_by_network(
+    settings: Settings, network: Any, variables: Any, dataset: AnyDataset, store: str, batch: int
+) -> Filler:
     """The teacher of ``teacher.run``."""
-    layout, folded = cache_layout(settings, network, dataset), folded_variables(settings, network, variables, dataset)
+    layout = cache_layout(settings, network, dataset, store)
+    folded = folded_variables(settings, network, variables, dataset)
     compute = make_compute(network, folded, dataset, layout, image_dtype(settings), batch)
     return Filler(network_key(settings, variables), layout, compute)
 
 
-def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: AnyDataset, batch: int) -> Filler:
+def fill_by_function(
+    settings: Settings, teacher: ForeignTeacher, dataset: AnyDataset, store: str, batch: int
+) -> Filler:
     """A teacher that is a function; it is asked once to see what it gives."""
     asked, pictures = regions(settings), make_pictures(dataset)
 
@@ -169,7 +173,7 @@ def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: AnyDa
         return answer(teacher, pictures(index, view), dataset, asked)
 
     shape = ask(np.full(batch, dataset.train.index[0]), np.zeros(batch, np.int64)).shape[1:]
-    layout = layout_of(shape, asked)
+    layout = layout_of(shape, asked, store)
 
     def compute(index, view):
         given = ask(index, view)
@@ -181,14 +185,21 @@ def fill_by_function(settings: Settings, teacher: ForeignTeacher, dataset: AnyDa
     return Filler(key, layout, compute)
 
 
-def note_accuracy(settings: Settings, teacher: ForeignTeacher, cache: Cache, dataset: AnyDataset, batch: int) -> float:
-    """The test accuracy (0 to 1) of a function, measured once and kept in its cache; errors as ``measure_teacher``."""
-    kept, key = _noted_accuracies(cache), dataset.fingerprint("test")
-    if key not in kept:
-        kept[key] = measure_accuracy(teacher, dataset, regions(settings), batch)
-        cache.note(MEASURED, {"results": kept})
-    _check_accuracy(kept[key], settings["teacher.accuracy"])
-    return kept[key]
+def foreign_accuracies(
+    settings: Settings, teacher: ForeignTeacher, folder: Path, header: dict[str, Any], dataset: AnyDataset, batch: int
+) -> dict[str, float]:
+    """The test accuracy (0 to 1) of a function by the fingerprint of the test images, and those that its cache keeps.
+
+    Measured unless it stands in the cache beside views, and to be kept there. ``ValueError`` if it is off what is
+    stated, or if the folder has another's cache.
+    """
+    cache = Cache(folder, header) if (folder / HEADER).exists() else None
+    known = _noted_accuracies(cache) if cache is not None and cache.shards() else {}
+    key = dataset.fingerprint("test")
+    if key not in known:
+        known[key] = measure_accuracy(teacher, dataset, regions(settings), batch)
+    _check_accuracy(known[key], settings["teacher.accuracy"])
+    return known
 
 
 def _noted_accuracies(cache: Cache) -> dict[str, float]:
@@ -208,7 +219,7 @@ def cache_alone(settings: Settings) -> tuple[dict[str, Any], Layout]:
     shape = check_fields(header, fields, str(folder / HEADER))["teacher"]["shape"]
     if len(shape) not in (1, 2, 3) or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"{folder / HEADER}: teacher.shape must be [h,w,K], [R,K] or [K], got {shape}")
-    return header["teacher"], layout_of(tuple(shape), regions(settings))
+    return header["teacher"], layout_of(tuple(shape), regions(settings), header["store"])
 
 
 def list_members(settings: Settings) -> list[Settings]:
@@ -280,8 +291,9 @@ def ask_cache(
     dataset: AnyDataset,
     needs: frozenset[str],
     steps: int,
+    caches: int,
 ) -> tuple[Teacher, float | None]:
-    """The teacher of ``teacher.cache`` for all seeds, and the test accuracy noted there, if any.
+    """The teacher of ``teacher.cache``, of so many ``caches``, for all seeds, and the test accuracy noted, if any.
 
     ``ValueError`` if the cache is another's than ``key`` says, or lacks what they need.
     """
@@ -291,7 +303,8 @@ def ask_cache(
     cache = Cache(folder, cache_header(key, dataset, layout, read_header(folder)["store"]))
     cache.check_files()
     length = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "steps_per_call": steps}
-    teacher = cached_teacher(cache, layout, dataset, seeds=[one["seed"] for one in all_settings], **length)
+    seeds = [one["seed"] for one in all_settings]
+    teacher = cached_teacher(cache, layout, dataset, seeds=seeds, caches=caches, **length)
     if (noted := _noted_accuracies(cache).get(dataset.fingerprint("test"))) is not None:
         _check_accuracy(noted, settings["teacher.accuracy"])
     return teacher, noted

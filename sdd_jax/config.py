@@ -148,8 +148,8 @@ def option_fields(flat: Mapping[str, Any], method: Method) -> dict[str, Field]:
     """The fields of a method's losses by their full names, ``loss.options.NAME`` and ``features.options.NAME``."""
     with named_field("loss.base"):
         base = methods.base_of(method, flat["loss.base"])
-    chosen = {"loss": base, "features": methods.FEATURES[method.features] if method.features else None}
-    options = {room: methods.options_of(loss) for room, loss in chosen.items() if loss}
+        chosen = {"loss": base, "features": methods.FEATURES[method.features] if method.features else None}
+        options = {room: methods.options_of(loss) for room, loss in chosen.items() if loss}
     return {f"{room}.options.{name}": option for room, found in options.items() for name, option in found.items()}
 
 
@@ -168,6 +168,17 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
     if method.regions:
         names |= {name for name in FIELDS if name.startswith("sdd.")}
     return frozenset(names)
+
+
+def refuse_unread(settings: Mapping[str, Any], names: Iterable[str]) -> None:
+    """``ValueError`` if one of ``names``, fields that somebody set, is of a loss and the method does not read it.
+
+    A teacher's cache is of the regions of ``sdd.scales`` and ``sdd.pooling``, whatever the method.
+    """
+    read_too = {"sdd.scales", "sdd.pooling"} if settings["teacher.cache"] is not None else set()
+    for name in names:
+        if name.startswith(("loss.", "features.", "sdd.")) and name not in reads(settings) | read_too:
+            raise ValueError(f"{name}: the method {settings['method']!r} does not read it")
 
 
 def regions(settings: Mapping[str, Any]) -> Regions:
@@ -214,7 +225,8 @@ def _value(name: str, value: Any, field: Field) -> Any:
     if field.kind is tuple:
         values = tuple(value) if isinstance(value, tuple | list) else (value,)
         if not all(isinstance(item, int) and not isinstance(item, bool) and item >= field.least for item in values):
-            raise ValueError(f"{name} must be integers of at least {field.least:g}, such as 1,2,4; got {value!r}")
+            bound = f" of at least {field.least:g}" if field.least > -math.inf else ""
+            raise ValueError(f"{name} must be integers{bound}, such as 1,2,4; got {value!r}")
         return values
     number = isinstance(value, int | float) and not isinstance(value, bool)
     fits, kind = {

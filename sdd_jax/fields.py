@@ -43,7 +43,7 @@ class Field(NamedTuple):
 
 
 FIELDS: dict[str, Field] = {
-    "seed": Field(int, 0, "Of initialisation, order, augmentation and the validation split.", 0),
+    "seed": Field(int, 0, "Of initialisation, order and augmentation; the validation split is one for all seeds.", 0),
     "seeds": Field(tuple, (), "Several seeds, trained together; each leaves its run in `WORKDIR/seed_N`.", 0),
     "preset": Field(str, "released", "The released code's settings, or the paper's: `configs/rows.py`.", known=PRESETS),
     "method": Field(str, "plain", "`plain`, a base loss (`kd`), its form over regions (`sdd_kd`), `sp`, `sdd_dkd+sp`."),

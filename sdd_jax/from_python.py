@@ -18,25 +18,25 @@ from jax.typing import ArrayLike
 from scipy.special import softmax
 
 from sdd_jax import data as data_sets
-from sdd_jax import saved, sealed
+from sdd_jax import saved
+from sdd_jax.commands.train import Run as Planned
 from sdd_jax.commands.train import check_folders, list_seeds, summary, train_groups
 from sdd_jax.configs import arrays as arrays_config
 from sdd_jax.configs import image_folder as folder_config
 from sdd_jax.configs import small_images as small_config
 from sdd_jax.configs.common import put
-from sdd_jax.data import Dataset, Info, arrays
+from sdd_jax.data import Dataset, Info
 from sdd_jax.fields import SAVED
+from sdd_jax.given_data import Arguments, Images, Pair, Place, place
 from sdd_jax.models import model_names, model_stems
 from sdd_jax.models.given import Given, given_network, given_variables, has_variables
 from sdd_jax.own import check_allowed
-from sdd_jax.processes import preemption_requested
+from sdd_jax.processes import end_second_script, preemption_requested
 from sdd_jax.serving.network import Served, open_network
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
 from sdd_jax.training.teacher import variables_hash
 
-Place = str | PathLike[str]
-Pair = tuple[ArrayLike, ArrayLike]  # images and labels
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 SMALL = 64  # pixels a side up to which a network has the stem of small images
 BATCH = 64  # images that are predicted at once
@@ -161,7 +161,7 @@ def train(
     Raises:
       ValueError: for a wrong argument, or a folder that holds another run.
     """
-    return _train(model, None, "plain", Path(folder), _Given(train, test, data, epochs, seed, stem, fields, allow))
+    return _train(model, None, "plain", Path(folder), Arguments(train, test, data, epochs, seed, stem, fields, allow))
 
 
 def distill(
@@ -191,14 +191,15 @@ def distill(
       folder: the run's folder; called again with the same arguments, the run goes on where it was.
       method: a name of ``docs/methods.md``.
       train: images, uint8 [N, H, W, C] or [N, H, W], and labels, integers [N] from 0. They are kept in a file beside
-        the folder, which the commands read too.
+        the folder, which the commands read too. In training they are shifted by up to 4 pixels and mirrored; a
+        ``Dataset`` of ``data.from_arrays`` says otherwise.
       test: the same for the test set.
       data: in place of these two: a ``Dataset``, an ``.npz`` file, or a folder with ``train/CLASS/``, ``test/CLASS/``.
       epochs: the length of the run; unset: 60.
       seed: of initial values, order and augmentation.
       stem: of both networks; unset: the teacher's, else as the config has it, or by the size of the images.
       fields: any other field of a config (docs/fields.md) by its dotted name. A teacher that is trained first has those
-        that are not about distillation.
+        that are not about distillation, and neither ``data.mixup`` nor ``data.cutmix``.
       allow: networks by MODULE:FUNCTION that may be imported because the folder of a run names them.
 
     Returns:
@@ -207,99 +208,68 @@ def distill(
     Raises:
       ValueError: for a wrong argument, or a folder that holds another run.
     """
-    return _train(student, teacher, method, Path(folder), _Given(train, test, data, epochs, seed, stem, fields, allow))
+    if teacher is None:
+        raise ValueError("distill needs a teacher, got None: sdd_jax.train trains a network on labels alone")
+    return _train(
+        student, teacher, method, Path(folder), Arguments(train, test, data, epochs, seed, stem, fields, allow)
+    )
 
 
-class _Given(NamedTuple):
-    """What ``train`` and ``distill`` take besides networks and folder."""
-
-    train: Pair | None
-    test: Pair | None
-    data: Dataset | Place | None
-    epochs: int | None
-    seed: int
-    stem: str | None
-    fields: Mapping[str, Any]
-    allow: Collection[str]
+class _Teacher(NamedTuple):
+    folder: Path  # of its run, which may be one that is trained first
+    model: Mapping[str, Any]  # the fields of the same name, of its run
+    weights: str
 
 
-def _train(student: Any, teacher: Any, method: str, folder: Path, given: _Given) -> Run:
+def _train(student: Any, teacher: Any, method: str, folder: Path, given: Arguments) -> Run:
+    end_second_script()
     if "seeds" in given.fields:
         raise ValueError("fields may not have seeds: give seed=..., one call for each")
-    given = _place_data(folder, given)
-    path = Path(str(given.data))
-    name = data_sets.FOLDER if path.is_dir() else data_sets.ARRAYS
-    size = _small_side(name, path)
-    info = data_sets.describe(name, path=path, image_size=size)
-    found = None if teacher is None else _teacher_run(teacher, folder, info, given)
+    images, given = place(folder, given)
+    first, taught = ([], None) if teacher is None else _teacher_of(teacher, folder, images, given)
+    runs = [*first, _planned(student, taught, method, folder, images, given)]  # all is checked before any is trained
+    check_folders(runs[:-1])
+    check_folders(runs[-1:], given.fields)
+    train_groups([[run] for run in runs], preemption_requested, lambda text: print(text, flush=True), summary)
+    return load_run(folder, allow=[runs[-1].config["model"]["student"]])
+
+
+def _planned(
+    student: Any, teacher: _Teacher | None, method: str, folder: Path, images: Images, given: Arguments
+) -> Planned:
+    """The run of a call with its config, checked; nothing is trained."""
     if isinstance(student, Run) and student.weights != "last":
         raise ValueError(f"a run begins with another's last weights, got the {student.weights} of {student.folder}")
-    start = _run_folder(student, given.allow)
+    info, start = images.info, _run_folder(student, given.allow)
     if start is None and has_variables(student):
         start = _write_run(student, folder.with_name(f"{folder.name}-start"), info, given)
     if start is None:
         network = given_network(student, info.image_shape, info.num_classes)
     else:
         network = Given(run_dir.read_network(start)["model"]["student"], None)
-    recorded = [run_dir.read_network(place)["model"] for place in (found, start) if place is not None]
+    recorded = [] if teacher is None else [teacher.model]
+    recorded += [] if start is None else [run_dir.read_network(start)["model"]]
     stems = {one["stem"] for one in recorded} | {stem for stem in (given.stem, given.fields.get("model.stem")) if stem}
     if len(stems) > 1:
         raise ValueError(f"teacher and student have one stem: got {', '.join(sorted(stems))}")
-    settings: dict[str, Any] = {"data.path": str(path), "seed": given.seed}
-    if size is None and not stems:
+    settings: dict[str, Any] = {"data.path": str(images.path), "seed": given.seed}
+    if images.size is None and not stems:
         stems = {_stem(network, info)}
     settings |= {} if not stems else {"model.stem": stems.pop()}
     settings |= {} if given.epochs is None else {"epochs": given.epochs}
-    settings |= {} if found is None else {"teacher.run": str(found)}
-    if isinstance(teacher, Run) and teacher.weights != "last":
+    settings |= {} if teacher is None else {"teacher.run": str(teacher.folder)}
+    if teacher is not None and teacher.weights != "last":
         settings["teacher.checkpoint"] = teacher.weights
     settings |= {} if start is None else {"model.init": str(start)}
-    teaches = "none" if found is None else run_dir.read_network(found)["model"]["student"]
+    teaches = "none" if teacher is None else teacher.model["student"]
     chosen = {"teacher": teaches, "student": network.name, "method": method}
-    make = arrays_config if name == data_sets.ARRAYS else folder_config
-    if size is not None:
-        make, chosen = small_config, {**chosen, "size": str(size)}
+    make = arrays_config if images.name == data_sets.ARRAYS else folder_config
+    if images.size is not None:
+        make, chosen = small_config, {**chosen, "size": str(images.size)}
     config = make.get_config(",".join(f"{key}={value}" for key, value in chosen.items()))
     for field, value in (settings | dict(given.fields)).items():
         put(config, field, value)
-    runs = list_seeds(config.to_dict(), folder)
-    check_folders(runs)
-    train_groups([runs], preemption_requested, lambda text: print(text, flush=True), summary)
-    return load_run(folder, allow=[network.name])
-
-
-def _place_data(folder: Path, given: _Given) -> _Given:
-    """``given`` with a path in the place of its data; arrays are written to a file beside the run's folder."""
-    train, test, data = given.train, given.test, given.data
-    if (data is None) == (train is None) or (train is None) != (test is None):
-        raise ValueError("give train=(images, labels) and test=(images, labels), or data= and neither of them")
-    fields = dict(given.fields)
-    if data is None:
-        data = data_sets.from_arrays(*_pair(train, "train"), *_pair(test, "test"))
-    if isinstance(data, Dataset):
-        about = [data.fingerprint(), data.class_names, data.mean, data.std, data.pad, data.flip, data.select_on]
-        path = folder.absolute().parent / f"data-{sealed.digest(about)[:16]}.npz"
-        if not path.is_file():
-            arrays.write(path, data)
-        fields.setdefault("data.select_on", data.select_on)
-    elif isinstance(data, str | PathLike):
-        path = Path(data).expanduser().absolute()
-    else:
-        raise ValueError(f"data must be a Dataset in memory, an .npz file or a folder, got {type(data).__name__}")
-    return given._replace(train=None, test=None, data=path, fields=fields)
-
-
-def _small_side(name: str, path: Path) -> int | None:
-    """The side that ``configs/small_images.py`` has for the images in class folders; None where it is not for them."""
-    if name != data_sets.FOLDER or data_sets.usual_side(name, str(path)) > small_config.MOST:
-        return None
-    return small_config.find_size(str(path), "")
-
-
-def _pair(given: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise ValueError(f"{what} must be a pair (images, labels), got {type(given).__name__}")
-    return np.asarray(given[0]), np.asarray(given[1])
+    return list_seeds(config.to_dict(), folder)[0]
 
 
 def _stem(network: Given, info: Info) -> str:
@@ -317,34 +287,30 @@ def _run_folder(given: Any, allow: Collection[str]) -> Path | None:
         return given.folder
     named = isinstance(given, str) and (":" in given or given in model_names())
     if named or not isinstance(given, str | PathLike) or not (Path(given) / run_dir.CONFIG).is_file():
-        if isinstance(given, PathLike):
+        if isinstance(given, PathLike) or (isinstance(given, str) and "/" in given and not named):
             raise ValueError(f"{given} is not a run's folder: it has no {run_dir.CONFIG}")
         return None
     check_allowed(run_dir.read_network(Path(given))["model"]["student"], Path(given), allow)
     return Path(given)
 
 
-def _teacher_run(teacher: Any, folder: Path, info: Info, given: _Given) -> Path:
-    """The folder of the teacher's run, which is made if it has none yet."""
-    if (found := _run_folder(teacher, given.allow)) is not None:
-        return found
-    own = folder.with_name(f"{folder.name}-teacher")
-    if given_variables(teacher, info.image_shape, info.num_classes) is None:
-        fields = {name: value for name, value in given.fields.items() if not name.startswith(OF_DISTILLATION)}
-        return _train(teacher, None, "plain", own, given._replace(fields=fields)).folder
-    return _write_run(teacher, own, info, given)
+def _teacher_of(teacher: Any, folder: Path, images: Images, given: Arguments) -> tuple[list[Planned], _Teacher]:
+    """The teacher, and the run that is to train it first, if it has none."""
+    own, info = folder.with_name(f"{folder.name}-teacher"), images.info
+    if (found := _run_folder(teacher, given.allow)) is None:
+        if given_variables(teacher, info.image_shape, info.num_classes) is None:
+            fields = {name: value for name, value in given.fields.items() if not name.startswith(OF_DISTILLATION)}
+            run = _planned(teacher, None, "plain", own, images, given._replace(fields=fields))
+            return [run], _Teacher(own, run.config["model"], "last")
+        found = _write_run(teacher, own, info, given)
+    weights = teacher.weights if isinstance(teacher, Run) else "last"
+    return [], _Teacher(found, run_dir.read_network(found)["model"], weights)
 
 
-def _write_run(network: Any, folder: Path, info: Info, given: _Given) -> Path:
+def _write_run(network: Any, folder: Path, info: Info, given: Arguments) -> Path:
     """Makes ``folder`` the run of (network, variables)."""
     variables = given_variables(network, info.image_shape, info.num_classes)
     named = given_network(network, info.image_shape, info.num_classes)
-    saved.write_imported(
-        folder,
-        name=named.name,
-        stem=given.stem or _stem(named, info),
-        num_classes=info.num_classes,
-        variables=variables,
-        source={"given": variables_hash(variables)},
-    )
+    about = {"name": named.name, "stem": given.stem or _stem(named, info), "num_classes": info.num_classes}
+    saved.write_imported(folder, variables=variables, source={"given": variables_hash(variables)}, **about)
     return folder

@@ -289,7 +289,7 @@ def _alpha_beta_terms(log_q: jax.Array, log_p: jax.Array, alpha: float, beta: fl
         return jnp.where(jnp.isneginf(log) & (exponent == 0), 0.0, exponent * log)
 
     points = (power(total, log_p), power(alpha, log_p) + power(beta, log_q), power(total, log_q))
-    largest = jnp.exp(jnp.maximum(jnp.maximum(*points[:2]), points[2]))  # of the three powers
+    highest = jnp.maximum(jnp.maximum(*points[:2]), points[2])  # the logarithm of the largest power
     low, middle, high = jnp.sort(jnp.asarray([0.0, beta, total], ratio.dtype))
     upper = jnp.where(ratio > 0, high - middle, middle - low)  # the gaps below the largest point, times |r|
     lower, span = high - low - upper, high - low
@@ -307,10 +307,12 @@ def _alpha_beta_terms(log_q: jax.Array, log_p: jax.Array, alpha: float, beta: fl
     apart = jnp.where(close, 1.0, distance)
     quotient = (_decay(upper, apart) - jnp.exp(-upper * apart) * _decay(lower, apart)) / jnp.where(span > 0, span, 1.0)
     # Infinitely apart: what is left of that.
-    alone = jnp.where(far, largest, 0.0)
+    alone = jnp.exp(jnp.where(far, highest, -jnp.inf))
     missed = alone / jnp.where(alone == 0.0, 1.0, upper * span)
     terms = jnp.where(close, jnp.where(close, distance, 0.0) ** 2 * series, quotient)
-    return jnp.where(far, missed, largest * terms)
+    # Of equal probabilities nothing is left, also where a power below zero of them is infinite.
+    nothing = (terms == 0.0) & (highest > jnp.log(jnp.finfo(highest.dtype).max))
+    return jnp.where(far, missed, jnp.exp(jnp.where(nothing, 0.0, highest)) * terms)
 
 
 def _decay(rate: jax.Array, distance: jax.Array) -> jax.Array:

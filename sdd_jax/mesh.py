@@ -16,8 +16,11 @@ SEEDS, DATA = "seeds", "data"
 
 
 def make_mesh(devices: list[jax.Device] | None = None, *, seeds: int = 1) -> Mesh:
-    """A mesh of all devices (or of ``devices``); the number of groups is the largest that divides devices and seeds."""
-    devices = devices or jax.devices()
+    """A mesh of all devices (or of ``devices``); the number of groups is the largest that divides devices and seeds.
+
+    Those of a process stand together, so that its part of a batch is one stretch of it.
+    """
+    devices = devices or sorted(jax.devices(), key=lambda device: device.process_index)
     groups = math.gcd(seeds, len(devices))
     return Mesh(np.asarray(devices).reshape(groups, -1), (SEEDS, DATA), axis_types=(AxisType.Auto,) * 2)
 

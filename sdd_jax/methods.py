@@ -9,6 +9,7 @@ To share a loss: write the function, and add one line to ``BASES``. Its method, 
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from sdd_jax.training.objective import Objective
 
 SDD, PLUS = "sdd_", "+"
 PLAIN, OWN = "plain", "own"
+AS_RELEASED = "_as_released"  # behind a base loss: as the official code has it, with the same settings
 RENAMED = {"sdd_kd_sp": "sdd_kd+sp", "sdd_kd_crd": "sdd_kd+crd"}  # names of earlier versions
 
 
@@ -185,7 +187,7 @@ def base_of(method: Method, loss_base: str | None) -> Base | None:
         if loss_base is None or ":" not in loss_base:
             raise ValueError(f"a method with {OWN!r} needs MODULE:FUNCTION, got {loss_base!r}")
         return Base(own_function(loss_base, "loss", ("student_logits", "teacher_logits", "labels")), "the user's own")
-    known = [name for name in (method.base, f"{method.base}_as_released") if name in BASES]
+    known = [name for name in (method.base, f"{method.base}{AS_RELEASED}") if name in BASES]
     if loss_base not in known:
         raise ValueError(f"the method {method.base!r} has {' or '.join(known)}, got {loss_base!r}")
     return BASES[loss_base]
@@ -196,20 +198,29 @@ def options_of(loss: Base | Features) -> dict[str, Field]:
 
     What the run gives itself, regions and a base loss's ``cost``, is no option.
 
-    ``Parameter.empty`` is the default of one that has none.
+    ``Parameter.empty`` is the default of one that has none. The kind is that of the annotation, or else of the default:
+    a number, True or False, text, or a tuple of integers; with ``| None`` it may be unset. ``ValueError`` for another.
     """
     taken = {loss.function: 3, loss.cost: 1} if isinstance(loss, Base) else {loss.make: 1}
     parameters = {}
     for function, skip in taken.items():
         parameters |= dict(list(inspect.signature(function).parameters.items())[skip:]) if function else {}
     own = ("regions", "reduction") if isinstance(loss, Features) else ("cost",) if loss.cost else ()
-    kinds = {"float": float, "int": int, "bool": bool, "str": str}
+    kinds = {"bool": bool, "str": str, "int": int, "float": float, "tuple": tuple}  # of several the last one counts
     options = {}
     for name, parameter in parameters.items():
         if name in own or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        annotation = getattr(parameter.annotation, "__name__", parameter.annotation)  # a type, or its name
-        kind = type(parameter.default) if parameter.default is not parameter.empty else float
         default = loss.options.get(name, parameter.default) if isinstance(loss, Base) else parameter.default
-        options[name] = Field(kinds.get(str(annotation), kind), default, "of the loss")
+        annotation = inspect.formatannotation(parameter.annotation)  # of a type, its name
+        named = [word for word in kinds if re.search(rf"\b{word}\b", annotation)]
+        kind = kinds.get(["float" if default is parameter.empty else type(default).__name__, *named][-1])
+        integers = not isinstance(default, tuple) or all(isinstance(item, int) for item in default)
+        if kind is None or not integers:
+            function = next(iter(taken))
+            raise ValueError(
+                f"{getattr(function, '__name__', function)} has {name}={default!r} as default; an option is a number, "
+                "True or False, text, a tuple of integers, or one of them or None, annotated like `float | None`"
+            )
+        options[name] = Field(kind, default, "of the loss", clearable="None" in annotation)
     return options

@@ -33,8 +33,8 @@ def top_k(logits: ArrayLike, labels: ArrayLike, k: int = 1, valid: ArrayLike | N
     """The share of examples whose label is among the ``k`` largest logits.
 
     ``logits`` are ``[B, K]``, ``labels`` integers ``[B]``, ``valid`` as in ``mean``. Equal logits rank by class number,
-    so that top-1 is ``argmax``. A row with a NaN is never correct. ``ValueError`` for shapes that do not fit, ``k``
-    outside of 1 to K, or a concrete label out of range.
+    so that top-1 is ``argmax``. A row with a NaN or a label out of range is never correct. ``ValueError`` for shapes
+    that do not fit, ``k`` outside of 1 to K, or a concrete label out of range.
     """
     logits = jnp.asarray(logits)
     if logits.ndim != 2:
@@ -43,9 +43,10 @@ def top_k(logits: ArrayLike, labels: ArrayLike, k: int = 1, valid: ArrayLike | N
         raise ValueError(f"k must lie in 1..{logits.shape[-1]}, the number of classes; got {k}")
     check_labels(labels, logits.shape[:1], logits.shape[-1])
     labels = jnp.asarray(labels)[:, None]
-    own = jnp.take_along_axis(logits, labels, axis=-1, mode="fill")  # a label out of range: NaN, never correct
+    own = jnp.take_along_axis(logits, labels, axis=-1, mode="fill")  # NaN beyond the last class; below 0 from the end
     ahead = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[-1])[None] < labels))
-    correct = (jnp.sum(ahead, axis=-1) < k) & ~jnp.isnan(logits).any(axis=-1) & ~jnp.isnan(own[:, 0])
+    known = (labels[:, 0] >= 0) & ~jnp.isnan(own[:, 0])
+    correct = (jnp.sum(ahead, axis=-1) < k) & ~jnp.isnan(logits).any(axis=-1) & known
     return mean(correct, valid)
 
 

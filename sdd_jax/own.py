@@ -35,10 +35,8 @@ def own_function(
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module does when it is imported
-        frame = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{frame.filename}:{frame.lineno}"
-        missing = isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name)
-        reason = error if missing else f"importing {module_name} failed with {type(error).__name__}: {error} ({place})"
+        missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        reason = error if missing else f"importing {module_name} failed with {failure(error)}"
         raise ValueError(f"{what} {name!r}: {reason}") from error
     found = getattr(module, function, None)
     place = getattr(module, "__file__", module_name)  # a module of Python itself has no file
@@ -50,6 +48,12 @@ def own_function(
     except (TypeError, ValueError) as error:  # the second of what has no signature
         raise ValueError(f"{wanted}: {error}") from error
     return found
+
+
+def failure(error: Exception) -> str:
+    """What went wrong in a user's code and where: ``TypeError: ... (mine.py:3)``."""
+    frame = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
 
 
 ALLOW = "Networks by MODULE:FUNCTION that may be imported because a folder names them."  # the flag's help

@@ -174,8 +174,10 @@ def compile_step(settings: Settings, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def find_largest(per_chip: int, result: Any, hbm_bytes: int, measure: Callable[[int], Any]) -> dict[str, int]:
-    """Searches for the largest batch that fits, in images per chip: 0 if none does.
+def find_largest(
+    per_chip: int, result: Any, hbm_bytes: int, measure: Callable[[int], Any], parts: int = 1
+) -> dict[str, int]:
+    """Searches for the largest batch of so many ``parts`` that fits, in images per chip: 0 if none does.
 
     The next size is where the line through the two largest that fit meets the limit, or halfway to one that was
     refused. ``result`` is that of ``per_chip`` images per chip, ``measure`` compiles for another number of them.
@@ -194,7 +196,8 @@ def find_largest(per_chip: int, result: Any, hbm_bytes: int, measure: Callable[[
                 low, low_size = 0, 0
             largest = int(best + (hbm_bytes * USABLE - size) * (best - low) / (size - low_size))
         count = int(largest if largest < refused else (best + refused) // 2)
-        count = count // ROUND * ROUND or count
+        unit = math.lcm(ROUND, parts)
+        count = count // unit * unit or count // parts * parts
         if count <= best * CLOSE or compilations == COMPILATIONS:
             return {"per_chip": best, "compilations": compilations}
         result, compilations = measure(count), compilations + 1

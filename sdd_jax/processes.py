@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import jax
@@ -24,6 +25,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30  # a process that was silent for so long counts as lost, and the others end
+_HIDING = threading.Lock()  # the script is one, and hidden by one thread at a time
 PAUSE = 0.5  # seconds between two attempts to reach the coordinator
 
 
@@ -180,6 +182,27 @@ def _reach(host: str, port: int, wait: float) -> float:
                     "0 has to run there, and every process needs its address and a way to its port"
                 ) from error
         time.sleep(PAUSE)
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Processes that are started meanwhile do not run the user's script again, as ``spawn`` has them do."""
+    with _HIDING:
+        script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+
+
+def end_second_script() -> None:
+    """Ends a new process, with a line, that runs the user's script again and would train or read images in it."""
+    again = sys.modules.get("__mp_main__")  # as multiprocessing calls it, and it is the main module from its end on
+    if getattr(again, "__name__", "") == "__mp_main__" and again is not sys.modules["__main__"]:
+        raise SystemExit(
+            "a new process runs this script again, as each of data.workers does: put its calls of sdd_jax under "
+            'if __name__ == "__main__":'
+        )
 
 
 def end_with_parent() -> None:

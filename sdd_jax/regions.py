@@ -48,7 +48,7 @@ class Regions:
 
     def __post_init__(self):
         check_name("pooling", self.pooling, POOLINGS)
-        scales = tuple(self.scales) if isinstance(self.scales, Sequence) else (self.scales,)
+        scales = tuple(self.scales) if isinstance(self.scales, Sequence) or np.ndim(self.scales) else (self.scales,)
         integers = all(isinstance(scale, int | np.integer) and not isinstance(scale, bool) for scale in scales)
         if not scales or not integers or scales[0] != 1 or list(scales) != sorted(set(scales)):
             raise ValueError(

@@ -1,7 +1,7 @@
 """Networks in run folders, trained there or imported, with their variables and the data they are tested on."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -66,14 +66,15 @@ class Saved(NamedTuple):
         fields = {"path": path, "image_size": image_size}
         return {"name": name, "in_memory": data.decides_in_memory(name, None, **fields), **fields}
 
-    def other_size(self, name: str, side: int) -> str | None:
-        """What there is to say of images of the set ``name`` with this ``side``, if the network may know others."""
-        if self.image_size == side or (self.image_size is None and not data.on_disk(name)):
+    def other_size(self, name: str, shape: Sequence[int]) -> str | None:
+        """What there is to say of images ``[H, W, C]`` of the set ``name``, if the network may know other sizes."""
+        known = self.image_size is not None
+        if {*shape[:2]} == {self.image_size} or not (known or data.on_disk(name)):
             return None
-        if self.image_size is None:
-            return f"{self.folder} does not say which size it was trained at, these images have {side}x{side} pixels"
-        own = f"{self.image_size}x{self.image_size}"
-        return f"{self.folder} was trained at {own} pixels, these images have {side}x{side}"
+        these = f"these images have {shape[0]}x{shape[1]}"
+        if not known:
+            return f"{self.folder} does not say which size it was trained at, {these} pixels"
+        return f"{self.folder} was trained at {self.image_size}x{self.image_size} pixels, {these}"
 
 
 def find_folders(path: Path) -> list[Path]:
@@ -212,7 +213,7 @@ def write_imported(
     create_model(name, num_classes, stem)
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1, got {image_size}")
-    check_finite(variables, source.get("file"))
+    check_finite(variables, source.get("file", "variables"))
     try:
         json.dumps(dict(source))
     except TypeError as error:

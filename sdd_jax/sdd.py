@@ -78,7 +78,6 @@ def sdd_loss(
       ValueError: for shapes that do not fit, a concrete label out of range, an unknown name, or a base loss that does
         not return ``[B, R]``.
     """
-    check_name("reduction", reduction, REDUCTIONS)
     weighting = (complementary_weight, consistent_weight, consistency)
     terms, complementary = region_terms(student_regions, teacher_regions, labels, base, *weighting)
     return reduce_terms(terms, complementary.shape[1], reduction)
@@ -110,6 +109,10 @@ def region_terms(
 
 
 def reduce_terms(terms: jax.Array, regions: int, reduction: str) -> jax.Array:
-    """The sum of ``terms`` ``[B, ...]`` of an image; with "mean" as reduction, a share of its ``regions``."""
+    """The sum of ``terms`` ``[B, ...]`` of an image, or with "mean" as reduction its share of ``regions``.
+
+    ``ValueError`` for an unknown reduction.
+    """
+    check_name("reduction", reduction, REDUCTIONS)
     total = jnp.sum(terms, axis=1)
     return total / regions if reduction == "mean" else total

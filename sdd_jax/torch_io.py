@@ -38,6 +38,7 @@ def from_state_dict(
     prefix: str | None = None,
     table: Table | None = None,
     new_head: bool = False,
+    image_size: int = 32,
 ) -> dict[str, Any]:
     """The Flax variables {"params", "batch_stats"} of `model` from a PyTorch checkpoint.
 
@@ -55,6 +56,7 @@ def from_state_dict(
         "module.student." in a file that holds student and teacher.
       table: (Flax path, PyTorch name) of every kind of layer, for a network that is none of ours.
       new_head: whether the head may be missing or of another shape; it is then left out of the result.
+      image_size: the side of its images in pixels, where shapes follow from it, as of position embeddings.
 
     Raises:
       ValueError: names everything that is missing, left over, or of the wrong shape or kind.
@@ -64,7 +66,7 @@ def from_state_dict(
     for rows in _tables(model, table):
         first = f"{rows[0][1]}.weight".replace("#", "0")
         found = _strip(state_dict, prefix, first)
-        entries = _entries(model, rows, found.get(first), axis=1)
+        entries = _entries(model, rows, found.get(first), axis=1, image_size=image_size)
         for name in _counters(entries):
             found.pop(name, None)
         shapes = {name: entry.shape for name, entry in entries.items()}
@@ -73,7 +75,7 @@ def from_state_dict(
             for name in head:
                 del entries[name], shapes[name]
                 found.pop(name, None)
-        wrong = _problems(found, shapes)
+        wrong = _problems(found, shapes, None if table is None else image_size)
         if not wrong:
             flat = {}
             for name, (path, leaf, shape) in entries.items():
@@ -85,17 +87,24 @@ def from_state_dict(
 
 
 def to_state_dict(
-    model: nn.Module, variables: Mapping[str, Any], *, table: Table | None = None, names: str | None = None
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    *,
+    table: Table | None = None,
+    names: str | None = None,
+    image_size: int = 32,
 ) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of `model`'s variables, `num_batches_tracked` zero (int64); errors as above.
+    """The PyTorch state dict of `model`'s variables, `num_batches_tracked` zero (int64); `image_size`, errors as above.
 
     `names` says whose: "timm", "torchvision" or "mdistiller", of those that the network has; without it the first of
     `sdd_jax.torch_names.TABLES`, which for vision transformers, ConvNeXt and EfficientNet are timm's.
     """
     rows = _tables(model, table, names)[0]
     found: dict[str, Any] = flatten_dict(variables, sep="/")
-    entries = _entries(model, rows, found.get(f"params/{rows[0][0]}/kernel".replace("#", "0")), axis=2)
-    wrong = _problems(found, {entry.path: entry.leaf.shape for entry in entries.values()})
+    first = found.get(f"params/{rows[0][0]}/kernel".replace("#", "0"))
+    entries = _entries(model, rows, first, axis=2, image_size=image_size)
+    shapes = {entry.path: entry.leaf.shape for entry in entries.values()}
+    wrong = _problems(found, shapes, None if table is None else image_size)
     if wrong:
         raise ValueError("the tree of variables does not fit the model:\n  " + "\n  ".join(wrong))
     state_dict = {
@@ -182,14 +191,16 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]  # in PyTorch
 
 
-def _entries(model: nn.Module, table: Table, first: Any, axis: int) -> dict[str, _Entry]:
+def _entries(model: nn.Module, table: Table, first: Any, *, axis: int, image_size: int) -> dict[str, _Entry]:
     """Every array of `model`'s variables by its PyTorch name.
 
     The network reads as many image channels as that axis of the `first` weight, 3 if it is no such weight.
     """
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
     shape = np.shape(first)
     channels = shape[axis] if len(shape) == 4 and shape[axis] > 0 else 3
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)  # any size will do
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     wanted: Any = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
     leaves: Any = flatten_dict(wanted, sep="/")
     entries = {}
@@ -208,8 +219,8 @@ def _counters(entries: Iterable[str]) -> list[str]:
     return [name.replace("running_mean", "num_batches_tracked") for name in entries if name.endswith(".running_mean")]
 
 
-def _problems(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]) -> list[str]:
-    """All that is missing, left over, or of the wrong shape or kind."""
+def _problems(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]], image_size: int | None) -> list[str]:
+    """All that is missing, left over, or of the wrong shape or kind; None: no shape follows from the image size."""
     problems = [f"missing: {name} {shape}" for name, shape in wanted.items() if name not in found]
     problems += [f"left over: {name} {tuple(np.shape(array))}" for name, array in found.items() if name not in wanted]
     for name in wanted.keys() & found.keys():
@@ -218,4 +229,5 @@ def _problems(found: Mapping[str, Any], wanted: dict[str, tuple[int, ...]]) -> l
             problems.append(f"wrong shape: {name} {array.shape}, expected {wanted[name]}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):
             problems.append(f"wrong dtype: {name} {array.dtype}, expected a floating one")
-    return sorted(problems)
+    told = image_size is not None and any(problem.startswith("wrong shape") for problem in problems)
+    return sorted(problems) + told * [f"at images of {image_size}x{image_size} pixels (image_size says otherwise)"]

@@ -15,7 +15,7 @@ from sdd_jax.losses import kd_loss
 from sdd_jax.models import Classifier
 from sdd_jax.models.layers import conv, torch_affine_init
 from sdd_jax.training import optim
-from sdd_jax.training.objective import Objective, distill, mixed
+from sdd_jax.training.objective import Objective, distill
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import live_teacher
 
@@ -72,8 +72,7 @@ def test_without_batch_norm_parts_make_the_update_of_the_whole(x64, rolled):
 
 @pytest.mark.slow
 def test_a_batch_is_mixed_before_it_is_divided(x64):
-    objective = mixed(OBJECTIVE)
-    state, arrays, make = begin(without_batch_norm(), objective)
+    state, arrays, make = begin(without_batch_norm())
     whole = mix(batch(), jax.random.key(2), mixup=1.0)
     states = {
         parts: jax.jit(make(accumulate=parts))(state, arrays, whole, jax.random.key(0))[0] for parts in (1, PARTS)

@@ -18,7 +18,7 @@ from sdd_jax.regions import Regions
 from sdd_jax.torch_io import from_state_dict, to_state_dict
 from sdd_jax.training import optim
 from sdd_jax.training.features import similarity
-from sdd_jax.training.objective import distill, mixed, plain
+from sdd_jax.training.objective import distill, plain
 from sdd_jax.training.step import State, make_train_step
 from sdd_jax.training.teacher import live_teacher
 
@@ -245,7 +245,7 @@ def test_the_cross_entropy_with_smooth_and_mixed_labels_is_pytorchs(torch, x64):
     batch["share"] = jnp.full(BATCH, share)
     outputs = SimpleNamespace(logits=as_jax_of_any(logits))
     now = {"epoch": 0, "epochs_done": 0.1, "key": None}
-    loss, _, _ = mixed(plain(label_smoothing=0.1)).apply({}, {}, outputs, None, batch, **now)
+    loss, _, _ = plain(label_smoothing=0.1).apply({}, {}, outputs, None, batch, **now)
     np.testing.assert_allclose(loss, expected.numpy(), rtol=1e-12)
 
 

@@ -57,7 +57,15 @@ def level_of(module):
     if module.startswith(("sdd_jax.planning", "sdd_jax.reporting", "sdd_jax.serving")):
         return 3
     if module.startswith(
-        ("sdd_jax.commands", "sdd_jax.__main__", "sdd_jax.configs", "sdd_jax.from_python", "benchmarks", "experiments")
+        (
+            "sdd_jax.commands",
+            "sdd_jax.__main__",
+            "sdd_jax.configs",
+            "sdd_jax.from_python",
+            "sdd_jax.given_data",
+            "benchmarks",
+            "experiments",
+        )
     ):
         return 4
     raise AssertionError(f"{module} has no level: give it one here")

@@ -1,11 +1,13 @@
 """What a user can get wrong on a command line, in folders and in data: one line, exit code 2, nothing half made."""
 
+import importlib
 import json
 import os
 import re
 import shutil
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +96,15 @@ COMMANDS = {
         "--workdir=DIR/new",
     ): "no config of that name; the closest is 'quickstart'",
     ("train", PLAIN, "--workdir=DIR/new", "--config.epochs=none"): "epochs must be an integer, got None",
+    ("train", KD, "--workdir=DIR/new", "--config.sdd.scales=1,2"): "sdd.scales: the method 'kd' does not read it",
+    ("train", KD, "--workdir=DIR/new", "--config.features.weight=7"): "features.weight: the method 'kd' does not read",
+    ("train", PLAIN, "--workdir=DIR/new", "--config.loss.distill_weight=2"): "the method 'plain' does not read it",
+    (
+        "train",
+        "--config=configs/quickstart.py",
+        "--workdir=DIR/new",
+        "--config.runs.kd.sdd.scales=1,2",
+    ): "sdd.scales: the method 'kd' does not read it",
     ("train", PLAIN, "--workdir=DIR/file/below"): "DIR/file/below cannot be a run's folder: DIR/file is a file",
     ("train", PLAIN, "--workdir=DIR/full"): "DIR/full is not empty and holds no run",
     ("train", PLAIN, "--workdir=DIR/teacher"): "DIR/teacher holds a run of another config",
@@ -326,3 +337,12 @@ def test_a_torn_result_line_is_named(tmp_path, monkeypatch, name, case):
     line = call("fashion", name=name, folder=tmp_path).refused()
     assert re.search(message, line), line
     assert files(tmp_path) == ["lines.jsonl"]
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("train", True), ("report", False)])
+def test_an_interrupted_command_says_that_it_goes_on_if_it_does(tmp_path, monkeypatch, command, goes_on):
+    module = importlib.import_module(f"sdd_jax.commands.{command}")
+    monkeypatch.setattr(module, "main", mock.Mock(side_effect=KeyboardInterrupt))
+    ended = call(command, *((PLAIN, f"--workdir={tmp_path}/run") if command == "train" else ("run",)))
+    assert ended.code == 130 and ended.err.startswith("sdd: interrupted")
+    assert ("the same command goes on" in ended.err) == goes_on

@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sets
+import tiny
 from ml_collections import ConfigDict
 
 from experiments.recipes import identity
 from sdd_jax import data, methods, saved
 from sdd_jax.build import build, check, make_objective, make_optimizer
 from sdd_jax.build_shapes import trace
-from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart
+from sdd_jax.commands import train as train_command
+from sdd_jax.config import read
+from sdd_jax.configs import cifar100, common, fashion_mnist, imagenet, quickstart, rows
 from sdd_jax.configs.pairs import PAIRS
 from sdd_jax.fields import FIELDS, LATER, PRESETS
 from sdd_jax.files import flatten
@@ -144,6 +147,74 @@ def test_a_wrong_argument_is_refused(argument):
         common.parse(argument, teacher="t", student="s")
 
 
+def test_a_field_that_the_method_does_not_read_is_refused_of_new_runs_alone(tmp_path):
+    def run(**overrides):
+        tree = config("method=kd", sdd__scales=(1, 2), **overrides).to_dict()
+        return train_command.list_seeds(tree, tmp_path / "run")
+
+    with pytest.raises(ValueError, match=r"^sdd.scales: the method 'kd' does not read it"):
+        train_command.check_folders(run(), ["optim.momentum", "loss.options.temperature", "sdd.scales"])
+    train_command.check_folders(run(), ["optim.momentum", "loss.options.temperature", "runs.other.sdd.scales"])
+    cached = run(teacher__cache="cache")  # of these regions
+    train_command.check_folders(cached, ["sdd.scales"])
+    with pytest.raises(ValueError, match=r"^sdd.reduction: the method 'kd' does not read it"):
+        train_command.check_folders(cached, ["sdd.scales", "sdd.reduction"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(run()[0].settings.nested()))
+    train_command.check_folders(run(), ["sdd.scales"])
+
+
+PUT = {
+    "seed": (np.arange(3)[2], 2),
+    "epochs": (20.0, 20),
+    "optim.learning_rate": (np.float32(0.5), 0.5),
+    "optim.milestones": (np.array([5, 10]), (5, 10)),
+    "optim.clip_norm": (jnp.float32(3.0), 3.0),
+    "sdd.scales": ([np.int64(1), 2], (1, 2)),
+    "data.train_examples": (np.int32(100), 100),
+    "teacher.run": (np.str_("runs/a"), "runs/a"),
+    "loss.options.temperature": (np.float64(2.0), 2.0),
+}
+
+
+def test_numbers_of_numpy_are_plain_ones_in_a_config():
+    tree = config(epochs=20, optim__milestones=())
+    for name, (given, _) in PUT.items():
+        common.put(tree, name, given)
+    settings = check(tree)
+    assert {name: (settings[name], type(settings[name])) for name in PUT} == {
+        name: (value, type(value)) for name, (_, value) in PUT.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("data.path.x", 1, "config has no field 'data.path.x'; the closest is 'data.path'"),
+        ("seed.x", 1, "config has no field 'seed.x'; the closest is 'seed"),
+        ("sdd", 1, "config has no field 'sdd'"),
+        ("sdd.scales", 2, r"sdd.scales: .*start with 1.*\(2,\)"),
+        ("sdd.scales", np.array([[1, 2]]), "sdd.scales must be integers"),
+        ("epochs", np.float32(1.5), "epochs must be an integer, got 1.5"),
+        ("epochs", "many", "epochs must be an integer, got 'many'"),
+        ("optim.learning_rate", np.array([0.1]), "optim.learning_rate must be a finite number"),
+    ],
+)
+def test_a_wrong_value_from_python_is_refused_by_field(name, value, message):
+    tree = config()
+    with pytest.raises(ValueError, match=message):
+        common.put(tree, name, value)
+        check(tree)
+
+
+@pytest.mark.parametrize("file", ["cifar100", "fashion_mnist", "small_images", "quickstart"])
+def test_a_method_without_a_teacher_is_refused(file):
+    size = "size=32," if file == "small_images" else ""
+    with pytest.raises(ValueError, match="method=sdd_dkd needs a teacher, and teacher=none was given"):
+        config(f"{size}method=sdd_dkd,teacher=none,student=resnet8", file)
+    assert config(f"{size}method=plain,teacher=none,student=resnet8", file).method == "plain"
+
+
 # (method, released (base, T, task, distill, warm-up), paper (base, T, task, distill, warm-up))
 SETTINGS = {
     "kd": (("kd", 4.0, 0.1, 0.9, 0), ("kd", 4.0, 0.1, 0.9, 30)),
@@ -152,6 +223,8 @@ SETTINGS = {
     "sdd_dkd": (("dkd", 4.0, 1.0, 1.0, 20), ("dkd", 4.0, 1.0, 1.0, 30)),
     "nkd": (("nkd_as_released", 1.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
     "sdd_nkd": (("nkd_as_released", 4.0, 1.0, 1.0, 20), ("nkd", 1.0, 1.0, 1.0, 30)),
+    "nkd_as_released": (("nkd_as_released", 1.0, 1.0, 1.0, 20), ("nkd_as_released", 1.0, 1.0, 1.0, 30)),
+    "sdd_nkd_as_released": (("nkd_as_released", 4.0, 1.0, 1.0, 20), ("nkd_as_released", 1.0, 1.0, 1.0, 30)),
 }
 # method: (base, task, distill, warm-up, the numbers that it reads)
 OTHER_SETTINGS = {
@@ -174,7 +247,7 @@ OTHER_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(("method", "preset"), list(itertools.product(METHODS, ("released", "paper"))))
+@pytest.mark.parametrize(("method", "preset"), list(itertools.product(SETTINGS, PRESETS)))
 def test_presets_are_those_of_the_sources(method, preset):
     settings = check(cifar100.get_config(f"teacher=wrn_40_2,student=wrn_16_2,method={method},preset={preset}"))
     names = ("base", "options.temperature", "task_weight", "distill_weight", "warmup_epochs")
@@ -184,8 +257,18 @@ def test_presets_are_those_of_the_sources(method, preset):
     assert tuple(settings[f"sdd.{name}"] for name in ("pooling", "consistency", "reduction")) == pooling
     if "dkd" in method:
         assert settings["loss.options.alpha"] == 1.0 and settings["loss.options.beta"] == 6.0  # the pair's own
-    if method == "sdd_nkd":
+    if method.startswith("sdd_nkd"):
         assert settings["loss.options.gamma"] == (1.5 if preset == "paper" else 6.0)
+
+
+def test_nkd_as_released_has_every_number_and_source_of_the_released_nkd():
+    pairs = [(name, *pair) for name, of_data in PAIRS.items() for pair in of_data]
+    for run in (*pairs, *((name, "resnet20", "resnet8") for name in (*rows.SMALL, *rows.OWN))):
+        for method in ("nkd", "sdd_nkd", "sdd_nkd+sp"):
+            as_released = method.replace("nkd", "nkd_as_released")
+            assert rows.settle(*run, as_released, "released") == rows.settle(*run, method, "released"), run
+            paper, of_paper = (rows.settle(*run, name, "paper") for name in (as_released, method))
+            assert {name for name in paper if paper[name].value != of_paper[name].value} == {"loss.base"}
 
 
 @pytest.mark.parametrize("method", OTHER_SETTINGS)
@@ -222,6 +305,29 @@ def test_a_short_run_warms_up_over_the_same_share_as_a_long_one(preset, share):
     full = distilled(settings["epochs"])
     assert distilled(share * settings["epochs"] / 2) == pytest.approx(full / 2, rel=1e-6)
     assert distilled(share * settings["epochs"]) == pytest.approx(full, rel=1e-6) != 0
+
+
+@pytest.mark.parametrize("file", [*rows.OWN[1:], "small_images", "deit", "quickstart", "cifar10"])
+@pytest.mark.parametrize("method", ["sdd_dkd+reviewkd", "reviewkd"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_warm_up_of_a_config_is_longer_than_its_run(file, method, preset):
+    arguments = {"small_images": "size=32,", "deit": "student=resnet18,"}
+    preset = "" if file == "quickstart" else f",preset={preset}"
+    settings = read(config(f"{arguments.get(file, '')}method={method}{preset}", file))
+    assert train_command.warm_ups(settings) == []
+    assert 1 <= settings["features.options.warmup_epochs"] <= max(0.1 * settings["epochs"], 1)
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_said():
+    short = check(config("method=dkd", epochs=10, optim__milestones=()))
+    assert train_command.warm_ups(short) == ["loss.warmup_epochs is 20 in a run of 10: its weight ends at 50%"]
+    both = {"loss__warmup_epochs": 80, "features__options__warmup_epochs": 40}
+    said = train_command.warm_ups(check(config("method=kd+reviewkd", epochs=20, optim__milestones=(), **both)))
+    assert [line.partition(" is ")[0] for line in said] == ["loss.warmup_epochs", "features.options.warmup_epochs"]
+    assert [line.partition("ends at ")[2][:3] for line in said] == ["25%", "50%"]
+    unread = check(config("method=reviewkd", epochs=20, optim__milestones=(), loss__warmup_epochs=80))
+    assert train_command.warm_ups(unread) == []
+    assert "\nloss.warmup_epochs is 20 in a run of 10" in train_command.describe(tiny.built(), short)
 
 
 def test_newer_losses_have_the_numbers_of_their_codes_for_other_pairs():
@@ -367,6 +473,9 @@ OF_SETS_ON_DISK = {"image_size": 64, "augment": "resize_crop", "in_memory": True
 def test_what_only_sets_on_disk_have_is_refused_of_others(option):
     with pytest.raises(ValueError, match=f"cifar10 is held in memory as it is: data.{option} cannot be chosen"):
         check(config(**{f"data__{option}": OF_SETS_ON_DISK[option]}))
+    asked = {"chosen": OF_SETS_ON_DISK["in_memory"]} if option == "in_memory" else {option: OF_SETS_ON_DISK[option]}
+    with pytest.raises(ValueError, match=f"cifar10 is held in memory as it is: data.{option} cannot be chosen"):
+        data.decides_in_memory("cifar10", **{"chosen": None} | asked)
 
 
 def test_several_steps_a_call_need_images_in_memory():
@@ -548,3 +657,9 @@ def test_an_unfinished_teacher_is_refused(teacher_run, tmp_path):
 def test_every_known_data_set_is_described():
     memory, disk = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100"}, {"cub200", "imagenet", "tiny_imagenet"}
     assert set(data.INFO) == memory | disk
+
+
+def test_a_trace_of_steps_that_the_run_does_not_have_is_refused():
+    build(digits(profile_steps=(0, 1000)))
+    with pytest.raises(ValueError, match=r"profile_steps must begin before .* run.s 1 steps; got \(1, 10\)"):
+        build(digits(profile_steps=(1, 10)))

@@ -152,7 +152,10 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(checkpoints):
     (checkpoints.folder / "00000003.orbax-checkpoint-tmp").mkdir()
     (checkpoints.folder / "notes").mkdir()
     assert checkpoints.steps() == [1]
-    assert sorted(checkpoints.remove_unfinished()) == ["00000002", "00000003.orbax-checkpoint-tmp"]
+    assert sorted(checkpoints.remove_unfinished()) == [
+        "a checkpoint without its MANIFEST.json is set aside: 00000002 is now 00000002.unfinished-1",
+        "removed an unfinished checkpoint: 00000003.orbax-checkpoint-tmp",
+    ]
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["00000001", "00000002.unfinished-1", "notes"]
 
 
@@ -165,6 +168,32 @@ def test_two_newest_and_their_best_are_kept(tmp_path):
         kept[step] = checkpoints.steps()
     checkpoints.close()
     assert kept == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [4, 5], 6: [4, 5, 6]}
+
+
+def test_a_run_that_goes_on_from_before_damaged_checkpoints_keeps_what_it_saves_and_leaves_them_behind(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "a run")
+    for step in (10, 20, 30):
+        checkpoints.save(state(step), step, progress(10))
+    checkpoints.wait()
+    for step in (20, 30):
+        a_data_file(checkpoints, step).write_bytes(b"damaged")
+    assert checkpoints.newest_whole()[0] == 10
+    for step in (13, 25, 28):  # it was stopped between two of its saves, three times
+        checkpoints.save(state(step), step, progress(10))
+        checkpoints.wait()
+        assert checkpoints.newest_whole() == (step, [])
+    assert checkpoints.steps() == [10, 25, 28]
+    assert {path.name for path in tmp_path.glob("*.replaced-*")} == {"00000020.replaced-1", "00000030.replaced-1"}
+
+
+def test_up_to_a_step_there_may_be_none_that_is_whole_though_a_later_one_is(checkpoints):
+    a_data_file(checkpoints, 1).write_bytes(b"damaged")
+    step, problems = checkpoints.newest_whole(1)
+    assert step is None and "00000001" in problems[0]
+    assert checkpoints.newest_whole()[0] == 2
+    a_data_file(checkpoints, 2).write_bytes(b"damaged")
+    with pytest.raises(Damaged, match="every checkpoint of this run is damaged"):
+        checkpoints.newest_whole()
 
 
 def test_values_are_those_of_the_moment_of_saving(tmp_path):

@@ -26,29 +26,33 @@ def sum_of_product(x):
     return jnp.sum(x @ jnp.ones((64, 7)), 0)
 
 
-def test_the_installed_jaxlib_is_in_the_table_and_knows_its_options():
-    assert compiling.known_options({compiling.YNNPACK: compiling.FUSIONS[SERIES]})
-
-
-def test_the_chosen_options_are_right(unchecked, capsys):
-    assert compiling.cpu_options() == {compiling.YNNPACK: compiling.FUSIONS[SERIES]}
+def test_the_installed_jaxlib_is_right_without_ynnpack(unchecked, capsys):
+    assert compiling.known_options({compiling.YNNPACK: compiling.OFF})
+    assert compiling.cpu_options() == {compiling.YNNPACK: compiling.OFF}
     assert capsys.readouterr().err == ""
 
 
+def test_the_first_set_that_computes_right_is_taken(unchecked, monkeypatch, capsys):
+    sets = tuple(map(fusions_of, ("REDUCE+ELTWISE", "INDIVIDUAL_DOT", "REDUCE")))
+    monkeypatch.setitem(compiling.FASTER, SERIES, sets)
+    assert compiling.cpu_options() == {compiling.YNNPACK: sets[1]}
+    assert capsys.readouterr().err.count("wrong on this CPU") == 1
+
+
 def test_a_set_that_computes_wrong_is_told_of_once_and_not_used(unchecked, monkeypatch, capsys):
-    monkeypatch.setitem(compiling.FUSIONS, SERIES, fusions_of("REDUCE+ELTWISE"))
+    monkeypatch.setitem(compiling.FASTER, SERIES, (fusions_of("REDUCE+ELTWISE"),))
     jitted = [compiling.jit_network(function) for function in (sum_of_product, create_model("resnet8").init)]
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert f"jaxlib {jaxlib.__version__} computes sum(x @ ones)" in line
-    assert "ELTWISE': networks run without YNNPACK" in line
+    assert "ELTWISE': networks do without that set" in line
     assert compiling.cpu_options() == {compiling.YNNPACK: ""}
     x = np.random.default_rng(0).standard_normal((1344, 64), np.float32)
     np.testing.assert_allclose(jitted[0](x), np.full(7, x.astype(np.float64).sum()), rtol=1e-4)
 
 
 def test_another_process_than_the_first_does_not_tell(unchecked, monkeypatch, capsys):
-    monkeypatch.setitem(compiling.FUSIONS, SERIES, fusions_of("REDUCE+ELTWISE"))
+    monkeypatch.setitem(compiling.FASTER, SERIES, (fusions_of("REDUCE+ELTWISE"),))
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert compiling.cpu_options() == {compiling.YNNPACK: ""}
     assert capsys.readouterr().err == ""
@@ -57,7 +61,7 @@ def test_another_process_than_the_first_does_not_tell(unchecked, monkeypatch, ca
 def test_a_jaxlib_that_is_wrong_without_ynnpack_is_refused(unchecked, monkeypatch):
     wrong = compiling.Probe((2, 2), lambda x: x + 1, lambda x: x)
     monkeypatch.setitem(compiling.PROBES, "x + 1", wrong)
-    monkeypatch.setitem(compiling.FUSIONS, SERIES, fusions_of("INDIVIDUAL_DOT"))
+    monkeypatch.setitem(compiling.FASTER, SERIES, (fusions_of("INDIVIDUAL_DOT"),))
     with pytest.raises(ValueError) as caught:
         compiling.cpu_options()
     version = f"jaxlib {jaxlib.__version__}"
@@ -67,7 +71,7 @@ def test_a_jaxlib_that_is_wrong_without_ynnpack_is_refused(unchecked, monkeypatc
 
 
 def test_a_jaxlib_of_another_series_runs_without_ynnpack(unchecked, monkeypatch):
-    monkeypatch.setattr(compiling, "FUSIONS", {})
+    monkeypatch.setattr(compiling, "FASTER", {f"{SERIES}9": ("of another",)})
     assert compiling.cpu_options() == {compiling.YNNPACK: ""}
 
 

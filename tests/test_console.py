@@ -3,7 +3,9 @@
 import json
 import re
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -66,6 +68,30 @@ def test_a_function_that_is_not_there_is_named_before_anything_is_read(tmp_path)
     given = ("--config=quickstart:method=plain", "--config.track=nowhere:track", f"--workdir={tmp_path}/run")
     assert "track 'nowhere:track': No module named 'nowhere'" in call("train", *given).refused()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("service", ["wandb", "trackio"])
+def test_each_seed_is_a_run_of_the_service_and_goes_on_as_the_same(tmp_path, monkeypatch, service):
+    begun, lines = [], {}
+
+    def init(**given):
+        begun.append(given)
+        log = lines.setdefault(len(begun), [])
+        return SimpleNamespace(log=lambda values, step: log.append((step, values)))
+
+    monkeypatch.setitem(sys.modules, service, SimpleNamespace(init=init))
+    text = next(block.text for block in blocks(Path("docs/tracking.md")) if f"def {service}" in block.text)
+    exec(text, watch := {})
+    folders = [tmp_path / name / "seed_0" for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    first, second = (watch[service](folder, {"seed": 0}) for folder in folders)
+    first({"kind": "train", "step": 50, "loss": 2.0})
+    second({"kind": "train", "step": 50, "loss": 3.0})
+    assert lines == {1: [(50, {"train/loss": 2.0})], 2: [(50, {"train/loss": 3.0})]}
+    watch[service](folders[0], {"seed": 0})
+    named = [(given.get("id"), given["name"]) for given in begun]
+    assert named[0] == named[2] != named[1] and begun[2]["resume"] == "allow"
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 """Sets on disk that are decoded once into arrays: what is in them, when they are made again, and what is refused."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +16,14 @@ import sets
 from PIL import Image
 from test_end_to_end import ENVIRONMENT, run
 
+import sdd_jax
 from sdd_jax import data
 from sdd_jax.build import build, check
 from sdd_jax.configs import common, image_folder, tiny_imagenet
 from sdd_jax.data import decoded, images
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.streamed import StreamedDataset
+from sdd_jax.training.run_dir import lock_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -250,6 +254,16 @@ def test_what_an_interrupted_start_left_is_no_part_of_the_next(folder, cache, mo
     assert content(cache)["train.npy"] == whole["train.npy"]
 
 
+def test_a_system_that_reserves_no_space_makes_the_same(folder, cache, monkeypatch):
+    load(folder)
+    before = content(cache)
+    touched(folder)
+    monkeypatch.delattr(os, "posix_fallocate")  # as on macOS
+    load(folder)
+    after = content(cache)
+    assert after["train.npy"] == before["train.npy"] and after["MANIFEST.json"] != before["MANIFEST.json"]
+
+
 # ---- what is refused
 
 
@@ -430,3 +444,44 @@ def test_teacher_cache_and_three_seeds_together(tmp_path):
     assert len(list((tmp_path / "students").glob("seed_*/done.json"))) == 3
     result = run("evaluate", f"--workdir={tmp_path}/students/seed_1", environment=environment)
     assert "on 8 test images of tiny_imagenet" in result.stdout
+
+
+SCRIPT = """
+import sys
+import jax, sdd_jax
+from sdd_jax import data
+from sdd_jax.mesh import make_mesh
+print("begins", __name__, flush=True)
+place, workers = sys.argv[1], int(sys.argv[2])
+dataset = data.load("image_folder", path=place, image_size=8, select_on="test", workers=workers, in_memory=not workers)
+found = data.eval_data(dataset, dataset.test, batch_size=500, mesh=make_mesh(jax.devices()[:1]))
+print(len(list(found.batches())), len(dataset.test.index), flush=True)
+"""
+
+
+ADVICE = 'as each of data.workers does: put its calls of sdd_jax under if __name__ == "__main__":'
+
+
+def test_a_script_that_is_run_again_neither_trains_nor_takes_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__mp_main__", ModuleType("__mp_main__"))  # as multiprocessing has it meanwhile
+    for call in (partial(sdd_jax.train, "resnet8", data=tmp_path, folder=tmp_path), partial(lock_folder, tmp_path)):
+        with pytest.raises(SystemExit, match=re.escape(ADVICE)):
+            call()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__mp_main__"])  # and from its end on
+    lock_folder(tmp_path).release()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_script_without_a_guard_is_not_run_again_by_processes_that_decode(tmp_path, workers):
+    sets.write_folder(tmp_path / "set", classes=("a", "b"), train=250, test=250)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "set"), str(workers)]
+    got = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if not workers:
+        assert (got.returncode, got.stdout) == (0, "begins __main__\n1 500\n"), got.stderr
+    else:
+        assert got.returncode == 1 and got.stdout == "begins __main__\nbegins __mp_main__\n"
+        assert ADVICE in got.stderr
+        assert got.stderr.splitlines()[-1].startswith("ChildProcessError: a process that decodes images was lost")

@@ -13,6 +13,8 @@ import pytest
 from pages import PAGES, ROOT, blocks
 
 from docs import command_line, fields, networks
+from experiments.cells import RUN
+from experiments.tables import TABLES
 from sdd_jax.config import FIELDS
 from sdd_jax.configs import common
 from sdd_jax.models import model_names, model_stems
@@ -168,3 +170,26 @@ def test_links_between_pages_and_the_files_they_name_are_there():
         assert all((ROOT / name).exists() for name in named), (page, named)
         found += len(links) + len(named)
     assert found > 50
+
+
+def test_the_index_lists_each_of_its_pages():
+    listed, *trees = (ROOT / "docs" / "index.md").read_text().split("```{toctree}")
+    pages = {line for tree in trees for line in tree.partition("```")[0].splitlines() if re.fullmatch(r"\w+", line)}
+    assert len(pages) > 20 and not [name for name in pages if f"({name}.md)" not in listed]
+
+
+def test_the_first_run_shows_the_message_of_today(tmp_path):
+    shown = re.search(r"^sdd: method: .*$", (ROOT / "docs" / "first_run.md").read_text(), re.MULTILINE)[0]
+    line = commands.call("train", "--config=quickstart:method=sdd_kdk", f"--workdir={tmp_path}/x").refused()
+    assert line.startswith(shown.removesuffix("..."))
+
+
+@pytest.mark.parametrize("name", ["fashion", "tiny", "table9"])
+def test_the_page_of_tables_names_what_is_run(name):
+    row = re.search(rf"^\| .*`{name}`.*$", (ROOT / "docs" / "experiments.md").read_text(), re.MULTILINE)[0]
+    run = [cell for cell in TABLES[name].cells if cell.status == RUN]
+    if name == "table9":
+        assert all(cell.row in row for cell in run)
+    else:
+        recipe = next(cell.recipe for cell in run if cell.recipe.teacher != "none")
+        assert f"{recipe.teacher} to {recipe.student}:" in row

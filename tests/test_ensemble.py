@@ -19,7 +19,7 @@ from sdd_jax.build import build, check
 from sdd_jax.commands.cache import fill as fill_cache
 from sdd_jax.ensemble import mean_of_teachers
 from sdd_jax.models import create_model
-from sdd_jax.training import loop
+from sdd_jax.training import loop, teacher
 from sdd_jax.training.teacher import join_teachers, live_teacher
 
 
@@ -108,6 +108,18 @@ def test_two_caches_teach_by_their_mean_region_by_region(caches, mean):
     np.testing.assert_allclose(outputs.region_logits, expected, rtol=1e-3, atol=1e-3)
     whole = mean_of_teachers([one.mean((1, 2)) for one in maps], [3, 1], mean or "probabilities")
     np.testing.assert_allclose(outputs.logits, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_two_caches_share_what_is_free_and_a_container_has_no_more_than_its_own(caches, monkeypatch):
+    both = {"teacher__runs": "none,none", "teacher__cache": f"{caches}/patches,{caches}/turned"}
+    one = build(
+        digits(method="kd", model__teacher="cache", model__student="resnet8", teacher__cache=f"{caches}/patches")
+    )
+    needed = sum(array.nbytes for name, array in one.teacher.arrays.items() if name != "table")
+    for free, on_device in ((3 * needed, False), (5 * needed, True)):  # either alone would lie on the device
+        monkeypatch.setattr(teacher, "memory_bytes", lambda free=free: free)
+        arrays = build(student(**both)).teacher.arrays
+        assert [bool(arrays[f"kept{number}"]) for number in range(2)] == [on_device] * 2
 
 
 @pytest.mark.slow

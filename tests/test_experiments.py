@@ -250,6 +250,10 @@ def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
     assert run_dir.commit(line_file.parents[1]) == revision
     code.write_text("2\n")
     assert run_dir.commit(line_file.parents[1]) == f"{revision}+changes"
+    installed = tmp_path / ".venv" / "site-packages"  # of a package, inside of somebody's project
+    installed.mkdir(parents=True)
+    (installed / "package.py").write_text("3\n")
+    assert run_dir.commit(installed) is None
 
 
 def finished(folder, recipe):

@@ -2,14 +2,19 @@
 
 import os
 import pickle
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sets import tiny_imagenet, write_cub200, write_files, write_folder
 
 from sdd_jax import data
-from sdd_jax.data import folders
+from sdd_jax.data import folders, images
+
+ROOT = Path(__file__).parents[1]
 
 
 def listing(files):
@@ -74,6 +79,28 @@ def test_classes_and_images_are_numbered_by_name(tmp_path, test_name):
     assert listing(listed.test) == [("cat/0.png", 0), ("dog/0.png", 1)]
 
 
+def test_every_suffix_of_the_formats_that_are_read_counts():
+    Image.init()
+    known = {suffix for suffix, form in Image.registered_extensions().items() if form in images.FORMATS}
+    assert known - set(folders.SUFFIXES) == {".pfm"}  # whose pixels are floating-point numbers
+    written = re.search(r"suffix is one of ([^;]*);", (ROOT / "docs" / "data.md").read_text())[1]
+    assert re.findall(r"`(.\w+)`", written) == list(folders.SUFFIXES)
+
+
+def test_hidden_folders_are_no_part_of_a_class_and_other_files_are_counted_once(tmp_path, capsys):
+    write_folder(tmp_path, classes=("cat", "dog"), train=1, test=1)
+    whole = [part.fingerprint() for part in folders.read_folder("image_folder", tmp_path)[:2]]
+    assert not capsys.readouterr().err
+    (tmp_path / "train" / "cat" / ".thumbs").mkdir()
+    shutil.copy(tmp_path / "train" / "cat" / "0.png", tmp_path / "train" / "cat" / ".thumbs" / "0.png")
+    for name in ("cat/a.heic", "dog/b.HEIC", "dog/c.heic", "dog/notes.txt", "dog/README"):
+        (tmp_path / "train" / name).write_text("")
+    for _ in range(2):
+        assert [part.fingerprint() for part in folders.read_folder("image_folder", tmp_path)[:2]] == whole
+    kinds = "3 .heic, 1 without a suffix, 1 .txt"
+    assert f"{tmp_path}/train: left out by the suffix, 5 in all: {kinds}\n" == capsys.readouterr().err
+
+
 def test_imagenets_unlabelled_test_folder_is_left_alone(tmp_path):
     write_folder(tmp_path, classes=("n01", "n02"), train=2, test=1, test_name="val")
     (tmp_path / "test").mkdir()
@@ -112,6 +139,13 @@ def test_a_broken_link_is_named_when_it_is_read(tmp_path):
     files = folders.read_folder("image_folder", tmp_path).train
     with pytest.raises(FileNotFoundError, match="cat/0.png"):
         files.read(0)
+    broken = [files.fingerprint(), files.fingerprint(times=True)]
+    path.unlink()
+    path.symlink_to(path.name)
+    assert broken == [files.fingerprint(), files.fingerprint(times=True)]
+    path.unlink()
+    path.write_bytes(b"")
+    assert files.fingerprint() != broken[0]
 
 
 def test_the_fingerprint_knows_names_labels_and_sizes(tmp_path):

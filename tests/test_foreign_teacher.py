@@ -19,6 +19,7 @@ from sdd_jax.build_shapes import trace
 from sdd_jax.commands import cache as cache_command
 from sdd_jax.configs import quickstart
 from sdd_jax.data.augment import num_views
+from sdd_jax.sdd import complementary_mask
 from sdd_jax.training.loop import train
 from sdd_jax.training.teacher_cache import Cache, read_header
 from sdd_jax.training.views import run_keys
@@ -98,6 +99,22 @@ def test_a_run_reads_what_the_function_says_of_its_pictures(tmp_path, function):
         assert np.ptp(expected, axis=1).max() > 0.1  # the regions differ
 
 
+def test_of_the_largest_logits_alone_every_region_keeps_its_class(tmp_path):
+    fill(tmp_path / "cache", "patches", store="top3")
+    built = build(student(teacher__cache=str(tmp_path / "cache")))
+    data = built.dataset
+    index, view = (column[:64].astype(np.int32) for column in views_of(data))
+    outputs = built.teacher.apply(built.teacher.arrays, {"index": index, "view": view, "position": np.arange(64)})
+    logit_map = own_teachers.patch_logits(np.float32(normalised(data, augmented(data, index, view))), 10)
+    expected = own_teachers.region_means(logit_map, built.objective.regions)
+    labels = data.train.labels[np.searchsorted(data.train.index, index)]
+    np.testing.assert_array_equal(outputs.region_logits.argmax(-1), expected.argmax(-1))
+    verdicts = [complementary_mask(logits, labels) for logits in (outputs.region_logits, expected)]
+    np.testing.assert_array_equal(*verdicts)
+    assert 0.1 < np.mean(verdicts[0]) < 0.9
+    np.testing.assert_allclose(np.sort(outputs.region_logits)[..., -3:], np.sort(expected)[..., -3:], atol=1e-4)
+
+
 def test_logits_of_whole_images_serve_the_one_region_that_is_the_image(tmp_path):
     fill(tmp_path / "cache", "whole", "sdd_kd", sdd__scales=(1,))
     built = build(student(sdd__scales=(1,), teacher__cache=str(tmp_path / "cache")))
@@ -120,9 +137,18 @@ def test_the_test_accuracy_is_measured_once_noted_and_held_against_what_is_state
     assert len(own_teachers.ASKED) == 1  # to see what it gives
     with pytest.raises(ValueError, match="the teacher's test accuracy is .* stated is"):
         build(student(teacher__cache=str(tmp_path / "cache"), teacher__accuracy=100 * share + 0.2))
-    with pytest.raises(ValueError, match="the teacher's test accuracy is"):
-        fill(tmp_path / "other", "patches", teacher__accuracy=99.0)
-    assert not [*(tmp_path / "other").glob("0*")]
+
+
+def test_a_teacher_that_is_refused_leaves_nothing_and_is_taken_once_it_is_mended(tmp_path):
+    printed = fill(tmp_path / "right", "patches")
+    share = float(printed.partition("patches: ")[2].partition("%")[0])
+    with (
+        mock.patch.object(own_teachers, "patch_logits", lambda images, classes: np.ones((len(images), 4, 4, classes))),
+        pytest.raises(ValueError, match=f"the teacher's test accuracy is .* stated is {share:.2f} %"),
+    ):
+        fill(tmp_path / "cache", "patches", teacher__accuracy=share)
+    assert not (tmp_path / "cache").exists()
+    assert f"patches: {share:.2f}% on the test set" in fill(tmp_path / "cache", "patches", teacher__accuracy=share)
 
 
 def test_verify_asks_it_again(tmp_path):
@@ -151,6 +177,10 @@ def test_verify_asks_it_again(tmp_path):
         (
             "raising",
             r"asking wrong for images \(256, 32, 32, 1\) failed with RuntimeError: out of luck \(.*teachers.py",
+        ),
+        (
+            "unmade",
+            r"teacher 'own_teachers:unmade': calling it failed with KeyError: 'weights' \(.*own_teachers.py:\d+\)",
         ),
         ("without_a_name", "must state its name, a text that is not empty; got ''"),
         ("without_a_digest", "must state its digest.*got None"),

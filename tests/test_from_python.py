@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,13 @@ import sets
 from commands import call
 from flax import linen as nn
 from flax import nnx
+from PIL import Image
 
 import sdd_jax
-from sdd_jax import data, own
+from sdd_jax import data, from_python, own
 from sdd_jax.models import Classifier, LogitMapClassifier, create_model
 from sdd_jax.models.given import given_network, given_variables
+from sdd_jax.reporting.groups import find_runs
 
 SHAPE, CLASSES = (8, 8, 1), 3
 RNG = np.random.default_rng(0)
@@ -164,6 +167,40 @@ def test_an_nnx_module_gives_what_it_gives_and_keeps_its_statistics():
     assert not np.array_equal(model.apply(variables, images, train=False).logit_map, again(images, train=False))
 
 
+class Inner(nnx.Module):
+    def __init__(self, rngs):
+        self.one = nnx.Conv(1, 2, (3, 3), strides=4, rngs=rngs)
+
+
+class OfOneName(nnx.Module):
+    """Whose leaves a, one and a_one have the same name where their places are joined by "_"."""
+
+    def __init__(self, rngs):
+        self.a_one = nnx.Conv(2, CLASSES, (1, 1), rngs=rngs)
+        self.a = Inner(rngs)
+
+    def __call__(self, images, **options):
+        assert set(options) == {"train"}
+        return self.a_one(self.a.one(images))
+
+
+def test_leaves_of_an_nnx_module_that_would_have_one_name_have_two():
+    module, images = OfOneName(nnx.Rngs(1)), jnp.asarray(RNG.normal(size=(5, *SHAPE)), jnp.float32)
+    model, variables = named(module).model, given_variables(module, SHAPE, CLASSES)
+    assert len(variables["params"]["network"]) == 4
+    np.testing.assert_array_equal(model.apply(variables, images, train=False).logit_map, module(images, train=False))
+
+
+class NnxWithoutTrain(OfNnx):
+    def __call__(self, images):
+        return self.head(self.conv(images))
+
+
+class NnxPooled(OfNnx):
+    def __call__(self, images, *, train):
+        return super().__call__(images, train=train).mean((1, 2))
+
+
 class WithoutTrain(nn.Module):
     @nn.compact
     def __call__(self, images):
@@ -179,6 +216,8 @@ class Pooled(nn.Module):
 REFUSED = {
     "without train": (WithoutTrain(), r"WithoutTrain must be called as module\(images, train=...\)"),
     "pooled": (Pooled(), r"Pooled gives \[1, 3\], one prediction for an image.*leave out its pooling"),
+    "NNX without train": (NnxWithoutTrain(nnx.Rngs(0)), r"NnxWithoutTrain must be called as module\(images, train"),
+    "NNX pooled": (NnxPooled(nnx.Rngs(0)), r"NnxPooled gives \[1, 3\], one prediction for an image"),
     "with dropout": (OfNnx(nnx.Rngs(0), rate=0.5), "more than parameters and statistics .*drop.*to_linen"),
     "a number": (3, "a network must be a name, MODULE:FUNCTION, .* got int"),
     "of other classes": (create_model("resnet8", 7), "the network has 7 classes, the data have 3"),
@@ -215,6 +254,12 @@ def test_a_run_says_what_it_learned_and_goes_on_and_another_process_is_told(tmp_
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return sdd_jax.train(Map(), train=TRAIN, test=TEST, folder=tmp_path_factory.mktemp("runs") / "teacher", **QUICK)
+
+
+def test_a_report_knows_the_images_of_a_run(teacher):
+    (found,), given = find_runs([teacher.folder]), data.from_arrays(*TRAIN, *TEST)
+    fingerprints = {"training images": given.fingerprint("train"), "test images": given.fingerprint("test")}
+    assert found.inputs == {"teacher": None, **fingerprints}
 
 
 @pytest.mark.parametrize("kind", ["a folder", "network and variables"])
@@ -270,6 +315,71 @@ def test_a_wrong_argument_is_named_and_no_run_is_begun(teacher, tmp_path, case):
     with pytest.raises(ValueError, match=message):
         sdd_jax.distill("resnet8", teacher, folder=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_distillation_without_a_teacher_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"distill needs a teacher, got None: sdd_jax\.train"):
+        sdd_jax.distill("resnet8", None, method="sdd_dkd", folder=tmp_path / "run", train=TRAIN, test=TEST)
+    assert not (tmp_path / "run").exists()
+
+
+LATE = {  # found in the student's config, before the teacher is trained
+    "no such method": ({"method": "sdd_dk"}, "the closest is 'sdd_dkd'"),
+    "no such field": ({"fields": {"loss.temprature": 3.0}}, "no field 'loss.temprature'"),
+    "another run's folder": ({}, "run is not empty and holds no run"),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_a_students_mistake_is_named_before_its_teacher_is_trained(tmp_path, case):
+    given, message = LATE[case]
+    if not given:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=message):
+        sdd_jax.distill("resnet8", Map(), train=TRAIN, test=TEST, folder=tmp_path / "run", **given)
+    assert not (tmp_path / "run-teacher").exists()
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_place_that_is_no_run_is_no_unknown_network(teacher, tmp_path, role):
+    networks = {"student": "resnet8", "teacher": teacher, role: f"{tmp_path}/tecaher"}
+    with pytest.raises(ValueError, match="tecaher is not a run's folder: it has no config.json"):
+        sdd_jax.distill(**networks, train=TRAIN, test=TEST, folder=tmp_path / "run")
+
+
+def test_the_fields_choose_which_images_choose(tmp_path):
+    fields = {**QUICK["fields"], "data.select_on": "test"}
+    run = sdd_jax.train(Map(), train=TRAIN, test=TEST, folder=tmp_path / "run", epochs=1, fields=fields)
+    done = json.loads((run.folder / "done.json").read_text())
+    assert (done["train_examples"], done["select_on"]) == (24, "test")
+    held_out = data.from_arrays(*TRAIN, *TEST)
+    with pytest.raises(ValueError, match="the Dataset chooses on 'validation', data.select_on is 'test'"):
+        sdd_jax.train(Map(), data=held_out, folder=tmp_path / "run", fields=fields)
+
+
+@pytest.mark.parametrize(
+    ("side", "asked", "expected"),
+    [
+        (128, None, ("cub200", None, None)),
+        (128, 32, ("cifar", 32, True)),
+        (128, 16, ("cifar", 16, None)),
+        (48, None, ("cub200", 48, True)),
+        (48, 64, ("cub200", 64, True)),
+        (48, 128, ("cub200", 128, None)),
+    ],
+)
+def test_the_size_that_is_asked_for_chooses_the_stem(tmp_path, monkeypatch, side, asked, expected):
+    sets.write_folder(tmp_path / "images", classes=("a", "b"), train=2, test=1)
+    for file in (tmp_path / "images").rglob("*.png"):
+        Image.new("RGB", (side, side)).save(file)
+    begun = mock.Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(from_python, "train_groups", begun)
+    fields = {} if asked is None else {"data.image_size": asked}
+    with pytest.raises(KeyboardInterrupt):
+        sdd_jax.train("resnet8", data=tmp_path / "images", folder=tmp_path / "run", fields=fields)
+    config = begun.call_args.args[0][0][0].config
+    assert (config["model"]["stem"], config["data"]["image_size"], config["data"]["in_memory"]) == expected
 
 
 def test_a_folder_that_names_code_runs_none_of_it(tmp_path, monkeypatch):

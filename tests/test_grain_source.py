@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -116,19 +117,39 @@ def test_an_example_is_augmented_by_seed_epoch_and_number_alone(folder):
     assert both and all(np.array_equal(*images) for images in both)
 
 
-def test_each_process_reads_its_share(folder, monkeypatch):
-    whole = by_position(batches(folder, 4))
-    shares = {}
+def test_the_shares_of_two_processes_are_the_halves_of_each_batch_in_its_order(folder, monkeypatch):
+    """Only so are the same images neighbours, and mixed, that are so in one process."""
+
+    def evaluated():
+        source = eval_data(folder, folder.test, batch_size=BATCH, mesh=make_mesh(jax.devices()[:1]))
+        return [jax.device_get(batch) for batch in source.batches()]
+
+    whole, whole_test = batches(folder, 4), evaluated()
+    monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, arrays: jax.device_put(arrays))
+    monkeypatch.setattr(grain_source.jax, "process_count", lambda: 2)
+    shares, shares_test = [], []
     for process in range(2):
         monkeypatch.setattr(grain_source.jax, "process_index", lambda process=process: process)
-        monkeypatch.setattr(grain_source.jax, "process_count", lambda: 2)
-        monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, arrays: jax.device_put(arrays))
-        found = batches(folder, 4)
-        assert found[0]["label"].shape == (1, BATCH // 2)
-        share = by_position(found)
-        assert set(share) == {p for p in whole if p % 2 == process}
-        shares |= share
-    assert shares == whole
+        shares.append(batches(folder, 4))
+        shares_test.append(evaluated())
+    assert shares[0][0]["label"].shape == (1, BATCH // 2)
+    for step, batch in enumerate(whole):
+        one, other = ({name: array[0] for name, array in share[step].items() if name != "key"} for share in shares)
+        together = {name: np.concatenate([one[name], other[name]]) for name in one}
+        chex.assert_trees_all_equal(together, {name: batch[name][0] for name in together})
+    for batch, one, other in zip(whole_test, *shares_test, strict=True):
+        chex.assert_trees_all_equal({name: np.concatenate([one[name], other[name]]) for name in batch}, batch)
+
+
+class Device(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def test_the_devices_of_a_process_have_one_stretch_of_a_batch(monkeypatch):
+    """Some machines number them across their processes."""
+    found = [Device(id=number, process_index=process) for number, process in enumerate((0, 1, 0, 1))]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    assert [device.id for device in make_mesh().devices.flat] == [0, 2, 1, 3]
 
 
 @pytest.mark.slow
@@ -155,7 +176,9 @@ def test_two_real_processes_share_every_batch(folder):
     shares = [{tuple(row) for row in printed["seen"]} for printed in (first, second)]
     assert shares[0] | shares[1] == expected and not shares[0] & shares[1]
     assert len(shares[0]) == len(shares[1])
-    sums = [[int(batch["position"].sum()), int(batch["image"].astype(int).sum())] for batch in alone]
+    sums = [
+        [int((batch["position"][0] * range(BATCH)).sum()), int(batch["image"].astype(int).sum())] for batch in alone
+    ]
     assert first["sums"] == second["sums"] == sums
     assert first["evaluated"] == second["evaluated"] == len(folder.test.index)
 

@@ -159,7 +159,9 @@ BAD = {
     "truncated": (encoded(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8), "JPEG")[:-900], "truncated"),
     "floating-point": (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "range is not known"),
     "huge": (encoded(COLOUR, "BMP")[:18] + struct.pack("<ii", 60_000, 60_000) + encoded(COLOUR, "BMP")[26:], "exceeds"),
-    "negative": (encoded(Image.fromarray(np.array([[-1, 7]], np.int32)), "TIFF"), "from -1 to 7"),
+    # 339: signed numbers
+    "negative": (encoded(np.array([[0xFFFF, 7]], np.uint16), "TIFF", tiffinfo={339: 2}), "from -1 to 7"),
+    "32 bits": (encoded(Image.fromarray(np.array([[200]], np.int32)), "TIFF"), "32 bits, whose range is not known"),
     "five channels": (np.zeros((2, 2, 5), np.uint8), r"expected uint8 .* got uint8 \(2, 2, 5\)"),
     "16-bit pixels": (np.zeros((2, 2, 3), np.uint16), r"expected uint8 .* got uint16"),
 }

@@ -125,6 +125,7 @@ def test_other_weights_in_the_same_place_are_another_run(tmp_path):
         ("short.safetensors", r"model.init: .*short.safetensors: .*; +missing: layer2.0.bn1.bias \(32,\)$"),
         ("config.json", "model.init: .*config.json is neither a safetensors nor a PyTorch file"),
         ("unfinished", "model.init: the run in .*unfinished has not finished"),
+        ("pictures", "model.init: .*pictures is not a run's folder: it has no config.json"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, place, message):
@@ -135,6 +136,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path, place, message):
         write_file(path, values, 10, ("layer2.0.bn1.bias",) if "short" in place else ())
     elif place == "config.json":
         path.write_text("{}")
+    elif place == "pictures":
+        path.mkdir()
     elif place == "unfinished":
         run_dir.open_folder(path, check(quickstart.get_config("run=plain")).nested())
     elif place == "resnet14":
@@ -180,13 +183,16 @@ def test_which_runs_can_be_given_more_epochs(tmp_path, before, after, changes, m
         assert (folder / "config.json").read_text() == text
         return
     (folder / run_dir.DONE).write_text("{}")
-    assert run_dir.open_folder(folder, after) == [f"extended from 2 epochs to {after['epochs']}"]
-    assert not (folder / run_dir.DONE).exists() and run_dir.open_folder(folder, after) == []
+    run_dir.open_folder(folder, after)
+    assert (folder / run_dir.DONE).exists() and (folder / "config.json").read_text() == text  # so far
+    assert run_dir.extend(folder, after) == [f"extended from 2 epochs to {after['epochs']}"]
+    assert not (folder / run_dir.DONE).exists() and run_dir.extend(folder, after) == []
     config = run_dir.read_config(folder)
     assert config["epochs"] == 4 and config["optim"] == after["optim"]
     assert run_dir.owner(config) == owner != run_dir.owner(after)  # so that its checkpoints stay its own
     longer = after | {"epochs": 6}
-    assert run_dir.open_folder(folder, longer) == ["extended from 4 epochs to 6"]
+    run_dir.open_folder(folder, longer)
+    assert run_dir.extend(folder, longer) == ["extended from 4 epochs to 6"]
     assert run_dir.owner(run_dir.read_config(folder)) == owner
     assert run_dir.flat_fields(run_dir.read_config(folder)) == run_dir.flat_fields(longer)
 

@@ -9,13 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import run_streamed
+import sets
 import tiny
 
 from sdd_jax import saved
 from sdd_jax.data import memory, train_data
+from sdd_jax.processes import Preempted
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, programs, run_dir
+from sdd_jax.training import objective as objectives
 from sdd_jax.training.logbook import Logbook, read_metrics
+from sdd_jax.training.run_writer import Trace
+from sdd_jax.training.teacher import Teacher
 
 TIMED = ("elapsed", "images_per_second")
 
@@ -90,7 +96,7 @@ def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp
     assert sorted(taken) == list(range(11, 17))  # 44 examples, batches of 8: epochs end at steps 6, 11 and 17
 
 
-@pytest.mark.parametrize("changed", ["teacher", "training images"])
+@pytest.mark.parametrize("changed", ["teacher", "training images", "test images"])
 def test_a_run_does_not_go_on_with_another_teacher_or_other_images(tmp_path, monkeypatch, changed):
     built = tiny.built()
     built = built._replace(teacher=built.teacher._replace(digest="a"))
@@ -99,14 +105,58 @@ def test_a_run_does_not_go_on_with_another_teacher_or_other_images(tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             loop.train(built, tmp_path)
     other = built._replace(teacher=built.teacher._replace(digest="b"))
-    if changed == "training images":
-        images = built.dataset.train.images.copy()
+    if changed != "teacher":
+        name = changed.partition(" ")[0].removesuffix("ing")
+        split = getattr(built.dataset, name)
+        images = split.images.copy()
         images[0, 0, 0, 0] ^= 1
-        train = built.dataset.train._replace(images=images)
-        other = built._replace(dataset=dataclasses.replace(built.dataset, train=train))
+        dataset = dataclasses.replace(built.dataset, **{name: split._replace(images=images)})
+        other = built._replace(dataset=dataset)
     with pytest.raises(ValueError, match=f"holds a run that began with another {changed}"):
         loop.train(other, tmp_path)
     loop.train(built, tmp_path)
+
+
+def test_a_run_does_not_go_on_where_images_on_disk_came_went_or_moved(tmp_path):
+    sets.write_folder(tmp_path / "set", classes=("a", "b", "c"), train=5, test=1, test_name="val")
+    place = tmp_path / "set"
+    train = place / "train"
+
+    def start(should_stop=lambda step: None):
+        dataset = run_streamed.load("folder", place, workers=0)
+        built = tiny.built(epochs=1, dataset=dataset, teacher=Teacher(), objective=objectives.plain())
+        return loop.train(built, tmp_path / "run", should_stop=should_stop)
+
+    with pytest.raises(Preempted):
+        start(lambda step: 15 if step == 1 else None)
+    image = sorted((train / "a").iterdir())[0]
+    moves = [(image, tmp_path / image.name), (image, train / "b" / f"moved{image.suffix}")]
+    for before, after in moves:  # one fewer, one of another class
+        before.rename(after)
+        with pytest.raises(ValueError, match="holds a run that began with another training images"):
+            start()
+        after.rename(before)
+    place = place.rename(tmp_path / "elsewhere")  # as they lie on another machine
+    with pytest.raises(Preempted):
+        start(lambda step: 15)
+
+
+def test_a_finished_run_stays_as_it_is_where_more_epochs_are_refused(tmp_path):
+    def config(epochs):
+        return {"seed": 0, "epochs": epochs, "method": "plain", "optim": {"schedule": "step", "milestones": []}}
+
+    run = tiny.built(epochs=1)
+    run = run._replace(config=config(1), teacher=run.teacher._replace(digest="a"))
+    loop.train(run, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("config.json", "done.json")}
+    longer = run._replace(config=config(2), epochs=2)
+    with pytest.raises(ValueError, match="holds a run that began with another teacher"):
+        loop.train(longer._replace(teacher=run.teacher._replace(digest="b")), tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    run_dir.check_same_config(tmp_path, config(1))
+    with pytest.raises(Preempted):
+        loop.train(longer, tmp_path, should_stop=lambda step: 15)
+    assert run_dir.read_config(tmp_path)["epochs"] == 2 and not (tmp_path / "done.json").exists()
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(uninterrupted):
@@ -224,6 +274,18 @@ def test_a_trace_holds_the_steps_that_were_asked_for(uninterrupted, tmp_path, ca
     (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     assert {event["args"]["step_num"] for event in events if event.get("name") == "train"} == {"2", "3", "4"}
+
+
+def test_a_trace_that_ends_with_the_run_is_named_too(tmp_path, monkeypatch):
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, lambda *given, **named: None)
+    said = []
+    trace = Trace(tmp_path, (2, 1010), said.append)
+    for step in range(5):
+        trace.at(step, ())
+    trace.close()
+    trace.close()
+    assert len(said) == 1 and f"trace of the steps from 2 on in {tmp_path / 'profile'}: open" in said[0]
 
 
 def losses(state_and_workdir):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from pages import ROOT
 
 from docs import values
 from sdd_jax import class_cost, methods, wkd_loss
@@ -45,6 +46,25 @@ def test_an_unknown_method_is_refused_with_what_there_is(name):
 def test_the_old_name_of_a_method_is_answered_with_the_new_one(old, new):
     with pytest.raises(ValueError, match=f"{old!r} is called '{new.replace('+', '[+]')}' now"):
         cifar100.get_config(f"method={old}")
+
+
+def test_the_page_says_how_the_gradient_goes_with_the_temperature(x64):
+    page = (ROOT / "docs" / "methods.md").read_text().partition("| loss | T 1 |")
+    head, _, *rows = "".join(page[1:]).partition("\n\n")[0].splitlines()
+    temperatures = [float(cell.strip().removeprefix("T ")) for cell in head.split("|")[2:-1]]
+    teacher, student = 3 * np.random.default_rng(1).normal(size=(2, 64, 100))
+    for row in rows:
+        name, *told = (cell.strip() for cell in row.split("|")[1:-1])
+        function = methods.BASES[name.split("`")[1]].function
+        option = "gamma" if "gamma" in name else "temperature"
+
+        def mean(logits, value, function=function, option=option):
+            return jnp.mean(function(logits, teacher, teacher.argmax(-1), **{option: value}))
+
+        gradient_of = jax.jit(jax.grad(mean))
+        for temperature, number in zip(temperatures, map(float, told), strict=True):
+            gradient = gradient_of(student, 1 / temperature if option == "gamma" else temperature)
+            assert jnp.linalg.norm(gradient) == pytest.approx(number, rel=0.05), (name, temperature)
 
 
 def root_loss(student_logits, teacher_logits, labels, *, power=0.5, floor: float = 1):

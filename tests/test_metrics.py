@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sdd_jax import metrics
+from sdd_jax.training.objective import task_loss
 
 RNG = np.random.default_rng(1)
 LOGITS = jnp.asarray(RNG.integers(0, 4, (40, 6)).astype(np.float32))  # many ties
@@ -43,6 +44,14 @@ def test_padding_counts_for_nothing_whatever_is_in_it():
 def test_a_row_that_is_not_a_number_is_never_correct():
     for column in range(6):
         assert float(metrics.top_k(LOGITS.at[:, column].set(jnp.nan), LABELS, 6)["sum"]) == 0
+
+
+def test_a_label_out_of_range_is_never_correct_and_has_no_cross_entropy():
+    logits, labels = jnp.tile(jnp.arange(6.0), (4, 1)), jnp.array([5, -1, 6, -6])
+    assert float(jax.jit(metrics.top_k)(logits, labels)["sum"]) == 1
+    for smoothing in (0.0, 0.1):
+        losses = jax.jit(lambda logits, labels, smoothing=smoothing: task_loss(logits, labels, smoothing))
+        assert np.isnan(losses(logits, labels)).tolist() == [False, True, True, True]
 
 
 def test_agreement_is_of_predictions():

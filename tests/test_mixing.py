@@ -11,7 +11,12 @@ import tiny
 from sdd_jax import losses
 from sdd_jax.data import train_data
 from sdd_jax.data.mixing import cutmix_box, mix
-from sdd_jax.training.objective import Objective, distill, mixed, plain
+from sdd_jax.models import Outputs
+from sdd_jax.models.classifier import stage
+from sdd_jax.regions import Regions
+from sdd_jax.training.features import contrast
+from sdd_jax.training.hints import attention
+from sdd_jax.training.objective import added, distill, plain
 from sdd_jax.training.programs import Programs
 from sdd_jax.training.step import stream
 
@@ -134,7 +139,7 @@ def soft_labels(smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_label_term_is_the_cross_entropy_with_the_mixed_soft_labels(x64, smoothing):
     student, _ = logits()
-    loss, metrics = apply(mixed(plain(label_smoothing=smoothing)))
+    loss, metrics = apply(plain(label_smoothing=smoothing))
     np.testing.assert_allclose(loss, -(soft_labels(smoothing) * log_softmax(student)).sum(-1), rtol=1e-7)
     np.testing.assert_allclose(metrics["task_loss"], loss, rtol=1e-12)
 
@@ -149,21 +154,58 @@ def dkd(student, teacher, label):
 
 
 def test_a_base_loss_that_reads_the_label_is_taken_for_both(x64):
-    objective = mixed(distill(losses.dkd_loss, task_weight=0.0))
+    objective = distill(losses.dkd_loss, task_weight=0.0)
     rows = zip(*logits(), (0, 1, 2, 3), (1, 2, 3, 3), strict=True)
     expected = [SHARE * dkd(s, t, first) + (1 - SHARE) * dkd(s, t, second) for s, t, first, second in rows]
     np.testing.assert_allclose(apply(objective)[0], expected, rtol=1e-7)
 
 
 def test_a_base_loss_that_reads_none_is_what_it_was(x64):
-    objective = mixed(distill(losses.kd_loss, task_weight=0.0))
+    objective = distill(losses.kd_loss, task_weight=0.0)
     np.testing.assert_allclose(apply(objective)[0], losses.kd_loss(*logits()), rtol=1e-12)
 
 
+def outputs(rng):
+    logit_map = jnp.asarray(rng.normal(size=(4, 8, 8, 5)))
+    maps = {stage(number): jnp.asarray(rng.normal(size=(4, 8, 8, 6))) for number in (1, 2)}
+    return Outputs(logit_map.mean((1, 2)), logit_map, Regions().pool(logit_map), maps)
+
+
+@pytest.mark.parametrize("regions", [None, Regions()])
+def test_loss_and_metrics_are_the_mixture_of_those_of_either_label(x64, regions):
+    rng, now = np.random.default_rng(3), {"epoch": 0, "epochs_done": 0.3, "key": jax.random.key(0)}
+    networks, batch = (outputs(rng), outputs(rng)), mixed_batch()
+    terms = {"task_weight": 0.7, "distill_weight": 2.0, "label_smoothing": 0.1, "warmup_epochs": 2}
+    objective = added(logits=distill(losses.dkd_loss, regions=regions, **terms), features=attention(3.0))
+    empty = {"logits": {}, "features": {}}
+    apply = jax.jit(lambda batch: objective.apply(empty, empty, *networks, batch, **now)[:2])
+    loss, metrics = apply(batch)
+    first, other = (apply({"label": batch[name]}) for name in ("label", "other_label"))
+    np.testing.assert_allclose(loss, SHARE * first[0] + (1 - SHARE) * other[0], rtol=1e-12)
+    for name, value in metrics.items():  # shares of regions are counted in float32
+        expected = SHARE * first[1][name] + (1 - SHARE) * other[1][name]
+        np.testing.assert_allclose(value, expected, rtol=1e-12 if value.dtype == jnp.float64 else 1e-6, atol=1e-12)
+
+
+def test_a_loss_over_feature_maps_is_computed_once():
+    objective = added(logits=plain(), features=attention())
+    student, teacher = (outputs(np.random.default_rng(seed)) for seed in (0, 1))
+
+    def operations(batch):
+        def loss(maps):
+            empty = {"logits": {}, "features": {}}
+            now = {"epoch": 0, "epochs_done": 0.0, "key": jax.random.key(0)}
+            ours = student._replace(feature_maps=maps)
+            return jnp.mean(objective.apply(empty, empty, ours, teacher, batch, **now)[0])
+
+        return jax.jit(jax.grad(loss)).lower(student.feature_maps).cost_analysis()["flops"]
+
+    assert operations(mixed_batch()) < 1.01 * operations({"label": mixed_batch()["label"]})
+
+
 def test_an_objective_with_a_memory_of_examples_is_refused():
-    state = {"memory": jnp.zeros((8, 4))}
-    with pytest.raises(ValueError, match="memory of examples cannot learn from mixed images"):
-        mixed(plain()).apply({}, state, Out(logits()[0]), None, mixed_batch(), epoch=0, epochs_done=0.0, key=None)
+    with pytest.raises(ValueError, match="CRD remembers every example, and cannot learn from mixed images"):
+        contrast().apply({}, {}, None, None, mixed_batch(), epoch=0, epochs_done=0.0, key=None)
 
 
 @pytest.mark.slow
@@ -176,7 +218,7 @@ def test_both_networks_of_a_run_see_the_same_mixed_images():
         return jnp.mean(student.logits, -1), {}, state
 
     built = tiny.built(mixing=alphas)
-    built = built._replace(objective=built.objective._replace(apply=watch))  # called for either label
+    built = built._replace(objective=built.objective._replace(apply=watch))
     programs = Programs([built])
     state = programs.begin(jax.random.key(0)).replace(step=jnp.int32(step))
     states = programs.stack([state])
@@ -197,13 +239,3 @@ def test_both_networks_of_a_run_see_the_same_mixed_images():
     np.testing.assert_allclose(student, outputs.logits, rtol=1e-4, atol=1e-5)
     asked = built.teacher.apply(built.teacher.arrays, {"image": expected})
     np.testing.assert_allclose(teacher, asked.logits, rtol=1e-4, atol=1e-5)
-
-
-def test_an_unmixed_batch_needs_no_second_label():
-    assert isinstance(mixed(plain()), Objective) and mixed(plain()).needs == frozenset()
-    student = Out(logits()[0])
-    single = {"label": mixed_batch()["label"]}
-    loss, _, _ = mixed(plain()).apply({}, {}, student, None, single, epoch=0, epochs_done=0.0, key=None)
-    np.testing.assert_array_equal(
-        loss, plain().apply({}, {}, student, None, single, epoch=0, epochs_done=0.0, key=None)[0]
-    )

@@ -163,6 +163,18 @@ def test_abkd_is_that_of_its_definition_and_never_negative(powers, x64):
 of_powers = jax.jit(lambda student, teacher, alpha, beta: abkd_loss(student, teacher, alpha=alpha, beta=beta))
 
 
+def test_abkd_of_equal_networks_is_zero_however_far_their_logits_are_apart():
+    both = jax.jit(jax.value_and_grad(of_powers))
+    for powers in ((0.5, -1.0), (-1.0, -1.0), (1.0, -2.0), (0.8, 0.3)):
+        for logits in (jnp.array([0.0, 800.0, -2000.0]), jnp.array([0.0, 4.0, 8.0])):
+            value, gradient = both(logits, logits, *powers)
+            assert value == 0
+            np.testing.assert_array_equal(gradient, np.zeros(3))
+        assert np.isnan(both(logits.at[0].set(jnp.nan), logits, *powers)[0])
+        assert np.isnan(both(logits, logits.at[2].set(jnp.nan), *powers)[0])
+    assert both(jnp.array([0.0, 800.0, -2000.0]), jnp.array([0.0, 800.0, -1600.0]), 0.5, -1.0)[0] == jnp.inf
+
+
 @pytest.mark.parametrize("powers", POWERS)
 def test_abkd_is_continuous_in_its_powers(powers, x64):
     student, teacher, _ = example((4, 5))

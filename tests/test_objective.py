@@ -85,6 +85,20 @@ def test_without_options_regions_weigh_as_the_released_code_has_them(networks):
     np.testing.assert_array_equal(*losses)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"regions": REGIONS, "sdd": {"reduction": "Mean"}}, "reduction must be one of mean, sum; got 'Mean'"),
+        ({"regions": REGIONS, "sdd": {"consistency": "labels"}}, "consistency must be one of label, class"),
+        ({"sdd": {"complementary_weight": 3.0}}, "sdd weighs regions, and there are none.*3.0"),
+        ({"warmup_epochs": -4}, "warm-up epochs of at least 0, got -4"),
+    ],
+)
+def test_what_would_be_computed_as_something_else_is_refused(networks, given, message):
+    with pytest.raises(ValueError, match=message):
+        apply(distill(kd_loss, **given), networks, 0)
+
+
 def test_a_sum_of_objectives_gives_each_its_own(networks):
     """Parameters, memory and keys by name: a term sees nothing of another's."""
 

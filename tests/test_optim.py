@@ -8,7 +8,12 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from flax import nnx
+from flax.traverse_util import unflatten_dict
 
+from sdd_jax.models import Classifier
+from sdd_jax.models.given import given_network
+from sdd_jax.models.layers import torch_affine_init
 from sdd_jax.training import optim
 
 RATE, MOMENTUM, DECAY, CLIP = 0.1, 0.9, 0.02, 2.0
@@ -106,6 +111,47 @@ def test_of_a_network_the_kernels_are_decayed():
     decayed = jax.tree_util.tree_flatten_with_path(optim.weights_alone({"student": variables["params"]}))[0]
     assert {path[-1].key for path, decays in decayed if decays} == {"kernel"}
     assert {path[-1].key for path, decays in decayed if not decays} == {"bias", "scale"}
+
+
+class WithPositions(nnx.Module):
+    def __init__(self, rngs):
+        self.pos_embed = nnx.Param(jnp.zeros((1, 4, 8)))
+        self.position_embedding = nnx.Embed(4, 8, rngs=rngs)
+        self.cls = nnx.Param(jnp.zeros((1, 1, 8)))
+        self.patches = nnx.Conv(3, 8, (8, 8), strides=8, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, 8, 8, decode=False, rngs=rngs)
+
+    def __call__(self, images, *, train):
+        x = self.patches(images).reshape(-1, 4, 8) + self.pos_embed + self.position_embedding(jnp.arange(4))
+        return self.attention(x + self.cls).reshape(-1, 2, 2, 8)
+
+
+@pytest.mark.parametrize("bridged", [False, True])
+def test_of_an_nnx_module_the_kernels_are_decayed(bridged):
+    linen = Classifier(nnx.bridge.to_linen(WithPositions), 10, torch_affine_init)
+    model = linen if bridged else given_network(WithPositions(nnx.Rngs(0)), (16, 16, 3), 10).model
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    paths = jax.tree_util.tree_flatten_with_path(optim.weights_alone(variables["params"]))[0]
+    decayed = {jax.tree_util.keystr(path) for path, decays in paths if decays}
+    assert len(decayed) == 6 and all("kernel" in path for path in decayed)
+    assert len(paths) == 15 and not any("kernel" in jax.tree_util.keystr(path) for path, decays in paths if not decays)
+
+
+@pytest.mark.parametrize(
+    ("path", "decays"),
+    [
+        ("pos_embed/embedding", False),
+        ("block/relative_position_bias_table", False),
+        ("encoder/posembed_input/pos_embedding", False),
+        ("absolute_pos_embed", False),
+        ("cls/kernel", True),
+        ("embed/embedding", True),
+        ("bias/kernel", True),
+    ],
+)
+def test_a_name_says_what_is_no_weight_of_a_layer(path, decays):
+    tree = unflatten_dict({tuple(path.split("/")): jnp.zeros((2, 2))})
+    assert jax.tree.leaves(optim.weights_alone(tree)) == [decays]
 
 
 def test_the_rate_rises_by_step_and_joins_the_schedule_where_it_is():

@@ -57,6 +57,9 @@ WRONG = {
     "no such module": ("no_such_losses:f", "loss.base: loss 'no_such_losses:f': No module named 'no_such_losses'"),
     "no such function": ("own_losses:f", "must be a function of student_logits, teacher_logits, labels .*got None"),
     "no function": ("own_losses:CONSTANT", "must be a function .*own_losses.py; got 3"),
+    "a list": ("own_losses:with_a_list", r"loss.base: with_a_list has temperatures=\[1.0, 2.0\] as default; an option"),
+    "fractions": ("own_losses:with_fractions", r"loss.base: with_fractions has temperatures=\(1.0, 2.0\) as default"),
+    "None": ("own_losses:with_none", "loss.base: with_none has cutoff=None as default; .*like `float . None`"),
     "other arguments": ("own_losses:without_labels", "must be a function .*: too many positional arguments"),
 }
 
@@ -66,6 +69,20 @@ def test_a_mistake_is_found_before_anything_runs(case):
     base, message = WRONG[case]
     with pytest.raises(ValueError, match=message):
         check(own("own", base))
+
+
+@pytest.mark.parametrize("unset", [None, "none"])
+def test_an_option_that_may_be_none_is_a_number_or_unset(unset):
+    kinds = "own_losses:with_kinds"
+    settings = check(own("own", kinds))
+    assert [settings[f"loss.options.{name}"] for name in ("cutoff", "floor", "steps")] == [None, 2.0, (1, 2)]
+    settings = check(own("own", kinds, loss__options__cutoff=3, loss__options__floor=unset))
+    assert (settings["loss.options.cutoff"], settings["loss.options.floor"]) == (3.0, None)
+    assert settings == check(settings.nested())
+    with pytest.raises(ValueError, match="loss.options.cutoff must be a finite number, got 'x'"):
+        check(own("own", kinds, loss__options__cutoff="x"))
+    with pytest.raises(ValueError, match=r"loss.options.steps must be integers, such as 1,2,4; got \(0.5,\)"):
+        check(own("own", kinds, loss__options__steps=(0.5,)))
 
 
 def test_a_function_does_not_stand_under_another_methods_name():

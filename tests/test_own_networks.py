@@ -193,6 +193,7 @@ def test_a_logit_map_of_another_number_of_classes_is_refused():
         ("def f(:", r"importing broken failed with SyntaxError.*broken.py:1"),
         ("\nundefined_name", r"importing broken failed with NameError: .*undefined_name.*broken.py:2"),
         ("import no_such_package", r"importing broken failed with ModuleNotFoundError: .*no_such_package"),
+        ("import brok", r"importing broken failed with ModuleNotFoundError: No module named 'brok' \(.*broken.py:1\)"),
     ],
 )
 def test_a_module_that_does_not_import_is_named_with_the_line(tmp_path, monkeypatch, source, message):

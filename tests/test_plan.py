@@ -90,7 +90,7 @@ def test_json_has_every_figure():
 # ---------------------------------------------------------------------- the largest batch
 
 
-def search(per_chip, size):
+def search(per_chip, size, parts=1):
     """``find_largest`` where a program takes ``size(count)`` of 16 GiB, 15.75 of them usable; and what it tried."""
     tried = []
 
@@ -98,7 +98,8 @@ def search(per_chip, size):
         tried.append(count)
         return REFUSED if size(count) > 15.75 * GIB else compiled(total=size(count))
 
-    found = find_largest(per_chip, measure(per_chip), 16 * GIB, measure)
+    found = find_largest(per_chip, measure(per_chip), 16 * GIB, measure, parts)
+    assert not any(count % parts for count in tried)
     assert found["compilations"] == len(tried) - 1
     return found["per_chip"], tried[1:]
 
@@ -116,6 +117,12 @@ def test_the_search_ends_where_the_line_through_two_sizes_meets_the_memory():
 def test_the_search_halves_what_is_refused_and_says_if_nothing_fits():
     assert search(512, lambda count: (1 + count) * GIB) == (8, [256, 128, 64, 32, 16, 8])
     assert search(6, lambda count: 20 * GIB) == (0, [3, 1])
+
+
+def test_the_sizes_of_a_search_divide_into_the_parts_of_a_batch():
+    assert search(120, lambda count: (1 + count / 64) * GIB, parts=12) == (936, [648, 936])
+    assert search(120, lambda count: (1 + count / 4) * GIB, parts=12) == (48, [48])
+    assert search(60, lambda count: 20 * GIB, parts=12) == (0, [24, 12])
 
 
 def test_a_size_that_the_compiler_squeezed_does_not_end_the_search():

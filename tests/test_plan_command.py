@@ -21,10 +21,18 @@ REFUSALS = {
         "1000 .* 256 chips .* 768 or 1024 would",
     ),
     "a config that is not there": (["--config=configs/imagnet.py", "--topology=v5e:2x2"], "configs/imagnet.py"),
-    "--against": ([IMAGENET, "--topology=v5e:2x4", "--against=kd"], "replaced by --compare=kd"),
-    "--against with nothing": ([IMAGENET, "--topology=v5e:2x4", "--against="], "replaced by --compare=kd"),
-    "--largest": ([IMAGENET, "--topology=v5e:2x4", "--largest"], "replaced by --search"),
-    "--nolargest": ([IMAGENET, "--topology=v5e:2x4", "--nolargest"], "replaced by --search"),
+    "a batch that does not divide into its parts": (
+        [IMAGENET, "--topology=v5e:2x4", "--batch_size=1000", "--config.optim.accumulate_steps=16"],
+        "1000 .* 8 chips of v5e:2x4 in 16 parts: 896 or 1024 would",
+    ),
+    "a comparison of nothing": (
+        ["--config=configs/quickstart.py:run=plain", "--topology=v5e:2x4", "--compare=kd"],
+        "--compare=kd goes with a distillation by another method; got 'plain'",
+    ),
+    "a comparison with itself": (
+        ["--config=configs/quickstart.py:run=kd", "--topology=v5e:2x4", "--compare=kd"],
+        "--compare=kd goes with .*; got 'kd'",
+    ),
 }
 
 

@@ -16,7 +16,8 @@ from test_processes import finish, start
 
 import sdd_jax
 from sdd_jax import data, saved
-from sdd_jax.reporting.study import Study, find_runs, group_runs
+from sdd_jax.reporting.groups import find_runs, group_runs
+from sdd_jax.reporting.study import Study
 from sdd_jax.torch_io import to_state_dict
 from sdd_jax.training import loop
 from sdd_jax.training.checkpoint import Checkpoints

@@ -18,7 +18,7 @@ from sdd_jax.configs import quickstart
 from sdd_jax.models import create_model
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.reporting import figures, measures, study, write_report
-from sdd_jax.reporting.study import find_runs, group_runs
+from sdd_jax.reporting.groups import find_runs, group_runs
 from sdd_jax.training import run_dir
 
 for package in ("jinja2", "matplotlib"):
@@ -90,14 +90,14 @@ def accuracy(values, digits):
     return float((values.argmax(-1) == digits.test.labels).mean())
 
 
-def write_run(root, name, networks, accuracies):
+def write_run(root, name, networks, accuracies, teacher="runs/teacher"):
     method, _, seed = name.partition("/seed_")
     config = quickstart.get_config(f"run={method}")
     config.epochs, config.seed, config.argument.student = EPOCHS, int(seed or 0), NAME
     config.model.student = NAME
     distills = method in ("kd", "sdd_kd")
     if distills:
-        config.teacher.run, config.model.teacher, config.argument.teacher = "runs/teacher", NAME, NAME
+        config.teacher.run, config.model.teacher, config.argument.teacher = str(teacher), NAME, NAME
     folder = root / name
     run_dir.open_folder(folder, check(config.to_dict()).nested())
     checkpoints = saved.checkpoints(folder)
@@ -114,8 +114,8 @@ def write_run(root, name, networks, accuracies):
     done = {"select_on": "validation", "last": last, "best": last, "steps": STEP, "log": sealed.digest(lines)}
     checkpoints.save(state, STEP, done)
     checkpoints.close()
-    teacher = accuracies["teacher"] if distills else None
-    done |= {"seed": int(seed or 0), "teacher_accuracy": teacher, "seconds": 60.0}
+    noted = accuracies["teacher"] if distills else None
+    done |= {"seed": int(seed or 0), "teacher_accuracy": noted, "seconds": 60.0}
     run_dir.write_sealed(folder, run_dir.DONE, done)
 
 
@@ -204,6 +204,27 @@ def test_another_network_in_the_teachers_place_is_refused(runs, tmp_path):
     shutil.copytree(runs / "plain" / "seed_1", tmp_path / "runs" / "teacher")
     with pytest.raises(ValueError, match="it is another network, or the data are others"):
         write_report([tmp_path / "runs" / "kd"], tmp_path / "out", allow=[NAME])
+
+
+def test_each_group_is_held_against_its_own_teacher(runs, tmp_path, networks, digits, logits):
+    accuracies = {name: accuracy(values, digits) for name, values in logits.items()}
+    places = [tmp_path / f"{place}/teachers/resnet20/seed_0" for place in ("first", "other")]
+    for place, name in zip(places, ("teacher", "plain/seed_1"), strict=True):
+        shutil.copytree(runs / name, place)
+        write_run(place.parents[2], "kd/seed_0", networks, {**accuracies, "teacher": accuracies[name]}, teacher=place)
+    groups = group_runs(find_runs([place.parents[2] / "kd" for place in places]))
+    held = study.Study(groups, None, [NAME])
+    assert [held.teachers[group.label].folder for group in groups] == places
+    names = [one.label for one in held.every_teacher()]
+    assert names == [f"{NAME} (teacher)", f"{NAME} (teacher) [2]"]
+
+
+def test_every_seed_had_the_teacher_that_is_there(runs, tmp_path):
+    root = shutil.copytree(runs, tmp_path / "runs")
+    done = run_dir.read_done(root / "kd" / "seed_1")
+    run_dir.write_sealed(root / "kd" / "seed_1", run_dir.DONE, done | {"teacher_accuracy": 0.5})
+    with pytest.raises(ValueError, match="the teacher of .*kd/seed_1 had 50.00 %: it is another network"):
+        study.Study(group_runs(find_runs([root / "kd"])), None, [NAME])
 
 
 def test_runs_are_found_and_those_that_differ_in_their_seed_alone_belong_together(runs):

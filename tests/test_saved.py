@@ -225,8 +225,11 @@ def test_weights_that_are_not_finite_are_refused(trained, tmp_path, value):
     save_file(state_dict, tmp_path / "a.safetensors")
     given = ("--model=resnet8", "--num_classes=10", f"--workdir={tmp_path}/run")
     line = call("import", tmp_path / "a.safetensors", *given).refused()
-    assert "a.safetensors: ['params']['trunk']['stage2_block0']['conv1']['kernel'] holds NaN or an infinite" in line
+    assert f"{tmp_path}/a.safetensors: ['params']['trunk']['stage2_block0']['conv1']['kernel'] holds NaN or an" in line
     assert not (tmp_path / "run").exists()
+    network = {"name": "resnet8", "stem": "cifar", "num_classes": 10}
+    with pytest.raises(ValueError, match=r"^variables: \['params'\]\['head'\] holds NaN or an infinite number"):
+        saved.write_imported(tmp_path / "run", **network, variables={"params": {"head": np.float32(value)}}, source={})
 
 
 def test_another_import_into_the_same_folder_is_refused(trained, tmp_path):

@@ -92,6 +92,7 @@ def test_pooling_commutes_with_an_affine_head(size, pooling, x64):
 
 
 def test_places_are_numbered_scale_by_scale_and_row_by_row():
+    assert Regions(np.array([1, 2])) == Regions([1, 2]) == Regions((1, 2))
     assert Regions((1, 2)).places() == [(1, 0, 0), (2, 0, 0), (2, 0, 1), (2, 1, 0), (2, 1, 1)]
     marks = np.arange(16.0).reshape(1, 4, 4, 1)
     regions = Regions((1, 4), "nested")

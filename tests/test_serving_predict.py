@@ -58,6 +58,27 @@ def test_any_other_size_is_its_middle_square_resized(tmp_path):
     assert (got[2:30, 2:15] == 200).all() and (got[2:30, 17:30] == 0).all()
 
 
+def test_images_that_are_not_square_keep_their_shape(tmp_path):
+    """As wide as the set's own, or cut in the middle to their proportion."""
+    pixels = np.random.default_rng(5).integers(0, 256, (24, 48, 3), np.uint8)
+    one = of_set("arrays", 3)._replace(image_shape=(24, 48, 3))
+    np.testing.assert_array_equal(prepare(saved(tmp_path / "own.png", pixels), one), pixels)
+    large = pixels.repeat(2, axis=0).repeat(2, axis=1)  # 48x96, and around it what is to be cut off
+    for name, border in (("tall", ((30, 30), (0, 0), (0, 0))), ("wide", ((0, 0), (8, 8), (0, 0)))):
+        inside = Image.fromarray(large).resize((48, 24), Image.Resampling.BILINEAR)
+        got = prepare(saved(tmp_path / f"{name}.png", np.pad(large, border)), one)
+        np.testing.assert_array_equal(got, np.asarray(inside))
+    named = one.network._replace(image_size=24)
+    assert named.other_size("arrays", (24, 24, 3)) is None
+    assert named.other_size("arrays", (24, 48, 3)).endswith("was trained at 24x24 pixels, these images have 24x48")
+
+
+def test_a_network_of_four_channels_takes_no_picture(tmp_path, grey):
+    one = of_set("arrays", 4)
+    with pytest.raises(ValueError, match="a picture has 1 or 3 channels, .* takes images of 4"):
+        prepare(saved(tmp_path / "a.png", grey), one)
+
+
 @pytest.mark.parametrize("augment", images.AUGMENTS)
 def test_sets_on_disk_are_prepared_as_their_evaluation_images(tmp_path, augment):
     pixels = sets.picture(1, 2)
@@ -190,6 +211,23 @@ def test_what_is_written(tmp_path):
         assert len(line["top"]) == 3 and len(line["regions"]) == 21
     with pytest.raises(ValueError, match="holds predictions already"):
         list(write([], tmp_path / "out", tmp_path / "in", one.names))
+
+
+@pytest.mark.parametrize("ended", [ValueError("a picture that cannot be read"), KeyboardInterrupt()])
+def test_a_table_that_is_not_whole_has_another_name_and_is_written_again(tmp_path, grey, ended):
+    one, picture = of_set("fashion_mnist"), saved(tmp_path / "a.png", grey)
+
+    def cut_short():
+        yield from predict(one, [picture])
+        raise ended
+
+    out, names = tmp_path / "out", ["a.png.regions.png", "predictions.csv", "predictions.jsonl"]
+    with pytest.raises(type(ended)):
+        list(write(cut_short(), out, tmp_path, one.names))
+    assert sorted(path.name for path in out.iterdir()) == [names[0], *(f"{name}.part" for name in names[1:])]
+    assert len((out / "predictions.csv.part").read_text().splitlines()) == 2
+    list(write(predict(one, [picture]), out, tmp_path, one.names))
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):

@@ -106,5 +106,7 @@ def test_wrong_input_is_refused_with_what_came():
     features = SimpleNamespace(feature_maps={"last_stage": jnp.ones((2, 1, 1, 3))})
     with pytest.raises(ValueError, match="reads the feature map 'last_stage', but the teacher gives no feature maps"):
         similarity().init(jax.random.key(0), features, SimpleNamespace(feature_maps={}), np.zeros(10, int))
+    with pytest.raises(ValueError, match="reduction must be one of mean, sum; got 'Sum'"):
+        applied(similarity(regions=Regions(), reduction="Sum"), jnp.ones((2, 1, 1, 3)), jnp.ones((2, 1, 1, 3)))
     with pytest.raises(ValueError, match="similarity reads the feature map 'stem', but the student has last_stage"):
         similarity(feature_map="stem").init(jax.random.key(0), features, features, np.zeros(10, int))

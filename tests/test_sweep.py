@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ from test_end_to_end import ENVIRONMENT, ROOT, command
 
 from sdd_jax.commands import sweep, train
 from sdd_jax.reporting.measures import spread
-from sdd_jax.training.logbook import read_metrics
+from sdd_jax.training.logbook import NonFinite, read_metrics
 
 PLAIN = ("sweep", "--config=configs/quickstart.py:run=plain", "--config.epochs=1", "--config.data.train_examples=64")
 GRID = ("--grid=learning_rate=0.05,0.2", "--grid=optim.momentum=0.9")
@@ -79,6 +80,34 @@ def test_what_has_finished_is_not_trained_again_and_the_table_is_the_same(search
     assert rows_of(again.out) == rows_of(printed)
 
 
+def test_a_combination_that_is_not_finite_is_lost_alone_and_tried_again(searched, tmp_path):
+    folder, printed = searched
+    shutil.copytree(folder, tmp_path / "some")
+    shutil.rmtree(tmp_path / "some" / NAMES[0])
+    for _ in range(2):
+        with mock.patch.object(train, "train_together", side_effect=NonFinite("step 3 is not finite", 3)) as trained:
+            ended = call(*PLAIN, *GRID, "--seeds=0,3", f"--workdir={tmp_path}/some")
+        assert trained.call_count == 1 and "\nstep 3 is not finite\n" in ended.out and ended.code == 0, ended.err
+        rows = rows_of(ended.out)
+        assert rows == [[*rows_of(printed)[1][:4], "chosen"], ["0.05", "0.9", "not finite", "2", ""]]
+        assert "0 of the other 0 combinations" in ended.out and f"{tmp_path}/some/sweep.png" in ended.out
+    with mock.patch.object(train, "train_together", side_effect=NonFinite("step 3 is not finite", 3)):
+        none = call(*PLAIN, GRID[0], f"--workdir={tmp_path}/none")
+    assert "every combination ended in numbers that are not finite" in none.refused()
+
+
+def test_the_teacher_is_asked_before_signals_are_kept_for_later(tmp_path):
+    """While the runs are trained, a signal ends them after a step; the cache knows nothing of that."""
+    teacher = ("--config=configs/quickstart.py:method=kd", f"--config.teacher.run={tmp_path}/teacher", *PLAIN[2:])
+    handlers, before = [], signal.getsignal(signal.SIGINT)
+    with (
+        mock.patch.object(sweep.cache, "fill", lambda *_: handlers.append(signal.getsignal(signal.SIGINT))),
+        mock.patch.object(train, "train_groups", side_effect=KeyboardInterrupt),
+    ):
+        assert call("sweep", *teacher, "--grid=distill_weight=1", f"--workdir={tmp_path}/sweep").code == 130
+    assert handlers == [before]
+
+
 def test_equal_means_choose_the_first_and_test_images_choose_nothing():
     points = [sweep.Point({"a.b": number}, []) for number in range(3)]
     accuracies = [((90.0, 92.0), 99.0), ((93.0, 92.0), 80.0), ((92.0, 93.0), 95.0)]
@@ -110,6 +139,7 @@ REFUSED = {
     ("--grid=momentum=0.9", "--seeds=0,x"): "--seeds: expected integers such as 0,1,2, got 'x'",
     ("--grid=momentum=0.9", "--seeds=1,1"): "seeds must differ",
     ("--grid=momentum=0.9", "--config.seeds=1,2"): "given by --seeds, not by the config",
+    ("--grid=momentum=0.5", "--config.sdd.scales=1,2"): "sdd.scales: the method 'plain' does not read it",
     ("--grid=path=a/b",): "a value names a folder, and cannot hold '/'",
 }
 

@@ -217,11 +217,11 @@ def test_the_command_says_what_it_takes_before_it_fills_and_a_run_reads_it(folde
         ended = commands.call(*fill)
     told = ended.err
     assert ended.code == 1 and "Traceback" not in told
-    assert re.search(r"No space left on device for 40 views of 272 bytes: .* GiB \(9.31e-07 GiB are free\)", told), told
+    assert re.search(r"No space left on device for 40 views of 352 bytes: .* GiB \(9.31e-07 GiB are free\)", told), told
     assert not [*(tmp_path / "cache").glob("0*")]
     told = commands.call(*fill).out.splitlines()
     size, kept, error = told[1], told[3], told[4]
-    assert size.startswith("to be added: 40 views of 272 bytes:") and "17 x 3 logits of each in top2" in kept
+    assert size.startswith("to be added: 40 views of 352 bytes:") and "22 x 3 logits of each in top2" in kept
     assert re.match(r"error added by top2: at most 0 to a logit that is kept, .* nats of KL divergence", error)
     assert "all files whole; 40 of 40 views asked again, equal bit for bit" in commands.call(*fill, "--verify").out
     given = [*shared, f"--config.teacher.cache={tmp_path}/cache"]

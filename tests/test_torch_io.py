@@ -279,6 +279,37 @@ def test_a_table_of_ones_own_serves_another_network():
         to_state_dict(model, variables, table=[])
 
 
+class Patches(nn.Module):
+    """With a position embedding, whose shape follows from the size of the images."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Conv(6, (16, 16), strides=16, name="patches")(images)
+        tokens = x.reshape(len(x), -1, 6)
+        return (tokens + self.param("positions", nn.initializers.normal(1.0), (1, *tokens.shape[1:]))).reshape(x.shape)
+
+
+def test_shapes_that_follow_from_the_size_of_the_images_need_it():
+    model, table = Classifier(Patches(), 3, torch_affine_init), [("trunk/patches", "proj"), ("trunk/positions", "pos")]
+    table.append(("head", "last"))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    state_dict = to_state_dict(model, variables, table=table, image_size=64)
+    assert state_dict["pos"].shape == (1, 16, 6)
+    again = from_state_dict(model, state_dict, table=table, image_size=64)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    here = r"wrong shape: {} .*, expected .*\n  at images of 32x32 pixels \(image_size says otherwise\)$"
+    with pytest.raises(ValueError, match=here.format("pos")):
+        from_state_dict(model, state_dict, table=table)
+    with pytest.raises(ValueError, match=here.format("params/trunk/positions")):
+        to_state_dict(model, variables, table=table)
+    with pytest.raises(ValueError, match="missing: pos .*6\\)$"):
+        from_state_dict(
+            model, {name: state_dict[name] for name in state_dict if name != "pos"}, table=table, image_size=64
+        )
+    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+        to_state_dict(model, variables, table=table, image_size=0)
+
+
 def test_a_network_without_a_table_is_refused():
     state_dict = weights.state_dict(RESNET8)
     with pytest.raises(ValueError, match="BatchNorm: give one as table=; known: .*WideResNet"):

@@ -26,7 +26,6 @@ checks every file and asks the teacher again for a sample.
 
 import errno
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +34,13 @@ from ml_collections import config_flags
 
 from sdd_jax.build import check, load_data, make_parts
 from sdd_jax.build_teacher import (
+    MEASURED,
     cache_header,
     check_needs,
     fill_by_function,
     fill_by_network,
+    foreign_accuracies,
     measure_teacher,
-    note_accuracy,
     read_teacher,
 )
 from sdd_jax.config import CACHE, ENSEMBLE, Settings, refuse_mixed_cache, regions
@@ -84,6 +84,8 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
         told = f"the config's teacher is {named!r}, --teacher is {'not given' if function is None else function}"
         raise ValueError(f"--teacher=MODULE:FUNCTION and a config with teacher={CACHE} go together: {told}")
     refuse_mixed_cache(settings)
+    if verifies:
+        store = read_header(folder)["store"]
     packed_arrays(store, 1, settings["data.num_classes"])  # which refuses a store that there is not
     run = read_teacher(settings) if function is None else None
     dataset = load_data(settings)
@@ -91,21 +93,22 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
     if run is not None:
         teacher, variables, stated = run
         measure_teacher(settings, parts.teacher, teacher, variables, stated, dataset)
-        filler = fill_by_network(settings, parts.teacher, variables, dataset, BATCH)
+        filler = fill_by_network(settings, parts.teacher, variables, dataset, store, BATCH)
     else:
         foreign = read_foreign(str(function), dataset.num_classes, regions(settings))
-        filler = fill_by_function(settings, foreign, dataset, BATCH)
+        filler = fill_by_function(settings, foreign, dataset, store, BATCH)
         check_needs(settings, parts.objective.needs, filler.layout)
     options = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
-    header, compute = partial(cache_header, filler.key, dataset, filler.layout), filler.compute
+    header, compute = cache_header(filler.key, dataset, filler.layout, store), filler.compute
     if verifies:
-        print(verify(Cache(folder, header(read_header(folder)["store"])), compute), flush=True)
+        print(verify(Cache(folder, header), compute), flush=True)
         return
-    with filling(folder, header(store)) as cache:
+    accuracies = foreign_accuracies(settings, foreign, folder, header, dataset, BATCH) if foreign is not None else {}
+    with filling(folder, header) as cache:
         cache.check_files()
         if foreign is not None:
-            accuracy = note_accuracy(settings, foreign, cache, dataset, BATCH)
-            print(f"{foreign.name}: {100 * accuracy:.2f}% on the test set", flush=True)
+            cache.note(MEASURED, {"results": accuracies})
+            print(f"{foreign.name}: {100 * accuracies[dataset.fingerprint('test')]:.2f}% on the test set", flush=True)
         seeds = settings["seeds"] or (settings["seed"],)
         wanted = np.unique(np.concatenate([needed_keys(dataset, seed=seed, **options) for seed in seeds]))
         check_room(cache, wanted)
@@ -144,7 +147,7 @@ def verify(cache: Cache, compute) -> str:
     if not len(keys):
         raise ValueError(f"{cache.folder} holds no views yet")
     slots = np.sort(np.random.default_rng(0).choice(len(keys), min(SAMPLE, len(keys)), replace=False))
-    rows = ask(compute, keys[slots], cache.views, BATCH)
+    rows = np.concatenate(list(ask(compute, keys[slots], cache.views, BATCH)))
     largest, allowed = largest_error(rows, cache.read(slots)), cache.error()["max_logit"]
     rounding = 1e-5 * float(np.abs(rows).max())  # of another machine or device
     if not largest <= allowed + rounding:

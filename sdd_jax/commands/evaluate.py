@@ -49,7 +49,7 @@ def evaluate(folder: Path, name: str | None, path: str | None, image_size: int |
     shown = [which for which in SAVED if which == "last" or saved.result_of(known, which)]
     dataset = saved.load_test_data(network, name, path, image_size)
     saved.check_fits(network, saved.load_variables(folder, "last"), dataset)
-    if (note := network.other_size(dataset.name, dataset.image_shape[0])) is not None:
+    if (note := network.other_size(dataset.name, dataset.image_shape)) is not None:
         print(note)
     evaluator = make_evaluator(network.model, dataset.test, dataset, make_mesh(), network.image_dtype)
     measured: dict[tuple[int, bool], dict[str, float]] = {}  # the last checkpoint is often the best

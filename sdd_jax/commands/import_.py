@@ -2,10 +2,10 @@
 
 sdd import ckpt_epoch_240.pth --model=resnet32x4 --num_classes=100 --workdir=runs/resnet32x4
 
-The names in it are those of the official SDD code, mdistiller, RepDistiller or torchvision. Every tensor must find its
-place and every parameter its tensor. The folder notes the size of the images that the network was trained on, which
-evaluate, export and predict then take: that of --image_size, of a file that export wrote, or of the stem (32 of cifar,
-224 of imagenet). docs/pytorch.md says more.
+The names in it are those of the official SDD code, mdistiller, RepDistiller, torchvision or timm. Every tensor must
+find its place and every parameter its tensor. The folder notes the size of the images that the network was trained on,
+which evaluate, export and predict then take: that of --image_size, of a file that export wrote, or of the stem (32 of
+cifar, 224 of imagenet). docs/pytorch.md says more.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from sdd_jax import saved
 from sdd_jax.files import read_checkpoint, read_metadata, sha256
 from sdd_jax.models import STEM_SIZES, create_model
 from sdd_jax.torch_io import find_state_dict, from_state_dict
+from sdd_jax.training.checkpoint import check_finite
 
 ARGUMENTS = ("FILE",)
 
@@ -44,6 +45,7 @@ def main(file: str) -> None:
         variables = from_state_dict(model, checkpoint, entry=args.entry, prefix=args.prefix)
     except ValueError as error:
         raise ValueError(saved.in_one_line(file, error)) from error
+    check_finite(variables, file)
     size, whence = find_size(args.image_size, read_metadata(file).get("image_size"), args.stem, file)
     digest = sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}

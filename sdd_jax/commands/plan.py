@@ -38,10 +38,6 @@ def define_flags() -> None:
     flags.DEFINE_bool("search", False, "Search for the largest batch that fits.")
     flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
     flags.mark_flags_as_required(["config", "topology"])
-    flags.DEFINE_string("against", None, "Replaced by --compare.")
-    flags.DEFINE_bool("largest", None, "Replaced by --search.")
-    for old, new in (("against", "--compare=kd"), ("largest", "--search")):
-        flags.register_validator(old, lambda value: value is None, f"replaced by {new}; without it nothing is added")
 
 
 def main() -> None:
@@ -49,8 +45,10 @@ def main() -> None:
     planning.prepare()
     given = flags.FLAGS
     settings = read_settings(given.config.to_dict())
-    plans, searched = [], set()
-    for topology, batch_size in pair_up(given.topology, given.batch_size or [str(settings["batch_size"])]):
+    if (method := settings["method"]) in ("plain", given.compare) and given.compare is not None:
+        raise ValueError(f"--compare={given.compare} goes with a distillation by another method; got {method!r}")
+    plans, searched, parts = [], set(), settings["optim.accumulate_steps"]
+    for topology, batch_size in pair_up(given.topology, given.batch_size or [str(settings["batch_size"])], parts):
         search = given.search and topology.chip not in searched
         plans.append(compile_plan(settings, topology, batch_size, given.compare, search))
         searched.add(topology.chip)
@@ -70,8 +68,11 @@ def read_settings(tree: dict[str, Any]) -> Settings:
     return settings
 
 
-def pair_up(names: list[str], sizes: list[str]) -> list[tuple[Topology, int]]:
-    """Each topology with its batch size; ``ValueError`` for an unknown topology or a batch that does not divide."""
+def pair_up(names: list[str], sizes: list[str], parts: int = 1) -> list[tuple[Topology, int]]:
+    """Each topology with its batch size; ``ValueError`` for an unknown topology or a batch that does not divide.
+
+    ``parts`` are those of a batch that are taken one after the other, each by all chips.
+    """
     slices = [planning.parse_topology(name) for name in names or [""]]
     if wrong := [size for size in sizes if not size.isdecimal() or int(size) < 1]:
         raise ValueError(f"batch_size must be whole numbers of at least 1, such as 1024,4096; got {wrong[0]!r}")
@@ -80,10 +81,12 @@ def pair_up(names: list[str], sizes: list[str]) -> list[tuple[Topology, int]]:
     count = max(len(slices), len(sizes))
     pairs = list(zip(slices * (count // len(slices)), map(int, sizes * (count // len(sizes))), strict=True))
     for topology, size in pairs:
-        chips, below = topology.chips, size - size % topology.chips
-        if size != below:
-            near = f"{below} or {below + chips}" if below else str(chips)
-            raise ValueError(f"batch_size {size} does not divide by the {chips} chips of {topology.name}: {near} would")
+        unit = topology.chips * parts
+        if size != (below := size - size % unit):
+            near = f"{below} or {below + unit}" if below else str(unit)
+            taken = f" in {parts} parts" if parts > 1 else ""
+            wanted = f"does not divide by the {topology.chips} chips of {topology.name}{taken}"
+            raise ValueError(f"batch_size {size} {wanted}: {near} would")
     return pairs
 
 
@@ -97,11 +100,12 @@ def compile_plan(settings: Settings, topology: Topology, batch_size: int, compar
 
     own, chips, hbm = settings["method"], topology.chips, topology.chip.hbm_bytes
     results, largest = {own: compiled(own, batch_size)}, None
-    if compare and own not in ("plain", compare):
+    if compare:
         results[compare] = compiled(compare, batch_size)
     if search:
         per_chip, measure = batch_size // chips, lambda count: compiled(own, count * chips)
-        largest = planning.find_largest(per_chip, results[own], hbm, measure)
+        parts = settings["optim.accumulate_steps"]
+        largest = planning.find_largest(per_chip, results[own], hbm, measure, parts)
     return make_plan(topology, batch_size, settings["epochs"], train_examples(settings), results, largest)
 
 

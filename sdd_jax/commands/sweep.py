@@ -9,13 +9,15 @@ it was, and may ask for more values or seeds; what has finished is not trained a
 picture that any of the runs will see, and its outputs are kept in WORKDIR/cache, where that is possible.
 
 Chosen is the combination whose accuracy on held-out images is largest after the last epoch, on average over the seeds.
-Test images choose nothing: their accuracy is said of the chosen one alone. The table is printed and written to
+Test images choose nothing: their accuracy is said of the chosen one alone. A combination whose loss is not finite is
+given up, the others are trained; the same command tries it again. The table is printed and written to
 WORKDIR/sweep.md, and drawn in WORKDIR/sweep.png with matplotlib: pip install -e ".[report]".
 """
 
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,17 @@ from ml_collections import config_flags
 from sdd_jax import methods, processes, saved
 from sdd_jax.build import check, from_disk
 from sdd_jax.commands import cache, train
-from sdd_jax.config import ENSEMBLE, NONE, Settings, closest, mixing, option_fields, parse_method, reads
+from sdd_jax.config import (
+    ENSEMBLE,
+    NONE,
+    Settings,
+    closest,
+    mixing,
+    named_field,
+    option_fields,
+    parse_method,
+    refuse_unread,
+)
 from sdd_jax.fields import FIELDS, RUNTIME_FIELDS, Field
 from sdd_jax.files import write_whole
 from sdd_jax.reporting.measures import Spread, spread
@@ -93,15 +105,20 @@ def main() -> None:
     points = list_points(grid, tree, folder)
     runs = [run for point in points for run in point.runs]
     say(f"{len(points)} combinations x {len(settings['seeds'])} seeds: {len(runs)} runs in {folder}")
+    train.check_folders(runs, config_flags.get_override_values(flags.FLAGS["config"]))
+    if kept is not None:
+        say(kept)
+    elif any(run_dir.read_done(run.folder) is None for run in runs):
+        cache.fill(check(tree), folder / "cache", given.store)
+    not_finite: list[list[train.Run]] = []
+    groups = [point.runs for point in points]
     with processes.stop_signals() as should_stop:
-        train.check_folders(runs)
-        if kept is not None:
-            say(kept)
-        elif any(run_dir.read_done(run.folder) is None for run in runs):
-            cache.fill(check(tree), folder / "cache", given.store)
-        train.train_groups([point.runs for point in points], should_stop, say, lambda done: f"{done['seconds']:.0f} s")
-    results = [measured(point) for point in points]
-    lines = table(results)
+        train.train_groups(groups, should_stop, say, lambda done: f"{done['seconds']:.0f} s", not_finite)
+    lost = [point for point in points if point.runs in not_finite]
+    if len(lost) == len(points):
+        raise ValueError(f"every combination ended in numbers that are not finite: nothing to choose in {folder}")
+    results = [measured(point) for point in points if point not in lost]
+    lines = table(results, lost)
     say("\n" + "\n".join(lines))
     write_whole(folder / "sweep.md", ("\n".join(["# Sweep", "", *lines]) + "\n").encode())
     draw(results, folder / "sweep.png")
@@ -126,10 +143,10 @@ def read_grid(texts: list[str], settings: Settings) -> dict[str, list[Any]]:
             told = f"which of {', '.join(found)}?" if found else f"no field {name!r}{closest(name, known)}"
             raise ValueError(f"--grid={text}: {told}")
         field = found[0]
-        unread = field.startswith(("loss.", "features.", "sdd.")) and field not in reads(settings)
-        if field in NOT_SWEPT or known[field].kind is tuple or unread:
-            why = f"the method {settings['method']!r} does not read it" if unread else "it cannot be a sweep's"
-            raise ValueError(f"--grid={text}: {field}: {why}")
+        with named_field(f"--grid={text}"):
+            refuse_unread(settings, [field])
+        if field in NOT_SWEPT or known[field].kind is tuple:
+            raise ValueError(f"--grid={text}: {field}: it cannot be a sweep's")
         if any(short(other) == short(field) for other in grid):
             raise ValueError(f"--grid={text}: {short(field)} is there twice")
         grid[field] = [_value(one, known[field], text) for one in values.split(",")]
@@ -218,13 +235,14 @@ def best(results: list[Result]) -> Result:
     return max(results, key=lambda result: result.held_out.mean)
 
 
-def table(results: list[Result]) -> list[str]:
-    """Lines of Markdown: every point, which one is chosen, and how sure that is."""
+def table(results: list[Result], lost: Sequence[Point] = ()) -> list[str]:
+    """Lines of Markdown: every point, those ``lost`` last, which one is chosen, and how sure that is."""
     chosen = best(results)
     rows = [[*map(short, chosen.point.values), "held-out images, %", "runs", ""]]
     for result in results:
         told = [*map(str, result.point.values.values()), result.held_out.text(), str(result.held_out.n)]
         rows.append([*told, "chosen" if result is chosen else ""])
+    rows += [[*map(str, point.values.values()), "not finite", str(len(point.runs)), ""] for point in lost]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     cells = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)

@@ -9,7 +9,7 @@ sdd train --config=cifar100:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd 
     --config.seed=1 --config.sdd.scales=1,2 --config.teacher.run=runs/resnet32x4 --workdir=runs/a
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +20,10 @@ from ml_collections import ConfigDict, config_flags
 
 from sdd_jax import data, processes, saved
 from sdd_jax.build import build_together, check, described
-from sdd_jax.config import Settings
+from sdd_jax.config import Settings, reads, refuse_unread
 from sdd_jax.data import Skipped
 from sdd_jax.training import run_dir
+from sdd_jax.training.logbook import NonFinite
 from sdd_jax.training.loop import train_together
 
 
@@ -56,22 +57,40 @@ def main() -> None:
         names = sorted({name for run in runs for name in run.settings})
         run_dir.check_processes({name: [run.settings.get(name) for run in runs] for name in names})
         say = partial(print, flush=True) if processes.is_first() else lambda text: None
-        check_folders(runs)
+        check_folders(runs, config_flags.get_override_values(flags.FLAGS["config"]))
         train_groups(groups, should_stop, say, summary)
         if len(runs) > 1:
             say(table(runs))
 
 
-def check_folders(runs: list[Run]) -> None:
-    """``ValueError`` if a run's folder holds anything else: all of them are checked before the first one starts."""
+def check_folders(runs: list[Run], changed: Iterable[str] = ()) -> None:
+    """``ValueError`` if a run's folder holds anything else, or a new run does not read one of the ``changed`` fields.
+
+    These are dotted, as on the command line; of a sequence they begin with ``runs.NAME``. All runs are checked before
+    the first one starts.
+    """
+
+    def check_one(run):
+        run_dir.check_same_config(run.folder, run.settings.nested())
+        if not (run.folder / run_dir.CONFIG).is_file():  # one that was begun goes on
+            own = tuple(f"runs.{place.name}." for place in (run.folder, run.folder.parent))
+            refuse_unread(run.settings, (name.split(".", 2)[2] if name.startswith(own) else name for name in changed))
+
     for run in runs:
-        processes.from_first(partial(run_dir.check_same_config, run.folder, run.settings.nested()))
+        processes.from_first(partial(check_one, run))
 
 
 def train_groups(
-    groups: list[list[Run]], should_stop: Any, say: Callable[[str], None], told: Callable[[dict[str, Any]], str]
+    groups: list[list[Run]],
+    should_stop: Any,
+    say: Callable[[str], None],
+    told: Callable[[dict[str, Any]], str],
+    lost: list[list[Run]] | None = None,
 ) -> None:
-    """Trains what has not finished of ``groups``, the runs of a group together; ``told`` says the results of one."""
+    """Trains what has not finished of ``groups``, the runs of a group together; ``told`` says the results of one.
+
+    A group with a run that is not finite is added to ``lost``, if that is given, and the others go on.
+    """
     runs = [run for group in groups for run in group]
     for group in groups:
         unfinished = [run for run in group if not run_dir.is_finished(run.folder, run.settings["epochs"])]
@@ -86,8 +105,15 @@ def train_groups(
             else:
                 processes.from_first(partial(saved.check_finished, run.folder))
                 say(f"{run.folder} has finished")
-        if unfinished:
-            train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
+        try:
+            if unfinished:
+                train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
+        except NonFinite as error:
+            if lost is None:
+                raise
+            say(str(error))
+            lost.append(group)
+            continue
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
             say(name + told(saved.read_results(run.folder)))
@@ -164,9 +190,20 @@ def describe(built: Any, settings: Settings) -> str:
     lines.append(images)
     if (per_epoch := len(dataset.train.index)) < built.batch_size:
         lines.append(f"a batch of {built.batch_size} is more than an epoch: each step shows {per_epoch} images again")
+    lines += warm_ups(settings)
     held_out = f"{len(dataset.selection.index)} held-out images"
     chosen_on = held_out if settings["data.select_on"] == "validation" else "the test set itself"
     return "\n".join([*lines, f"best epoch chosen on {chosen_on}"])
+
+
+def warm_ups(settings: Settings) -> list[str]:
+    """A line for each warm-up that the run is too short for."""
+    names, epochs = ("loss.warmup_epochs", "features.options.warmup_epochs"), settings["epochs"]
+    return [
+        f"{name} is {settings[name]} in a run of {epochs}: its weight ends at {epochs / settings[name]:.0%}"
+        for name in names
+        if name in reads(settings) and settings[name] > epochs
+    ]
 
 
 def summary(done: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from sdd_jax.processes import memory_bytes
 __all__ = [
     "ARRAYS", "FOLDER", "INFO", "PREFIX", "AnyDataset", "Dataset", "Info", "Skipped", "Split", "StreamedDataset",
     "check_name", "class_names", "decides_in_memory", "describe", "eval_data", "from_arrays", "from_records", "load",
-    "on_disk", "read_test_examples", "refuse_in_memory", "train_data", "usual_side",
+    "on_disk", "read_test_examples", "train_data", "usual_side",
 ]  # fmt: skip
 
 AnyDataset = Dataset | StreamedDataset
@@ -77,6 +77,7 @@ ARRAYS, FOLDER = arrays.NAME, "image_folder"
 _ANY = INFO["imagenet"]._replace(num_classes=0, train_examples=0, test_examples=0)
 # Of sets on disk that are decoded into memory: CIFAR's crop, and which of them are so if nobody says (this project's).
 _PAD = 4
+_UNSET = (None, "error", ())  # options that say nothing
 _SMALL = 64  # pixels a side at most
 _SHARE = 1 / 4  # of the memory at most
 
@@ -95,9 +96,9 @@ def on_disk(name: str) -> bool:
     return name not in _MEMORY and name != ARRAYS
 
 
-def refuse_in_memory(name: str, option: str, value: Any) -> None:
+def _refuse_in_memory(name: str, option: str, value: Any) -> None:
     """``ValueError`` if the option is set of a set held in memory, which does not have it."""
-    if not on_disk(name) and value not in (None, "error", ()):
+    if not on_disk(name) and value not in _UNSET:
         raise ValueError(f"{name} is held in memory as it is: data.{option} cannot be chosen for it, got {value!r}")
 
 
@@ -113,14 +114,14 @@ def decides_in_memory(
 ) -> bool | None:
     """Whether a set on disk is decoded into memory: as ``chosen``, or else as its size says; arguments as in `load`.
 
-    None for a set that is held in memory as it is. ``ValueError`` for what does not go with the choice.
+    None for a set that is held in memory as it is. ``ValueError`` for what does not go with the choice, or the set.
     """
-    refuse_in_memory(name, "in_memory", chosen)
+    read: dict[str, Any] = {"augment": augment, "on_bad_image": on_bad_image, "randaugment": randaugment}
     if not on_disk(name):
+        for option, value in {"in_memory": chosen, "image_size": image_size, **read}.items():
+            _refuse_in_memory(name, option, value)
         return None
-    of_disk: dict[str, Any] = {"augment": augment, "randaugment": randaugment or None}
-    of_disk["on_bad_image"] = None if on_bad_image == "error" else on_bad_image
-    named = [f"data.{option} {value!r}" for option, value in of_disk.items() if value is not None]
+    named = [f"data.{option} {value!r}" for option, value in read.items() if value not in _UNSET]
     if chosen and named:
         raise ValueError(f"{' and '.join(named)} cannot be chosen with data.in_memory: it is for images read from disk")
     size = INFO.get(name, _ANY).image_shape[0] if image_size is None else image_size
@@ -169,7 +170,7 @@ def describe(
         info = info._replace(num_classes=classes, train_examples=train, test_examples=test)
     if num_classes not in (None, info.num_classes):
         raise ValueError(f"{name} has {info.num_classes} classes, data.num_classes says {num_classes}")
-    refuse_in_memory(name, "image_size", image_size)
+    _refuse_in_memory(name, "image_size", image_size)
     if in_memory:
         info = info._replace(augment=BOXED, pad=_PAD, flip=True)
     return info if image_size is None else info._replace(image_shape=(image_size, image_size, 3))
@@ -237,19 +238,16 @@ def load(
       ImportError: if a package is missing; it says which.
     """
     check_name(name)
-    of_disk: dict[str, Any] = {"image_size": image_size, "augment": augment, "on_bad_image": on_bad_image}
-    of_disk["randaugment"] = randaugment
-    for option, value in of_disk.items():
-        refuse_in_memory(name, option, value)
-    in_memory = decides_in_memory(name, in_memory, path=path, **of_disk)
+    read: dict[str, Any] = {"augment": augment, "on_bad_image": on_bad_image, "randaugment": randaugment}
+    in_memory = decides_in_memory(name, in_memory, path=path, image_size=image_size, **read)
     if name == ARRAYS:
         return arrays.read(path, select_on=select_on, train_examples=train_examples)
     info = INFO.get(name, _ANY)
     shared: dict[str, Any] = {"name": name, "mean": info.mean, "std": info.std}
     shared |= {"select_on": select_on, "train_examples": train_examples}
     if name in _MEMORY:
-        read, names = _MEMORY[name]
-        raw = read(path)
+        reader, names = _MEMORY[name]
+        raw = reader(path)
         try:
             return from_arrays(*raw, class_names=names, pad=info.pad, flip=info.flip, **shared)
         except ValueError as error:  # such as a label that is none
@@ -262,11 +260,9 @@ def load(
     return from_records(
         *listed,
         image_size=size,
-        augment=info.augment if augment is None else augment,
         workers=workers,
-        on_bad_image=on_bad_image,
         skipped=skipped,
-        randaugment=randaugment,
+        **read | {"augment": info.augment if augment is None else augment},
         **shared,
     )
 

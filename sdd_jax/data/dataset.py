@@ -100,7 +100,8 @@ def from_arrays(
       train_images: uint8 ``[N, H, W, C]``, or ``[N, H, W]`` for grey.
       train_labels: integers ``[N]`` in ``0 .. K-1``.
       test_images: uint8, of the same H, W and C; ``test_labels`` as ``train_labels``.
-      class_names: K names; None: K is one more than the largest training label, and the names are numbers.
+      class_names: K names; None: K is one more than the largest training label, the names are numbers, and each class
+        has an example.
       mean: per channel in units of [0, 1]; None measures it on all training images, before any split, so that a teacher
         and a student with different splits see the same numbers. So does ``std``.
       pad: pixels of zero padding before the random crop of training images.
@@ -118,11 +119,11 @@ def from_arrays(
     if shapes[0] != shapes[1]:
         raise ValueError(f"train and test images must have one shape, got {shapes[0]} and {shapes[1]}")
     if class_names is None:
-        largest = int(whole.labels.argmax())
-        if whole.labels[largest] >= whole.labels.size:
-            got = f"train_labels has {whole.labels[largest]} at position {largest}, which would make more classes than"
-            raise ValueError(f"{got} the {whole.labels.size} examples: if that is meant, give class_names")
-        class_names = [str(label) for label in range(max(int(whole.labels[largest]), 0) + 1)]
+        there = np.unique(whole.labels[whole.labels >= 0])
+        if (absent := np.flatnonzero(there != np.arange(len(there)))).size:
+            got = f"train_labels has {there[-1]} at position {whole.labels.argmax()}, and none is {absent[0]}"
+            raise ValueError(f"{got}: labels count from 0; if a class is meant to have no example, give class_names")
+        class_names = [str(label) for label in range(max(len(there), 1))]
     names = tuple(str(name) for name in class_names)
     if isinstance(class_names, str) or not names or len(set(names)) != len(names):
         raise ValueError(f"class_names must be a sequence of names that differ, one per class, got {class_names!r}")
@@ -195,6 +196,9 @@ def _checked(images: np.ndarray, labels: ArrayLike, what: str) -> Split:
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         expected = f"{what}_images must be uint8 (0 to 255), [N, H, W, C] or [N, H, W] and not empty"
         raise ValueError(f"{expected}, got {images.dtype} {list(images.shape)}")
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] > 4:
+        got = f"{what}_images look like [N, C, H, W], got {images.dtype} {list(images.shape)}"
+        raise ValueError(f"{got}: they must be [N, H, W, C]")
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         expected = f"{what}_labels must be integers, one label per image, [{len(images)}]"
         raise ValueError(f"{expected}, got {labels.dtype} {list(labels.shape)}")

@@ -26,7 +26,7 @@ from sdd_jax.data import images
 from sdd_jax.data.dataset import Raw
 from sdd_jax.data.folders import Listed, Records
 from sdd_jax.files import cache_folder
-from sdd_jax.processes import end_with_parent, memory_bytes, processors
+from sdd_jax.processes import end_with_parent, memory_bytes, processors, without_script
 
 KIND = "decoded images"
 FORM = 1  # of the files, and of how an image is brought to its size: another number makes all of them again
@@ -102,8 +102,9 @@ def _make(
         for part, count in counts.items():
             path = temporary / f"{part}.npy"
             np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
-            with open(path, "r+b") as file:  # a full disk is an error here, and would be a signal later
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                with open(path, "r+b") as file:  # a full disk is an error here, and would be a signal later
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         tasks = [
             (part, start, min(start + AT_A_TIME, count))
             for part, count in counts.items()
@@ -172,7 +173,9 @@ def _decoding(parts: Mapping[str, Records], folder: Path, count: int) -> Iterato
 
     def decode(tasks: Iterable[Task]) -> Iterator[np.ndarray]:
         try:
-            yield from pool.map(_decode, tasks)
+            with without_script():  # they start as the tasks are handed over, all of which that is
+                found = pool.map(_decode, tasks)
+            yield from found
         except BrokenProcessPool as error:
             raise ChildProcessError(f"a process that decodes images was lost: {error}") from error
 

@@ -4,12 +4,15 @@ Nothing is decoded here: a reader lists the encoded images and their classes. TF
 format, and are read without TensorFlow.
 """
 
+import errno
 import hashlib
 import os
 import stat
+import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +26,12 @@ from sdd_jax.files import read_mapping
 TEST = ("test", "val", "valid", "validation")
 NAMES = ("classes.txt", "words.txt")  # beside them: what class folders are called
 TEST_OF = {"imagenet": TEST[1:]}  # its test set is published without labels
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".apng", ".avif", ".avifs", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf",
+    ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 MOST_BYTES = 2**30  # of one file
+BROKEN_LINK = (errno.ENOENT, errno.ELOOP)  # it leads nowhere, or in a circle
 _CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 
 PREFIX = "tfds:"
@@ -57,14 +64,27 @@ class Files:
             return file.read(), int(self.labels[number])
 
     def fingerprint(self, times: bool = False) -> str:
-        """SHA-256, in hex, over names, labels and sizes of the files, and their times; their content is not read."""
+        """SHA-256, in hex, over names, labels and sizes of the files, and their times; their content is not read.
+
+        A broken link has the size and the time -1.
+        """
         digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
         for number, name in enumerate(self._names):
-            found = os.stat(self.name(number))
-            digest.update(b"%d %d " % (found.st_size, len(name)) + name)
+            try:
+                found = os.stat(self.name(number))
+                size, changed = found.st_size, found.st_mtime_ns
+            except OSError as error:
+                if error.errno not in BROKEN_LINK:
+                    raise
+                size, changed = -1, -1
+            digest.update(b"%d %d " % (size, len(name)) + name)
             if times:
-                digest.update(b"%d " % found.st_mtime_ns)
+                digest.update(b"%d " % changed)
         return digest.hexdigest()
+
+    def listing(self) -> str:
+        """SHA-256, in hex, over names below the folder and labels: no file is asked for, wherever the folder lies."""
+        return hashlib.sha256(self.labels.astype("<i4").tobytes() + b"\n".join(self._names)).hexdigest()
 
 
 class TfdsRecords:
@@ -98,6 +118,9 @@ class TfdsRecords:
         for path in sorted(Path(self._directory).iterdir()) if times else ():
             digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns} ".encode())
         return digest.hexdigest()
+
+    def listing(self) -> str:
+        return self.fingerprint()
 
     def _open(self) -> Any:
         tfds = import_tfds()
@@ -159,7 +182,8 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
     """``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg``; or ``val``, ``valid``, ``validation``: the first found.
 
     Classes are numbered in the order of their names, images likewise; folders within a class are searched as well.
-    Hidden files, and those without a suffix of ``SUFFIXES``, are left out. Every class needs an image in both parts.
+    What is hidden is left out, and so are files without a suffix of ``SUFFIXES``, whose number is told on stderr. Every
+    class needs an image in both parts.
     """
     train, classes = find_part(name, path)
     test, others = find_part(name, path, TEST_OF.get(name, TEST))
@@ -223,7 +247,7 @@ def find_part(
 
 
 def _files(folder: Path, classes: Sequence[str]) -> Files:
-    names, labels = [], []
+    names, labels, others = [], [], Counter()
     for label, name in enumerate(classes):
         before, seen = len(names), set()
         for place, subfolders, files in os.walk(folder / name, followlinks=True):
@@ -231,14 +255,25 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
                 subfolders.clear()
                 continue
             seen.add(os.path.realpath(place))
-            subfolders.sort()
-            for file in sorted(files):
-                if not file.startswith(".") and file.lower().endswith(SUFFIXES):
+            subfolders[:] = sorted(part for part in subfolders if not part.startswith("."))
+            for file in sorted(file for file in files if not file.startswith(".")):
+                if file.lower().endswith(SUFFIXES):
                     names.append(os.path.relpath(os.path.join(place, file), folder))
                     labels.append(label)
+                else:
+                    others[os.path.splitext(file)[1].lower() or "without a suffix"] += 1
         if len(names) == before:
             raise ValueError(f"{folder / name} holds no image: every class needs one, or remove the folder")
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+        _tell(f"{folder}: left out by the suffix, {others.total()} in all: {kinds}")
     return Files(folder, names, labels)
+
+
+@cache
+def _tell(line: str) -> None:
+    """On stderr, once: the files are listed several times before a run begins."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def read_tfds(name: str, path: str | PathLike[str] | None) -> Listed:

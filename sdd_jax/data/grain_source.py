@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdd_jax.data.memory import check_positions
 from sdd_jax.data.streamed import StreamedDataset, StreamedSplit, eval_batch, eval_example, train_batch, train_example
 from sdd_jax.mesh import DATA, SEEDS, seed_keys
-from sdd_jax.processes import end_with_parent, processors
+from sdd_jax.processes import end_second_script, end_with_parent, processors
 
 AHEAD = 2  # batches that wait on the device
 WORTH_A_PROCESS = 500  # images of an evaluation: about as many are decoded while a process starts
@@ -22,7 +22,7 @@ MOST_THREADS = 16
 
 
 class GrainData:
-    """As ``MemoryData``, in the order of Grain's shuffle; every process reads its share of a batch.
+    """As ``MemoryData``, in the order of Grain's shuffle; every process reads its stretch of a batch.
 
     Only batches read ahead are kept between steps: a run that goes on from step s reads from there.
     """
@@ -52,7 +52,7 @@ class GrainData:
         for seed in seeds:
             example = functools.partial(train_example, dataset=dataset, seed=seed)
             examples = _rows(dataset, seed).map_with_index(example)
-            runs.append(examples[share::processes].batch(batch_size // processes))
+            runs.append(examples.batch(batch_size // processes)[share::processes])
         self._batches = grain.experimental.ZipMapDataset(runs).map(
             lambda parts: {name: np.stack([part[name] for part in parts]) for name in parts[0]}
         )
@@ -90,8 +90,8 @@ class GrainEval:
         share, processes = jax.process_index(), jax.process_count()
         example = functools.partial(eval_example, dataset=dataset, split=split)
         self._count = -(-len(split.index) // batch_size)
-        positions = grain.MapDataset.range(self._count * batch_size)[share::processes]
-        self._batches = positions.map(example).batch(batch_size // processes)
+        examples = grain.MapDataset.range(self._count * batch_size).map(example)
+        self._batches = examples.batch(batch_size // processes)[share::processes]
         self._sharding = NamedSharding(mesh, PartitionSpec((SEEDS, DATA)))
         self._workers = min(dataset.workers, len(split.index) // processes // WORTH_A_PROCESS)
 
@@ -123,6 +123,7 @@ def _start(batches: grain.MapDataset, workers: int, sharding: NamedSharding) -> 
     threads = 1 if workers else min(processors(), MOST_THREADS)
     read = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if workers:
+        end_second_script()
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags, which a program that uses no absl never parses
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)

@@ -70,6 +70,8 @@ def _formats() -> tuple[str, ...]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if getattr(image, "tag_v2", {}).get(258) == (32,) and image.mode == "I":
+        raise ValueError("its pixels are integers of 32 bits, whose range is not known")
     if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 0xFFFF:

@@ -1,7 +1,6 @@
 """Data sets read from disk as they are needed: their splits, the images they skip, and how an image is prepared."""
 
 import dataclasses
-import errno
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,12 @@ from PIL import Image
 from sdd_jax.data import augment as device
 from sdd_jax.data import images
 from sdd_jax.data.dataset import split_rows
-from sdd_jax.data.folders import Records
+from sdd_jax.data.folders import BROKEN_LINK, Records
 from sdd_jax.regions import check_name
 
 ON_BAD_IMAGE = ("error", "skip")
 SHOWN = 20  # paths that a report names
 _AT_A_TIME = 32  # images of one task: a million tasks would be gigabytes
-_BROKEN_LINK = (errno.ENOENT, errno.ELOOP)  # it leads nowhere, or in a circle
 
 
 class Skipped(NamedTuple):
@@ -196,7 +194,7 @@ def _problem(records: Records, number: int) -> str | None:
     try:
         content, _ = records.read(number)
     except OSError as error:
-        if error.errno not in _BROKEN_LINK:
+        if error.errno not in BROKEN_LINK:
             raise
         return f"{records.name(number)} cannot be opened: {error.strerror}"
     try:

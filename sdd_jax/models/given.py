@@ -69,11 +69,12 @@ def given_network(given: Any, image_shape: tuple[int, ...], num_classes: int) ->
     if isinstance(given, Classifier | LogitMapClassifier):
         model = given
     elif _is_pair(given):
-        model = _under_head(FunctionNetwork(*given), image_shape, num_classes)
+        network = FunctionNetwork(*given)
+        model = _under_head(network, type(network), image_shape, num_classes)
     elif isinstance(given, nnx.Module):
-        model = _under_head(_from_nnx(given), image_shape, num_classes)
+        model = _under_head(_from_nnx(given), type(given), image_shape, num_classes)
     elif isinstance(given, nn.Module):
-        model = _under_head(given, image_shape, num_classes)
+        model = _under_head(given, type(given), image_shape, num_classes)
     else:
         kinds = "a name, MODULE:FUNCTION, a Linen or NNX module, or a pair of functions (init, apply)"
         raise ValueError(f"a network must be {kinds}, got {type(given).__name__}")
@@ -212,11 +213,11 @@ def _found(name: str) -> Any:
     return found
 
 
-def _under_head(network: nn.Module, image_shape: tuple[int, ...], num_classes: int) -> Any:
-    """The network as it is if it gives a logit map, under a new head if it gives features."""
+def _under_head(network: nn.Module, given: type, image_shape: tuple[int, ...], num_classes: int) -> Any:
+    """The network as it is if it gives a logit map, under a new head if it gives features; ``given`` is its class."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    kind = type(network).__name__
-    if "train" not in inspect.signature(type(network).__call__).parameters:
+    kind, parameters = given.__name__, inspect.signature(given.__call__).parameters.values()
+    if not any(one.name == "train" or one.kind == one.VAR_KEYWORD for one in parameters):
         raise ValueError(f"{kind} must be called as module(images, train=...): its __call__ takes no train")
     outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
     shape = getattr(outputs, "shape", None)
@@ -240,8 +241,13 @@ def _from_nnx(module: nnx.Module) -> NnxNetwork:
     structures = [jax.tree.structure(state) for state in states]
 
     def named(state):
-        leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-        return {re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_"): leaf for path, leaf in leaves}
+        room = {}
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+            name = re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_")
+            while name in room:  # as of conv_1 and conv[1]
+                name += "_"
+            room[name] = leaf
+        return room
 
     first = named(states[0]), named(states[1])
 

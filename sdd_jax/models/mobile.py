@@ -77,6 +77,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """images [B,H,W,C] -> feature map [B,H/16,W/16,1280] (rounded up), after ReLU; "cub200": H/32, W/32.
 
+    The latter's max-pooling rounds down: of 34 pixels it leaves 1 place, of 66 pixels 2.
+
     "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018) as "mobile_half": half of the channels, ReLU in
     place of ReLU6, a first bottleneck that keeps its 1x1 expansion, a second stage without stride, and 1280 channels
     at the end whatever the width. Its last stage, [B,H/16,W/16,160], comes before the 1x1 convolution and has no ReLU.

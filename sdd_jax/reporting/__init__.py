@@ -16,7 +16,8 @@ from sdd_jax.files import write_together
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.figures import draw_all
-from sdd_jax.reporting.study import Group, Study, find_runs, group_runs, method_name, shown
+from sdd_jax.reporting.groups import Group, find_runs, group_runs, method_name, shown
+from sdd_jax.reporting.study import Study
 from sdd_jax.sdd import complementary_mask
 from sdd_jax.serving.regions import Region, read_regions
 
@@ -165,7 +166,7 @@ def _gallery(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
     students: dict[int, np.ndarray] = {}
     for place, row in enumerate(rows):
         label, put_right = int(study.labels[row]), row in right
-        # The regions shown are one run's: the first on the side of most runs.
+        # The regions shown are one run's: the first that has it right, of those put wrong the first that has it wrong.
         number = [logits[row].argmax() == label for logits in after].index(put_right)
         run = group.runs[number]
         if number not in students:

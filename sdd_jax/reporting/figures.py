@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.reporting import measures
-from sdd_jax.reporting.study import Group, Run, Study, short
+from sdd_jax.reporting.groups import Group, Run, short
+from sdd_jax.reporting.study import Study
 
 SHOWN_CLASSES = 30  # at most, of the figure of gains
 CORRELATED = 1000  # at most, of the matrices of correlations

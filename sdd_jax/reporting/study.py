@@ -1,8 +1,7 @@
-"""What a report is made of: runs by method, and every network's answers on one test set."""
+"""What a report is made of: every network's answers on one test set."""
 
 import os
-import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,158 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax import saved
-from sdd_jax.config import CACHE
 from sdd_jax.data import AnyDataset, eval_data
 from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import data_root, stratified_draw
-from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
-from sdd_jax.serving.network import CONTROLS
+from sdd_jax.reporting.groups import Group, baseline_of, shown
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.logbook import read_log
 
 BATCH = 250
 LONGEST = 60  # letters of a class's name, or of a file's
-TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode's kinds of marks that reorder text
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
 TOLERANCE = 0.1  # percentage points between an accuracy that a run noted and the one measured now
-# Fields that do not tell methods apart: seeds, places, and how a run was carried out.
-_NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *RUNTIME_FIELDS})
-
-
-class Run(NamedTuple):
-    """One run's folder."""
-
-    folder: Path
-    config: dict[str, Any]  # flat
-    lines: list[dict[str, Any]]  # of metrics.jsonl
-    results: dict[str, Any]  # last and best as in done.json; of a run that has not finished, so far
-    finished: bool
-    environment: dict[str, Any]  # of its last start
-
-    @property
-    def seed(self) -> int:
-        return self.config["seed"]
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        kept = _NOT_RECIPE - {"teacher.cache"} if self.config["model.teacher"] == CACHE else _NOT_RECIPE
-        return {name: value for name, value in self.config.items() if name not in kept}
-
-    def curve(self, name: str, split: str | None = None) -> dict[float, float]:
-        """``{epoch: value}`` of a metric of training, or of a split's evaluation; empty where it was not logged."""
-        return {line["epoch"]: line[name] for line in self.lines if line.get("split") == split and name in line}
-
-
-class Group(NamedTuple):
-    """Runs that differ in their seed alone, by seed."""
-
-    label: str
-    runs: tuple[Run, ...]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The config of any of them, but for the seed."""
-        return self.runs[0].config
-
-    @property
-    def method(self) -> str:
-        return self.config["method"]
-
-
-def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1."""
-    folders: dict[Path, Path] = {}
-    for path in paths:
-        found = saved.find_folders(path)
-        found = [folder for folder in found if folder == path or "imported" not in run_dir.read_config(folder)]
-        if not found:
-            raise ValueError(f"{path} holds no run: expected a folder with {run_dir.CONFIG}, or folders that have it")
-        folders |= {folder.resolve(): folder for folder in found}
-    return [_read(folder) for folder in folders.values()]
-
-
-def _read(folder: Path) -> Run:
-    config = run_dir.read_network(folder)
-    if "imported" in config:
-        raise ValueError(f"{folder} holds an imported network: it was not trained here, there is nothing to compare")
-    results = saved.read_results(folder)
-    if not results["last"]:
-        raise ValueError(f"{folder} has no test result yet: let it train until its first evaluation")
-    lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
-    environment = run_dir.read_starts(folder)[-1]
-    return Run(folder, run_dir.flat_fields(config), lines, results, finished, environment)
-
-
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs of one recipe together; groups in the order of their first run, those without a teacher first."""
-    first = runs[0]
-    gathered: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        for name in ("data.name", "data.image_size", "data.in_memory", "data.augment"):
-            if (run.config.get(name) or None) != (first.config.get(name) or None):
-                raise ValueError(
-                    f"runs to compare must be on the same data: {name} is {first.config.get(name)!r} in {first.folder} "
-                    f"and {run.config.get(name)!r} in {run.folder}"
-                )
-        seeds = gathered.setdefault(repr(sorted(run.recipe.items())), {})
-        other = seeds.setdefault(run.seed, run)
-        if other is not run:
-            raise ValueError(f"{other.folder} and {run.folder} are the same run: seed {run.seed} of one config")
-    groups = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in gathered.values()]
-    groups.sort(key=lambda group: group[0].config["method"] != "plain")
-    labels = _labels([group[0] for group in groups])
-    return [Group(label, group) for label, group in zip(labels, groups, strict=True)]
-
-
-def method_name(method: str) -> str:
-    """As the literature writes it: ``sdd_kd`` is SDD-KD."""
-    return method if method == "plain" else method.replace("_", "-").upper()
-
-
-def _labels(firsts: Sequence[Run]) -> list[str]:
-    """Student and method of each, and where these are the same what else differs."""
-    bare = [f"{run.config['model.student']} {method_name(run.config['method'])}" for run in firsts]
-    labels = []
-    for run, label in zip(firsts, bare, strict=True):
-        twins = [other for other, its in zip(firsts, bare, strict=True) if its == label]
-        names = [name for name in run.recipe if len({repr(twin.recipe.get(name)) for twin in twins}) > 1]
-        apart = ", ".join(f"{name.rpartition('.')[2]} {short(run.recipe[name])}" for name in names)
-        labels.append(shown(f"{label} ({apart})" if apart else label))
-    return labels
-
-
-def shown(name: str) -> str:
-    """``name`` on one line: characters that break lines, turn the direction of text or are none, as escapes."""
-    if name.isprintable():
-        return name
-    odd = (unicodedata.category(sign) in CONTROLS or unicodedata.bidirectional(sign) in TURNS for sign in name)
-    return "".join(ascii(sign)[1:-1] if is_odd else sign for sign, is_odd in zip(name, odd, strict=True))
-
-
-def short(value: Any) -> str:
-    """``value`` as a word of a figure; of a long one, the end."""
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 24 else "…" + text[-23:]
-
-
-def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
-    """What a distilled group is compared with: SDD with its base method, else plain training of the same student."""
-    if group.method == "plain":
-        return None
-    fields = ("model.student", "data.train_examples", "epochs")
-    wanted = {"plain": fields}
-    if group.method.startswith("sdd_"):
-        wanted = {group.method.removeprefix("sdd_"): (*fields, "model.teacher", "teacher.run"), "plain": fields}
-    for method, same in wanted.items():
-        for other in groups:
-            if other.method == method and all(other.config.get(name) == group.config.get(name) for name in same):
-                return other
-    return None
 
 
 class Answers(NamedTuple):
@@ -306,15 +168,17 @@ class Study:
         asked = folder, weights
         answers = next((one for one in self.teachers.values() if (one.folder, one.weights) == asked), None)
         if answers is None:
-            which = "teacher" if weights == "last" else f"teacher, {weights}"
-            answers = self._ask(f"{self._read(folder).name} ({which})", folder, weights)
-        noted = group.runs[0].results.get("teacher_accuracy")
+            label = f"{self._read(folder).name} ({'teacher' if weights == 'last' else f'teacher, {weights}'})"
+            twins = sum(one.label.startswith(label) for one in self.every_teacher())
+            answers = self._ask(f"{label} [{1 + twins}]" if twins else label, folder, weights)
         measured = measures.accuracy(answers.logits, self.labels)
-        if noted is not None and abs(measured - noted) > TOLERANCE / 100:
-            raise ValueError(
-                f"{folder} has {100 * measured:.2f} % here, the teacher of {group.runs[0].folder} had "
-                f"{100 * noted:.2f} %: it is another network, or the data are others"
-            )
+        for run in group.runs:
+            noted = run.results.get("teacher_accuracy")
+            if noted is not None and abs(measured - noted) > TOLERANCE / 100:
+                raise ValueError(
+                    f"{folder} has {100 * measured:.2f} % here, the teacher of {run.folder} had {100 * noted:.2f} %: "
+                    "it is another network, or the data are others"
+                )
         self.teachers[group.label] = answers
 
 

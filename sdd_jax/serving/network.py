@@ -45,7 +45,7 @@ class Served(NamedTuple):
 
     def other_size(self) -> str | None:
         """``Saved.other_size`` for its images."""
-        return self.network.other_size(self.data_name, self.image_shape[0])
+        return self.network.other_size(self.data_name, self.image_shape)
 
     def metadata(self) -> dict[str, Any]:
         """What an exported file says of the network, JSON-ready."""

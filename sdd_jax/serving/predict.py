@@ -60,29 +60,34 @@ def find_pictures(path: Path) -> list[Path]:
 
 
 def prepare(path: Path, served: Served) -> np.ndarray:
-    """The picture's pixels as the network takes them, uint8 ``[H, W, C]``; docs/export.md says how."""
+    """The picture's pixels as the network takes them, uint8 ``[H, W, C]``; docs/export.md says how.
+
+    ``ValueError`` if it cannot be read, or if the network takes neither grey nor RGB images.
+    """
+    height, width, channels = served.image_shape
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 1 or 3 channels, {served.network.folder} takes images of {channels}")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     picture = images.decode(content, str(path))
-    size, channels = served.image_shape[0], served.image_shape[-1]
     if served.augment in images.AUGMENTS:
-        return np.ascontiguousarray(images.eval_image(picture, served.augment, size))
+        return np.ascontiguousarray(images.eval_image(picture, served.augment, height))
     if served.augment == images.BOXED:
-        return images.whole_image(picture, size)
-    side = OWN_SIDE.get(served.data_name, size)
-    if picture.size == (size, size):
-        side = size
-    elif picture.size != (side, side):
-        shorter = min(picture.size)
-        left, top = (picture.width - shorter) // 2, (picture.height - shorter) // 2
-        picture = picture.crop((left, top, left + shorter, top + shorter))  # first: resizing would look past its edges
-        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+        return images.whole_image(picture, height)
+    side = OWN_SIDE.get(served.data_name)
+    own = (width, height) if side is None or picture.size == (width, height) else (side, side)
+    if picture.size != own:
+        across = min(picture.width, max(1, round(picture.height * own[0] / own[1])))
+        down = min(picture.height, max(1, round(picture.width * own[1] / own[0])))
+        left, top = (picture.width - across) // 2, (picture.height - down) // 2
+        picture = picture.crop((left, top, left + across, top + down))  # first: resizing would look past its edges
+        picture = picture.resize(own, Image.Resampling.BILINEAR)
     pixels = np.asarray(picture.convert("L"))[..., None] if channels == 1 else np.asarray(picture)
     if served.data_name == "digits":
-        return pixels.repeat(size // side, axis=0).repeat(size // side, axis=1)
-    border = (size - side) // 2
+        return pixels.repeat(height // own[1], axis=0).repeat(width // own[0], axis=1)
+    border = (height - own[1]) // 2
     return np.pad(pixels, ((border, border), (border, border), (0, 0)))
 
 
@@ -155,13 +160,13 @@ def _cell(value: Any) -> str:
 def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Sequence[str]) -> Iterator[Prediction]:
     """Passes predictions on and writes each to ``folder``: a line of CSV, a line of JSON, a picture of its regions.
 
-    The pictures were found in ``root``: their places below it are kept. If the disk fails, all that was written is
-    removed, and the ``OSError`` names the folder.
+    The pictures were found in ``root``: their places below it are kept. The tables have names that end in ``.part``
+    until they are whole. If the disk fails, all that was written is removed, and the ``OSError`` names the folder.
     """
     if (folder / CSV).exists() or (folder / JSON).exists():
         raise ValueError(f"{folder} holds predictions already: give --output another folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    root, written = root if root.is_dir() else root.parent, [folder / CSV, folder / JSON]
+    root, written = root if root.is_dir() else root.parent, [folder / f"{name}.part" for name in (CSV, JSON)]
     try:
         with (
             open(written[0], "w", newline="", encoding="utf-8") as table,
@@ -179,6 +184,8 @@ def write(predictions: Iterable[Prediction], folder: Path, root: Path, names: Se
                 written.append(path.with_name(path.name + ".regions.png"))
                 draw_overlay(prediction.pixels, prediction.regions, names, title).save(written[-1])
                 yield prediction
+        for part in written[:2]:
+            part.rename(part.with_suffix(""))
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)

@@ -58,6 +58,9 @@ class Checkpoints:
             if processes.is_first():  # to which Orbax answers when every process has written its part
                 content = {"step": step, "best": progress["best"].get("step"), "progress": progress}
                 sealed.seal(path, KIND, self.owner, content)
+                for later in self.steps():
+                    if later > step:  # the run had to go on from before it: whatever it holds, it is not of this way
+                        _set_aside(self.folder / f"{later:08d}", "replaced")
                 own = {manifest["step"]: manifest["best"] for manifest in self._manifests()}
                 newest = sorted(own)[-KEEP_NEWEST:]
                 for before in own.keys() - {*newest, *(own[step] for step in newest)}:
@@ -77,14 +80,16 @@ class Checkpoints:
             self.wait()
 
     def remove_unfinished(self) -> list[str]:
-        """Removes what a killed process was writing, and returns its names."""
-        unfinished = [path for path in _children(self.folder) if not (path / MANIFEST).exists()]
-        for path in unfinished:
+        """Removes what a killed process was writing, and returns what there is to say of it."""
+        messages = []
+        for path in [path for path in _children(self.folder) if not (path / MANIFEST).exists()]:
             if path.name.isdecimal():  # it only lacks its manifest, and may have had one
-                _set_aside(path, "unfinished")
+                aside = _set_aside(path, "unfinished")
+                messages.append(f"a checkpoint without its {MANIFEST} is set aside: {path.name} is now {aside.name}")
             else:
                 shutil.rmtree(path)
-        return [path.name for path in unfinished]
+                messages.append(f"removed an unfinished checkpoint: {path.name}")
+        return messages
 
     def steps(self) -> list[int]:
         """The steps that have a manifest, oldest first."""
@@ -142,8 +147,8 @@ class Checkpoints:
     def newest_whole(self, at_most: int | None = None) -> tuple[int | None, list[str]]:
         """The newest step, up to ``at_most``, that is not damaged, and a message for each that is.
 
-        The step is None if there is no checkpoint. All processes have to call this; the first one looks. ``Damaged`` if
-        there are only damaged ones: to start afresh would lose the run without a word.
+        The step is None if there is none so far. All processes have to call this; the first one looks. ``Damaged`` if
+        all that the run has are damaged: to start afresh would lose the run without a word.
         """
 
         def look():
@@ -165,7 +170,7 @@ class Checkpoints:
             return None, problems
 
         step, problems = processes.from_first(look)
-        if step is None and problems:
+        if step is None and problems and at_most is None:
             raise Damaged("; ".join(["every checkpoint of this run is damaged", *problems]))
         return step, problems
 
@@ -196,11 +201,11 @@ def _reported(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _set_aside(path: Path, word: str) -> None:
+def _set_aside(path: Path, word: str) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.{word}-{number}")).exists():
         number += 1
-    path.rename(aside)
+    return path.rename(aside)
 
 
 def _children(folder: Path) -> list[Path]:

@@ -105,8 +105,9 @@ def contrast(
       classes, none of them twice, as the released data set class draws them (dataset/cifar100.py), which repeats some
       where there are fewer than it needs; "all_examples", the positive's class among them, with repetition, is what
       the released memory does by itself.
-    - The normalising constants are set in the first step, from the scores of the whole batch, and kept.
+    - The normalising constants are set in the first step, from the scores of its batch, and kept.
     - An example that stands twice in a batch, which crosses the end of an epoch, is renewed by its later place.
+    - Of a batch in parts (``optim.accumulate_steps``) the first part sets the constants, and each part renews its own.
 
     All scores of a batch are one matrix product with the memory, [B,N], of which the drawn ones are taken: entries
     themselves, [B,negatives,dimensions], would be forty times as many numbers on CIFAR-100.
@@ -145,6 +146,8 @@ def contrast(
         return params, state | ({"labels": jnp.asarray(labels, jnp.int32)} if draw == OTHER_CLASSES else {})
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
+        if "share" in batch:
+            raise ValueError("CRD remembers every example, and cannot learn from mixed images, which are of none")
         rows, memories = batch["row"], state["memory"]
         num_examples = memories["student"].shape[0]
         if draw == OTHER_CLASSES:

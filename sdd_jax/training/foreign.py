@@ -4,7 +4,6 @@ It is asked when a cache is filled, and at no other time: a run reads the cache,
 stands behind it.
 """
 
-import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from sdd_jax.data import AnyDataset, read_test_examples
 from sdd_jax.data.augment import normalize
-from sdd_jax.own import own_function
+from sdd_jax.own import failure, own_function
 from sdd_jax.regions import Regions, check_name
 from sdd_jax.training.teacher_cache import Layout, join_rows
 
@@ -44,7 +43,10 @@ class ForeignTeacher(NamedTuple):
 def read_foreign(name: str, num_classes: int, regions: Regions) -> ForeignTeacher:
     """The teacher that the function called ``name`` makes; ``ValueError`` says what is wrong with it."""
     make = own_function(name, "teacher", keywords=("num_classes", "regions"))
-    teacher = make(num_classes=num_classes, regions=regions)
+    try:
+        teacher = make(num_classes=num_classes, regions=regions)
+    except Exception as error:  # whatever it does
+        raise ValueError(f"teacher {name!r}: calling it failed with {failure(error)}") from error
     if not isinstance(teacher, ForeignTeacher):
         raise ValueError(f"teacher {name!r} gives a {type(teacher).__name__}, expected a ForeignTeacher")
     for field in ("name", "digest"):
@@ -63,11 +65,7 @@ def answer(teacher: ForeignTeacher, pixels: Any, dataset: AnyDataset, regions: R
     try:
         given = np.asarray(teacher.ask(np.array(images)))  # a copy, which is the function's own
     except Exception as error:  # whatever it does
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{frame.filename}:{frame.lineno}"
-        raise ValueError(
-            f"asking {teacher.name} for images {images.shape} failed with {type(error).__name__}: {error} ({place})"
-        ) from error
+        raise ValueError(f"asking {teacher.name} for images {images.shape} failed with {failure(error)}") from error
     batch, classes, count = len(images), dataset.num_classes, regions.count
     wanted = {2: (batch, classes), 3: (batch, count, classes), 4: (batch, *given.shape[1:3], classes)}
     if given.shape != wanted.get(given.ndim) or given.size == 0 or not np.issubdtype(given.dtype, np.floating):
@@ -78,10 +76,10 @@ def answer(teacher: ForeignTeacher, pixels: Any, dataset: AnyDataset, regions: R
     return given.astype(np.promote_types(given.dtype, np.float32))
 
 
-def layout_of(shape: tuple[int, ...], regions: Regions) -> Layout:
-    """Which rows are kept of answers that have this ``shape`` for an image: [h,w,K], [R,K] or [K]."""
+def layout_of(shape: tuple[int, ...], regions: Regions, store: str) -> Layout:
+    """Which rows a cache's ``store`` keeps of answers that have this ``shape`` for an image: [h,w,K], [R,K] or [K]."""
     if len(shape) == 3:
-        return Layout(regions, regions.grid(*shape[:2]))
+        return Layout.of_map(regions, shape[:2], store)
     return Layout(regions, None if len(shape) == 2 else 0)
 
 

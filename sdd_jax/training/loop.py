@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from sdd_jax import metrics, processes
 from sdd_jax.data import AnyDataset, Dataset, Split, eval_data
-from sdd_jax.data.streamed import StreamedSplit, hash_names
+from sdd_jax.data.streamed import StreamedSplit
 from sdd_jax.mesh import pick, put, replicated
 from sdd_jax.processes import Preempted, preemption_requested
 from sdd_jax.training import optim
@@ -67,7 +67,7 @@ def train_together(
     """
     dataset = runs[0].dataset
     if jax.process_count() > 1:
-        data = dataset.fingerprint() if isinstance(dataset, Dataset) else hash_names(dataset.train.records)
+        data = dataset.fingerprint() if isinstance(dataset, Dataset) else dataset.train.records.listing()
         check_processes(
             {"config": [owner(run.config) for run in runs], "seed": [run.seed for run in runs], "data": data}
         )
@@ -97,6 +97,8 @@ def train_together(
                 closing.close()
                 pairs = zip(runs, workdirs, strict=True)
                 return [train(run, workdir, should_stop=should_stop) for run, workdir in pairs]
+        for file in files:
+            file.check(step)
         states = programs.stack([file.restore(programs, on_all, step) for file in files])
         for number, file in enumerate(files):
             name = f"seed {runs[number].seed}" if len(runs) > 1 else ""

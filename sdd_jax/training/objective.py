@@ -6,7 +6,8 @@ are those of the training split, a NumPy array ``[N]``, -1 where a label is not 
 
 ``apply(params, state, student, teacher, batch, *, epoch, epochs_done, key) -> (loss [B], metrics, state)`` gives the
 loss of each example and metrics, a dictionary of ``[B]``. ``epoch`` counts from 0; ``epochs_done`` is a fraction too,
-and has this step in it.
+and has this step in it. What reads ``batch["label"]`` does so through ``over_labels``: an image may be a mixture, which
+has another label besides.
 """
 
 import functools
@@ -33,9 +34,10 @@ class Objective(NamedTuple):
 def task_loss(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """The cross-entropy ``[B]`` with labels of which a share, ``smoothing``, is spread over all K classes.
 
-    Source: "Rethinking the Inception Architecture for Computer Vision" (2016), section 7.
+    NaN for a label out of range. Source: "Rethinking the Inception Architecture for Computer Vision" (2016), section 7.
     """
-    hard = softmax_cross_entropy_with_integer_labels(logits, labels)
+    hard = softmax_cross_entropy_with_integer_labels(logits, labels)  # NaN beyond the last class; below 0 from the end
+    hard = jnp.where(labels < 0, jnp.nan, hard)
     if not smoothing:
         return hard
     return (1 - smoothing) * hard - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
@@ -45,7 +47,7 @@ def plain(task_weight: float = 1.0, label_smoothing: float = 0.0) -> Objective:
     """``task_weight`` times the cross-entropy with the labels: alone it is training without a teacher."""
 
     def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
-        loss = task_loss(student.logits, batch["label"], label_smoothing)
+        loss = over_labels(batch, lambda labels: task_loss(student.logits, labels, label_smoothing))
         return task_weight * loss, {"task_loss": loss}, state
 
     return Objective(no_variables, apply)
@@ -70,14 +72,18 @@ def distill(
     e is 1 in the whole first epoch, as in the released code, or, by step, the epochs done so far. In a run of few
     epochs the former is coarse, and over one epoch it is none. ``label_smoothing`` is of the cross-entropy alone: base
     losses see the labels as they are.
+
+    ``ValueError`` for ``sdd`` without regions, a negative warm-up, and, from ``apply``, an unknown name in ``sdd``.
     """
+    if regions is None and sdd:
+        raise ValueError(f"sdd weighs regions, and there are none: give regions=Regions() too, got {dict(sdd)}")
+    if warmup_epochs < 0:
+        raise ValueError(f"distillation needs warm-up epochs of at least 0, got {warmup_epochs}")
     weighting = dict(sdd or {})
     reduction = weighting.pop("reduction", "mean")
 
-    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
-        labels = batch["label"]
-        task = task_loss(student.logits, labels, label_smoothing)
-        metrics = {"task_loss": task}
+    def measure(student, teacher, labels):
+        metrics = {"task_loss": task_loss(student.logits, labels, label_smoothing)}
         if regions is None:
             term = base(student.logits, teacher.logits, labels)
             if term.shape != labels.shape:
@@ -87,10 +93,14 @@ def distill(
             term = reduce_terms(terms, regions.count, reduction)
             metrics["complementary_share"] = jnp.mean(complementary, axis=1, dtype=jnp.float32)
             metrics |= _by_scale(terms, complementary, regions, reduction)
-        metrics["distill_loss"] = term
+        return metrics | {"distill_loss": term}
+
+    def apply(params, state, student, teacher, batch, *, epoch, epochs_done, key):
+        metrics = over_labels(batch, lambda labels: measure(student, teacher, labels))
         done = epochs_done if warmup_by_step else epoch + 1
         scale = jnp.minimum(done / warmup_epochs, 1.0) if warmup_epochs else 1.0
-        return task_weight * task + distill_weight * scale * term, metrics, state
+        loss = task_weight * metrics["task_loss"] + distill_weight * scale * metrics["distill_loss"]
+        return loss, metrics, state
 
     return Objective(no_variables, apply, frozenset({"logits" if regions is None else "region_logits"}), regions)
 
@@ -121,29 +131,13 @@ def added(**terms: Objective) -> Objective:
     return Objective(init, apply, needs, next(iter(regions), None))
 
 
-def mixed(objective: Objective) -> Objective:
-    """``objective`` for batches of mixed images (``sdd_jax.data.mixing``): its mixture over both labels.
-
-    Whatever reads a label (the cross-entropy, a base loss, which regions are complementary) is computed for either
-    label of an image, and the loss and each metric is ``share`` of the one and the rest of the other. What reads none
-    has one value for both, which the compiler computes once. ``ValueError`` for an objective with a memory of examples:
-    there is no example that a mixed image is of.
-    """
-
-    def apply(params, state, student, teacher, batch, **now):
-        if jax.tree.leaves(state):
-            raise ValueError("an objective with a memory of examples cannot learn from mixed images")
-
-        def of(labels):
-            return objective.apply(params, state, student, teacher, batch | {"label": labels}, **now)[:2]
-
-        return *over_labels(batch, of), state
-
-    return objective._replace(apply=apply)
-
-
 def over_labels(batch: Mapping[str, jax.Array], function: Callable[[jax.Array], Any]) -> Any:
-    """``function(labels)``, a tree of arrays; of a batch of mixed images its mixture over both labels."""
+    """``function(labels)``, a tree of arrays; of a batch of mixed images its mixture over both labels.
+
+    Images are mixed by ``sdd_jax.data.mixing``; the mixture is ``share`` of the first label's and the rest of the
+    other's. ``function`` should hold what reads a label and no more: its gradient is computed for either label, also
+    where it does not differ.
+    """
     first = function(batch["label"])
     if "share" not in batch:
         return first

@@ -1,6 +1,7 @@
 """The optimizer of the reference, AdamW, which parameters they decay, and the schedules of their rates."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,12 @@ import jax.numpy as jnp
 import optax
 
 # Arrays that may have several axes, and are no weights of a layer: biases and scales of Flax's attention and norms, and
-# positions and tokens of transformers by their names here and in timm.
-UNDECAYED = ("bias", "scale", "positions", "class_token", "pos_embed", "cls_token", "dist_token")
+# positions and tokens of transformers by their names here, in timm, in Flax and in Swin. A name is the path to
+# an array, joined: `attention_query_bias_value` of an NNX module, `pos_embed_embedding` of an `Embed` with positions.
+UNDECAYED = re.compile(
+    r"(.*_)?(bias|scale|positions|pos(ition)?_embed(ding)?|(class|cls|dist)_token|cls|relative_position_bias_table)"
+    r"(_embedding)?(_value)?"
+)
 
 
 def sgd(
@@ -57,14 +62,17 @@ def adamw(
 
 
 def weights_alone(params: Any) -> Any:
-    """Which of ``params`` are weights, as a tree of bool: arrays of two axes or more, but for those of ``UNDECAYED``.
+    """Which of ``params`` are weights, as a tree of bool: those of two axes or more, without ``UNDECAYED``.
 
     Source: "Bag of Tricks for Image Classification with Convolutional Neural Networks" (2019), section 3.1, "no bias
     decay"; by the number of axes and by names, as timm and DeiT have it (timm/optim, ``no_weight_decay``).
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.ndim > 1 and getattr(path[-1], "key", None) not in UNDECAYED, params
-    )
+
+    def decays(path, leaf):
+        name = re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_")  # such as trunk_attention_query_bias
+        return leaf.ndim > 1 and UNDECAYED.fullmatch(name) is None
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def clip_by_global_norm(clip_norm: float) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from sdd_jax.data import AnyDataset, train_data
 from sdd_jax.mesh import by_seed, make_mesh, pick, put, replicated, stack
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.objective import Objective, mixed
+from sdd_jax.training.objective import Objective
 from sdd_jax.training.step import AveragedState, State, init_state, make_run_chunk, make_train_step, student_variables
 from sdd_jax.training.teacher import Teacher
 
@@ -66,11 +66,7 @@ def jit_run_chunk(
     ema_decay: float | None = None,
     mixing: Mapping[str, float] | None = None,
 ) -> Any:
-    """``run_chunk``, jitted for the devices of ``mesh``, which need not be there; ``states`` are donated.
-
-    With ``mixing`` the objective is that of mixed images (``sdd_jax.training.objective.mixed``).
-    """
-    objective = objective if mixing is None else mixed(objective)
+    """``run_chunk``, jitted for the devices of ``mesh``, which need not be there; ``states`` are donated."""
     platform = mesh.devices.flat[0].platform
     options = {"num_examples": num_examples, "accumulate": accumulate, "rolled": platform != "cpu"}
     train_step = make_train_step(model, ask, objective, optimizer, ema_decay=ema_decay, **options)

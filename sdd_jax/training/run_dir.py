@@ -41,6 +41,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def lock_folder(folder: Path) -> FileLock:
     """Locks ``folder`` until the lock is released or this process ends; ``ValueError`` names a holder of the lock."""
+    processes.end_second_script()  # which the first one would keep out, for another reason
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -64,21 +65,13 @@ def unlock_folder(folder: Path, lock: FileLock) -> None:
     lock.release()
 
 
-def open_folder(folder: Path, config: Mapping[str, Any]) -> list[str]:
-    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start.
-
-    Returns what there is to say: of a run that is extended, from how many epochs to how many.
-    """
+def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes ``folder`` the folder of ``config``'s run, or checks that it is, and notes this start."""
     check_same_config(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    messages, earlier = [], read_starts(folder) if (folder / ENVIRONMENT).exists() else []
+    earlier = read_starts(folder) if (folder / ENVIRONMENT).exists() else []
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, config)
-    elif (before := read_config(folder)).get("epochs") != config.get("epochs"):
-        begun = before.get(BEGUN) or {"epochs": before["epochs"], "optim.milestones": before["optim"]["milestones"]}
-        (folder / DONE).unlink(missing_ok=True)  # first: a run without it goes on, whichever of the two configs it has
-        write_json(folder / CONFIG, {**config, BEGUN: begun})
-        messages.append(f"extended from {before['epochs']} epochs to {config['epochs']}")
     devices = jax.devices()
     start = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -93,7 +86,19 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> list[str]:
         "commit": commit(),
     }
     write_sealed(folder, ENVIRONMENT, {"starts": [*earlier, start]})
-    return messages
+
+
+def extend(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Gives the run in ``folder`` the epochs of ``config``, and returns what there is to say, if they are more.
+
+    To be called when nothing is left that may refuse the run: the command with which it began does not suit it then.
+    """
+    if (before := read_config(folder)).get("epochs") == config.get("epochs"):
+        return []
+    begun = before.get(BEGUN) or {"epochs": before["epochs"], "optim.milestones": before["optim"]["milestones"]}
+    (folder / DONE).unlink(missing_ok=True)  # first: a run without it goes on, whichever of the two configs it has
+    write_json(folder / CONFIG, {**config, BEGUN: begun})
+    return [f"extended from {before['epochs']} epochs to {config['epochs']}"]
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -265,6 +270,7 @@ def commit(folder: Path = Path(__file__).parent) -> str | None:
     """
     run = partial(subprocess.run, cwd=folder, capture_output=True, text=True)
     try:
+        run(["git", "ls-files", "--error-unmatch", "."], check=True)  # installed inside of another's, it is not of it
         revision = run(["git", "rev-parse", "HEAD"], check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or an installed package: there is no commit to name
         return None

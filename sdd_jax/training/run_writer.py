@@ -20,6 +20,7 @@ from sdd_jax.training.programs import Built, Programs
 from sdd_jax.training.step import State
 
 SHOWN = 16  # examples that an error names
+TRAINED_ON, TESTED_ON = "training images", "test images"  # inputs of a run, as a checkpoint notes them
 
 
 class RunWriter:
@@ -37,10 +38,9 @@ class RunWriter:
             self._workdir.mkdir(parents=True, exist_ok=True)
             lock = run_dir.lock_folder(self._workdir)
             self._closing.callback(run_dir.unlock_folder, self._workdir, lock)
-            messages = run_dir.open_folder(self._workdir, self._run.config)
+            run_dir.open_folder(self._workdir, self._run.config)
             run_dir.keep_skipped(self._workdir, self._skipped)
-            unfinished = self._find_checkpoints().remove_unfinished()
-            return [*messages, *(f"removed an unfinished checkpoint: {name}" for name in unfinished)]
+            return self._find_checkpoints().remove_unfinished()
 
         self._messages = processes.from_first(begin)
         there = (self._workdir / run_dir.CONFIG).exists()
@@ -65,10 +65,18 @@ class RunWriter:
             return programs.begin(key)
         return self.checkpoints.load(step, jax.eval_shape(programs.draw, key), on_all)
 
+    def check(self, step: int) -> None:
+        """Reads how far the run had come at ``step``; ``ValueError`` if teacher or images are now others."""
+        self._before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
+        self._check_inputs(self._before.get("inputs", {}))
+
     def begin(self, step: int, total: int, boundaries: set[int], name: str, shows_progress: bool) -> None:
-        """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints."""
-        before = processes.from_first(lambda: self.checkpoints.manifest(step)["progress"]) if step else {}
-        self._check_inputs(before.get("inputs", {}))
+        """Opens the logbook at ``step`` of ``total``; ``boundaries`` are the steps of evaluations and checkpoints.
+
+        To be called after ``check``: a run that is given more epochs is that longer run from here on.
+        """
+        before = self._before
+        self._messages += processes.from_first(lambda: run_dir.extend(self._workdir, self._run.config))
         self.logbook = Logbook(self._workdir, self._run, before, total, boundaries, name, shows_progress)
         self._closing.callback(self.logbook.close)
         for message in [*self._messages, *([f"going on from step {step} of {total}"] if step else [])]:
@@ -78,8 +86,13 @@ class RunWriter:
     def _check_inputs(self, before: Mapping[str, str]) -> None:
         """Notes which teacher and images the run has; ``ValueError`` if they are not those that it began with."""
         dataset = self._run.dataset
-        images = dataset.fingerprint("train") if isinstance(dataset, Dataset) else None
-        self._inputs = {"teacher": self._run.teacher.digest, "training images": images}
+        self._inputs = {"teacher": self._run.teacher.digest}
+        for name, split in {TRAINED_ON: "train", TESTED_ON: "test"}.items():
+            self._inputs[name] = (
+                dataset.fingerprint(split)
+                if isinstance(dataset, Dataset)
+                else getattr(dataset, split).records.listing()
+            )
         for name, known in before.items():
             if (now := self._inputs.get(name)) != known and None not in (now, known):
                 raise ValueError(
@@ -152,14 +165,15 @@ class Trace:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
         elif self._running and step >= self._last:
             jax.block_until_ready(states)  # the last steps may still be running
-            self.close()
-            self._say(
-                f"trace of steps {self._first} to {self._last - 1} in {self._folder}: open its perfetto_trace.json.gz "
-                f"at https://ui.perfetto.dev, or run `pip install xprof && xprof {self._folder}`"
-            )
+            self.close(f"steps {self._first} to {self._last - 1}")
 
-    def close(self) -> None:
-        """Ends the trace if it is running, also after an error."""
+    def close(self, steps: str | None = None) -> None:
+        """Ends the trace if it is running, also with the run and after an error, and says where it is."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
+            self._say(
+                f"trace of {steps or f'the steps from {self._first} on'} in {self._folder}: open its "
+                "perfetto_trace.json.gz at https://ui.perfetto.dev, or run "
+                f"`pip install xprof && xprof {self._folder}`"
+            )

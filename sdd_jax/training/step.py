@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from sdd_jax import metrics
 from sdd_jax.data.mixing import mix
 from sdd_jax.mesh import DATA, over_seeds, pick, split_batch, stack
-from sdd_jax.training.objective import Objective, over_labels
+from sdd_jax.training.objective import Objective, over_labels, task_loss
 
 
 @flax.struct.dataclass
@@ -241,7 +241,7 @@ def make_eval_step(
         labels, valid = batch["label"], batch["valid"]
         states = {
             "accuracy": metrics.top_k(logits, labels, 1, valid),
-            "loss": metrics.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), valid),
+            "loss": metrics.mean(task_loss(logits, labels), valid),
         }
         if num_classes > 5:
             states["top5"] = metrics.top_k(logits, labels, 5, valid)

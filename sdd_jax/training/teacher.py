@@ -1,7 +1,7 @@
 """A teacher as one value, which a step asks: the network itself, or the rows of a cache.
 
 Where the rows that a run needs fit on the device they lie there, and a step gathers its own by example and view.
-Otherwise they stay in the memory-mapped files, and the rows of a chunk of steps go to the device with it.
+Otherwise they stay in the files, and the rows of a chunk of steps go to the device with it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import normalize
 from sdd_jax.ensemble import mean_of_teachers
 from sdd_jax.models import Outputs
-from sdd_jax.processes import from_first
+from sdd_jax.processes import from_first, memory_bytes
 from sdd_jax.regions import Regions
 from sdd_jax.training import optim
 from sdd_jax.training.compiling import jit_network
@@ -104,10 +104,12 @@ def cached_teacher(
     batch_size: int,
     steps_per_call: int,
     on_device: bool | None = None,
+    caches: int = 1,
 ) -> Teacher:
     """The teacher of runs that differ in their seed alone; ``ValueError`` if ``cache`` lacks rows that they need.
 
-    ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there.
+    ``on_device`` says whether the rows lie on the device; None: if they fill less than half of what is free there, of
+    which each of so many ``caches`` may take its share.
     """
     kept, length = cache.keys(), {"epochs": epochs, "batch_size": batch_size}
     asked = {seed: needed_keys(dataset, seed=seed, **length) for seed in seeds}
@@ -136,7 +138,7 @@ def cached_teacher(
     if not isinstance(dataset, Dataset):
         on_device = False  # a chunk is one step, and its rows are few beside its images
     if on_device is None:
-        on_device = from_first(lambda: len(needed) * cache.view_bytes < _free_bytes() / 2)
+        on_device = from_first(lambda: len(needed) * cache.view_bytes < _free_bytes() / (2 * caches))
     if on_device:
         table = slot_table(needed, int(dataset.train.index.max()) + 1, cache.views)
         return Teacher(apply, cache.read(slots_of(needed)) | {"table": table})
@@ -158,4 +160,4 @@ def _free_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a CPU's memory is the machine's
+    return min(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), memory_bytes())  # a CPU's is the machine's

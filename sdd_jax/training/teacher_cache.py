@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax import sealed
+from sdd_jax.files import check_fields
 from sdd_jax.models import Outputs
 from sdd_jax.regions import Regions
 from sdd_jax.sealed import Damaged
@@ -37,12 +38,18 @@ class Layout(NamedTuple):
     """Which rows are kept of an image: row 0 of the whole, then the cells of the finest grid of regions.
 
     Coarser regions are averaged from the grid, as they are live. Where no grid serves (None: direct pooling of a map
-    that the scales do not tile), every region is kept. A grid of 0: the teacher has no regions, row 0 is all.
+    that the scales do not tile, or a store that keeps the largest logits alone, which averages of cells would lose),
+    every region is kept. A grid of 0: the teacher has no regions, row 0 is all.
     """
 
     regions: Regions
     grid: int | None  # of the teacher's map, by `Regions.grid`
     class_token: bool = False  # whether the teacher has one: then region 0 is row 0
+
+    @classmethod
+    def of_map(cls, regions: Regions, sides: tuple[int, int], store: str, class_token: bool = False) -> "Layout":
+        """What a cache with this ``store`` keeps of a logit map of these ``sides``."""
+        return cls(regions, None if TOP.fullmatch(store) else regions.grid(*sides), class_token)
 
     @property
     def rows(self) -> int:
@@ -122,7 +129,8 @@ class Cache:
 
     def __init__(self, folder: Path, header: dict[str, Any]):
         if wrong := differing(read_header(folder), header):
-            raise ValueError(f"{folder / HEADER} is another's ({wrong})")
+            told = "the cache command fills the one that is needed, in a folder of its own"
+            raise ValueError(f"{folder / HEADER} is another's ({wrong}): {told}")
         self.folder, self.owner = folder, sealed.digest(header)
         self.views, self.rows = header["views"]["count"], header["rows"]["count"]
         self.classes, self.store = header["num_classes"], header["store"]
@@ -151,13 +159,22 @@ class Cache:
             self._write(number, keys, ask(compute, keys, self.views, batch))
             yield start + len(keys), len(missing)
 
-    def _write(self, number: int, keys: np.ndarray, rows: np.ndarray) -> None:
-        packed = pack(rows, self.store)
-        stored = unpack(packed, self.classes)
-        if not np.isfinite(stored).all():
-            raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: nothing of them is kept")
+    def _write(self, number: int, keys: np.ndarray, batches: Iterator[np.ndarray]) -> None:
+        parts, errors, views = [], [], []
+        for rows in batches:  # which are many times what is stored of them
+            packed = pack(rows, self.store)
+            if not all(np.isfinite(array).all() for array in packed.values()):
+                raise FloatingPointError(f"the teacher's logits are not finite in {self.store}: none of them is kept")
+            parts.append(packed)
+            errors.append(added_error(rows, packed))
+            views.append(len(rows))
+        packed = {name: np.concatenate([part[name] for part in parts]) for name in self.packed}
         files = {f"{name}.npy": _npy(array) for name, array in {"keys": keys, **packed}.items()}
-        content = {"number": number, "slots": len(keys), "error": added_error(rows, packed)}
+        error = {
+            "max_logit": max(error["max_logit"] for error in errors),
+            "mean_kl": float(np.average([error["mean_kl"] for error in errors], weights=views)),
+        }
+        content = {"number": number, "slots": len(keys), "error": error}
         temporary = Path(tempfile.mkdtemp(suffix=".shard", dir=self.folder))  # a name that no other process has
         try:
             sealed.seal(temporary, "shard", self.owner, content, files)
@@ -191,17 +208,31 @@ class Cache:
         return {name: max(error[name] for error in errors) for name in errors[0]} if errors else {}
 
     def read(self, slots: np.ndarray) -> dict[str, np.ndarray]:
-        """What `pack` made of ``slots``, in their order, from the memory-mapped files."""
+        """What `pack` made of ``slots``, in their order."""
         shards = self.shards()
         self._slots |= {shard: self._facts(shard)["slots"] for shard in shards if shard not in self._slots}
         starts = np.cumsum([0, *(self._slots[shard] for shard in shards)])
         arrays = {name: np.empty((len(slots), *shape), dtype) for name, (shape, dtype) in self.packed.items()}
         home = np.searchsorted(starts, slots, side="right") - 1
         for position in np.unique(home):
-            here = home == position
+            here = np.flatnonzero(home == position)
+            rows = slots[here] - starts[position]
+            cuts = np.flatnonzero((np.diff(here) != 1) | (np.diff(rows) != 1)) + 1  # else they are read as one
+            blocks = list(zip(np.split(here, cuts), np.split(rows, cuts), strict=True))
             for name, array in arrays.items():
-                array[here] = self._load(shards[position], name)[slots[here] - starts[position]]
+                self._read_blocks(shards[position], name, array, blocks)
         return arrays
+
+    def _read_blocks(self, number: int, name: str, array: np.ndarray, blocks: list[Any]) -> None:
+        """Reads rows of a shard's file to their places. A step may need hundreds of files: none is kept open."""
+        path = self._path(number) / f"{name}.npy"
+        with open(path, "rb", buffering=0) as file:
+            first = 10 + int.from_bytes(file.read(10)[8:], "little")  # where the array begins, of np.save
+            for places, rows in blocks:
+                block = array[places[0] : places[-1] + 1]
+                file.seek(first + int(rows[0]) * array[0].nbytes)
+                if file.readinto(block.data) != block.nbytes:
+                    raise Damaged(f"{path} ends before its row {rows[-1]}: it was changed")
 
     def rows_at(self, slots: np.ndarray) -> np.ndarray:
         """The rows ``[S, rows, K]`` of ``slots``, in their order."""
@@ -223,17 +254,19 @@ def _npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def ask(compute: Callable[..., np.ndarray], keys: np.ndarray, views: int, batch: int) -> np.ndarray:
-    """The rows that ``compute`` gives for ``keys``, a batch at a time."""
+def ask(compute: Callable[..., np.ndarray], keys: np.ndarray, views: int, batch: int) -> Iterator[np.ndarray]:
+    """The rows that ``compute`` gives for ``keys``, a batch at a time; the last may be smaller."""
     padded = np.pad(keys, (0, -len(keys) % batch), mode="edge").reshape(-1, batch)
-    return np.concatenate([compute(*np.divmod(some, views)) for some in padded])[: len(keys)]
+    for number, some in enumerate(padded):
+        yield compute(*np.divmod(some, views))[: len(keys) - number * batch]
 
 
 def read_header(folder: Path) -> dict[str, Any]:
     """Of what the cache in ``folder`` is; ``ValueError`` if there is none."""
     if not (folder / HEADER).is_file():
         raise ValueError(f"{folder} holds no cache: the cache command fills one")
-    return sealed.read(folder / HEADER, "cache", None)["header"]
+    header = sealed.read(folder / HEADER, "cache", None)["header"]
+    return check_fields(header, {"store": str}, str(folder / HEADER))
 
 
 def slot_table(keys: np.ndarray, num_indices: int, views: int) -> np.ndarray:

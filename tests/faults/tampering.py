@@ -37,7 +37,8 @@ from sdd_jax import saved
 from sdd_jax.build import build
 from sdd_jax.configs import quickstart
 from sdd_jax.processes import Preempted
-from sdd_jax.reporting.study import Study, find_runs, group_runs
+from sdd_jax.reporting.groups import find_runs, group_runs
+from sdd_jax.reporting.study import Study
 from sdd_jax.training import run_dir, teacher_cache
 from sdd_jax.training.loop import train
 from sdd_jax.training.teacher import variables_hash
