@@ -122,7 +122,7 @@ def test_commands_take_the_average(averaged, tmp_path):
 
 def test_the_average_teaches(averaged, tmp_path):
     teacher, accuracy = sdd_jax.load_run(averaged, checkpoint="average"), read_done(averaged)["last"]["ema_accuracy"]
-    given = {"data": data.load("digits", train_examples=64), "epochs": 1, "fields": {"data.select_on": "test"}}
+    given = {"data": data.load("digits", train_examples=64, select_on="test"), "epochs": 1}
     student = sdd_jax.distill("resnet8", teacher, method="kd", folder=tmp_path / "student", **given)
     assert read_config(student.folder)["teacher"]["checkpoint"] == "average"
     assert read_done(student.folder)["teacher_accuracy"] == accuracy

@@ -63,7 +63,7 @@ def write_report(
         raise ValueError(f"{file} is a folder: name a file for the page, or another folder")
     if file.exists() and MARK not in file.read_text(errors="replace")[:2000]:
         raise ValueError(f"{file} is there and no report: it is not overwritten, give --output another place")
-    study = Study(group_runs(find_runs([Path(run) for run in runs])), data_path, allow)
+    study = Study(group_runs(find_runs([Path(run) for run in runs], allow)), data_path, allow)
     pictures = draw_all(study)
     text = template("page.html").render(
         version=__version__,

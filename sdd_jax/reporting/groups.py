@@ -1,13 +1,14 @@
 """Runs by method: which folders hold some, which of them differ in their seed alone, and what each group is called."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdd_jax import saved
 from sdd_jax.config import CACHE
 from sdd_jax.fields import RUNTIME_FIELDS
+from sdd_jax.own import check_allowed
 from sdd_jax.serving.network import CONTROLS
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
@@ -65,8 +66,11 @@ class Group(NamedTuple):
         return self.config["method"]
 
 
-def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1."""
+def find_runs(paths: Sequence[Path], allow: Collection[str] = ()) -> list[Run]:
+    """The runs at ``paths``: a run's folder each, or a folder with runs below it, such as RUN/seed_0, RUN/seed_1.
+
+    ``ValueError`` if one names a network by MODULE:FUNCTION that is not in ``allow``.
+    """
     folders: dict[Path, Path] = {}
     for path in paths:
         found = saved.find_folders(path)
@@ -74,11 +78,12 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
         if not found:
             raise ValueError(f"{path} holds no run: expected a folder with {run_dir.CONFIG}, or folders that have it")
         folders |= {folder.resolve(): folder for folder in found}
-    return [_read(folder) for folder in folders.values()]
+    return [_read(folder, allow) for folder in folders.values()]
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, allow: Collection[str]) -> Run:
     config = run_dir.read_network(folder)
+    check_allowed(config["model"]["student"], folder, allow)
     if "imported" in config:
         raise ValueError(f"{folder} holds an imported network: it was not trained here, there is nothing to compare")
     results = saved.read_results(folder)
