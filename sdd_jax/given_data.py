@@ -65,9 +65,8 @@ def place(folder: Path, given: Arguments) -> tuple[Images, Arguments]:
     else:
         raise ValueError(f"data must be a Dataset in memory, an .npz file or a folder, got {type(data).__name__}")
     asked: Any = fields.get(SIZE)
-    asked = (
-        int(asked) if isinstance(asked, int | np.integer) and asked > 0 else None
-    )  # any other is refused with the config
+    usable = isinstance(asked, int | np.integer) and asked > 0  # any other is refused with the config
+    asked = int(asked) if usable else None
     name, size = (data_sets.FOLDER if path.is_dir() else data_sets.ARRAYS), None
     if name == data_sets.FOLDER and asked is None and data_sets.usual_side(name, str(path)) <= small_config.MOST:
         size = small_config.find_size(str(path), "")

@@ -78,6 +78,10 @@ class Dataset:
                 digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
 
+    def identity(self, split: str) -> str:
+        """By what a run and its processes know the images of ``split`` again: their pixels and labels."""
+        return self.fingerprint(split)
+
 
 def from_arrays(
     train_images: np.ndarray,

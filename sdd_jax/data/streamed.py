@@ -100,6 +100,10 @@ class StreamedDataset:
             digest.update(split.records.fingerprint().encode() + np.ascontiguousarray(split.index, "<i4").tobytes())
         return digest.hexdigest()
 
+    def identity(self, split: str) -> str:
+        """By what a run and its processes know the images of ``split`` again: their names and labels."""
+        return getattr(self, split).records.listing()
+
 
 def from_records(
     train: Records,

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sdd_jax import metrics, processes
-from sdd_jax.data import AnyDataset, Dataset, Split, eval_data
+from sdd_jax.data import AnyDataset, Split, eval_data
 from sdd_jax.data.streamed import StreamedSplit
 from sdd_jax.mesh import pick, put, replicated
 from sdd_jax.processes import Preempted, preemption_requested
@@ -67,7 +67,7 @@ def train_together(
     """
     dataset = runs[0].dataset
     if jax.process_count() > 1:
-        data = dataset.fingerprint() if isinstance(dataset, Dataset) else dataset.train.records.listing()
+        data = [dataset.identity(split) for split in ("train", "selection", "test")]
         check_processes(
             {"config": [owner(run.config) for run in runs], "seed": [run.seed for run in runs], "data": data}
         )

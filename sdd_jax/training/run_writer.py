@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from sdd_jax import processes
-from sdd_jax.data import Dataset
 from sdd_jax.data.streamed import StreamedDataset
 from sdd_jax.files import write_json
 from sdd_jax.training import run_dir
@@ -88,11 +87,7 @@ class RunWriter:
         dataset = self._run.dataset
         self._inputs = {"teacher": self._run.teacher.digest}
         for name, split in {TRAINED_ON: "train", TESTED_ON: "test"}.items():
-            self._inputs[name] = (
-                dataset.fingerprint(split)
-                if isinstance(dataset, Dataset)
-                else getattr(dataset, split).records.listing()
-            )
+            self._inputs[name] = dataset.identity(split)
         for name, known in before.items():
             if (now := self._inputs.get(name)) != known and None not in (now, known):
                 raise ValueError(
