@@ -97,6 +97,17 @@ def test_the_program_can_be_compiled_without_the_options():
     assert compiling.jit_network(function).__wrapped__ is function
 
 
+def test_a_program_that_runs_once_returns_the_same_bits():
+    """A run's first state does not depend on how its program is compiled."""
+
+    def draw(key):
+        return create_model("resnet8", num_classes=7).init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+
+    as_a_step = jax.jit(draw, compiler_options=compiling.cpu_options() | {"xla_backend_optimization_level": 3})
+    drawn = [program(jax.random.key(3)) for program in (as_a_step, compiling.jit_network(draw, once=True))]
+    assert jax.tree.all(jax.tree.map(np.array_equal, *drawn))
+
+
 def test_every_start_notes_the_options(tmp_path):
     run_dir.open_folder(tmp_path, {})
     [start] = run_dir.read_starts(tmp_path)

@@ -39,6 +39,17 @@ def test_sgd_is_clip_then_decay_then_momentum(x64):
         np.testing.assert_allclose(ours["bias"], params["bias"], rtol=1e-12)
 
 
+def test_the_norm_of_many_small_and_large_arrays():
+    """Within float32's rounding of float64's, and what is not finite in any array is seen."""
+    rng = np.random.default_rng(1)
+    arrays = [rng.normal(size=shape) * 10.0**scale for shape, scale in (((257, 1031), -3), ((3, 3, 5, 7), 1), ((), -1))]
+    right = np.sqrt(sum(np.sum(array**2) for array in arrays))
+    tree = {f"{number}": jnp.float32(array) for number, array in enumerate(arrays)}
+    np.testing.assert_allclose(jax.jit(optim.global_norm)(tree), right, rtol=1e-6)
+    for bad in (np.nan, np.inf):
+        assert not np.isfinite(optim.global_norm(tree | {"2": jnp.float32(bad)}))
+
+
 def test_without_a_clip_norm_gradients_are_left_alone():
     optimizer = optim.sgd(1.0, momentum=0.0, weight_decay=0.0, clip_norm=None)
     grads = {"w": jnp.array([3e4, -4e4])}

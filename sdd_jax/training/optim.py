@@ -75,6 +75,11 @@ def weights_alone(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def global_norm(tree: Any) -> jax.Array:
+    """The L2 norm of all arrays together. As one vector: a sum for each array is a third of a step's compilation."""
+    return jnp.linalg.norm(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
+
+
 def clip_by_global_norm(clip_norm: float) -> optax.GradientTransformation:
     """Scales gradients by ``min(clip_norm / (norm + 1e-6), 1)``, ``norm`` that of all of them together.
 
@@ -84,7 +89,7 @@ def clip_by_global_norm(clip_norm: float) -> optax.GradientTransformation:
 
     def clip(updates, params):
         del params
-        scale = jnp.minimum(clip_norm / (optax.tree.norm(updates) + 1e-6), 1.0)
+        scale = jnp.minimum(clip_norm / (global_norm(updates) + 1e-6), 1.0)
         return optax.tree.scale(scale, updates)
 
     return optax.stateless(clip)

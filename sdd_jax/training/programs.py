@@ -129,7 +129,8 @@ class Programs:
             parts = built.model, built.teacher.apply, teacher_arrays, built.objective, built.optimizer
             return init_state(key, *parts, **shape, averaged=averaged)
 
-        self.draw = jit_network(begin, platform=mesh.devices.flat[0].platform, out_shardings=self.on_all)
+        platform = mesh.devices.flat[0].platform
+        self.draw = jit_network(begin, platform=platform, once=True, out_shardings=self.on_all)
 
     def begin(self, key: jax.Array) -> State:
         """A run's first state: drawn, but for what it begins with."""

@@ -14,6 +14,7 @@ from sdd_jax import metrics
 from sdd_jax.data.mixing import mix
 from sdd_jax.mesh import DATA, over_seeds, pick, split_batch, stack
 from sdd_jax.training.objective import Objective, over_labels, task_loss
+from sdd_jax.training.optim import global_norm
 
 
 @flax.struct.dataclass
@@ -166,7 +167,7 @@ def make_train_step(
             grads = optax.tree.scale(1 / accumulate, total)
             measured = jax.tree.map(jnp.mean, measured)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        measured["grad_norm"] = optax.tree.norm(grads)
+        measured["grad_norm"] = global_norm(grads)
         params = optax.apply_updates(state.params, updates)
         after = state.step + 1, params, batch_stats, objective_state, opt_state
         if ema_decay is None:
