@@ -127,7 +127,7 @@ tiny_study = functools.partial(
     compare,
     source="this project's own study",
     file="tiny_imagenet",
-    overrides=(*TINY_SHARED, ("epochs", 6)),
+    overrides=(*TINY_SHARED, ("epochs", 4)),
     teacher_overrides=(*TINY_SHARED, ("epochs", 15)),
     tuning_seed=5,
 )
