@@ -102,6 +102,7 @@ class _Running(NamedTuple):
     process: subprocess.Popen
     lock: int
     started: float
+    share: frozenset[int]
 
 
 def run_jobs(
@@ -115,11 +116,13 @@ def run_jobs(
       How many are done, and the reason of each that failed, by name.
     """
     waiting, running, held = list(jobs), [], set()
+    shares = _shares(at_a_time)
     done, failures = 0, {}
     try:
         while (waiting or running) and not stopped():
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
+                shares.append(one.share)
                 reason = _conclude(one, folder)
                 os.close(one.lock)
                 done += reason is None
@@ -138,7 +141,8 @@ def run_jobs(
                 if lock is not None:
                     waiting.remove(job)
                     say(f"start {job.name} in {job.folder}")
-                    running.append(_Running(job, _start(job, lock), lock, time.monotonic()))
+                    share = shares.pop()
+                    running.append(_Running(job, _start(job, lock, share), lock, time.monotonic(), share))
                 elif job.folder not in held:
                     held.add(job.folder)
                     say(f"{job.folder} is held by a process of another start: waiting for it to end")
@@ -163,12 +167,21 @@ def _lock(job: Job) -> int | None:
     return file
 
 
-def _start(job: Job, lock: int) -> subprocess.Popen:
+def _shares(runs: int) -> list[frozenset[int]]:
+    """The processors of each of ``runs`` at a time, none in two: threads of two runs on one would wait for each other.
+
+    Empty, which is no limit, if there are fewer processors than runs, or the system cannot bind a process to some.
+    """
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    return [frozenset(own[number::runs]) if len(own) >= runs > 1 else frozenset() for number in range(runs)]
+
+
+def _start(job: Job, lock: int, share: frozenset[int]) -> subprocess.Popen:
     command = [*COMMAND, *job.flags()]
     with open(job.log, "a") as log:
         log.write(f"$ {' '.join(command)}\n")
         log.flush()
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -176,6 +189,10 @@ def _start(job: Job, lock: int) -> subprocess.Popen:
             pass_fds=(lock,),
             start_new_session=True,  # so that it is ended with every process of its own
         )
+    if share:
+        with suppress(ProcessLookupError):  # it has ended already
+            os.sched_setaffinity(process.pid, share)
+    return process
 
 
 def _conclude(one: _Running, folder: Path) -> str | None:

@@ -144,15 +144,19 @@ def test_a_failing_job_stops_its_students_alone(tmp_path, monkeypatch):
 
 
 def test_jobs_run_side_by_side(tmp_path, monkeypatch):
-    """Each waits until the other has begun: one at a time they would wait for ever."""
+    """Each waits until the other has begun: one at a time they would wait for ever. None has a processor of another."""
     code = (
-        "import pathlib, sys, time; begun = pathlib.Path(sys.argv[-1].partition('=')[2]); begun.touch()\n"
+        "import os, pathlib, sys, time; begun = pathlib.Path(sys.argv[-1].partition('=')[2]); begun.touch()\n"
         "while len(list(begun.parent.glob('seed_[01]'))) < 2: time.sleep(0.01)\n"
-        "sys.exit(5)"
+        "sys.exit(f'on {sorted(os.sched_getaffinity(0))}')"
     )
     monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", code))
     _, failures, said = scheduled(tmp_path, planned(tmp_path, FASHION, rows=["student"], seeds=(0, 1))[1], 2)
     assert len(failures) == 2 and [text.split()[0] for text in said.splitlines()[:2]] == ["start", "start"]
+    own = sorted(os.sched_getaffinity(0))
+    shares = [own[::2], own[1::2]] if len(own) > 1 else [own, own]
+    told = sorted(json.loads(reason.rpartition("on ")[2]) for reason in failures.values())
+    assert told == sorted(shares)
 
 
 def test_who_stops_the_runner_stops_its_jobs(tmp_path, monkeypatch):
@@ -173,7 +177,7 @@ def test_a_process_that_outlives_its_runner_keeps_its_folder(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (job,) = planned(tmp_path, FASHION, rows=["student"])[1]
     lock = run._lock(job)
-    process = run._start(job, lock)
+    process = run._start(job, lock, frozenset())
     os.close(lock)  # as when the runner is killed
     assert run._lock(job) is None
     process.kill()
