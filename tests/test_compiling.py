@@ -1,5 +1,7 @@
 """How programs of networks are compiled, and the check at the first start on a CPU."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import jaxlib
@@ -112,3 +114,4 @@ def test_every_start_notes_the_options(tmp_path):
     run_dir.open_folder(tmp_path, {})
     [start] = run_dir.read_starts(tmp_path)
     assert start["compiler_options"] == compiling.cpu_options()
+    assert start["processors"] == len(os.sched_getaffinity(0))

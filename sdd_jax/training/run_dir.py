@@ -83,6 +83,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "compiler_options": cpu_options() if devices[0].platform == "cpu" else {},
         "processes": jax.process_count(),
+        "processors": processes.processors(),
         "commit": commit(),
     }
     write_sealed(folder, ENVIRONMENT, {"starts": [*earlier, start]})
