@@ -1,9 +1,9 @@
-"""Checks the config of every row without data, and traces training steps until each shape and each loss is tried.
+"""Checks the config of every row without data, and traces training steps until everything that has shapes is tried.
 
-A check makes a row's networks and its objective. What can still fail in its step are shapes. They follow from networks,
-images, regions of the maps and features that are read: not from numbers such as temperatures and rates, and not from
-which base loss takes the logits. So a row is traced if no row before it has its shapes, or none has its loss: each pair
-of networks is traced with each way to divide their maps, and each loss with one pair. The others rely on these.
+A check makes a row's networks and its objective. What can still fail in its step are shapes. They follow from three
+parts of a row: its networks with their images and the features that are read, how maps are divided into regions, and
+the loss. Numbers such as temperatures and rates have no shape. So a row is traced if one of its parts was in no row
+before. The others rely on these.
 """
 
 import multiprocessing
@@ -21,7 +21,8 @@ from experiments.recipes import Recipe
 from sdd_jax import build_shapes, data, methods
 from sdd_jax.config import Settings
 
-SHAPES = ("model.", "data.", "batch_size", "sdd.scales", "sdd.pooling")  # how the names of these fields begin
+NETWORKS = ("model.", "data.", "batch_size")  # how the names of these fields begin
+REGIONS = ("sdd.scales", "sdd.pooling")
 LOSS = ("method", "loss.", "sdd.")
 
 
@@ -54,19 +55,22 @@ def distinct(cells: Sequence[tuple[Table, Cell]], presets: Sequence[str]) -> lis
     return [Row(recipe, preset, tuple(tables)) for recipe, preset, tables in found.values()]
 
 
-def shapes_and_loss(row: Row) -> tuple[Hashable, Hashable]:
-    """What decides the shapes in a row's step, and what its loss is without its numbers."""
+def parts(row: Row) -> tuple[Hashable, Hashable, Hashable]:
+    """What decides the shapes in a row's step: networks with features, regions, and the loss without its numbers."""
     read = recipes.identity(row.settings)
-    shapes = tuple(f"{name}={value}" for name, value in read.items() if name.startswith(SHAPES))
+
+    def fields(starts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{name}={value}" for name, value in read.items() if name.startswith(starts))
+
     loss = tuple(f"{name}={value}" for name, value in read.items() if name.startswith(LOSS) and isinstance(value, str))
-    return (*shapes, methods.parse(read["method"]).features), loss
+    return ("networks", *fields(NETWORKS), methods.parse(read["method"]).features), fields(REGIONS), ("loss", *loss)
 
 
 def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
-    """The first row of each shapes and of each loss: these are traced, the others rely on them."""
+    """The first row of each part: these are traced, the others rely on them."""
     found: dict[Hashable, Row] = {}
     for row in rows:
-        for part in shapes_and_loss(row):
+        for part in parts(row):
             found.setdefault(part, row)
     return found
 
@@ -99,14 +103,14 @@ def run(
         for row in rows:
             if row in chosen:
                 traced[row] = next(results)
-            (parameters, of_shapes), (_, of_loss) = (traced[first[part]] for part in shapes_and_loss(row))
+            tried = [traced[first[part]] for part in parts(row)]
             wanted = row.settings["data.train_examples"] or 0
             of_set = {name: row.settings[f"data.{name}"] for name in ("name", "num_classes")}
             there = data.describe(**of_set).train_examples
             few = f"data.train_examples is {wanted}, there are {there}" if wanted > there else ""
-            problem = few or of_shapes or of_loss
+            problem = next(filter(None, [few, *(text for _, text in tried)]), "")
             failed += bool(problem)
-            what = problem or f"{parameters:,} parameters"
+            what = problem or f"{tried[0][0]:,} parameters"
             say(f"{'FAILED' if problem else 'ok':6} {row} | {', '.join(row.tables)} | {what}")
     say("")
     for table in tables:

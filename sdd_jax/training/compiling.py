@@ -23,6 +23,7 @@ OFF = ""
 # By jaxlib's series, such as "0.13": sets to take instead of OFF, fastest first, each unless a probe is wrong under it.
 # None so far. A line here needs thousands of drawn programs without a fault.
 FASTER: dict[str, tuple[str, ...]] = {}
+ONCE = {"xla_backend_optimization_level": 1}  # of LLVM; XLA's own is 3
 
 
 class Probe(NamedTuple):
@@ -51,9 +52,6 @@ PROBES = {  # none shares a product with another, or that would not be fused
         (32_769, 3), jax.vmap(lambda row: jnp.sum((jnp.eye(3, dtype=row.dtype) @ row) ** 2)), lambda x: (x**2).sum(1)
     ),
 }
-
-
-ONCE = {"xla_backend_optimization_level": 1}  # of LLVM; XLA's own is 3
 
 
 def jit_network(

@@ -76,7 +76,7 @@ def weights_alone(params: Any) -> Any:
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """The L2 norm of all arrays together. As one vector: a sum for each array is a third of a step's compilation."""
+    """The L2 norm of all arrays together, as one vector: a sum for each array takes a fifth of the time to compile."""
     return jnp.linalg.norm(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
 
 
