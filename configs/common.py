@@ -31,7 +31,7 @@ def parse(argument: str | None, **defaults: str) -> dict[str, str]:
 
     Raises:
       ValueError: for a name that has no default or stands there twice, and for a method that is asked for without a
-        teacher. Where no method is, ``teacher=none`` makes a plain run.
+        teacher. ``teacher=none`` and ``method=plain`` make a plain run, each without the other.
     """
     chosen = dict(defaults)
     seen = set()
@@ -45,6 +45,8 @@ def parse(argument: str | None, **defaults: str) -> dict[str, str]:
             raise ValueError(f"config argument names {name} twice: {argument!r}")
         seen.add(name)
         chosen[name] = value
+    if "teacher" not in seen and chosen.get("method") == methods.PLAIN:
+        chosen["teacher"] = "none"
     if "method" in seen and chosen["method"] != methods.PLAIN and chosen.get("teacher") == "none":
         raise ValueError(f"method={chosen['method']} needs a teacher, and teacher=none was given: {argument!r}")
     return chosen

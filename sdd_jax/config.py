@@ -107,7 +107,10 @@ def read(config: Mapping[str, Any]) -> Settings:
     milestones, epochs = settings["optim.milestones"], settings["epochs"]
     increasing = list(milestones) == sorted(set(milestones)) and max(milestones, default=0) < epochs
     if settings["optim.schedule"] == "step" and not increasing:
-        raise ValueError(f"optim.milestones must increase and lie below the run's {epochs} epochs, got {milestones}")
+        raise ValueError(
+            f"optim.milestones must increase and lie below the run's {epochs} epochs, got {milestones} "
+            "(optim.schedule=cosine needs none)"
+        )
     rises, first = settings["optim.rate_warmup_epochs"], min(milestones, default=epochs)
     if rises and rises >= (epochs if settings["optim.schedule"] == "cosine" else min(first + 1, epochs)):
         raise ValueError(

@@ -147,6 +147,16 @@ def test_a_wrong_argument_is_refused(argument):
         common.parse(argument, teacher="t", student="s")
 
 
+def test_a_plain_run_is_asked_for_by_its_method_or_by_no_teacher():
+    defaults = {"teacher": "resnet18", "student": "resnet8", "method": "sdd_kd", "preset": "released"}
+    plain, without = (common.parse(argument, **defaults) for argument in ("method=plain", "teacher=none"))
+    runs = [common.choose(common.base(), given) for given in (plain, without)]
+    assert all(run.method == "plain" and run.model.teacher == "none" for run in runs)
+    given = common.choose(common.base(), common.parse("method=plain,teacher=resnet18", **defaults))
+    with pytest.raises(ValueError, match="method 'plain' goes with teacher 'none' and no other"):
+        check(given)
+
+
 def test_a_field_that_the_method_does_not_read_is_refused_of_new_runs_alone(tmp_path):
     def run(**overrides):
         tree = config("method=kd", sdd__scales=(1, 2), **overrides).to_dict()
