@@ -28,6 +28,8 @@ from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, Region, read_regi
 
 SCALES, WEIGHTS = (1, 2, 4), {False: 1, True: 2}  # by whether a region is complementary; the released code's
 BATCH, COLOURS_KEPT = 250, 128
+LETTER = 0.6  # how wide one is at a size of 1
+MOST_CLASSES = 8  # at the places of the map: as many have room below it
 WIDTH, HEIGHT, DPI = 900, 474, 200  # the figure's units are pixels of a page that shows it 900 wide
 INK, FAINT, PAPER = "#1c1e21", "#8b9099", "#ffffff"
 COLOURS = {False: np.divide(CONSISTENT, 255), True: np.divide(COMPLEMENTARY, 255)}
@@ -48,22 +50,27 @@ class Shown(NamedTuple):
     locations: np.ndarray
 
 
-def choose(regions: np.ndarray, labels: np.ndarray) -> int:
+def choose(regions: np.ndarray, locations: np.ndarray, labels: np.ndarray) -> int:
     """The image to draw: right as a whole, several meanings inside, and sure of all of it.
 
-    Of the images that the teacher gets right and of whose 2x2 complementary regions it names two or more classes, the
-    one whose least sure verdict, of the whole and the 2x2 regions, is the surest. The first of equals.
+    Of the images that the teacher gets right, of whose 2x2 complementary regions it names two or more classes, and of
+    whose places it names few enough to list, the one whose least sure verdict, of the whole and the 2x2 regions, is the
+    surest. The first of equals.
 
     Args:
       regions: the teacher's region logits ``[N, R, K]`` at scales 1, 2 and so on.
+      locations: the top class of every place ``[N, H, W]``.
       labels: ``[N]``.
     """
     verdicts, sureness = regions.argmax(-1)[:, :5], softmax(regions[:, :5].astype(np.float64), axis=-1).max(-1)
     apart = np.asarray(complementary_mask(regions, labels))[:, :5]
     named = np.array([len(set(row[mask])) for row, mask in zip(verdicts, apart, strict=True)])
-    able = (verdicts[:, 0] == labels) & (named >= 2)
+    able = (verdicts[:, 0] == labels) & (named >= 2) & [np.unique(one).size <= MOST_CLASSES for one in locations]
     if not able.any():
-        raise ValueError("the teacher names two classes beside the right one in no image: there is nothing to show")
+        raise ValueError(
+            f"the teacher names two classes beside the right one, and at most {MOST_CLASSES} in all, in no image: "
+            "there is nothing to show"
+        )
     return int(np.argmax(np.where(able, sureness.min(-1), -1)))
 
 
@@ -84,7 +91,8 @@ def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
     answers = [jax.device_get(maps(served.variables, batch)) for batch in batches]
     logits, logit_map = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     labels, regions = np.asarray(dataset.test.labels), np.asarray(pool_regions(logit_map, SCALES))
-    row = choose(regions, labels)
+    locations = logit_map.argmax(-1)
+    row = choose(regions, locations, labels)
     one = slice(row, row + 1)
     shown = Shown(
         row=row,
@@ -92,7 +100,7 @@ def ask(workdir: Path, data_path: str | None) -> tuple[Shown, tuple[str, ...]]:
         pixels=read_test_examples(dataset, [row])[0][0],
         regions=read_regions(regions[row], logits[row], Regions(SCALES)),
         complementary=np.asarray(complementary_mask(regions[one], labels[one]))[0].tolist(),
-        locations=logit_map[row].argmax(-1),
+        locations=locations[row],
     )
     return shown, served.names
 
@@ -132,7 +140,8 @@ def save(figure: Figure, output: Path) -> None:
 def _heading(page, panel, tops, lines):
     for number, line in enumerate(reversed(lines)):
         where = LEFT[panel] + SIDE[panel] / 2
-        _text(page, where, tops[panel] - 11 - 15 * number, line, 12, weight="bold" if line is lines[0] else "normal")
+        weight = "bold" if line is lines[0] else "normal"
+        _text(page, where, tops[panel] - 11 - 15 * number, line, _size(12, 2 * where, line), weight=weight)
 
 
 def _map(page, shown, names, top):
@@ -149,7 +158,7 @@ def _map(page, shown, names, top):
     entries = [f"{short[names[label]]} {names[label]}" for label in found]
     for number, entry in enumerate(entries):
         x, y = left + (number % 2) * side * 0.53, top + side + 14 + 15 * (number // 2)
-        _text(page, x, y, entry, 10.5, ha="left")
+        _text(page, x, y, entry, _size(10.5, side * 0.53, entry), ha="left")
 
 
 def _abbreviations(names: Sequence[str]) -> dict[str, str]:
@@ -174,7 +183,7 @@ def _regions(page, shown, names, scale, top):
             box = _box(region, left, top, side)
             _cell(page, box, apart)
             lines = [*names[region.label].replace("/", "/ ").split(" "), f"{100 * region.probability:.0f} %"]
-            size = {1: 14, 2: 12.5}.get(scale, 11)
+            size = _size({1: 14, 2: 12.5}.get(scale, 11), box[2], max(lines, key=len))
             for number, line in enumerate(lines):
                 y = box[1] + box[3] / 2 + (number - (len(lines) - 1) / 2) * (size + 2.5)
                 _text(page, box[0] + box[2] / 2, y, line, size, halo=True)
@@ -254,6 +263,11 @@ def _arrow(page, start, end, style="-|>"):
     page.add_patch(
         FancyArrowPatch(start, end, arrowstyle=style, mutation_scale=9, linewidth=1.2, color=INK, shrinkA=0, shrinkB=0)
     )
+
+
+def _size(wanted: float, room: float, text: str) -> float:
+    """The ``wanted`` size, or that at which the text fits."""
+    return min(wanted, room / (LETTER * len(text)))
 
 
 def _text(page, x, y, text, pixels, *, ha="center", weight="normal", halo=False):

@@ -19,18 +19,26 @@ def region_logits(verdicts, sureness=5.0):
     return sureness * np.eye(CLASSES)[verdicts]
 
 
-def test_the_rule_wants_a_right_answer_two_other_classes_and_sure_words():
+def test_the_rule_wants_a_right_answer_two_other_classes_few_in_all_and_sure_words():
     images = [
         region_logits((1, 1, 2, 3, 0), 9.0),  # wrong as a whole
         region_logits((0, 0, 1, 1, 0), 9.0),  # one other class
         region_logits((0, 0, 1, 2, 0), 5.0),
         region_logits((0, 0, 3, 2, 0), 6.0),  # surer
         region_logits((0, 0, 3, 2, 0), 6.0),  # as sure: the first stays
+        region_logits((0, 0, 3, 2, 0), 9.0),  # too many classes at its places
     ]
     images[1][7] = 0  # what 4x4 says does not matter
-    assert picture.choose(np.stack(images), np.full(5, RIGHT)) == 3
-    with pytest.raises(ValueError, match="nothing to show"):
-        picture.choose(np.stack(images[:2]), np.full(2, RIGHT))
+    locations = np.zeros((6, 8, 8), int) + np.arange(8)
+    locations[5, 0, 0] = 8
+    assert picture.choose(np.stack(images), locations, np.full(6, RIGHT)) == 3
+    for some in (slice(2), slice(5, 6)):
+        with pytest.raises(ValueError, match="nothing to show"):
+            picture.choose(np.stack(images[some]), locations[some], np.full(6, RIGHT)[some])
+
+
+def test_long_words_take_no_more_than_their_room():
+    assert picture._size(12, 60, "dam") == 12 and picture._size(12, 60, "refrigerator") == pytest.approx(60 / 7.2)
 
 
 def test_abbreviations_tell_names_apart():
