@@ -10,7 +10,7 @@ import pytest
 from pages import missing_imports
 
 ROOT = Path(__file__).parents[1]
-SHORTER = {10: 3, 40: 9}  # epochs of teacher and students: every cell runs, in a third of the time
+SHORTER = {10: 2, 40: 4}  # epochs of teacher and students: every cell runs
 NOTEBOOK = ROOT / "examples" / "sdd_in_ten_minutes.ipynb"
 
 
