@@ -35,7 +35,11 @@ def get_config(argument: str | None = None):
         return _named(run, student)
     if run not in ("", "all"):
         raise ValueError(f"unknown run {run!r}; known are all, {', '.join(RUNS)}")
-    return ConfigDict({"sequence": tuple(RUNS), "runs": {name: _named(name, student) for name in RUNS}})
+    runs = {name: _named(name, student) for name in RUNS}
+    for config in runs.values():
+        if config.model.teacher == TEACHER:
+            config.teacher.run = "teacher"  # the first run of the sequence
+    return ConfigDict({"sequence": tuple(RUNS), "runs": runs})
 
 
 def _named(run: str, student: str) -> ConfigDict:
@@ -57,6 +61,4 @@ def _single(method: str, student: str, teacher: str, *, teaches: bool = False) -
     config.eval_every_epochs = config.save_every_epochs = 1 if teaches else 5
     config.batch_size = 64
     config.optim.update({"learning_rate": 0.1, "schedule": "cosine", "milestones": ()})
-    if distills and teacher == TEACHER:
-        config.teacher.run = "teacher"  # in a sequence: an earlier run of it
     return common.choose(config, chosen)

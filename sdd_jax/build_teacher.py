@@ -41,8 +41,8 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     if settings["teacher.run"] is None:
         raise ValueError(
             f"teacher.run must name the folder of a trained {name}: train one (teacher=none,student={name} in the "
-            "config's argument) or import one (sdd import --help), and give its --workdir; or, where a cache is all "
-            "there is, say teacher=cache"
+            "config's argument, of the quickstart run=teacher) or import one (sdd import --help), and give its folder; "
+            "or, where a cache is all there is, say teacher=cache"
         )
     folder = Path(settings["teacher.run"])
     found, done = run_dir.read_network(folder)["model"], run_dir.read_done(folder)

@@ -330,14 +330,16 @@ def test_no_warm_up_of_a_config_is_longer_than_its_run(file, method, preset):
 
 def test_a_warm_up_that_is_longer_than_the_run_is_said():
     short = check(config("method=dkd", epochs=10, optim__milestones=()))
-    assert train_command.warm_ups(short) == ["loss.warmup_epochs is 20 in a run of 10: its weight ends at 50%"]
+    assert train_command.warm_ups(short) == [
+        "loss.warmup_epochs is 20, the run has 10: its loss ends at 50% of its weight"
+    ]
     both = {"loss__warmup_epochs": 80, "features__options__warmup_epochs": 40}
     said = train_command.warm_ups(check(config("method=kd+reviewkd", epochs=20, optim__milestones=(), **both)))
     assert [line.partition(" is ")[0] for line in said] == ["loss.warmup_epochs", "features.options.warmup_epochs"]
     assert [line.partition("ends at ")[2][:3] for line in said] == ["25%", "50%"]
     unread = check(config("method=reviewkd", epochs=20, optim__milestones=(), loss__warmup_epochs=80))
     assert train_command.warm_ups(unread) == []
-    assert "\nloss.warmup_epochs is 20 in a run of 10" in train_command.describe(tiny.built(), short)
+    assert "\nloss.warmup_epochs is 20, the run has 10: " in train_command.describe(tiny.built(), short)
 
 
 def test_newer_losses_have_the_numbers_of_their_codes_for_other_pairs():

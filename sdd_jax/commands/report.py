@@ -3,7 +3,7 @@
 sdd report runs/plain runs/kd runs/sdd_kd --output=report
 
 A RUN is a run's folder, or a folder with runs below it. Runs that differ in their seed alone belong together: their
-spread is shown. The page is one HTML file that needs nothing beside it and no network; its figures are also written as
+spread is shown. The page is one HTML file that needs nothing beside it and no internet; its figures are also written as
 PNG files. It asks every network, and the runs' teachers, for every test image, so the data must be there. It is drawn
 with matplotlib and Jinja2: pip install -e ".[report]". docs/report.md says what each figure shows.
 """
@@ -27,4 +27,4 @@ def main(*runs: str) -> None:
     """Runs the command."""
     page = write_report(runs, flags.FLAGS.output, data_path=flags.FLAGS.data_path, allow=flags.FLAGS.allow)
     size = page.stat().st_size / 2**20
-    print(f"{page}: {size:.1f} MiB, needs no network; its figures are beside it as {page.stem}_*.png")
+    print(f"{page}: {size:.1f} MiB, needs no internet; its figures are beside it as {page.stem}_*.png")

@@ -165,7 +165,7 @@ def _value(text: str, field: Field, where: str) -> Any:
         kinds = {int: "integers", float: "numbers", bool: "True or False"}
         raise ValueError(f"--grid={where}: expected {kinds[field.kind]}, got {text!r}") from None
     if isinstance(value, str) and "/" in value:
-        raise ValueError(f"--grid={where}: a value names a folder, and cannot hold '/'")
+        raise ValueError(f"--grid={where}: a value becomes part of a folder's name, and cannot hold '/'")
     return value
 
 

@@ -151,7 +151,10 @@ def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
         return [list_seeds(tree, workdir)]
     names, runs = tree["sequence"], tree.get("runs")
     if tree.keys() != {"sequence", "runs"} or not isinstance(names, tuple | list) or not isinstance(runs, dict):
-        raise ValueError(f"a config with a sequence holds the runs that it names and nothing else, got {sorted(tree)}")
+        raise ValueError(
+            f"a config with a sequence holds the runs that it names and nothing else, got {sorted(tree)}: choose one "
+            "run in its argument, or say for which one a field is, --config.runs.NAME.FIELD=VALUE"
+        )
     if sorted(runs) != sorted(map(str, names)) or not all(isinstance(runs[name], dict) for name in runs):
         raise ValueError(f"sequence must name each of the runs once, and each be a config: got {names}, {sorted(runs)}")
     groups = []
@@ -172,12 +175,12 @@ def list_seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
 def describe(built: Any, settings: Settings) -> str:
     """What is about to run, in lines of at most 80 characters where names are short."""
     dataset, mesh = built.dataset, built.mesh
-    student, method = settings["model.student"], settings["method"]
+    student, method, epochs = settings["model.student"], settings["method"], settings["epochs"]
     teacher = built.teacher.name or settings["model.teacher"]
     what = f"{student} plain" if teacher == "none" else f"{teacher} -> {student} by {method}"
     together = f" in {count} processes" if (count := jax.process_count()) > 1 else ""
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}{together}"
-    lines = [f"{what} on {dataset.name}, {settings['epochs']} epochs, seed {built.seed}; {device}"]
+    lines = [f"{what} on {dataset.name}, {epochs} epoch{'s' * (epochs > 1)}, seed {built.seed}; {device}"]
     if built.initial is not None:
         lines.append(f"{student} {built.initial.told}")
     if built.teacher_accuracy is not None:
@@ -189,7 +192,9 @@ def describe(built: Any, settings: Settings) -> str:
         images += f" of {height}x{width} pixels; stem {settings['model.stem']}"
     lines.append(images)
     if (per_epoch := len(dataset.train.index)) < built.batch_size:
-        lines.append(f"a batch of {built.batch_size} is more than an epoch: each step shows {per_epoch} images again")
+        lines.append(
+            f"a batch of {built.batch_size} is more than an epoch: each step shows some of {per_epoch} images again"
+        )
     lines += warm_ups(settings)
     held_out = f"{len(dataset.selection.index)} held-out images"
     chosen_on = held_out if settings["data.select_on"] == "validation" else "the test set itself"
@@ -200,7 +205,7 @@ def warm_ups(settings: Settings) -> list[str]:
     """A line for each warm-up that the run is too short for."""
     names, epochs = ("loss.warmup_epochs", "features.options.warmup_epochs"), settings["epochs"]
     return [
-        f"{name} is {settings[name]} in a run of {epochs}: its weight ends at {epochs / settings[name]:.0%}"
+        f"{name} is {settings[name]}, the run has {epochs}: its loss ends at {epochs / settings[name]:.0%} of its weight"
         for name in names
         if name in reads(settings) and settings[name] > epochs
     ]

@@ -127,7 +127,7 @@ class Logbook:
         )
 
         if self._writes and before and sealed.digest(self.lines) != before["log"]:
-            self.say(f"{self._path} is not as this run wrote it: the log may be wrong, the run and its results are not")
+            self.say(f"{self._path} is not as this run wrote it: the log may be wrong; the run does not depend on it")
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint keeps of the log: seconds spent on this run over all its starts, and a digest."""
