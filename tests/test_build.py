@@ -331,7 +331,7 @@ def test_no_warm_up_of_a_config_is_longer_than_its_run(file, method, preset):
 def test_a_warm_up_that_is_longer_than_the_run_is_said():
     short = check(config("method=dkd", epochs=10, optim__milestones=()))
     assert train_command.warm_ups(short) == [
-        "loss.warmup_epochs is 20, the run has 10: its loss ends at 50% of its weight"
+        "loss.warmup_epochs is 20, the run has 10: it ends at 50% of its weight"
     ]
     both = {"loss__warmup_epochs": 80, "features__options__warmup_epochs": 40}
     said = train_command.warm_ups(check(config("method=kd+reviewkd", epochs=20, optim__milestones=(), **both)))

@@ -205,7 +205,7 @@ def warm_ups(settings: Settings) -> list[str]:
     """A line for each warm-up that the run is too short for."""
     names, epochs = ("loss.warmup_epochs", "features.options.warmup_epochs"), settings["epochs"]
     return [
-        f"{name} is {settings[name]}, the run has {epochs}: its loss ends at {epochs / settings[name]:.0%} of its weight"
+        f"{name} is {settings[name]}, the run has {epochs}: it ends at {epochs / settings[name]:.0%} of its weight"
         for name in names
         if name in reads(settings) and settings[name] > epochs
     ]
