@@ -1,4 +1,4 @@
-"""CIFAR-10 at the settings of CIFAR-100; the paper does not use it, so no row of its tables is here.
+"""CIFAR-10 at the settings of CIFAR-100, without those of its single pairs; the paper does not use the set.
 
     sdd train --config=cifar10:teacher=none,student=resnet56 \\
         --config.data.path=DIR --workdir=runs/resnet56

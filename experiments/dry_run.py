@@ -67,9 +67,9 @@ def parts(row: Row) -> tuple[Hashable, Hashable, Hashable]:
 
 
 def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
-    """The first row of each part: these are traced, the others rely on them."""
+    """The first row of each part: these are traced, the others rely on them. Rows with regions have most parts."""
     found: dict[Hashable, Row] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: not row.settings["method"].startswith(methods.SDD)):
         for part in parts(row):
             found.setdefault(part, row)
     return found

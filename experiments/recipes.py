@@ -1,13 +1,11 @@
 """How a cell is run: config file, argument and overrides; and the fields that tell one experiment from another."""
 
 import functools
-import hashlib
 import importlib
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sdd_jax import fields, methods
+from sdd_jax import fields, methods, sealed
 from sdd_jax.build import check
 from sdd_jax.config import Settings, reads
 from sdd_jax.configs import common
@@ -115,7 +113,7 @@ def key(flat: Mapping[str, Any]) -> str:
 
 def digest(value: Any) -> str:
     """Twelve hex digits of the SHA-256 of ``value`` as JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+    return sealed.digest(value)[:12]
 
 
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import argparse
 import fcntl
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,13 +58,18 @@ def parse(arguments: Sequence[str], tables: Mapping[str, Table]) -> argparse.Nam
     return parser.parse_args(arguments)
 
 
+def patterns(given: Sequence[str]) -> list[str]:
+    """What commas part, but for those of scales, as in ``SD-KD {1,2}``."""
+    return [pattern for pattern in re.split(r",(?![^{]*})", ",".join(given)) if pattern]
+
+
 @guarded(PROGRAM)
 def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder: Path = results.RESULTS) -> int:
     """The command on ``tables``, with result files in ``folder``; its exit code."""
     options = parse(arguments, tables)
     hold_no_device()
     wanted = choose(options.table, tables)
-    cells = plan.chosen(wanted, [pattern for pattern in ",".join(options.rows).split(",") if pattern])
+    cells = plan.chosen(wanted, patterns(options.rows))
     if options.dry_run:
         presets = (options.preset,) if options.preset else PRESETS
         return 0 if dry_run.run(wanted, cells, presets, options.jobs or processors(), say) else 1

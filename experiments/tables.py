@@ -3,13 +3,13 @@
 The studies are Fashion-MNIST and half of Tiny-ImageNet at sizes that a CPU trains in minutes; no paper has their rows.
 """
 
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 
 from experiments.ablations import APPENDIX1, APPENDIX2, TABLE6, TABLE7, TABLE8, TABLE9
 from experiments.cells import STUDENT, Cell, Row, Table, compare, known
 from experiments.paper_tables import TABLE1, TABLE2, TABLE3, TABLE4, TABLE5
+from sdd_jax.config import closest
 
 study = functools.partial(
     compare,
@@ -89,7 +89,9 @@ def _without_warmup(table: Table) -> Iterator[Cell]:
     """The rows with DKD as they were before they had a warm-up on these images, and what they are compared with."""
     for cell in table.cells:
         weight = dict(cell.recipe.overrides).get("loss.distill_weight")
-        names = {row: f"{row}{f' weight {weight}' if weight else ''}, no warm-up" for row in table.rows if "DKD" in row}
+        names = {
+            row: f"{row}{f' weight {weight}' if weight else ''} without warm-up" for row in table.rows if "DKD" in row
+        }
         if cell.row in names:
             overrides = (*cell.recipe.overrides, ("loss.warmup_epochs", 1), ("loss.warmup_share", 0.0))
             bases = tuple(names.get(base, base) for base in cell.bases)
@@ -220,7 +222,5 @@ def choose(name: str, tables: Mapping[str, Table] = TABLES) -> list[Table]:
     if name == ALL:
         return list(tables.values())
     if name not in tables:
-        known = (*tables, ALL)
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"no table is called {name!r}; the closest is {close!r}, known are {', '.join(known)}")
+        raise ValueError(f"no table is called {name!r}{closest(name, (*tables, ALL))}")
     return [tables[name]]

@@ -87,19 +87,14 @@ def _config_names() -> dict[str, Path]:
     return {path.stem: path for path in files if "def get_config(" in path.read_text()}
 
 
-def _config_file(given: str) -> str:
-    """What ``--config`` was given, with the file of a config that is named: ``quickstart:run=kd``."""
-    name, colon, argument = given.partition(":")
-    return f"{_config_names().get(name, name)}{colon}{argument}"
-
-
 def with_config_files(argv: list[str]) -> list[str]:
     """The arguments with the file of a named config in the name's place."""
     given, after = [], False
     for argument in argv:
         if after or argument.startswith("--config="):
             start = "" if after else "--config="
-            argument = start + _config_file(argument.removeprefix(start))
+            name, colon, rest = argument.removeprefix(start).partition(":")
+            argument = f"{start}{_config_names().get(name, name)}{colon}{rest}"
         after = argument == "--config"
         given.append(argument)
     return given

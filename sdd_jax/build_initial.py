@@ -13,6 +13,8 @@ from sdd_jax import saved, sealed
 from sdd_jax.config import Settings
 from sdd_jax.data import AnyDataset
 from sdd_jax.files import read_checkpoint, sha256
+from sdd_jax.models import same_network
+from sdd_jax.models.classifier import first_rngs
 from sdd_jax.torch_io import from_state_dict
 from sdd_jax.training import run_dir
 from sdd_jax.training.checkpoint import check_finite
@@ -44,13 +46,13 @@ def read_initial(settings: Settings, model: Any, dataset: AnyDataset) -> Initial
         return None
     place, student, stem = (Path(settings["model.init"]), settings["model.student"], settings["model.stem"])
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    wanted: Any = flatten_dict(jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images))
+    wanted: Any = flatten_dict(jax.eval_shape(partial(model.init, train=False), first_rngs(jax.random.key(0)), images))
     size = None
     if not place.exists():
         raise ValueError(f"there is no run's folder and no file {place}")
     if place.is_dir():
         source = saved.read(place, [student])
-        if (source.name, source.stem) != (student, stem):
+        if not same_network(source.name, student) or source.stem != stem:
             raise ValueError(
                 f"{place} holds {source.name} with the stem {source.stem}, model.student is {student} with {stem}"
             )

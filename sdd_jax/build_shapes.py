@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sdd_jax.build import Parts, check, described, make_optimizer, make_parts
+from sdd_jax import data
+from sdd_jax.build import Parts, check, described, load_data, make_optimizer, make_parts
 from sdd_jax.config import CACHE, ENSEMBLE, Settings, image_dtype, mixing, regions
 from sdd_jax.data.mixing import mix
+from sdd_jax.models.classifier import first_rngs
 from sdd_jax.models.layers import fold
 from sdd_jax.training.step import init_state, make_train_step
 from sdd_jax.training.teacher import Teacher, live_teacher
@@ -20,6 +22,8 @@ from sdd_jax.training.teacher_cache import Layout, outputs_of_rows
 
 def train_examples(settings: Settings) -> int:
     """How many images an epoch has; ``ValueError`` if nobody knows without the data."""
+    if settings["data.name"] == data.ARRAYS:  # which may state held-out images
+        return len(load_data(settings).train.index)
     total = described(settings).train_examples
     if settings["data.train_examples"] is not None:
         return settings["data.train_examples"]
@@ -39,7 +43,7 @@ def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, o
         teacher = Teacher(lambda _, batch: outputs_of_rows(jnp.stack([row] * len(batch["label"])), layout))
     elif parts.teacher is not None:
         images = jax.ShapeDtypeStruct((1, *info.image_shape), image_dtype(settings))
-        variables = jax.eval_shape(partial(parts.teacher.init, train=False), jax.random.key(0), images)
+        variables = jax.eval_shape(partial(parts.teacher.init, train=False), first_rngs(jax.random.key(0)), images)
         variables = jax.eval_shape(partial(fold, parts.teacher, images=images), variables)
         teacher = live_teacher(parts.teacher, variables, parts.objective.regions)
     shape = {"image_shape": info.image_shape, "labels": np.arange(num_examples) % info.num_classes}

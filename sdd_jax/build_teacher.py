@@ -17,7 +17,9 @@ from sdd_jax.config import CACHE, ENSEMBLE, NONE, Settings, image_dtype, regions
 from sdd_jax.data import AnyDataset
 from sdd_jax.files import check_fields
 from sdd_jax.mesh import make_mesh
-from sdd_jax.models.classifier import CLASS_TOKEN
+from sdd_jax.metrics import same_accuracy
+from sdd_jax.models import same_network
+from sdd_jax.models.classifier import CLASS_TOKEN, first_rngs
 from sdd_jax.models.layers import fold
 from sdd_jax.saved import Saved
 from sdd_jax.training import run_dir
@@ -28,7 +30,6 @@ from sdd_jax.training.teacher_cache import HEADER, Cache, Layout, read_header
 from sdd_jax.training.views import make_pictures, views_header
 
 MEASURED = "measured.json"
-TOLERANCE = 0.1  # percentage points
 
 
 def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
@@ -48,7 +49,7 @@ def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | Non
     found, done = run_dir.read_network(folder)["model"], run_dir.read_done(folder)
     if done is None:
         raise ValueError(f"teacher.run {folder} has not finished: start its command again to go on with it")
-    if found["student"] != name or found["stem"] != settings["model.stem"]:
+    if not same_network(found["student"], name) or found["stem"] != settings["model.stem"]:
         got = f"{found['student']} with the {found['stem']} stem"
         raise ValueError(f"teacher.run {folder} holds {got}; model.teacher is {name} with {settings['model.stem']}")
     teacher = saved.read(folder, [name])
@@ -101,14 +102,14 @@ def measure_teacher(
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
         processes.from_first(keep)
-    _check_accuracy(results["accuracy"], stated, note)
+    _check_accuracy(results["accuracy"], stated, dataset, note)
     return results["accuracy"]
 
 
-def _check_accuracy(accuracy: float, stated: float | None, note: str | None = None) -> None:
+def _check_accuracy(accuracy: float, stated: float | None, dataset: AnyDataset, note: str | None = None) -> None:
     """``ValueError``, which ends in ``note``, if ``accuracy`` (0 to 1) is off ``stated`` (in percent)."""
     measured = 100 * accuracy
-    if stated is not None and abs(measured - stated) > TOLERANCE + 1e-9:
+    if stated is not None and not same_accuracy(accuracy, stated / 100, len(dataset.test.index)):
         raise ValueError(
             f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "
             "normalisation? If this very teacher is meant, state its accuracy: "
@@ -124,7 +125,7 @@ def folded_variables(settings: Settings, network: Any, variables: Any, dataset: 
 def cache_layout(settings: Settings, network: Any, dataset: AnyDataset, store: str) -> Layout:
     """Which rows of the teacher ``network`` this config's runs read of a cache with this ``store``."""
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), image_dtype(settings))
-    outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
+    outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), first_rngs(jax.random.key(0)), images)
     return Layout.of_map(regions(settings), outputs.logit_map.shape[1:3], store, CLASS_TOKEN in outputs.feature_maps)
 
 
@@ -198,7 +199,7 @@ def foreign_accuracies(
     key = dataset.fingerprint("test")
     if key not in known:
         known[key] = measure_accuracy(teacher, dataset, regions(settings), batch)
-    _check_accuracy(known[key], settings["teacher.accuracy"])
+    _check_accuracy(known[key], settings["teacher.accuracy"], dataset)
     return known
 
 
@@ -306,5 +307,5 @@ def ask_cache(
     seeds = [one["seed"] for one in all_settings]
     teacher = cached_teacher(cache, layout, dataset, seeds=seeds, caches=caches, **length)
     if (noted := _noted_accuracies(cache).get(dataset.fingerprint("test"))) is not None:
-        _check_accuracy(noted, settings["teacher.accuracy"])
+        _check_accuracy(noted, settings["teacher.accuracy"], dataset)
     return teacher, noted

@@ -21,6 +21,7 @@ from sdd_jax.regions import Regions
 NONE = "none"  # as typed, unsets a field that may be unset
 CACHE = "cache"  # as model.teacher: whoever filled teacher.cache, which then is all that is known of the teacher
 ENSEMBLE = "ensemble"  # as model.teacher: those of teacher.runs and teacher.cache together
+READ_BY = (("optim.momentum", "optim.optimizer", "sgd"), ("optim.milestones", "optim.schedule", "step"))
 # Fields that follow from the argument of a config file.
 CHOSEN = {"preset": "preset", "method": "method", "teacher": "model.teacher", "student": "model.student"}
 
@@ -174,7 +175,7 @@ def reads(settings: Mapping[str, Any]) -> frozenset[str]:
 
 
 def refuse_unread(settings: Mapping[str, Any], names: Iterable[str]) -> None:
-    """``ValueError`` if one of ``names``, fields that somebody set, is of a loss and the method does not read it.
+    """``ValueError`` if one of ``names``, fields that somebody set, is of loss, teacher or optimizer and is not read.
 
     A teacher's cache is of the regions of ``sdd.scales`` and ``sdd.pooling``, whatever the method.
     """
@@ -182,6 +183,11 @@ def refuse_unread(settings: Mapping[str, Any], names: Iterable[str]) -> None:
     for name in names:
         if name.startswith(("loss.", "features.", "sdd.")) and name not in reads(settings) | read_too:
             raise ValueError(f"{name}: the method {settings['method']!r} does not read it")
+        if name.startswith("teacher.") and settings["model.teacher"] == "none":
+            raise ValueError(f"{name}: the run has no teacher")
+        for field, reader, chosen in READ_BY:
+            if name == field and settings[reader] != chosen:
+                raise ValueError(f"{name}: {reader}={settings[reader]} does not read it")
 
 
 def regions(settings: Mapping[str, Any]) -> Regions:

@@ -86,7 +86,7 @@ FIELDS: dict[str, Field] = {
     ),
     "teacher.published": Field(float, None, "The same of an imported teacher, where `teacher.accuracy` is unset.", 0),
     "data.name": Field(str, "", "The data set; [data.md](data.md) has the names."),
-    "data.path": Field(str, None, "The folder of its files."),
+    "data.path": Field(str, None, "Where its files are: a folder, an `.npz` file or a zip file."),
     "data.select_on": Field(
         str, "validation", "Images that choose the best epoch: held-out ones, or the test images.", known=SELECTIONS
     ),

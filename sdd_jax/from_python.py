@@ -267,6 +267,8 @@ def _planned(
     if images.size is not None:
         make, chosen = small_config, {**chosen, "size": str(images.size)}
     config = make.get_config(",".join(f"{key}={value}" for key, value in chosen.items()))
+    if clash := [name for name, value in settings.items() if given.fields.get(name, value) != value]:
+        raise ValueError(f"fields may not have {', '.join(clash)}: arguments of the call say it")
     for field, value in (settings | dict(given.fields)).items():
         put(config, field, value)
     return list_seeds(config.to_dict(), folder)[0]

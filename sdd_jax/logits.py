@@ -22,7 +22,7 @@ def prepare(student_logits: ArrayLike, teacher_logits: ArrayLike, **positive: fl
         )
     student, teacher = as_float(student, "student_logits"), as_float(teacher, "teacher_logits")
     for name, value in positive.items():
-        if isinstance(value, int | float) and not value > 0:
+        if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name} must be greater than 0, got {value}")
     dtype = jnp.promote_types(student.dtype, teacher.dtype)
     return student.astype(dtype), teacher.astype(dtype)

@@ -186,7 +186,8 @@ def base_of(method: Method, loss_base: str | None) -> Base | None:
     if method.base == OWN:
         if loss_base is None or ":" not in loss_base:
             raise ValueError(f"a method with {OWN!r} needs MODULE:FUNCTION, got {loss_base!r}")
-        return Base(own_function(loss_base, "loss", ("student_logits", "teacher_logits", "labels")), "the user's own")
+        arguments = "student_logits", "teacher_logits", "labels"
+        return Base(own_function(loss_base, "loss", arguments, has_options=True), "the user's own")
     known = [name for name in (method.base, f"{method.base}{AS_RELEASED}") if name in BASES]
     if loss_base not in known:
         raise ValueError(f"the method {method.base!r} has {' or '.join(known)}, got {loss_base!r}")

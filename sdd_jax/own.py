@@ -19,9 +19,12 @@ def give(name: str, function: Callable[..., Any]) -> str:
 
 
 def own_function(
-    name: str, what: str, positional: Sequence[str] = (), keywords: Sequence[str] = ()
+    name: str, what: str, positional: Sequence[str] = (), keywords: Sequence[str] = (), *, has_options: bool = False
 ) -> Callable[..., Any]:
-    """The function called ``name``, which takes these arguments; ``what`` it is for begins every ``ValueError``."""
+    """The function called ``name``, which takes these arguments, and keywords of its own if it ``has_options``.
+
+    ``what`` it is for begins every ``ValueError``.
+    """
     module_name, _, function = name.partition(":")
     if module_name == GIVEN:
         if function not in _given:
@@ -44,7 +47,9 @@ def own_function(
     if not callable(found):
         raise ValueError(f"{wanted}; got {found!r}")
     try:
-        inspect.signature(found).bind(*positional, **dict.fromkeys(keywords))
+        signature = inspect.signature(found)
+        named = [one.name for one in signature.parameters.values() if has_options and one.kind == one.KEYWORD_ONLY]
+        signature.bind(*positional, **dict.fromkeys((*keywords, *named)))
     except (TypeError, ValueError) as error:  # the second of what has no signature
         raise ValueError(f"{wanted}: {error}") from error
     return found

@@ -1,5 +1,6 @@
 """Networks in run folders, trained there or imported, with their variables and the data they are tested on."""
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from sdd_jax import data
 from sdd_jax.data import AnyDataset
 from sdd_jax.fields import AVERAGE, DTYPES, SAVED
 from sdd_jax.models import create_model
+from sdd_jax.models.classifier import first_rngs
 from sdd_jax.own import check_allowed
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import run_dir
@@ -41,6 +43,10 @@ class Saved(NamedTuple):
     def image_dtype(self) -> Any:
         """What images are normalised in: at least float32."""
         return jnp.promote_types(DTYPES[self.dtype], jnp.float32)
+
+    def own_data(self, name: str) -> dict[str, Any] | None:
+        """What the run notes of its data if that is the set called ``name``; None if nothing."""
+        return run_dir.read_data(self.folder) if self.data and name == self.data["name"] else None
 
     def data_fields(
         self, name: str | None = None, path: str | None = None, image_size: int | None = None
@@ -116,7 +122,10 @@ def load_test_data(
     """The data set to test a network on: the run's own, in its place, unless an argument says otherwise."""
     fields = network.data_fields(name, path, image_size)
     names = {"path", "image_size", "in_memory", "augment", "workers"} & fields.keys()
-    return data.load(fields["name"], select_on="test", **{field: fields[field] for field in names})
+    dataset = data.load(fields["name"], select_on="test", **{field: fields[field] for field in names})
+    if (noted := network.own_data(fields["name"])) is None:
+        return dataset
+    return dataclasses.replace(dataset, mean=tuple(noted["mean"]), std=tuple(noted["std"]))  # the file may be another
 
 
 def checkpoints(folder: Path) -> Checkpoints:
@@ -175,7 +184,7 @@ def check_fits(saved: Saved, variables: Any, dataset: Any) -> None:
     if saved.num_classes != dataset.num_classes:
         raise ValueError(f"{misfit}: it has {saved.num_classes} classes")
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    wanted = jax.eval_shape(partial(saved.model.init, train=False), jax.random.key(0), images)
+    wanted = jax.eval_shape(partial(saved.model.init, train=False), first_rngs(jax.random.key(0)), images)
     found_leaves, wanted_leaves = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (variables, wanted))
     for path in wanted_leaves.keys() | found_leaves.keys():
         found, want = (getattr(leaves.get(path), "shape", None) for leaves in (found_leaves, wanted_leaves))

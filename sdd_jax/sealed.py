@@ -42,8 +42,8 @@ def read(path: Path, kind: str, owner: str | None, **expected: Any) -> dict[str,
         whole = read_mapping(path)
     except FileNotFoundError:
         raise Damaged(f"{path} is not there") from None
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} does not read as JSON" if isinstance(error, RecursionError) else str(error)) from error
+    except ValueError as error:
+        raise Damaged(str(error)) from error
     stated = whole.pop("digest", None)
     if stated is None:
         raise Damaged(f"{path} has no digest: it was changed, or an earlier version of sdd_jax wrote it (CHANGELOG.md)")

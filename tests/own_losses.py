@@ -19,6 +19,10 @@ def without_labels(student_logits, teacher_logits):
     return logit_matching(student_logits, teacher_logits)
 
 
+def with_a_needed_power(student_logits, teacher_logits, labels, *, power: float):
+    return logit_matching(student_logits, teacher_logits, power=power)
+
+
 def with_kinds(
     student_logits, teacher_logits, labels, *, cutoff: float | None = None, floor: "float|None" = 2.0, steps=(1, 2)
 ):

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from commands import call
 
+import sdd_jax
 from sdd_jax import data
 from sdd_jax.data import arrays
+from sdd_jax.serving.network import open_network
+from sdd_jax.training import run_dir
 
 RNG = np.random.default_rng(0)
 
@@ -176,3 +179,28 @@ def test_a_run_of_a_file_of_arrays_is_measured_and_predicts(tmp_path):
     gone = call("evaluate", f"--workdir={tmp_path}/run")
     assert gone.code == 2 and f'no data set "arrays" found; looked in\n  {path}' in gone.err
     assert accuracy in call("evaluate", f"--workdir={tmp_path}/run", f"--data_path={moved}").out
+    open_network(tmp_path / "run")  # which needs no data
+
+
+def test_what_a_run_learned_does_not_change_with_the_file(tmp_path):
+    """Mean and std are measured on training images: of other ones they would be others."""
+    given = content(40, 12)
+    path = save(tmp_path / "own.npz", **given)
+    begun = sdd_jax.train("resnet8", data=path, folder=tmp_path / "run", epochs=1, fields={"batch_size": 8})
+    images = given["test_images"]
+    expected, accuracy = begun.predict(images), f"{100 * begun.results['last']['accuracy']:.2f}"
+    save(path, **given | {"train_images": given["train_images"] // 3}, class_names=np.array([*"abc"]))
+    again = sdd_jax.load_run(tmp_path / "run")
+    np.testing.assert_array_equal(again.predict(images), expected)
+    assert again.class_names == begun.class_names
+    assert accuracy in call("evaluate", f"--workdir={tmp_path}/run").out
+
+
+def test_a_run_does_not_go_on_with_images_that_are_treated_otherwise(tmp_path):
+    about = {"class_names": ["a", "b"], "image_shape": [8, 8, 1], "mean": [0.5], "std": [0.25], "pad": 4, "flip": True}
+    (tmp_path / "config.json").write_text('{"seed": 0}')
+    run_dir.keep_data(tmp_path, about)
+    run_dir.keep_data(tmp_path, {**about, "class_names": ["apple", "bee"]})  # other words for the same
+    assert run_dir.read_data(tmp_path).items() >= about.items()
+    with pytest.raises(ValueError, match="images were treated otherwise .pad was 4, now 2.: put the data back"):
+        run_dir.keep_data(tmp_path, {**about, "pad": 2})

@@ -101,6 +101,13 @@ COMMANDS = {
     ("train", PLAIN, "--workdir=DIR/new", "--config.loss.distill_weight=2"): "the method 'plain' does not read it",
     (
         "train",
+        PLAIN,
+        "--workdir=DIR/new",
+        "--config.optim.optimizer=adamw",
+        "--config.optim.momentum=0.8",
+    ): "optim.momentum: optim.optimizer=adamw does not read it",
+    (
+        "train",
         "--config=configs/quickstart.py",
         "--workdir=DIR/new",
         "--config.runs.kd.sdd.scales=1,2",
@@ -124,6 +131,7 @@ COMMANDS = {
         "--data=digits",
     ): "DIR/no_checkpoint/checkpoints/00000000/MANIFEST.json is not there",
     ("evaluate", "--workdir=DIR/damaged", "--data=digits"): "DIR/damaged/checkpoints/00000000",
+    ("train", PLAIN, "--workdir=DIR/new", "--config.teacher.run=DIR/teacher"): "teacher.run: the run has no teacher",
     ("export", "--workdir=DIR/teacher", "--output="): "--output must name a place",
     ("export", "--workdir=DIR/teacher", "--output=DIR/file"): "DIR/file exists: it is not overwritten",
     ("export", "--workdir=DIR/teacher", "--output=DIR/a", "--format=caffe"): "one of <safetensors",

@@ -173,7 +173,7 @@ def test_a_batch_over_eight_devices_is_one_batch():
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_ENABLE_X64": "1",
     }
     subprocess.run([sys.executable, "-c", ON_EIGHT_DEVICES], env=environment, check=True, capture_output=True)

@@ -129,16 +129,6 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
 
 @pytest.mark.slow
 @needs_mount
-def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
-    script = f"mount -o remount,ro {tmp_path} && {TRAIN}{tmp_path}/run"
-    result = in_a_file_system(tmp_path, "1m", script)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("sdd: ") and "Read-only file system" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.slow
-@needs_mount
 def test_each_command_on_a_disk_that_is_full_or_cannot_be_written(tmp_path):
     command = ["unshare", "-rm", sys.executable, "-m", "tests.faults.disks", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)

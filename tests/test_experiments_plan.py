@@ -5,7 +5,7 @@ import json
 import pytest
 from experiment_lines import line
 
-from experiments import plan, tables
+from experiments import plan, run, tables
 from experiments.recipes import PAPER, RELEASED
 from sdd_jax.training import run_dir
 
@@ -114,6 +114,13 @@ def test_a_cache_is_handed_to_the_runs_that_it_serves_and_makes_no_other_run(tmp
     assert {job.recipe.method for job in given if job.needs} == {"sdd_kd", "sdd_kd+sp", "sp", "crd"}
     assert [job.folder for job in given] == [job.folder for job in without]
     assert not any(flag in job.flags() for job in without)
+
+
+def test_each_row_may_be_named_with_its_scales():
+    rows = {cell.row for table in tables.TABLES.values() for cell in table.cells if cell.recipe is not None}
+    assert "SD-KD {1,2}" in rows
+    for row in rows:
+        assert run.patterns([f"KD,{row}", "DKD"]) == ["KD", row, "DKD"]
 
 
 def test_rows_are_chosen_by_pattern():

@@ -220,8 +220,7 @@ def uninterrupted(roots, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "then"), [(2, 0), (0, 2)])
-@pytest.mark.parametrize("kind", run_streamed.NAMES)
+@pytest.mark.parametrize("kind, workers, then", [("folder", 2, 0), ("folder", 0, 2), ("tfds", 2, 0), ("cub200", 0, 2)])
 def test_killed_and_started_again_it_ends_bit_for_bit_as_if_nothing_had_been(
     roots, uninterrupted, tmp_path, capsys, kind, workers, then
 ):

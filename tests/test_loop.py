@@ -96,7 +96,7 @@ def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp
     assert sorted(taken) == list(range(11, 17))  # 44 examples, batches of 8: epochs end at steps 6, 11 and 17
 
 
-@pytest.mark.parametrize("changed", ["teacher", "training images", "test images"])
+@pytest.mark.parametrize("changed", ["teacher", "training images", "held-out images", "test images", "flip"])
 def test_a_run_does_not_go_on_with_another_teacher_or_other_images(tmp_path, monkeypatch, changed):
     built = tiny.built()
     built = built._replace(teacher=built.teacher._replace(digest="a"))
@@ -105,14 +105,16 @@ def test_a_run_does_not_go_on_with_another_teacher_or_other_images(tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             loop.train(built, tmp_path)
     other = built._replace(teacher=built.teacher._replace(digest="b"))
-    if changed != "teacher":
-        name = changed.partition(" ")[0].removesuffix("ing")
-        split = getattr(built.dataset, name)
+    splits = {"training images": "train", "held-out images": "selection", "test images": "test"}
+    if changed in splits:
+        split = getattr(built.dataset, splits[changed])
         images = split.images.copy()
         images[0, 0, 0, 0] ^= 1
-        dataset = dataclasses.replace(built.dataset, **{name: split._replace(images=images)})
+        dataset = dataclasses.replace(built.dataset, **{splits[changed]: split._replace(images=images)})
         other = built._replace(dataset=dataset)
-    with pytest.raises(ValueError, match=f"holds a run that began with another {changed}"):
+    elif changed == "flip":
+        other = built._replace(dataset=dataclasses.replace(built.dataset, flip=not built.dataset.flip))
+    with pytest.raises(ValueError, match=changed):
         loop.train(other, tmp_path)
     loop.train(built, tmp_path)
 

@@ -223,6 +223,10 @@ WRONG = {
     "label shape": (np.zeros((2, 3), np.float32),) * 2 + (np.zeros(3, int), {}, r"shape \(2,\).*\(3,\)"),
     "label type": (np.zeros((2, 3), np.float32),) * 2 + (np.zeros(2), {}, "labels must be integers, got float"),
     "cold": (np.zeros((2, 3), np.float32),) * 2 + (np.zeros(2, int), {"temperature": 0.0}, "greater than 0, got 0.0"),
+    "NumPy's": (np.zeros((2, 3), np.float32),) * 2
+    + (np.zeros(2, int), {"temperature": np.float32(-1)}, "greater than 0, got -1.0"),
+    "JAX's": (np.zeros((2, 3), np.float32),) * 2
+    + (np.zeros(2, int), {"temperature": jnp.float32(-1)}, "greater than 0, got -1.0"),
 }
 
 

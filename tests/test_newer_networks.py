@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small_trunks
 
-from sdd_jax.models import create_model
+from sdd_jax.models import create_model, same_network
 from sdd_jax.models.classifier import CLASS_TOKEN, HEAD
 from sdd_jax.models.convnext import PooledNorm
 from sdd_jax.regions import Regions
@@ -191,6 +191,7 @@ def test_layer_scales_have_the_axes_of_torchvision():
 
 def test_deits_are_the_vision_transformers_of_their_size():
     assert create_model("deit_small", 7, "imagenet") == create_model("vit_small", 7, "imagenet")
+    assert same_network("deit_small", "vit_small") and not same_network("deit_small", "vit_tiny")
     with pytest.raises(ValueError, match="no stem 'cifar'; it has: imagenet"):
         create_model("deit_tiny", 7)
 

@@ -52,6 +52,13 @@ def test_it_traces_and_a_change_of_what_it_reads_is_another_run():
     assert default == key != other
 
 
+def test_an_option_without_a_default_has_to_be_set():
+    needed = "own_losses:with_a_needed_power"
+    with pytest.raises(ValueError, match=f"loss.options.power has no default in {needed}: set it"):
+        check(own("own", needed))
+    assert check(own("own", needed, loss__options__power=3.0))["loss.options.power"] == 3.0
+
+
 WRONG = {
     "no name": ("kd", "loss.base: a method with 'own' needs MODULE:FUNCTION, got 'kd'"),
     "no such module": ("no_such_losses:f", "loss.base: loss 'no_such_losses:f': No module named 'no_such_losses'"),

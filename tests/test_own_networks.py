@@ -10,6 +10,7 @@ import numpy as np
 import own_networks
 import pytest
 from commands import call
+from flax import nnx
 from test_build import digits
 
 from sdd_jax.build import build
@@ -81,6 +82,34 @@ def test_dropout_draws_anew_in_every_step_and_never_in_evaluation():
     assert first == again != other
     evaluate = jax.jit(functools.partial(model.apply, train=False))  # without a key, it could not draw
     assert np.isfinite(evaluate({"params": state.params["student"]}, batch["image"]).logits).all()
+
+
+class Dropping(nnx.Module):
+    def __init__(self, rngs):
+        self.conv, self.drop = nnx.Conv(1, 3, (3, 3), strides=4, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, images, *, train):
+        return self.drop(self.conv(images), deterministic=not train)
+
+
+class Counting(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        self.variable("counts", "calls", lambda: 0)
+        return nn.Conv(3, (3, 3))(images)
+
+
+def test_an_nnx_module_may_have_dropout_and_another_collection_is_refused():
+    optimizer = optim.sgd(0.1, momentum=0.9, weight_decay=0.0, clip_norm=40.0)
+    given = {"image_shape": (16, 16, 1), "labels": np.arange(4) % 3}
+    model = LogitMapClassifier(nnx.bridge.to_linen(Dropping), 3)
+    state = init_state(jax.random.key(1), model, None, {}, plain(), optimizer, **given)
+    batch = {"image": jax.random.normal(jax.random.key(0), (4, 16, 16, 1)), "label": jnp.arange(4) % 3}
+    step = jax.jit(make_train_step(model, None, plain(), optimizer, num_examples=4))
+    first, again, other = (float(step(state, {}, batch, jax.random.key(n))[1]["loss"]) for n in (2, 2, 3))
+    assert first == again != other
+    with pytest.raises(ValueError, match="the network keeps counts: params and batch_stats alone"):
+        init_state(jax.random.key(1), LogitMapClassifier(Counting(), 3), None, {}, plain(), optimizer, **given)
 
 
 def test_the_command_line_takes_such_a_name(tmp_path):

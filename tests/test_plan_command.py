@@ -51,7 +51,7 @@ def test_without_libtpu_it_says_how_to_get_it():
 @pytest.mark.slow
 @pytest.mark.skipif(not LIBTPU, reason="libtpu is not installed: pip install -e '.[plan]' in an environment of its own")
 def test_a_small_pair_is_planned_for_four_chips():
-    config = ["--config=configs/quickstart.py:run=sdd_kd", "--topology=v5e:2x2", "--json"]
+    config = ["--config=configs/quickstart.py:method=sdd_kd,teacher=resnet8", "--topology=v5e:2x2", "--json"]
     result = run("plan", *config, "--compare=kd", environment={**ENVIRONMENT, **A_USERS})
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("compiling") == 2

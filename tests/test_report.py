@@ -325,6 +325,18 @@ def test_of_many_classes_some_are_correlated(monkeypatch):
     assert of_ten.notes == ["correlations: of 4 of the 10 classes, evenly spaced"]
 
 
+def test_a_network_that_says_the_same_of_every_image_spoils_no_other_ones_picture():
+    values = np.random.default_rng(0).normal(size=(20, 4))
+    students = {"same": np.ones_like(values), "own": values**3}
+    groups, teachers = [SimpleNamespace(label=name) for name in students], SimpleNamespace(logits=values)
+    study = SimpleNamespace(groups=groups, teachers=dict.fromkeys(students, teachers), names=[*"abcd"], notes=[])
+    study.logits = lambda group: [students[group.label]]
+    drawn = [figures._correlation(study)]
+    study.groups = groups[1:]
+    drawn.append(figures._correlation(study))
+    assert all(drawn)
+
+
 # As a class, a folder or a method may be called; each of them does something where it is not escaped.
 HOSTILE = (
     "<script>document.title = 'ran'</script>", '"><img src=x onerror="document.title = 1">', "{{ 7 * 7 }}", "$\\frac{",

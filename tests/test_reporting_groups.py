@@ -42,6 +42,12 @@ def test_seeds_are_of_one_method_on_the_same_images_alone():
     assert [*labels(run("a", one, **few), run("b", other, **all_of_them))] == named
 
 
+@pytest.mark.parametrize("method, by_region", {"sdd_kd": True, "sdd_kd+sp": True, "kd+sdd_sp": False}.items())
+def test_a_feature_loss_by_region_is_no_sdd(method, by_region):
+    (group,) = group_runs([run("a", method=method)])
+    assert group.by_region == by_region
+
+
 def test_a_baseline_saw_the_same_images():
     one, other = {TRAINED: "a"}, {TRAINED: "b"}
     given = run("p", one, method="plain"), run("q", other, method="plain"), run("k", other)

@@ -259,7 +259,7 @@ def test_the_rows_of_our_own_study():
     assert len({recipes.digest(one) for one in rows.values()}) == len(rows) == 14
 
 
-NO_WARMUP = [f"{row}, no warm-up" for row in ("DKD", "SD-DKD", "LS-DKD", "SD-LS-DKD")]
+NO_WARMUP = [f"{row} without warm-up" for row in ("DKD", "SD-DKD", "LS-DKD", "SD-LS-DKD")]
 
 
 @pytest.mark.parametrize(
@@ -286,15 +286,15 @@ def test_a_field_that_came_after_a_committed_line_is_in_no_key_while_it_is_unset
 def test_without_warmup_nothing_else_differs():
     """Every row with DKD of the study's tables, by its name, and some at another weight, which it says."""
     found = 0
-    for one in [one for one in tables.TABLES["fashion_without_warmup"].cells if "no warm-up" in one.row]:
-        row, *weight = one.row.removesuffix(", no warm-up").split(" weight ")
+    for one in [one for one in tables.TABLES["fashion_without_warmup"].cells if "without warm-up" in one.row]:
+        row, *weight = one.row.removesuffix(" without warm-up").split(" weight ")
         now = identity(cell("fashion_cross" if "MobileNetV2" in one.column else "fashion", row, one.column).recipe)
         before = identity(one.recipe)
         assert (now.pop("loss.warmup_share"), now.pop("loss.warmup_epochs")) == (pytest.approx(20 / 240), 0)
         assert before.pop("loss.warmup_epochs") == 1
         assert before == now | ({"loss.distill_weight": float(weight[0])} if weight else {})
         found += 1
-    others = [one for one in tables.TABLES["fashion_without_warmup"].cells if "no warm-up" not in one.row]
+    others = [one for one in tables.TABLES["fashion_without_warmup"].cells if "without warm-up" not in one.row]
     assert len(tables.TABLES["fashion_without_warmup"].cells) == found + len(others) == 12 + 4
     assert all(
         identity(one.recipe) == identity(cell(table, one.row, one.column).recipe)

@@ -48,9 +48,9 @@ CARRIED = [name for name in model_names() if not name.startswith(NEWER)]
 
 @pytest.mark.parametrize("name", quick_first(CARRIED, ["resnet8", "wrn_16_1", "vgg8"]))
 def test_there_and_back_every_byte_is_the_same(name):
-    """Export, import, export with every stem; by way of a safetensors file too."""
+    """Export, import, export with every stem, of a large network with one; by way of a safetensors file too."""
     rng = np.random.default_rng(0)
-    for stem in model_stems(name):
+    for stem in model_stems(name)[: 1 if name in ("resnet101", "resnet152", "vgg16", "vgg19") else None]:
         model = create_model(name, 3, stem)
         shapes = abstract_variables(model)
         variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), shapes)

@@ -49,6 +49,9 @@ def main() -> None:
             raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")
         tensors = to_state_dict(network.model, jax.device_get(saved.load_variables(folder, args.checkpoint)))
         metadata = {"model": network.name, "stem": network.stem, "num_classes": str(network.num_classes)}
+        if args.image_size not in (None, network.image_size or args.image_size):
+            known = f"{network.image_size}x{network.image_size}"
+            raise ValueError(f"--image_size={args.image_size}: {folder} was trained at {known} pixels")
         if (size := args.image_size or network.image_size) is not None:
             metadata["image_size"] = str(size)  # which import reads
         write_safetensors(output, tensors, metadata | {"step": str(step), "sdd_jax": __version__})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -81,6 +81,16 @@ class Dataset:
     def identity(self, split: str) -> str:
         """By what a run and its processes know the images of ``split`` again: their pixels and labels."""
         return self.fingerprint(split)
+
+    def about(self) -> dict[str, Any]:
+        """What becomes of images before a network sees them, and what classes are called, JSON-ready."""
+        return {**describe_images(self), "pad": int(self.pad), "flip": bool(self.flip)}
+
+
+def describe_images(dataset: Any) -> dict[str, Any]:
+    """What ``about`` says of any data set."""
+    numbers = {name: list(map(float, getattr(dataset, name))) for name in ("mean", "std")}
+    return {"class_names": list(dataset.class_names), "image_shape": list(map(int, dataset.image_shape)), **numbers}
 
 
 def from_arrays(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sdd_jax.data import augment as device
 from sdd_jax.data import images
-from sdd_jax.data.dataset import split_rows
+from sdd_jax.data.dataset import describe_images, split_rows
 from sdd_jax.data.folders import BROKEN_LINK, Records
 from sdd_jax.regions import check_name
 
@@ -103,6 +103,10 @@ class StreamedDataset:
     def identity(self, split: str) -> str:
         """By what a run and its processes know the images of ``split`` again: their names and labels."""
         return getattr(self, split).records.listing()
+
+    def about(self) -> dict[str, Any]:
+        """How images are normalised and what classes are called, JSON-ready; the config has the rest."""
+        return describe_images(self)
 
 
 def from_records(

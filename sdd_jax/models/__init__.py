@@ -110,6 +110,11 @@ _NETWORKS: dict[str, _Network] = {
 ALIASES = {f"deit_{size}": f"vit_{size}" for size in _VIT_WIDTHS}  # one network, known by two names
 
 
+def same_network(one: str, other: str) -> bool:
+    """Whether two names are of one network."""
+    return ALIASES.get(one, one) == ALIASES.get(other, other)
+
+
 def model_names() -> tuple[str, ...]:
     """The names that `create_model` knows, without `ALIASES`."""
     return tuple(_NETWORKS)

@@ -96,11 +96,16 @@ class Classifier(nn.Module):
         return Outputs(logits, logit_map, region_logits, maps)
 
 
+def first_rngs(key: jax.Array) -> dict[str, jax.Array]:
+    """The rngs that a network's ``init`` takes: NNX modules made by ``to_linen`` ask for that of dropout here too."""
+    return {"params": key, "dropout": key}
+
+
 class LogitMapClassifier(nn.Module):
     """A network that gives its logit map itself: images [B,H,W,C] -> [B,h,w,num_classes].
 
     It is any Linen module that is called as `network(images, train=...)`. The prediction is the mean
-    over all locations. One without locations, [B,K], serves as [B,1,1,K]: every region is the image.
+    over all locations. One without locations gives [B,1,1,K]: every region is then the image.
     """
 
     network: nn.Module

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sdd_jax.models.classifier import Classifier, FunctionNetwork, LogitMapClassifier
+from sdd_jax.models.classifier import Classifier, FunctionNetwork, LogitMapClassifier, first_rngs
 from sdd_jax.models.layers import torch_affine_init
 from sdd_jax.own import give
 
@@ -105,7 +105,7 @@ def given_variables(given: Any, image_shape: tuple[int, ...], num_classes: int) 
     if isinstance(model, Classifier):
         raise ValueError("the network gives features and has no head: give a Classifier and its variables")
     if nnx_module:
-        return model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
+        return model.init(first_rngs(jax.random.key(0)), jnp.zeros((1, *image_shape)), train=False)
     if _is_pair(network):
         return {"params": {NETWORK: {"function": variables}}}
     return {collection: {NETWORK: leaves} for collection, leaves in (variables or {}).items()}
@@ -120,6 +120,7 @@ def _is_pair(given: Any) -> bool:
     return isinstance(given, tuple | list) and len(given) == 2 and all(map(callable, given))
 
 
+JITTED = type(jax.jit(lambda: None))
 UNKNOWN = "?!"  # in a description: there is more to it
 _undescribed: dict[str, Any] = {}  # name -> object, which stays alive, so that another cannot be taken for it
 
@@ -167,6 +168,8 @@ def _describe(value: Any) -> str:
         return name
     if isinstance(value, type | FunctionType):  # of a script or a notebook, where it may be defined again
         return f"again {name}" if value in _open else _describe_code(name, value)
+    if isinstance(value, JITTED):
+        return _joined("jitted", [inspect.unwrap(value)])
     if type(value).__bases__ == (object,) and not getattr(value, "__dict__", True):  # nothing but its class
         return _joined("object of", [type(value)])
     return f"{UNKNOWN} {type(value).__module__}:{type(value).__qualname__}"
@@ -176,17 +179,31 @@ _open: list[Any] = []  # what is being described, and may be met again inside of
 
 
 def _describe_code(name: str, value: Any) -> str:
-    """A class by its bases and functions, a function by its code and what that reads from outside."""
+    """A class by its bases and what it has itself, a function by its code and what that reads from outside."""
     _open.append(value)
     try:
         if isinstance(value, type):
-            own = [inspect.unwrap(one) for _, one in sorted(vars(value).items()) if isinstance(one, FunctionType)]
-            return _joined(name, [*value.__bases__, *(one for one in own if one.__module__ == value.__module__)])
+            return _joined(name, [*value.__bases__, *_members(value)])
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         read = [value.__globals__[one] for one in _globals_of(value.__code__) if one in value.__globals__]
         return _joined(name, [value.__code__, value.__defaults__, value.__kwdefaults__, *cells, *read])
     finally:
         _open.pop()
+
+
+def _members(kind: type) -> list[Any]:
+    """What a class has itself: its functions, those of its properties, and its values with their names."""
+    members: list[Any] = []
+    for name, one in sorted(vars(kind).items()):
+        one = getattr(one, "wrapped", one)  # Flax's descriptor around a property
+        parts = (one.fget, one.fset) if isinstance(one, property) else (getattr(one, "__func__", one),)
+        for part in parts:
+            code = inspect.unwrap(part) if callable(part) else part
+            if isinstance(code, FunctionType):
+                members += [code] if code.__module__ == kind.__module__ else []
+            elif not name.startswith("_") and name not in ("name", "parent", "scope"):  # Flax's own
+                members += [name, part]
+    return members
 
 
 def _globals_of(code: CodeType) -> list[str]:
@@ -219,7 +236,7 @@ def _under_head(network: nn.Module, given: type, image_shape: tuple[int, ...], n
     kind, parameters = given.__name__, inspect.signature(given.__call__).parameters.values()
     if not any(one.name == "train" or one.kind == one.VAR_KEYWORD for one in parameters):
         raise ValueError(f"{kind} must be called as module(images, train=...): its __call__ takes no train")
-    outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
+    outputs, _ = jax.eval_shape(partial(network.init_with_output, train=False), first_rngs(jax.random.key(0)), images)
     shape = getattr(outputs, "shape", None)
     if shape is not None and len(shape) == 2:
         raise ValueError(

@@ -140,7 +140,7 @@ def _class_table(study: Study, baseline: Group, group: Group) -> dict[str, Any]:
 
 def make_galleries(study: Study) -> list[dict[str, Any]]:
     """One for each SDD method that has a baseline and a teacher; what is missing is added to the notes."""
-    methods = [group for group in study.groups if group.method.startswith("sdd_")]
+    methods = [group for group in study.groups if group.by_region]
     baselines = {group.label: baseline for baseline, group in study.pairs()}
     if not methods:
         study.notes.append("no run by SDD is among these: there is no gallery")

@@ -125,7 +125,7 @@ def _curves(study: Study) -> Picture:
 
 
 def _regions(study: Study) -> Picture | None:
-    found = [_training(group, study.notes) for group in study.groups if group.method.startswith("sdd_")]
+    found = [_training(group, study.notes) for group in study.groups if group.by_region]
     groups = [group for group in found if group is not None]
     if not groups:
         return None
@@ -231,7 +231,8 @@ def _correlation(study: Study) -> Picture | None:
 
     def paint(figure, theme):
         axes = _panels(figure, len(entries), across)
-        top = max(float(np.nanmax(matrix)) for _, matrix in entries)
+        finite = [matrix[np.isfinite(matrix)] for _, matrix in entries]  # one of equal logits has no correlations
+        top = max((float(values.max()) for values in finite if values.size), default=1.0)
         for number, (axis, (title, matrix)) in enumerate(zip(axes.flat, entries, strict=False)):
             axis.imshow(matrix, vmin=0, vmax=top or 1, cmap="cividis")
             axis.set_title(title, loc="left", fontsize=9)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdd_jax import saved
+from sdd_jax import methods, saved
 from sdd_jax.config import CACHE
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.own import check_allowed
@@ -64,6 +64,11 @@ class Group(NamedTuple):
     @property
     def method(self) -> str:
         return self.config["method"]
+
+    @property
+    def by_region(self) -> bool:
+        """Whether a base loss is applied region by region."""
+        return methods.parse(self.method).regions
 
 
 def find_runs(paths: Sequence[Path], allow: Collection[str] = ()) -> list[Run]:

@@ -108,12 +108,17 @@ def open_network(
     try:
         regions = Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions()
         sizes = {option: fields.get(option) for option in ("image_size", "in_memory")}
-        info = data.describe(name, path=data_path or fields.get("path"), **sizes, num_classes=network.num_classes)
+        if (noted := network.own_data(name)) is not None and name == data.ARRAYS:  # their file may be another now
+            image_shape, mean, std = (tuple(noted[of]) for of in ("image_shape", "mean", "std"))
+            info = data.Info(network.num_classes, image_shape, 0, 0, mean, std, 0, False)
+        else:
+            info = data.describe(name, path=data_path or fields.get("path"), **sizes, num_classes=network.num_classes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     step, variables = saved.step_of(folder, checkpoint), saved.load_variables(folder, checkpoint)
     try:
-        class_names = data.class_names(name, fields.get("path"))
+        as_trained = noted is not None and data_path is None
+        class_names = tuple(noted["class_names"]) if as_trained else data.class_names(name, fields.get("path"))
     except (FileNotFoundError, ImportError):
         if data_path is not None:
             raise

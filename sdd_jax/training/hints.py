@@ -1,8 +1,8 @@
 """Losses over the maps of stages, as objectives: AT, FitNet and ReviewKD.
 
 The networks of `sdd_jax.models` name these maps by `sdd_jax.models.classifier.stage`; stages count from 1, and a
-network of small images has three or four. What is learned beside the student, regressors and fusions, is the
-objective's own and ends with training; their batch normalisations read the batch alone, as they would there.
+network of small images has three or four. Regressors and fusions are learned beside the student and thrown away at
+the end; as they are never evaluated, their batch normalisations always use the batch's own statistics.
 """
 
 import functools

@@ -67,7 +67,7 @@ def train_together(
     """
     dataset = runs[0].dataset
     if jax.process_count() > 1:
-        data = [dataset.identity(split) for split in ("train", "selection", "test")]
+        data = [dataset.about(), *(dataset.identity(split) for split in ("train", "selection", "test"))]
         check_processes(
             {"config": [owner(run.config) for run in runs], "seed": [run.seed for run in runs], "data": data}
         )

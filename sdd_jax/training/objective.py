@@ -73,7 +73,7 @@ def distill(
     epochs the former is coarse, and over one epoch it is none. ``label_smoothing`` is of the cross-entropy alone: base
     losses see the labels as they are.
 
-    ``ValueError`` for ``sdd`` without regions, a negative warm-up, and, from ``apply``, an unknown name in ``sdd``.
+    ``ValueError`` for ``sdd`` without regions and for a negative warm-up; ``apply`` raises what ``sdd_loss`` does.
     """
     if regions is None and sdd:
         raise ValueError(f"sdd weighs regions, and there are none: give regions=Regions() too, got {dict(sdd)}")

@@ -25,6 +25,7 @@ from sdd_jax.training.compiling import cpu_options
 CONFIG, ENVIRONMENT, CHECKPOINTS, LOCK = "config.json", "environment.json", "checkpoints", "lock"
 DONE = "done.json"  # the results, at the end of a run
 SKIPPED = "skipped.json"  # of a run that leaves out bad training images
+DATA = "data.json"  # of a trained run: what became of its images, and what its classes were called
 BEGUN = "begun"  # in the config of a run that was extended: the fields with which it began, which name its owner
 HOLDER = "lock.json"  # which process trains
 KINDS = {name: {tuple: list, float: NUMBER}.get(field.kind, field.kind) for name, field in FIELDS.items()}  # as JSON
@@ -241,6 +242,21 @@ def read_starts(folder: Path) -> list[dict[str, Any]]:
     if noted is None or not (starts := check_fields(noted, {"starts": list}, where)["starts"]):
         raise sealed.Damaged(f"{where} is not there, or names no start of the run")
     return [check_fields(start, {"started": str, "versions": dict, "devices": dict}, where) for start in starts]
+
+
+def read_data(folder: Path) -> dict[str, Any] | None:
+    """What became of the images of the run in ``folder``, and what its classes are called; None if it is not noted."""
+    kinds: Fields = {"class_names": list, "image_shape": list, "mean": list, "std": list}
+    noted = read_sealed(folder, DATA)
+    return None if noted is None else check_fields(noted, kinds, str(folder / DATA))
+
+
+def keep_data(folder: Path, about: Mapping[str, Any]) -> None:
+    """Notes what ``read_data`` reads; ``ValueError`` if other things became of images when the run began."""
+    if (before := read_data(folder)) is None:
+        write_sealed(folder, DATA, about)
+    elif other := differing({name: before.get(name) for name in about}, about, {"class_names"}):
+        raise ValueError(f"{folder} holds a run whose images were treated otherwise ({other}): put the data back")
 
 
 def read_skipped(folder: Path) -> Skipped | None:

@@ -20,6 +20,7 @@ from sdd_jax.training.step import State
 
 SHOWN = 16  # examples that an error names
 TRAINED_ON, TESTED_ON = "training images", "test images"  # inputs of a run, as a checkpoint notes them
+HELD_OUT = "held-out images"
 
 
 class RunWriter:
@@ -39,6 +40,7 @@ class RunWriter:
             self._closing.callback(run_dir.unlock_folder, self._workdir, lock)
             run_dir.open_folder(self._workdir, self._run.config)
             run_dir.keep_skipped(self._workdir, self._skipped)
+            run_dir.keep_data(self._workdir, self._run.dataset.about())
             return self._find_checkpoints().remove_unfinished()
 
         self._messages = processes.from_first(begin)
@@ -86,9 +88,9 @@ class RunWriter:
         """Notes which teacher and images the run has; ``ValueError`` if they are not those that it began with."""
         dataset = self._run.dataset
         self._inputs = {"teacher": self._run.teacher.digest}
-        for name, split in {TRAINED_ON: "train", TESTED_ON: "test"}.items():
+        for name, split in {TRAINED_ON: "train", HELD_OUT: "selection", TESTED_ON: "test"}.items():
             self._inputs[name] = dataset.identity(split)
-        for name, known in before.items():
+        for name, known in before.items():  # a run of an earlier version noted less
             if (now := self._inputs.get(name)) != known and None not in (now, known):
                 raise ValueError(
                     f"{self._workdir} holds a run that began with another {name}: the weights or files that its config "

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from sdd_jax import metrics
 from sdd_jax.data.mixing import mix
 from sdd_jax.mesh import DATA, over_seeds, pick, split_batch, stack
+from sdd_jax.models.classifier import first_rngs
 from sdd_jax.training.objective import Objective, over_labels, task_loss
 from sdd_jax.training.optim import global_norm
 
@@ -59,7 +60,11 @@ def init_state(
     """
     student_key, objective_key = jax.random.split(stream(key, "init"))
     images = jnp.zeros((1, *image_shape))
-    variables = model.init(student_key, images, train=False)
+    variables = model.init(first_rngs(student_key), images, train=False)
+    if others := variables.keys() - {"params", "batch_stats"}:
+        raise ValueError(
+            f"the network keeps {', '.join(sorted(others))}: params and batch_stats alone are carried from step to step"
+        )
     student_outputs = jax.eval_shape(lambda v: model.apply(v, images, train=False), variables)
     teacher_outputs = None
     if ask is not None:

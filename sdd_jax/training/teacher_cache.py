@@ -203,9 +203,13 @@ class Cache:
                 raise Damaged(f"{error}; {again}") from error
 
     def error(self) -> dict[str, float]:
-        """The largest error that storing added, over all shards; zero in the teacher's own precision."""
-        errors = [self._facts(shard)["error"] for shard in self.shards()]
-        return {name: max(error[name] for error in errors) for name in errors[0]} if errors else {}
+        """What storing added, over all shards: the largest error of a logit, the mean KL divergence; else nothing."""
+        facts = [self._facts(shard) for shard in self.shards()]
+        if not facts:
+            return {}
+        errors, slots = [shard["error"] for shard in facts], [shard["slots"] for shard in facts]
+        mean = np.average([error["mean_kl"] for error in errors], weights=slots)
+        return {"max_logit": max(error["max_logit"] for error in errors), "mean_kl": float(mean)}
 
     def read(self, slots: np.ndarray) -> dict[str, np.ndarray]:
         """What `pack` made of ``slots``, in their order."""

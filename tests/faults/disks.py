@@ -96,7 +96,7 @@ def judge(name: str, typed: tuple, place: Path, how: str) -> str:
     lines = [line for line in said.splitlines() if SAID[how] in line]
     if ended.code == 0 or len(lines) != 1 or str(place) not in lines[0]:
         return f"ended with {ended.code}: {said}"
-    if name not in GOES_ON:
+    if name not in GOES_ON or how == "read-only":
         return f"left {sorted(left)}" if left else "right"
     if half := [path for path in left if ".shard" in path or (name == "cache" and path.endswith(".tmp"))]:
         return f"left {half}"

@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = "--config=configs/quickstart.py:run="
 RECIPE = [f"--config.{field}" for field in ("optim.optimizer=adamw", "optim.learning_rate=0.001")]
 RECIPE += [f"--config.{field}" for field in ("optim.ema_decay=0.9", "data.mixup=0.8", "data.cutmix=1.0")]
-MOMENTS = ("any time", "checkpoint", "evaluation")
+MOMENTS = ("checkpoint", "evaluation", "any time")
 PROGRAM = ["-m", "sdd_jax"]
 SLOWLY = [
     "-c",
@@ -165,7 +165,7 @@ def under_way(moment: str, kind: Kind, folder: Path) -> bool:
     if moment == "evaluation":
         for path in (run / "metrics.jsonl" for run in kind.folders):
             lines = read_metrics(path) if path.exists() else []
-            if lines and lines[-1]["kind"] == "train" and lines[-1]["step"] % STEPS_AN_EPOCH == 0:
+            if lines and lines[-1]["kind"] == "train":  # in so few steps there is a line at their ends alone
                 return True
     if moment == "file":  # on its way to its name
         with suppress(FileNotFoundError):  # of a folder that is gone since
@@ -179,10 +179,9 @@ def kill(process: subprocess.Popen, moment: str, kind: Kind, folder: Path, longe
     Of what it has started, such as the runs of a table, half are left to go on.
     """
     begun, at = time.monotonic(), draw.uniform(0, longest)
-    pause, chance = (0.005, 0.1) if moment == "file" else (0.0005, 0.02)
     while process.poll() is None:
         age = time.monotonic() - begun
-        if age > at if moment == "any time" else under_way(moment, kind, folder) and draw.random() < chance:
+        if age > at if moment == "any time" else under_way(moment, kind, folder) and draw.random() < 0.1:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             os.killpg(process.pid, 9)
             process.wait()
@@ -190,7 +189,7 @@ def kill(process: subprocess.Popen, moment: str, kind: Kind, folder: Path, longe
                 with suppress(ProcessLookupError):
                     os.kill(int(child), 9)
             return True
-        time.sleep(pause)
+        time.sleep(0.005)
     return False
 
 
@@ -202,7 +201,8 @@ def break_one(kind: Kind, kills: int, folder: Path, expected: Any, longest: floa
             ended, fills = False, kind.folders and "cache" in command
             while not ended and counted.total() < kills:
                 before = max(map(reached, kind.folders), default=0)
-                moment = draw.choice(MOMENTS if kind.folders and not fills else ("any time", "file"))
+                moments = MOMENTS if kind.folders and not fills else ("file", "any time")
+                moment = moments[counted.total() % len(moments)]
                 log.write_text("")
                 process = start(command, log)
                 ended = not kill(process, moment, kind, folder, longest, draw)
