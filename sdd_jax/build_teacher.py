@@ -74,7 +74,7 @@ def measure_teacher(
     """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
 
     It is measured once, and kept in the teacher's folder by the variables, the test images and the dtype.
-    ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
+    ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than rounding.
     """
     saved.check_fits(teacher, variables, dataset)
     note = teacher.other_size(dataset.name, dataset.image_shape)

@@ -82,7 +82,10 @@ FIELDS: dict[str, Field] = {
     ),
     "teacher.dtype": Field(str, None, "The teacher's; unset: the student's.", known=tuple(DTYPES)),
     "teacher.accuracy": Field(
-        float, None, "The teacher's stated test accuracy, in percent; 0.1 points off refuses the run.", 0
+        float,
+        None,
+        "The teacher's stated test accuracy, in percent; more than 0.1 points, or an image, off refuses the run.",
+        0,
     ),
     "teacher.published": Field(float, None, "The same of an imported teacher, where `teacher.accuracy` is unset.", 0),
     "data.name": Field(str, "", "The data set; [data.md](data.md) has the names."),

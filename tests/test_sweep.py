@@ -140,7 +140,7 @@ REFUSED = {
     ("--grid=momentum=0.9", "--seeds=1,1"): "seeds must differ",
     ("--grid=momentum=0.9", "--config.seeds=1,2"): "given by --seeds, not by the config",
     ("--grid=momentum=0.5", "--config.sdd.scales=1,2"): "sdd.scales: the method 'plain' does not read it",
-    ("--grid=path=a/b",): "a value names a folder, and cannot hold '/'",
+    ("--grid=path=a/b",): "a value becomes part of a folder's name, and cannot hold '/'",
 }
 
 
