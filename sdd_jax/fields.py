@@ -84,7 +84,7 @@ FIELDS: dict[str, Field] = {
     "teacher.accuracy": Field(
         float,
         None,
-        "The teacher's stated test accuracy, in percent; more than 0.1 points, or an image, off refuses the run.",
+        "The teacher's stated test accuracy, in percent; one that is off is refused.",
         0,
     ),
     "teacher.published": Field(float, None, "The same of an imported teacher, where `teacher.accuracy` is unset.", 0),
