@@ -112,7 +112,10 @@ def _config_problem(given: str) -> str | None:
         file = f"there is no config file {path}"
         return file if path.endswith(".py") else f"{file}, and no config of that name{closest(path, _config_names())}"
     try:
-        get_config = runpy.run_path(path).get("get_config")
+        try:
+            get_config = runpy.run_path(path).get("get_config")
+        except ValueError as error:  # of bytes that are no text, in some versions of Python
+            return f"{path}: {error}"
         if get_config is None:
             return f"{path} defines no function get_config: it is not a config file"
         config = get_config(argument) if colon else get_config()
