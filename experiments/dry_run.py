@@ -45,14 +45,15 @@ class Row(NamedTuple):
 
 
 def distinct(cells: Sequence[tuple[Table, Cell]], presets: Sequence[str]) -> list[Row]:
-    """The rows of ``cells``, and the teachers that they need, each settings once."""
+    """The rows of ``cells``, and the teachers that they need, each settings once; first those with most to try."""
     found: dict[str, tuple[Recipe, str, dict[str, None]]] = {}
     for preset in presets:
         for table, cell in cells:
             for recipe in filter(None, (recipes.teacher_recipe(cell.recipe), cell.recipe)):
                 key = recipes.key(recipes.settings(recipe, preset))
                 found.setdefault(key, (recipe, preset, {}))[2][table.name] = None
-    return [Row(recipe, preset, tuple(tables)) for recipe, preset, tables in found.values()]
+    rows = [Row(recipe, preset, tuple(tables)) for recipe, preset, tables in found.values()]
+    return sorted(rows, key=lambda row: not row.recipe.method.startswith(methods.SDD))
 
 
 def parts(row: Row) -> tuple[Hashable, Hashable, Hashable]:
@@ -67,9 +68,9 @@ def parts(row: Row) -> tuple[Hashable, Hashable, Hashable]:
 
 
 def firsts(rows: Iterable[Row]) -> dict[Hashable, Row]:
-    """The first row of each part: these are traced, the others rely on them. Rows with regions have most parts."""
+    """The first row of each part: these are traced, the others rely on them."""
     found: dict[Hashable, Row] = {}
-    for row in sorted(rows, key=lambda row: not row.settings["method"].startswith(methods.SDD)):
+    for row in rows:
         for part in parts(row):
             found.setdefault(part, row)
     return found

@@ -102,7 +102,8 @@ def test_the_first_command_ends_in_one_table(quickstart):
         assert float(last) == pytest.approx(100 * done["last"]["accuracy"], abs=0.005)
         assert float(best) == pytest.approx(100 * done["best"]["accuracy"], abs=0.005)
         left = {path.name for path in run.iterdir()} - {"measured.json", "lock"}
-        assert left == {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "tensorboard", "done.json"}
+        files = {"config.json", "data.json", "environment.json", "metrics.jsonl", "done.json"}
+        assert left == files | {"checkpoints", "tensorboard"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)

@@ -30,7 +30,9 @@ def begin(workdir, *options, processes=1):
 def wait_for(process, step):
     """Until the process says that it is at ``step`` or further."""
     for line in process.stdout:
-        if line.startswith("at ") and int(line.split()[1]) >= step:
+        if (at := re.match(r"at (\d+)", line)) and int(
+            at[1]
+        ) >= step:  # the runtime's words may follow in the same line
             return
     raise AssertionError(process.stderr.read()[-3000:])
 
