@@ -30,7 +30,7 @@ def test_a_dry_run_has_each_settings_once_and_counts(tmp_path, monkeypatch):
     assert not dry_run.run(wanted, plan.chosen(wanted, []), [RELEASED], 1, said.append)
     results = [text for text in said if text.startswith(("ok", "FAILED"))]
     assert len(results) == 5 and sum("tiny, again | 77,754 parameters" in text for text in results) == 2
-    many, broken, relies = (text for text in results if text.startswith("FAILED"))
+    broken, relies, many = (text for text in results if text.startswith("FAILED"))
     assert "data.train_examples is 1000000, there are 60000" in many
     assert all("TypeError: broken on purpose" in text for text in (broken, relies)) and "distill_weight=2.0" in relies
     assert "tiny: 6 rows x 1 columns: 5 run, 1 quoted, 5 distinct runs" in said
