@@ -135,7 +135,7 @@ def test_a_process_that_comes_late_is_waited_for(uninterrupted, tmp_path):
     first, late = ([*TRAIN, tmp_path, f"--process={index},2,{port}"] for index in range(2))
     both = [start(first, 2)]
     assert "waiting up to 60 s" in both[0].stderr.readline()
-    time.sleep(3)
+    time.sleep(10)
     assert both[0].poll() is None and not list(tmp_path.iterdir())  # nothing is begun alone
     both.append(start(late, 2))
     codes, errors = end(both)
