@@ -18,7 +18,7 @@ from sdd_jax.build_teacher import (
     ask_cache,
     cache_alone,
     cache_layout,
-    check_ensemble,
+    check_needs,
     folded_variables,
     list_members,
     measure_teacher,
@@ -238,7 +238,7 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         found = [known_teacher(one) for one in members[0]]
         dataset = load_data(settings, skipped)
         parts = make_parts(settings, dataset.num_classes)
-        check_ensemble(settings, parts.objective.needs)
+        check_needs(settings, parts.objective.needs)
         groups = zip(zip(*members, strict=True), found, strict=True)
         caches = sum(one["teacher.cache"] is not None for one in members[0])
         teachers = [make_teacher(group, known, parts.objective, dataset, caches)[0] for group, known in groups]

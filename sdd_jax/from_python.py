@@ -82,7 +82,7 @@ class Run:
 
         ``ValueError`` for other images, ``FloatingPointError`` if the network's logits are not finite.
         """
-        pixels, shape = np.asarray(images), self._served.image_shape
+        pixels, shape = np.asarray(images), self._served.info.image_shape
         pixels = pixels[..., None] if pixels.ndim == 3 and shape[-1] == 1 else pixels
         if pixels.dtype != np.uint8 or pixels.shape[1:] != shape:
             raise ValueError(f"images must be uint8 {('N', *shape)}, got {pixels.dtype} {pixels.shape}")

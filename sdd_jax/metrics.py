@@ -11,17 +11,9 @@ from jax.typing import ArrayLike
 
 from sdd_jax.logits import check_labels
 
-__all__ = ["agreement", "compute", "mean", "merge", "same_accuracy", "top_k"]
+__all__ = ["agreement", "compute", "mean", "merge", "top_k"]
 
 State = Mapping[str, jax.Array]
-
-
-def same_accuracy(one: float, other: float, examples: int) -> bool:
-    """Whether two accuracies, 0 to 1, may be of one network: rounding moves 0.1 points, or an image of few.
-
-    Source: this project.
-    """
-    return abs(one - other) < max(0.001 + 1e-9, 1.5 / examples)
 
 
 def mean(values: ArrayLike, valid: ArrayLike | None = None) -> State:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from sdd_jax import saved
+from sdd_jax.data import Info
 from sdd_jax.models import Classifier, create_model
 from sdd_jax.models.layers import BatchNorm, conv, torch_affine_init
 from sdd_jax.regions import Regions
@@ -61,10 +62,7 @@ def served(name, *, stem="cifar", size=32, channels=3, classes=7, dtype="float32
         variables=variables(model, shape),
         step=3,
         data_name="test_set",
-        image_shape=shape,
-        mean=MEAN[:channels],
-        std=STD[:channels],
-        augment="pad_crop",
+        info=Info(classes, shape, 0, 0, MEAN[:channels], STD[:channels], 0, False),
         class_names=tuple(f"class {label}" for label in range(classes)),
         regions=Regions((1, 2, 4), "nested"),
     )
@@ -72,10 +70,10 @@ def served(name, *, stem="cifar", size=32, channels=3, classes=7, dtype="float32
 
 def images(one, count=3):
     """Raw uint8 images for it."""
-    return np.random.default_rng(11).integers(0, 256, (count, *one.image_shape), dtype=np.uint8)
+    return np.random.default_rng(11).integers(0, 256, (count, *one.info.image_shape), dtype=np.uint8)
 
 
 def live(one, pixels):
     """Its logits, normalised by hand and by the model as training runs it."""
-    x = (pixels.astype(np.float32) / 255 - np.float32(one.mean)) / np.float32(one.std)
+    x = (pixels.astype(np.float32) / 255 - np.float32(one.info.mean)) / np.float32(one.info.std)
     return np.asarray(jax.jit(lambda v, x: one.network.model.apply(v, x, train=False).logits)(one.variables, x))

@@ -194,6 +194,17 @@ def test_what_a_run_learned_does_not_change_with_the_file(tmp_path):
     np.testing.assert_array_equal(again.predict(images), expected)
     assert again.class_names == begun.class_names
     assert accuracy in call("evaluate", f"--workdir={tmp_path}/run").out
+    with pytest.raises(ValueError, match="image_size"):  # arrays have the one that they have
+        open_network(tmp_path / "run", image_size=16)
+
+
+@pytest.mark.parametrize("wrong", [{"mean": ["0.5"]}, {"std": []}, {"image_shape": [8, 8]}, {"class_names": [1]}])
+def test_a_note_of_other_values_is_named(tmp_path, wrong):
+    about = {"class_names": ["a"], "image_shape": [8, 8, 1], "mean": [0.5], "std": [0.25]}
+    (tmp_path / "config.json").write_text('{"seed": 0}')
+    run_dir.write_sealed(tmp_path, run_dir.DATA, about | wrong)
+    with pytest.raises(ValueError, match="data.json holds other values"):
+        run_dir.read_data(tmp_path)
 
 
 def test_a_run_does_not_go_on_with_images_that_are_treated_otherwise(tmp_path):

@@ -23,7 +23,8 @@ from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL,
 
 
 def of_set(name, channels=1, size=32, augment="pad_crop"):
-    return served("served:small", channels=channels, size=size)._replace(data_name=name, augment=augment)
+    one = served("served:small", channels=channels, size=size)
+    return one._replace(data_name=name, info=one.info._replace(augment=augment))
 
 
 def saved(path, pixels, **options):
@@ -61,7 +62,8 @@ def test_any_other_size_is_its_middle_square_resized(tmp_path):
 def test_images_that_are_not_square_keep_their_shape(tmp_path):
     """As wide as the set's own, or cut in the middle to their proportion."""
     pixels = np.random.default_rng(5).integers(0, 256, (24, 48, 3), np.uint8)
-    one = of_set("arrays", 3)._replace(image_shape=(24, 48, 3))
+    one = of_set("arrays", 3)
+    one = one._replace(info=one.info._replace(image_shape=(24, 48, 3)))
     np.testing.assert_array_equal(prepare(saved(tmp_path / "own.png", pixels), one), pixels)
     large = pixels.repeat(2, axis=0).repeat(2, axis=1)  # 48x96, and around it what is to be cut off
     for name, border in (("tall", ((30, 30), (0, 0), (0, 0))), ("wide", ((0, 0), (8, 8), (0, 0)))):
@@ -117,7 +119,7 @@ def test_predictions_are_the_live_models(tmp_path):
         shares = np.exp(logits - logits.max())
         np.testing.assert_allclose(prediction.probabilities, shares / shares.sum(), rtol=1e-4, atol=1e-6)
         assert prediction.label == logits.argmax() and len(prediction.regions) == 21
-    x = (pixels[:1] / np.float32(255) - np.float32(one.mean)) / np.float32(one.std)
+    x = (pixels[:1] / np.float32(255) - np.float32(one.info.mean)) / np.float32(one.info.std)
     regions = one.network.model.apply(one.variables, x, train=False, regions=one.regions).region_logits[0]
     assert [region.label for region in got[0].regions] == jax.numpy.argmax(regions, -1).tolist()
 

@@ -68,7 +68,7 @@ def main() -> None:
     else:
         write_stablehlo(served, output)
         what = f"StableHLO; {output}.json says what it is"
-    network, shape = served.network, ", ".join(map(str, ("batch", *served.image_shape)))
+    network, shape = served.network, ", ".join(map(str, ("batch", *served.info.image_shape)))
     print(
         f"{output}: {network.name} of {folder}, step {served.step}; uint8 [{shape}] in, normalised inside, "
         f"{network.num_classes} logits out, {what}"

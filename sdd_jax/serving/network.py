@@ -31,10 +31,7 @@ class Served(NamedTuple):
     variables: dict[str, Any]
     step: int  # of the checkpoint
     data_name: str
-    image_shape: tuple[int, int, int]  # (H, W, C) of the raw images
-    mean: tuple[float, ...]  # per channel, in units of [0, 1]
-    std: tuple[float, ...]  # likewise
-    augment: str  # how the set's images are brought to their shape, see data.Info
+    info: data.Info  # of it: the shape of raw images, how they are brought to it, mean and std
     class_names: tuple[str, ...] | None  # None where only the data's folder has them, and it is not there
     regions: Regions  # of the run
 
@@ -45,16 +42,16 @@ class Served(NamedTuple):
 
     def other_size(self) -> str | None:
         """``Saved.other_size`` for its images."""
-        return self.network.other_size(self.data_name, self.image_shape)
+        return self.network.other_size(self.data_name, self.info.image_shape)
 
     def metadata(self) -> dict[str, Any]:
         """What an exported file says of the network, JSON-ready."""
         return {
             "input": "images uint8 [batch, height, width, channels], raw pixels 0 to 255",
-            "image_shape": list(self.image_shape),
+            "image_shape": list(self.info.image_shape),
             "normalisation": "inside: (images / 255 - mean) / std",
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(self.info.mean),
+            "std": list(self.info.std),
             "output": "logits float32 [batch, classes], before softmax",
             "class_names": None if self.class_names is None else list(self.class_names),
             "model": self.network.name,
@@ -66,7 +63,7 @@ class Served(NamedTuple):
 
     def apply(self, variables: Any, images: ArrayLike, regions: Regions | None = None) -> Outputs:
         """The outputs for raw images, uint8 ``[B, H, W, C]``."""
-        pixels = normalize(images, self.mean, self.std, self.network.image_dtype)
+        pixels = normalize(images, self.info.mean, self.info.std, self.network.image_dtype)
         return self.network.model.apply(variables, pixels, train=False, regions=regions)
 
     def logits(self, variables: Any, images: ArrayLike) -> jax.Array:
@@ -76,7 +73,7 @@ class Served(NamedTuple):
     def abstract_images(self) -> jax.ShapeDtypeStruct:
         """Raw images with a batch of any size."""
         (batch,) = jax.export.symbolic_shape("batch")
-        return jax.ShapeDtypeStruct((batch, *self.image_shape), jnp.uint8)
+        return jax.ShapeDtypeStruct((batch, *self.info.image_shape), jnp.uint8)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -108,7 +105,8 @@ def open_network(
     try:
         regions = Regions(tuple(sdd["scales"]), sdd["pooling"]) if sdd else Regions()
         sizes = {option: fields.get(option) for option in ("image_size", "in_memory")}
-        if (noted := network.own_data(name)) is not None and name == data.ARRAYS:  # their file may be another now
+        noted = network.own_data(name)
+        if noted and name == data.ARRAYS and sizes["image_size"] is None:  # their file may be another now
             image_shape, mean, std = (tuple(noted[of]) for of in ("image_shape", "mean", "std"))
             info = data.Info(network.num_classes, image_shape, 0, 0, mean, std, 0, False)
         else:
@@ -130,18 +128,8 @@ def open_network(
     check_names(class_names or ())
     dataset = SimpleNamespace(name=name, image_shape=info.image_shape, num_classes=network.num_classes)
     saved.check_fits(network, variables, dataset)
-    return Served(
-        network=network,
-        variables=variables,
-        step=step,
-        data_name=name,
-        image_shape=info.image_shape,
-        mean=info.mean,
-        std=info.std,
-        augment=fields.get("augment") or info.augment,
-        class_names=class_names,
-        regions=regions,
-    )
+    info = info._replace(augment=fields.get("augment") or info.augment)
+    return Served(network, variables, step, name, info, class_names, regions)
 
 
 def write_stablehlo(served: Served, path: Path) -> None:

@@ -48,7 +48,7 @@ def write_onnx(served: Served, path: Path) -> int:
     """
     network = served.network
     model: Any = create_model(network.name, network.num_classes, network.stem, jnp.float32)
-    variables = fold(model, served.variables, jax.ShapeDtypeStruct((1, *served.image_shape), jnp.float32))
+    variables = fold(model, served.variables, jax.ShapeDtypeStruct((1, *served.info.image_shape), jnp.float32))
     plain = served._replace(network=network._replace(model=model, dtype="float32"))
     made = helper.make_model(
         make_graph(plain.logits, jax.device_get(variables), served.abstract_images()),

@@ -64,7 +64,7 @@ def prepare(path: Path, served: Served) -> np.ndarray:
 
     ``ValueError`` if it cannot be read, or if the network takes neither grey nor RGB images.
     """
-    height, width, channels = served.image_shape
+    height, width, channels = served.info.image_shape
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, {served.network.folder} takes images of {channels}")
     try:
@@ -72,9 +72,9 @@ def prepare(path: Path, served: Served) -> np.ndarray:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     picture = images.decode(content, str(path))
-    if served.augment in images.AUGMENTS:
-        return np.ascontiguousarray(images.eval_image(picture, served.augment, height))
-    if served.augment == images.BOXED:
+    if served.info.augment in images.AUGMENTS:
+        return np.ascontiguousarray(images.eval_image(picture, served.info.augment, height))
+    if served.info.augment == images.BOXED:
         return images.whole_image(picture, height)
     side = OWN_SIDE.get(served.data_name)
     own = (width, height) if side is None or picture.size == (width, height) else (side, side)

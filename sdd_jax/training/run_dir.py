@@ -247,8 +247,14 @@ def read_starts(folder: Path) -> list[dict[str, Any]]:
 def read_data(folder: Path) -> dict[str, Any] | None:
     """What became of the images of the run in ``folder``, and what its classes are called; None if it is not noted."""
     kinds: Fields = {"class_names": list, "image_shape": list, "mean": list, "std": list}
-    noted = read_sealed(folder, DATA)
-    return None if noted is None else check_fields(noted, kinds, str(folder / DATA))
+    if (noted := read_sealed(folder, DATA)) is None:
+        return None
+    found = check_fields(noted, kinds, str(folder / DATA))
+    items = {"class_names": str, "image_shape": int, "mean": float, "std": float}
+    right = all(isinstance(item, kind) for name, kind in items.items() for item in found[name])
+    if not right or {len(found[name]) for name in ("mean", "std")} != {*found["image_shape"][2:]}:
+        raise sealed.Damaged(f"{folder / DATA} holds other values than a run notes of its images")
+    return found
 
 
 def keep_data(folder: Path, about: Mapping[str, Any]) -> None:
