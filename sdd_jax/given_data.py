@@ -62,6 +62,8 @@ def place(folder: Path, given: Arguments) -> tuple[Images, Arguments]:
             arrays.write(path, data)
     elif isinstance(data, str | PathLike):
         path = Path(data).expanduser().absolute()
+        if not path.exists():
+            raise FileNotFoundError(f"data: there is no folder and no .npz file {path}")
     else:
         raise ValueError(f"data must be a Dataset in memory, an .npz file or a folder, got {type(data).__name__}")
     asked: Any = fields.get(SIZE)

@@ -288,6 +288,11 @@ def test_a_teacher_is_the_same_whichever_way_it_is_given(teacher, tmp_path, kind
     assert not np.array_equal(*(jax.tree.leaves(run.variables)[0] for run in (plain, student)))
 
 
+def test_data_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="data: there is no folder and no .npz file .*/images"):
+        sdd_jax.train("resnet8", data=tmp_path / "images", folder=tmp_path / "run")
+
+
 def test_the_fields_do_not_say_otherwise_than_the_call(teacher, tmp_path):
     fields = QUICK.get("fields", {}) | {"teacher.run": str(tmp_path), "seed": 7}
     given = QUICK | {"train": TRAIN, "test": TEST, "folder": tmp_path / "run", "fields": fields}
