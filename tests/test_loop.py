@@ -12,6 +12,8 @@ import pytest
 import run_streamed
 import sets
 import tiny
+from tensorboardX import RecordWriter
+from tensorboardX.proto import event_pb2
 
 from sdd_jax import saved
 from sdd_jax.data import memory, train_data
@@ -19,7 +21,7 @@ from sdd_jax.processes import Preempted
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, programs, run_dir
 from sdd_jax.training import objective as objectives
-from sdd_jax.training.logbook import Logbook, read_metrics
+from sdd_jax.training.logbook import Logbook, read_metrics, scalars
 from sdd_jax.training.run_writer import Trace
 from sdd_jax.training.teacher import Teacher
 
@@ -42,6 +44,33 @@ def assert_same(first, second):
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
     return loop.train(tiny.built(), workdir), workdir
+
+
+def events(path):
+    """The records of a TensorBoard file, which are written as tensorboardX writes them."""
+    data, found = path.read_bytes(), []
+    rest = data
+    while rest:
+        size = int.from_bytes(rest[:8], "little")
+        found.append(event_pb2.Event.FromString(rest[12 : 12 + size]))
+        rest = rest[16 + size :]
+    again = RecordWriter(str(path.parent.parent / "again"))
+    for event in found:
+        again.write(event.SerializeToString())
+    again.close()
+    assert (path.parent.parent / "again").read_bytes() == data
+    return found
+
+
+def shown(folder):
+    """What TensorBoard shows of a run: `{(name, step): value}`, each start's file without what a later one hides."""
+    values = {}
+    for path in sorted((folder / "tensorboard").iterdir()):
+        version, start, *rest = events(path)
+        assert version.file_version == "brain.Event:2" and start.session_log.status == start.session_log.START
+        values = {(name, step): value for (name, step), value in values.items() if step < start.step}
+        values |= {(value.tag, event.step): value.simple_value for event in rest for value in event.summary.value}
+    return values
 
 
 def interrupt(monkeypatch, name, at):
@@ -71,6 +100,13 @@ def test_interrupted_run_ends_as_the_uninterrupted(uninterrupted, tmp_path, monk
     assert lines(tmp_path) == lines(workdir)
     done, expected = (run_dir.read_done(folder) for folder in (tmp_path, workdir))
     assert {**done, **OF_TIME} == {**expected, **OF_TIME}
+    log = {
+        (name, row["step"]): value
+        for row in read_metrics(tmp_path / "metrics.jsonl")
+        for name, value in scalars(row).items()
+    }
+    assert shown(tmp_path) == {key: np.float32(value) for key, value in log.items()}
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
 def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 import copy
 import errno
+import io
 import json
 import math
 import os
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -81,6 +84,51 @@ def _tracker(name: str | None, folder: Path, config: Mapping[str, Any]) -> Calla
     return track
 
 
+def _open(path: Path) -> io.FileIO:
+    """A file to add to, without a buffer: there is no second attempt when it is closed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "ab", buffering=0)
+
+
+def _append(file: io.FileIO, data: bytes) -> None:
+    """Writes all of ``data``, or raises with the file's name."""
+    try:
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file.name)) from error
+
+
+class _TensorBoard:
+    """TensorBoard's file of one start of a run. Each line is on disk when ``add`` returns, or ``add`` raises.
+
+    tensorboardX has the messages and the checksum. Its own writer is a thread, which on a full disk ends by itself.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        # Of two starts within a second, too, the later one sorts behind.
+        self._file = _open(folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}")
+        self._write(file_version="brain.Event:2")
+        self._write(step=step, session_log={"status": "START"})  # what earlier starts have from this step on is hidden
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds numbers by the names that TensorBoard shows."""
+        shown = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._write(step=step, summary={"value": shown})
+
+    def _write(self, **event: Any) -> None:
+        """Appends a record of TFRecord's format: length, its checksum, the message, its checksum."""
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import masked_crc32c
+
+        message = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()  # type: ignore[missing-attribute]
+        parts = struct.pack("<Q", len(message)), message
+        _append(self._file, b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in parts))
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Logbook:
     """Adds up the metrics of one run's steps, refuses what is not finite, and writes lines.
 
@@ -100,15 +148,13 @@ class Logbook:
         self._count = 0
         self._status = ""  # loss and accuracy of the newest means
         if self._writes:
-            from tensorboardX import SummaryWriter
-
             self._track = _tracker(run.config.get("track"), folder, run.config)
             path = self._path = folder / METRICS
             kept = map(_parse, path.read_bytes().splitlines() if path.exists() else [])
             self.lines = [line for line in kept if line is not None and line["step"] <= step]
             write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
-            self._file = open(path, "ab", buffering=0)  # no second attempt when it is closed
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self._file = _open(path)
+            self._tensorboard = _TensorBoard(folder / "tensorboard", step + 1)
         self._elapsed_before = before.get("elapsed", 0.0)
         self._start = self._last_time = time.monotonic()
         self._last_step, self._last_said = step, -math.inf
@@ -228,13 +274,7 @@ class Logbook:
             return
         epoch = round(step / self._per_epoch, 4)
         line = {"kind": kind, "step": step, "epoch": epoch, **values, "elapsed": round(self._elapsed(), 3)}
-        text = json.dumps(line, allow_nan=False).encode() + b"\n"
-        try:
-            if self._file.write(text) != len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        _append(self._file, json.dumps(line, allow_nan=False).encode() + b"\n")
         self.lines.append(line)
-        for name, value in scalars(line).items():
-            self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.add(step, scalars(line))
         self._track(dict(line))
