@@ -95,6 +95,8 @@ def draw(seed):
             add(OF_ROWS[rng.integers(len(OF_ROWS))](rng, shape))
     if len(shape) == 2 and rng.random() < 0.8:
         add((ending, divergence)[int(rng.random() < 0.3)](rng, shape))
+    if not pieces:  # none that was drawn fits into MOST elements
+        return draw(seed + 2**32)
     return Program(x, pieces, bool(rng.integers(2)))
 
 
