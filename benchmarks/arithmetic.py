@@ -40,8 +40,9 @@ ZERO = 1e-6  # of the gradient's largest entry: a tensor below it is zero but fo
 HEAD = ["pair", "loss, float64", "gradient's norm", "options", "loss", "norm", "entry"]
 LEGEND = (
     "Relative differences from float64: of the loss, of the norm of the gradient, and the largest of an entry of the "
-    "gradient, relative to the largest entry of its tensor (at least 1e-6 of the whole gradient's). Rounding alone gives "
-    "some 1e-7 for the first, and for an entry what cancels in sums over a batch. What is not finite is printed as it is."
+    "gradient, relative to the largest entry of its tensor (at least 1e-6 of the whole gradient's). Rounding alone "
+    "gives some 1e-7 for the first, and for an entry what cancels in sums over a batch. What is not finite is printed "
+    "as it is."
 )
 
 

@@ -13,7 +13,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import cost, images, pairs, stems
+from benchmarks import cost, images, pairs, profile, stems
 from experiments.command_line import Parser, refuse
 from sdd_jax.training.run_dir import commit
 
@@ -24,6 +24,7 @@ SECTIONS = {
     "memory": cost.memory_section,
     "start": cost.start_section,
     "seeds": cost.seeds_section,
+    "profile": profile.section,
     "libraries": cost.libraries_section,
     "allocator": cost.allocator_section,
     "images": images.section,

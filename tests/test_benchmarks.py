@@ -1,15 +1,18 @@
 """The benchmark's arithmetic on made-up numbers, and two tiny contestants through the whole of it."""
 
 import itertools
+from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import cost, images, pairs, run, stems, timing
+from benchmarks import cost, images, pairs, profile, run, stems, timing
 from benchmarks.jax_step import temporary_bytes
 from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
 from benchmarks.worker import jax_spec, torch_spec
 from sdd_jax import data, kd_loss, methods, standardized
+from sdd_jax.training import compiling
 
 TINY = {"batch": 4, "classes": 10}
 
@@ -86,6 +89,27 @@ def test_a_row_holds_the_ratios_to_the_faster_of_pytorchs_formats_against_their_
     assert "| vgg13 -> vgg8 | SDD-KD / KD | 1.000 | 1.000 to 1.026 | 1.03 | met |" in text
     assert "| vgg13 -> vgg8 | KD | 3.0 | 2.0 | 1024 |" in text
     assert f"| vgg13 -> vgg8 | {PYTORCH[0]} | 3.0 |  | 1024 |" in text
+
+
+def test_operations_of_a_program_are_known_by_their_kinds():
+    def loss(kernels, x):
+        for kernel in kernels:
+            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return x.mean((1, 2)).sum()
+
+    kernels = [np.ones((3, 3, 3, 16), np.float32), np.ones((3, 3, 16, 8), np.float32)]
+    step = compiling.jit_network(jax.grad(loss)).lower(kernels, np.ones((4, 32, 32, 3), np.float32)).compile()
+    found = Counter(profile.kinds_of(step.as_text()).values())
+    assert (found[profile.FORWARD], found[profile.GRADIENTS], found[profile.KERNELS]) == (1, 1, 2)  # none of the sum
+    product = jax.jit(lambda x, y: (x @ y).sum()).lower(*[np.ones((500, 500), np.float32)] * 2).compile()
+    assert profile.PRODUCTS in profile.kinds_of(product.as_text()).values()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_steps_seconds_are_those_of_its_operations(cached):
+    seconds = profile.profiled(jax_spec("resnet8", "resnet8", cached=cached, **TINY))
+    assert seconds.keys() <= set(profile.KINDS) and seconds[profile.KERNELS] > 0
 
 
 def test_memory_is_held_against_its_bound_where_there_is_one():
