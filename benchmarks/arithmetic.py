@@ -3,30 +3,32 @@
 python -m benchmarks.arithmetic --output=benchmarks/results/arithmetic.md [--data=cifar100]
 
 For each pair: one batch of drawn images, drawn weights, SDD-KD with the pair's own settings, and the gradient of the
-student's parameters, in float32 under each set of options and in float64 without YNNPACK. Each is a process of its
-own. A pair that has its line in the page is not measured again, so that an interrupted measurement goes on.
+student's parameters, in float32 under each set of options and in float64 without YNNPACK, where convolutions are sums
+of products. Each is a process of its own. A pair that has its line in the page is not measured again, so that an
+interrupted measurement goes on.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.run import header
 from experiments.command_line import Parser
 from sdd_jax.build import check, described, make_parts
 from sdd_jax.configs.pairs import PAIRS
-from sdd_jax.training.compiling import ONCE, YNNPACK, jit_network
+from sdd_jax.training.compiling import YNNPACK, jit_network
 
 BATCH = 64
 REDUCE, ELTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
@@ -35,7 +37,7 @@ SETS = {
     "reductions and elementwise": f"{REDUCE},{ELTWISE}",
     "library's own": None,
 }  # today's, earlier, JAX's
-EXACT = "float64"
+EXACT, DRAWN = "float64", "drawn.npz"
 ZERO = 1e-6  # of the gradient's largest entry: a tensor below it is zero but for rounding, as what batch norm undoes
 HEAD = ["pair", "loss, float64", "gradient's norm", "options", "loss", "norm", "entry"]
 LEGEND = (
@@ -53,16 +55,30 @@ def spec_of(data, teacher, student, options, folder):
 
 
 def first_step(spec):
-    """Writes the first step's loss and gradient, `OPTIONS.npz` in the folder; the process that is exact draws first."""
+    """Writes the first step's loss and gradient, `OPTIONS.npz` in the folder; what is not there is drawn first."""
     exact, folder = spec["options"] == EXACT, Path(spec["folder"])
     dtype = "float64" if exact else "float32"
     parts, info = parts_of(spec["data"], spec["argument"], dtype)
     fusions = "" if exact else SETS[spec["options"]]
-    if exact:
-        np.savez(folder / "drawn.npz", **drawn(parts, info, BATCH))
-    options = ({} if fusions is None else {YNNPACK: fusions}) | (ONCE if exact else {})
-    loss, gradient = take_step(parts, np.load(folder / "drawn.npz"), dtype, options)
+    if not (folder / DRAWN).exists():
+        np.savez(folder / DRAWN, **drawn(parts, info, BATCH))
+    options = None if fusions is None else {YNNPACK: fusions}
+    with nn.intercept_methods(in_products) if exact else contextlib.nullcontext():
+        loss, gradient = take_step(parts, np.load(folder / DRAWN), dtype, options)
     np.savez(folder / f"{spec['options']}.npz", loss=loss, **gradient)
+
+
+def in_products(call, arguments, options, context):
+    """Convolutions without groups as a product for each weight of the kernel: XLA's take minutes in float64."""
+    module = context.module
+    if not isinstance(module, nn.Conv) or module.feature_group_count > 1 or context.method_name != "__call__":
+        return call(*arguments, **options)
+    [x], kernel, stride, pad = arguments, module.get_variable("params", "kernel"), module.strides, module.padding
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    ends = [stride * ((length + 2 * pad - kernel.shape[0]) // stride) + 1 for length in x.shape[1:3]]
+    taps = np.ndindex(kernel.shape[:2])
+    y = sum(padded[:, i : i + ends[0] : stride, j : j + ends[1] : stride] @ kernel[i, j] for i, j in taps)
+    return y + module.get_variable("params", "bias") if module.use_bias else y
 
 
 def parts_of(data, argument, dtype):
@@ -80,11 +96,14 @@ def drawn(parts, info, batch):
     images = rng.standard_normal((batch, *info.image_shape)).astype(np.float32)
     variables = {"images": images, "labels": rng.integers(0, info.num_classes, batch).astype(np.int32)}
     for number, (role, model) in enumerate({"student": parts.model, "teacher": parts.teacher}.items()):
-        once = partial(jit_network, once=True)
-        start = once(lambda key, model=model: model.init(key, images[:1], train=False))(jax.random.key(number))
+        start = jit_network(lambda key, model=model: model.init(key, images[:1], train=False), once=True)(
+            jax.random.key(number)
+        )
         # Statistics of the batch itself, or a deep teacher's activations would grow from layer to layer: running
         # ones are 0.9 of those before and 0.1 of the batch's.
-        moved = once(lambda v, model=model: model.apply(v, images, train=True, mutable=["batch_stats"])[1])(start)
+        moved = jit_network(lambda v, model=model: model.apply(v, images, train=True, mutable=["batch_stats"])[1])(
+            start
+        )
         stats = jax.tree.map(
             lambda new, old: (new - 0.9 * old) / 0.1, moved.get("batch_stats", {}), start.get("batch_stats", {})
         )
@@ -131,7 +150,7 @@ def measure(data, teacher, student):
     """The lines of a pair: a row for each set of options."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for options in (EXACT, *SETS):
+        for options in (*SETS, EXACT):
             environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(options == EXACT))}
             spec = json.dumps(spec_of(data, teacher, student, options, folder))
             subprocess.run([sys.executable, "-m", "benchmarks.arithmetic", "--step", spec], env=environment, check=True)
