@@ -17,6 +17,7 @@ from sdd_jax.build import check
 from sdd_jax.configs import quickstart
 from sdd_jax.models import create_model
 from sdd_jax.models.classifier import HEAD
+from sdd_jax.regions import Regions
 from sdd_jax.reporting import figures, measures, study, write_report
 from sdd_jax.reporting.groups import find_runs, group_runs
 from sdd_jax.training import run_dir
@@ -217,6 +218,24 @@ def test_each_group_is_held_against_its_own_teacher(runs, tmp_path, networks, di
     assert [held.teachers[group.label].folder for group in groups] == places
     names = [one.label for one in held.every_teacher()]
     assert names == [f"{NAME} (teacher)", f"{NAME} (teacher) [2]"]
+
+
+def test_each_network_and_its_teacher_see_images_as_its_run_did(runs, tmp_path, networks, digits):
+    root = shutil.copytree(runs, tmp_path / "runs")
+    other = SimpleNamespace(mean=(0.5,), std=(0.9,))
+    expected = {name: forward(networks[name], digits.test.images, other)[0] for name in ("kd/seed_0", "teacher")}
+    about = {"class_names": digits.class_names, "image_shape": [32, 32, 1], "mean": [0.5], "std": [0.9]}
+    run_dir.keep_data(root / "kd" / "seed_0", about)
+    done = run_dir.read_done(root / "kd" / "seed_0")
+    done["last"]["accuracy"], done["teacher_accuracy"] = (accuracy(values, digits) for values in expected.values())
+    run_dir.write_sealed(root / "kd" / "seed_0", run_dir.DONE, done)
+    held = study.Study(group_runs(find_runs([root / "plain" / "seed_0", root / "kd" / "seed_0"], [NAME])), None, [NAME])
+    assert held.notes == []
+    np.testing.assert_allclose(held.logits(held.groups[1])[0], expected["kd/seed_0"], atol=1e-4)
+    answers = held.teachers[held.groups[1].label]
+    np.testing.assert_allclose(answers.logits, expected["teacher"], atol=1e-4)
+    regions = held.regions(answers, digits.test.images[:3], Regions((1,), "nested"))[1]
+    np.testing.assert_allclose(regions, expected["teacher"][:3], atol=1e-4)
 
 
 def test_every_seed_had_the_teacher_that_is_there(runs, tmp_path):

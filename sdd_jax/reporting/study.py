@@ -1,5 +1,6 @@
 """What a report is made of: every network's answers on one test set."""
 
+import dataclasses
 import os
 from collections.abc import Collection
 from functools import partial
@@ -34,6 +35,7 @@ class Answers(NamedTuple):
     label: str
     folder: Path
     weights: str  # one of SAVED
+    dataset: AnyDataset  # as this network sees it: of a teacher, as its student did
     logits: np.ndarray  # float32 [N, K]
     features: np.ndarray  # float32 [n, C] of the t-SNE's images: the mean feature, or the logits where there is none
 
@@ -51,14 +53,13 @@ class Study:
         self.notes: list[str] = []  # what is missing, and why
         self.answers: dict[Path, Answers] = {}  # by a run's folder, after the last epoch
         self.teachers: dict[str, Answers] = {}  # by a group's label
-        mesh = make_mesh()
-        self._batch = -(-min(BATCH, len(self.labels)) // mesh.size) * mesh.size
-        self._data = eval_data(self.dataset, self.dataset.test, batch_size=self._batch, mesh=mesh)
+        self._mesh = make_mesh()
+        self._batch = -(-min(BATCH, len(self.labels)) // self._mesh.size) * self._mesh.size
         self._programs: dict[Any, Any] = {}
         for group in groups:
             for run in group.runs:
                 label = f"{group.label}, seed {run.seed}"
-                self.answers[run.folder] = self._ask(label, run.folder, "last")
+                self.answers[run.folder] = self._ask(label, run.folder, "last", self._seen_by(run.folder))
                 if not run.finished:
                     self.notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
                     continue
@@ -85,7 +86,7 @@ class Study:
 
     def every_teacher(self) -> list[Answers]:
         """Each teacher once."""
-        return list({(answers.folder, answers.weights): answers for answers in self.teachers.values()}.values())
+        return list({_asked(answers): answers for answers in self.teachers.values()}.values())
 
     def pairs(self) -> list[tuple[Group, Group]]:
         """``(baseline, method)`` for every distilled group that has a baseline; SDD's first."""
@@ -112,30 +113,41 @@ class Study:
     def regions(self, answers: Answers, pixels: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
         """Region logits ``[n, R, K]`` and logits ``[n, K]`` of a network for images uint8 ``[n, H, W, C]``."""
         network = self._read(answers.folder)
-        images = normalize(pixels, self.dataset.mean, self.dataset.std, network.image_dtype)
+        images = normalize(pixels, answers.dataset.mean, answers.dataset.std, network.image_dtype)
         program = jit_network(partial(network.model.apply, train=False, regions=regions))
         outputs = program(saved.load_variables(answers.folder, answers.weights), images)
         return jax.device_get((outputs.region_logits, outputs.logits))
 
-    def _ask(self, label: str, folder: Path, weights: str) -> Answers:
+    def _seen_by(self, folder: Path) -> AnyDataset:
+        """The test images with the normalisation of the run in ``folder``: others may have other training images."""
+        if (noted := self._read(folder).own_data(self.dataset.name)) is None:
+            return self.dataset
+        return dataclasses.replace(self.dataset, mean=tuple(noted["mean"]), std=tuple(noted["std"]))
+
+    def _ask(self, label: str, folder: Path, weights: str, dataset: AnyDataset) -> Answers:
         network, variables = self._read(folder), saved.load_variables(folder, weights)
-        saved.check_fits(network, variables, self.dataset)
-        kind = network.name, network.stem, network.dtype  # one compiled program for networks of one kind
-        program = self._programs.setdefault(kind, self._program(network))
+        saved.check_fits(network, variables, dataset)
+        # One compiled program for networks of one kind.
+        kind = network.name, network.stem, network.dtype, dataset.mean, dataset.std
+        if kind not in self._programs:
+            self._programs[kind] = self._program(network, dataset)
+        data, program = self._programs[kind]
         logits, features = [], []
-        for number, arrays in enumerate(self._data.batches()):
+        for number, arrays in enumerate(data.batches()):
             labels, valid, got_logits, got_features = jax.device_get(program(variables, arrays))
             first, keep = number * self._batch, int(valid.sum())
             self.labels[first : first + keep] = labels[:keep]
             logits.append(got_logits[:keep])
             features.append(got_features[self.points[(self.points >= first) & (self.points < first + keep)] - first])
-        answers = Answers(label, folder, weights, np.concatenate(logits), np.concatenate(features))
+        answers = Answers(label, folder, weights, dataset, np.concatenate(logits), np.concatenate(features))
         if not np.isfinite(answers.logits).all():
             raise FloatingPointError(f"{folder}: the network's logits on {self.dataset.name} are not finite")
         return answers
 
-    def _program(self, network: saved.Saved) -> Any:
-        make_batch = self._data.batch_function(network.image_dtype)
+    def _program(self, network: saved.Saved, dataset: AnyDataset) -> tuple[Any, Any]:
+        """Batches of the test images, and what a network answers to one of them."""
+        data = eval_data(dataset, dataset.test, batch_size=self._batch, mesh=self._mesh)
+        make_batch = data.batch_function(network.image_dtype)
 
         @jit_network
         def program(variables, arrays):
@@ -145,7 +157,7 @@ class Study:
             features = logits if features is None else jnp.mean(features, (1, 2))
             return batch["label"], batch["valid"], logits.astype(jnp.float32), features.astype(jnp.float32)
 
-        return program
+        return data, program
 
     def _ask_teacher(self, group: Group) -> None:
         stated = group.config["teacher.run"]
@@ -165,12 +177,13 @@ class Study:
             )
             return
         weights = group.config.get("teacher.checkpoint") or "last"
-        asked = folder, weights
-        answers = next((one for one in self.teachers.values() if (one.folder, one.weights) == asked), None)
+        dataset = self._seen_by(group.runs[0].folder)
+        asked = folder, weights, dataset.mean, dataset.std
+        answers = next((one for one in self.teachers.values() if _asked(one) == asked), None)
         if answers is None:
             label = f"{self._read(folder).name} ({'teacher' if weights == 'last' else f'teacher, {weights}'})"
             twins = sum(one.label.startswith(label) for one in self.every_teacher())
-            answers = self._ask(f"{label} [{1 + twins}]" if twins else label, folder, weights)
+            answers = self._ask(f"{label} [{1 + twins}]" if twins else label, folder, weights, dataset)
         measured = measures.accuracy(answers.logits, self.labels)
         for run in group.runs:
             noted = run.results.get("teacher_accuracy")
@@ -180,6 +193,11 @@ class Study:
                     "it is another network, or the data are others"
                 )
         self.teachers[group.label] = answers
+
+
+def _asked(answers: Answers) -> tuple[Any, ...]:
+    """What makes a network's answers what they are."""
+    return answers.folder, answers.weights, answers.dataset.mean, answers.dataset.std
 
 
 def _points(dataset: AnyDataset) -> np.ndarray:
