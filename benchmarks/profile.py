@@ -16,6 +16,7 @@ from collections import Counter
 from benchmarks.timing import ROOT
 from benchmarks.worker import jax_spec, torch_spec
 from experiments.command_line import table
+from sdd_jax.training.compiling import keep_freed_memory
 
 PAIRS = (("resnet32x4", "resnet8x4"), ("resnet32x4", "shufflenet_v1"), ("resnet50", "mobilenet_v2"), ("vgg13", "vgg8"))
 STEPS = 3
@@ -30,6 +31,7 @@ OF_TORCH = {  # what an operation's name begins with
     **dict.fromkeys(("aten::copy_", "aten::cat", "aten::clone"), TURNED),
     **dict.fromkeys(("aten::sum", "aten::mean", "aten::linalg", "aten::_adaptive", "aten::max", "aten::avg"), REDUCED),
 }
+LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?\S) ([a-z\-]+)\((.*)$", re.MULTILINE)
 PLAIN = {"parameter", "bitcast", "copy", "reshape", "constant", "tuple", "get-tuple-element"}
 
 
@@ -116,12 +118,13 @@ def kinds_of(program):
     inside = {}
     for body in re.split(r"\n(?=\S)", program):
         if head := re.match(r"%?([\w.\-]+) \(", body):
-            inside[head[1]] = set(re.findall(r" = \S+ ([a-z\-]+)\(", body))
+            inside[head[1]] = {operation for _, _, operation, _ in LINE.findall(body)}
     found = {}
-    line = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?\S) ([a-z\-]+)\((.*)$", re.MULTILINE)
-    for name, shape, operation, rest in line.findall(program):
-        called = re.search(r"(?:calls|to_apply)=%?([\w.\-]+)", rest)
-        parts = inside.get(called[1], set()) if called else {operation}
+    for name, shape, operation, rest in LINE.findall(program):
+        if operation in ("while", "call", "conditional"):
+            continue  # what they run has lines of its own
+        called = re.search(r"calls=%?([\w.\-]+)", rest)
+        parts = inside[called[1]] if called else {operation}
         if "convolution" in parts:
             found[name] = of_convolution(shape, rest)
         elif "dot" in parts:
@@ -143,4 +146,5 @@ def of_convolution(shape, rest):
 if __name__ == "__main__":
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     given = json.loads(sys.argv[1])
+    keep_freed_memory()  # as a run does, and before JAX starts
     print(json.dumps((of_torch if given["kind"] == "torch" else of_jax)(given)))

@@ -6,6 +6,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from benchmarks import cost, images, pairs, profile, run, stems, timing
 from benchmarks.jax_step import temporary_bytes
@@ -101,6 +102,9 @@ def test_operations_of_a_program_are_known_by_their_kinds():
     step = compiling.jit_network(jax.grad(loss)).lower(kernels, np.ones((4, 32, 32, 3), np.float32)).compile()
     found = Counter(profile.kinds_of(step.as_text()).values())
     assert (found[profile.FORWARD], found[profile.GRADIENTS], found[profile.KERNELS]) == (1, 1, 2)  # none of the sum
+    pool = jax.grad(lambda x: nn.max_pool(x, (2, 2), (2, 2)).sum())
+    pooled = compiling.jit_network(pool).lower(np.ones((4, 32, 32, 8), np.float32)).compile()
+    assert profile.REDUCED in profile.kinds_of(pooled.as_text()).values()
     product = jax.jit(lambda x, y: (x @ y).sum()).lower(*[np.ones((500, 500), np.float32)] * 2).compile()
     assert profile.PRODUCTS in profile.kinds_of(product.as_text()).values()
 
@@ -109,7 +113,7 @@ def test_operations_of_a_program_are_known_by_their_kinds():
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_steps_seconds_are_those_of_its_operations(cached):
     seconds = profile.profiled(jax_spec("resnet8", "resnet8", cached=cached, **TINY))
-    assert seconds.keys() <= set(profile.KINDS) and seconds[profile.KERNELS] > 0
+    assert min(seconds[kind] for kind in (profile.FORWARD, profile.GRADIENTS, profile.KERNELS)) > 0
 
 
 def test_memory_is_held_against_its_bound_where_there_is_one():

@@ -18,6 +18,7 @@ from experiments import results
 from sdd_jax import files
 from sdd_jax.serving.predict import Prediction, write
 from sdd_jax.training.checkpoint import Checkpoints, SaveFailed
+from sdd_jax.training.logbook import Logbook, read_metrics
 from sdd_jax.training.run_writer import RunWriter
 
 CONFIG = [
@@ -83,6 +84,18 @@ def test_a_result_line_is_added_whole_or_not_at_all(tmp_path):
     with room_for(len(before) + 20), pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         results.append(path, {"seed": 1, "settings": "x" * 100})
     assert path.read_bytes() == before
+
+
+def test_a_full_disk_under_tensorboards_file_is_said_at_once(tmp_path):
+    book = Logbook(tmp_path, tiny.built(), {}, 100, set(), "", False)
+    with room_for(9000), pytest.raises(OSError, match=f"(File too large|No space left).*: '{tmp_path}/tensor"):
+        for step in range(100):
+            book.evaluation(step, "test", {"accuracy": 0.5} | {f"value_{number}": 0.5 for number in range(40)})
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == step + 1  # the line that TensorBoard's file has not whole
+    book.close()
+    (tmp_path / "other").mkdir()
+    with room_for(10), pytest.raises(OSError, match="tensorboard/events"):
+        Logbook(tmp_path / "other", tiny.built(), {}, 100, set(), "", False)  # and leaves no file open
 
 
 def test_predictions_that_find_no_room_leave_nothing(tmp_path):

@@ -69,7 +69,9 @@ def shown(folder):
         version, start, *rest = events(path)
         assert version.file_version == "brain.Event:2" and start.session_log.status == start.session_log.START
         values = {(name, step): value for (name, step), value in values.items() if step < start.step}
-        values |= {(value.tag, event.step): value.simple_value for event in rest for value in event.summary.value}
+        later = {(value.tag, event.step): value.simple_value for event in rest for value in event.summary.value}
+        assert not values.keys() & later.keys()  # or TensorBoard would show both
+        values |= later
     return values
 
 

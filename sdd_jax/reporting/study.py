@@ -56,6 +56,7 @@ class Study:
         self._mesh = make_mesh()
         self._batch = -(-min(BATCH, len(self.labels)) // self._mesh.size) * self._mesh.size
         self._programs: dict[Any, Any] = {}
+        self._data: dict[Any, Any] = {}  # by normalisation: nearly always one
         for group in groups:
             for run in group.runs:
                 label = f"{group.label}, seed {run.seed}"
@@ -119,7 +120,7 @@ class Study:
         return jax.device_get((outputs.region_logits, outputs.logits))
 
     def _seen_by(self, folder: Path) -> AnyDataset:
-        """The test images with the normalisation of the run in ``folder``: others may have other training images."""
+        """The test images as the run in ``folder`` normalised them; as the first one did if it noted nothing."""
         if (noted := self._read(folder).own_data(self.dataset.name)) is None:
             return self.dataset
         return dataclasses.replace(self.dataset, mean=tuple(noted["mean"]), std=tuple(noted["std"]))
@@ -129,9 +130,10 @@ class Study:
         saved.check_fits(network, variables, dataset)
         # One compiled program for networks of one kind.
         kind = network.name, network.stem, network.dtype, dataset.mean, dataset.std
-        if kind not in self._programs:
-            self._programs[kind] = self._program(network, dataset)
-        data, program = self._programs[kind]
+        if kind[-2:] not in self._data:
+            self._data[kind[-2:]] = eval_data(dataset, dataset.test, batch_size=self._batch, mesh=self._mesh)
+        data = self._data[kind[-2:]]
+        program = self._programs.setdefault(kind, _program(network, data))
         logits, features = [], []
         for number, arrays in enumerate(data.batches()):
             labels, valid, got_logits, got_features = jax.device_get(program(variables, arrays))
@@ -143,21 +145,6 @@ class Study:
         if not np.isfinite(answers.logits).all():
             raise FloatingPointError(f"{folder}: the network's logits on {self.dataset.name} are not finite")
         return answers
-
-    def _program(self, network: saved.Saved, dataset: AnyDataset) -> tuple[Any, Any]:
-        """Batches of the test images, and what a network answers to one of them."""
-        data = eval_data(dataset, dataset.test, batch_size=self._batch, mesh=self._mesh)
-        make_batch = data.batch_function(network.image_dtype)
-
-        @jit_network
-        def program(variables, arrays):
-            batch = make_batch(arrays)
-            outputs = network.model.apply(variables, batch["image"], train=False)
-            logits, features = outputs.logits, outputs.feature_maps.get(HEAD)
-            features = logits if features is None else jnp.mean(features, (1, 2))
-            return batch["label"], batch["valid"], logits.astype(jnp.float32), features.astype(jnp.float32)
-
-        return data, program
 
     def _ask_teacher(self, group: Group) -> None:
         stated = group.config["teacher.run"]
@@ -193,6 +180,21 @@ class Study:
                     "it is another network, or the data are others"
                 )
         self.teachers[group.label] = answers
+
+
+def _program(network: saved.Saved, data: Any) -> Any:
+    """What a network answers to a batch of the test images."""
+    make_batch = data.batch_function(network.image_dtype)
+
+    @jit_network
+    def program(variables, arrays):
+        batch = make_batch(arrays)
+        outputs = network.model.apply(variables, batch["image"], train=False)
+        logits, features = outputs.logits, outputs.feature_maps.get(HEAD)
+        features = logits if features is None else jnp.mean(features, (1, 2))
+        return batch["label"], batch["valid"], logits.astype(jnp.float32), features.astype(jnp.float32)
+
+    return program
 
 
 def _asked(answers: Answers) -> tuple[Any, ...]:

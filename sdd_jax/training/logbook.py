@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,13 @@ def _append(file: io.FileIO, data: bytes) -> None:
 
 
 class _TensorBoard:
-    """TensorBoard's file of one start of a run. Each line is on disk when ``add`` returns, or ``add`` raises.
+    """What TensorBoard shows of one start of a run, into an open file. A line is written when ``add`` returns.
 
     tensorboardX has the messages and the checksum. Its own writer is a thread, which on a full disk ends by itself.
     """
 
-    def __init__(self, folder: Path, step: int):
-        # Of two starts within a second, too, the later one sorts behind.
-        self._file = _open(folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}")
+    def __init__(self, file: io.FileIO, step: int):
+        self._file = file
         self._write(file_version="brain.Event:2")
         self._write(step=step, session_log={"status": "START"})  # what earlier starts have from this step on is hidden
 
@@ -124,9 +123,6 @@ class _TensorBoard:
         message = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()  # type: ignore[missing-attribute]
         parts = struct.pack("<Q", len(message)), message
         _append(self._file, b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in parts))
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class Logbook:
@@ -153,8 +149,12 @@ class Logbook:
             kept = map(_parse, path.read_bytes().splitlines() if path.exists() else [])
             self.lines = [line for line in kept if line is not None and line["step"] <= step]
             write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
-            self._file = _open(path)
-            self._tensorboard = _TensorBoard(folder / "tensorboard", step + 1)
+            # Of two starts within a second, too, TensorBoard reads the later one's file last.
+            events = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+            with ExitStack() as files:
+                self._file = files.enter_context(_open(path))
+                self._tensorboard = _TensorBoard(files.enter_context(_open(folder / "tensorboard" / events)), step + 1)
+                self._files = files.pop_all()
         self._elapsed_before = before.get("elapsed", 0.0)
         self._start = self._last_time = time.monotonic()
         self._last_step, self._last_said = step, -math.inf
@@ -261,8 +261,7 @@ class Logbook:
         """Closes the bar and the files."""
         self._bar.close()
         if self._writes:
-            self._tensorboard.close()
-            self._file.close()
+            self._files.close()
 
     def _print(self, text: str) -> None:
         if self._writes:
