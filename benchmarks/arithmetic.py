@@ -85,7 +85,7 @@ def in_products(call, arguments, options, context):
         return y + seen[:, ::stride, ::stride] @ kernel[place[0], place[1]], None
 
     y = jnp.zeros((len(x), *(1 + (end - 1) // stride for end in ends), features), x.dtype)
-    y, _ = jax.lax.scan(add, y, np.array(list(np.ndindex(size, size)), np.int32))
+    y, _ = jax.lax.scan(add, y, jnp.array(list(np.ndindex(size, size))))
     return y + module.get_variable("params", "bias") if module.use_bias else y
 
 

@@ -3,16 +3,18 @@
 import itertools
 from collections import Counter
 
+import chex
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from benchmarks import cost, images, pairs, profile, run, stems, timing
+from benchmarks import arithmetic, cost, images, pairs, profile, run, stems, timing
 from benchmarks.jax_step import temporary_bytes
 from benchmarks.pairs import CACHED, KD, ONLINE, PYTORCH
 from benchmarks.worker import jax_spec, torch_spec
 from sdd_jax import data, kd_loss, methods, standardized
+from sdd_jax.models import layers
 from sdd_jax.training import compiling
 
 TINY = {"batch": 4, "classes": 10}
@@ -90,6 +92,27 @@ def test_a_row_holds_the_ratios_to_the_faster_of_pytorchs_formats_against_their_
     assert "| vgg13 -> vgg8 | SDD-KD / KD | 1.000 | 1.000 to 1.026 | 1.03 | met |" in text
     assert "| vgg13 -> vgg8 | KD | 3.0 | 2.0 | 1024 |" in text
     assert f"| vgg13 -> vgg8 | {PYTORCH[0]} | 3.0 |  | 1024 |" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "shape"), [(3, 1, (8, 8)), (3, 2, (9, 8)), (7, 2, (16, 15)), (1, 2, (7, 8))]
+)
+def test_convolutions_in_products_are_convolutions(size, stride, shape):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        network, x = (
+            layers.conv(5, size, stride, use_bias=True, dtype=np.float64, name="conv"),
+            rng.normal(size=(2, *shape, 3)),
+        )
+        values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), network.init(jax.random.key(0), x))
+
+        def loss(values, x):
+            return jax.numpy.sum(network.apply(values, x) ** 3)
+
+        expected = jax.value_and_grad(loss, (0, 1))(values, x)
+        with nn.intercept_methods(arithmetic.in_products):
+            found = jax.value_and_grad(loss, (0, 1))(values, x)
+    chex.assert_trees_all_close(found, expected, rtol=1e-9)
 
 
 def test_operations_of_a_program_are_known_by_their_kinds():
