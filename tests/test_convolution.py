@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
-from sdd_jax.models.layers import conv
+from sdd_jax.models.layers import conv, max_pool
 
 # kernel size, stride, channels, groups, features
 CASES = {
@@ -92,3 +93,18 @@ def test_bfloat16_sums_are_taken_in_float32():
     exact = jax.grad(partial(loss, apply=exact_layer.apply))(rounded, x.astype(jnp.float32))["params"]["kernel"]
     assert gradient.dtype == jnp.float32
     np.testing.assert_allclose(gradient, exact, rtol=2**-8, atol=2**-8 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 7, 5, 2), (2, 2, 3, 1)])
+def test_poolings_gradient_is_the_native_one_to_the_bit(shape, dtype):
+    """Of equal values, as after a ReLU, the first has it; a NaN is no less than anything."""
+    images = jnp.maximum(jnp.round(2 * jax.random.normal(jax.random.key(0), shape)), 0).astype(dtype)
+    for x in (images, images.at[0, 1, 1, 0].set(jnp.nan), jnp.full(shape, -jnp.inf, dtype)):
+        y, pull = jax.vjp(max_pool, x)
+        expected, native_pull = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
+        dy = jax.random.normal(jax.random.key(1), y.shape).astype(dtype)
+        for got, wanted in ((y, expected), (pull(dy)[0], native_pull(dy)[0])):
+            np.testing.assert_array_equal(np.float32(got), np.float32(wanted))
+    both = jax.vmap(jax.grad(lambda x: jnp.sum(max_pool(x) ** 2)))(jnp.stack([images, images[::-1]]))
+    np.testing.assert_array_equal(both[0], both[1][::-1])

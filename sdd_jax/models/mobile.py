@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.classifier import HEAD, LAST_STAGE, stage
-from sdd_jax.models.layers import TORCH_CONV_INIT, conv_bn, stem_options
+from sdd_jax.models.layers import TORCH_CONV_INIT, conv_bn, max_pool, stem_options
 
 _layer = partial(conv_bn, init=TORCH_CONV_INIT)
 
@@ -92,7 +92,7 @@ class MobileNetV2(nn.Module):
         layer = partial(conv_bn, dtype=self.dtype, train=train)
         x = layer(images, 16, **stem_options(self.stem, small=(3, 2)), name="stem_conv")
         if self.stem == "cub200":
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x)
         maps = {stage(0): x}
         for part, (expansion, width, size, first_stride) in enumerate(_V2_STAGES):
             for block in range(size):

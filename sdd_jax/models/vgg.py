@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.classifier import HEAD, stage
-from sdd_jax.models.layers import Affine, conv, conv_bn, small_normal_affine_init
+from sdd_jax.models.layers import Affine, conv, conv_bn, max_pool, small_normal_affine_init
 from sdd_jax.regions import average_grid
 
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -49,7 +49,7 @@ class VGG(nn.Module):
             if block < poolings:
                 if min(x.shape[1:3]) < 2:
                     raise ValueError(f"images are too small for a VGG: it needs at least {2**poolings} pixels a side")
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x)
         if self.stem != "imagenet":
             return maps | {HEAD: x}
         x = average_grid(x, 7).transpose(0, 3, 1, 2)  # channels first, the order of PyTorch's flattening
