@@ -34,10 +34,10 @@ from sdd_jax.training.compiling import YNNPACK, jit_network
 BATCH = 64
 REDUCE, ELTWISE = "LIBRARY_FUSION_TYPE_REDUCE", "LIBRARY_FUSION_TYPE_ELTWISE"
 SETS = {
-    "off": "",
-    "reductions and elementwise": f"{REDUCE},{ELTWISE}",
+    "off": "",  # as networks are compiled now
+    "reductions and elementwise": f"{REDUCE},{ELTWISE}",  # as they were before
     "library's own": None,
-}  # today's, earlier, JAX's
+}
 EXACT, DRAWN = "float64", "drawn.npz"
 ZERO = 1e-6  # of the gradient's largest entry: a tensor below it is zero but for rounding, as what batch norm undoes
 HEAD = ["pair", "loss, float64", "gradient's norm", "options", "loss", "norm", "entry"]

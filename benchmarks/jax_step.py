@@ -26,7 +26,13 @@ FILL = 256  # rows of a cache that are drawn together
 
 
 def jax_step(spec):
-    """`(call, wait, about)`: steps by `spec` as the loop takes them, and `about` of their program.
+    """`(call, wait, about)`: steps by `spec` as the loop takes them, and `about` of their program."""
+    call, wait, lowered, compiled = compiled_step(spec)
+    return call, wait, partial(about, lowered, compiled)
+
+
+def compiled_step(spec):
+    """`(call, wait, lowered, compiled)`: steps by `spec`, and their program.
 
     A step is all of it: order, crop, flip, teacher, student, gradient, update. `call` takes `steps_per_call` of them,
     after those before the last ones have ended; `wait` is for all.
@@ -56,7 +62,7 @@ def jax_step(spec):
         number += size
         jax.block_until_ready(before)
 
-    return call, lambda: jax.block_until_ready((states, measured)), partial(about, lowered, compiled)
+    return call, lambda: jax.block_until_ready((states, measured)), lowered, compiled
 
 
 def precision(spec):

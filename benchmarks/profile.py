@@ -13,12 +13,12 @@ import sys
 import tempfile
 from collections import Counter
 
+from benchmarks.pairs import PAIRS
 from benchmarks.timing import ROOT
 from benchmarks.worker import jax_spec, torch_spec
 from experiments.command_line import table
 from sdd_jax.training.compiling import keep_freed_memory
 
-PAIRS = (("resnet32x4", "resnet8x4"), ("resnet32x4", "shufflenet_v1"), ("resnet50", "mobilenet_v2"), ("vgg13", "vgg8"))
 STEPS = 3
 FORWARD, GRADIENTS, KERNELS, PRODUCTS = "convolutions", "their gradients", "kernels' gradients", "products"
 NORM, TURNED, REDUCED, ELEMENTWISE = "batch normalisation", "copies, other layouts", "reductions", "elementwise"
@@ -38,7 +38,7 @@ PLAIN = {"parameter", "bitcast", "copy", "reshape", "constant", "tuple", "get-tu
 def section():
     """Profiles every pair; lines of markdown."""
     rows = []
-    for teacher, student in PAIRS:
+    for teacher, student, _ in PAIRS:
         contestants = {
             "PyTorch, channels last": torch_spec(teacher, student, "channels_last"),
             "SDD-KD": jax_spec(teacher, student),
@@ -89,10 +89,10 @@ def of_jax(spec):
     """`{kind: seconds}` of this project's step."""
     import jax
 
-    from benchmarks.jax_step import jax_step
+    from benchmarks.jax_step import compiled_step
 
-    call, wait, about = jax_step(spec)
-    kinds = kinds_of(about.args[1].as_text())
+    call, wait, _, compiled = compiled_step(spec)
+    kinds = kinds_of(compiled.as_text())
     call()
     wait()
     with tempfile.TemporaryDirectory(prefix="benchmark_profile_") as folder:

@@ -59,7 +59,7 @@ class Run:
     folder: Path
     weights: str
     results: Mapping[str, Any]
-    _served: Served
+    _served: Served = dataclasses.field(repr=False)  # a notebook would print every weight
 
     @property
     def model(self) -> Any:

@@ -100,10 +100,8 @@ def test_a_row_holds_the_ratios_to_the_faster_of_pytorchs_formats_against_their_
 def test_convolutions_in_products_are_convolutions(size, stride, shape):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        network, x = (
-            layers.conv(5, size, stride, use_bias=True, dtype=np.float64, name="conv"),
-            rng.normal(size=(2, *shape, 3)),
-        )
+        network = layers.conv(5, size, stride, use_bias=True, dtype=np.float64, name="conv")
+        x = rng.normal(size=(2, *shape, 3))
         values = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), network.init(jax.random.key(0), x))
 
         def loss(values, x):

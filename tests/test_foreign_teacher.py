@@ -21,7 +21,7 @@ from sdd_jax.configs import quickstart
 from sdd_jax.data.augment import num_views
 from sdd_jax.sdd import complementary_mask
 from sdd_jax.training.loop import train
-from sdd_jax.training.teacher_cache import Cache, read_header
+from sdd_jax.training.teacher_cache import Cache, read_header, unpack
 from sdd_jax.training.views import run_keys
 
 
@@ -321,7 +321,7 @@ def teacher(num_classes, regions):
 
 def kept(folder):
     cache = Cache(folder, read_header(folder))
-    return cache.keys(), cache.rows_at(np.arange(len(cache.keys())))
+    return cache.keys(), unpack(cache.read(np.arange(len(cache.keys()))), cache.classes)
 
 
 @pytest.fixture

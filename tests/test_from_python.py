@@ -253,6 +253,7 @@ def test_a_run_says_what_it_learned_and_goes_on_and_another_process_is_told(tmp_
     assert np.mean(run.predict(TEST[0]).argmax(1) == TEST[1]) == pytest.approx(accuracy)
     assert run.predict(TEST[0][:0]).shape == (0, CLASSES) and run.class_names == ("0", "1", "2")
     np.testing.assert_array_equal(run.predict(TEST[0][..., 0]), sdd_jax.load_run(str(run.folder)).predict(TEST[0]))
+    assert "accuracy" in repr(run) and "array" not in repr(run)
     again = sdd_jax.train(Features(), train=TRAIN, test=TEST, folder=tmp_path / "run", **QUICK)
     assert "has finished" in capsys.readouterr().out and again.results == run.results
     with pytest.raises(ValueError, match="holds a run of another config, by its config.json .*model.student"):

@@ -114,11 +114,16 @@ def small_shards(monkeypatch):
 # ---------------------------------------------------------------------- what it holds
 
 
+def rows_at(cache, slots):
+    """The rows [S, rows, K] of `slots`, in their order."""
+    return unpack(cache.read(slots), cache.classes)
+
+
 def test_cached_values_are_the_teachers_bit_for_bit_in_whatever_company_an_image_was(tmp_path, small_shards):
     filler = Filler(tmp_path / "cache").fill()
     keys = filler.cache.keys()
     slots = np.random.default_rng(1).permutation(len(keys))[: 3 * FILL_BATCH]
-    kept = filler.cache.rows_at(slots)
+    kept = rows_at(filler.cache, slots)
     live = [filler.compute(*np.divmod(keys[s], filler.cache.views)) for s in slots.reshape(3, FILL_BATCH)]
     np.testing.assert_array_equal(kept, np.concatenate(live))
     assert len(np.unique(kept.round(6), axis=0)) > 40  # and they are not all one value
@@ -314,11 +319,11 @@ def test_the_error_that_a_store_adds_is_stated_and_true(tmp_path, store, small_s
     slots = np.arange(len(exact.cache.keys()))
     stated = small.cache.error()
     if store == "top1":  # which has a row for each region
-        rows, stored = (outputs_of_rows(one.cache.rows_at(slots), one.layout).region_logits for one in (exact, small))
+        rows, stored = (outputs_of_rows(rows_at(one.cache, slots), one.layout).region_logits for one in (exact, small))
         np.testing.assert_array_equal(rows.argmax(-1), stored.argmax(-1))
         rows, stored = rows.max(-1), stored.max(-1)
     else:
-        rows, stored = (filler.cache.rows_at(slots) for filler in (exact, small))
+        rows, stored = (rows_at(filler.cache, slots) for filler in (exact, small))
     assert np.abs(rows - stored).max() == pytest.approx(stated["max_logit"], abs=1e-6) and stated["mean_kl"] > 0
     assert exact.cache.error() == {"max_logit": 0, "mean_kl": 0}
     if store != "top1":
@@ -496,7 +501,7 @@ def test_two_writes_at_once_never_give_one_the_values_of_the_other(tmp_path, mon
     cache = first.cache
     cache.check_files()
     assert cache.keys().tolist() == second.keys(seed=1).tolist()
-    kept = cache.rows_at(np.arange(FILL_BATCH))
+    kept = rows_at(cache, np.arange(FILL_BATCH))
     np.testing.assert_array_equal(kept, first.compute(*np.divmod(cache.keys()[:FILL_BATCH], cache.views)))
     first.fill(seed=0).cache.check_files()
     first.run(seed=0)

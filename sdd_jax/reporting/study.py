@@ -128,11 +128,11 @@ class Study:
     def _ask(self, label: str, folder: Path, weights: str, dataset: AnyDataset) -> Answers:
         network, variables = self._read(folder), saved.load_variables(folder, weights)
         saved.check_fits(network, variables, dataset)
-        # One compiled program for networks of one kind.
-        kind = network.name, network.stem, network.dtype, dataset.mean, dataset.std
-        if kind[-2:] not in self._data:
-            self._data[kind[-2:]] = eval_data(dataset, dataset.test, batch_size=self._batch, mesh=self._mesh)
-        data = self._data[kind[-2:]]
+        normalised = dataset.mean, dataset.std
+        if normalised not in self._data:
+            self._data[normalised] = eval_data(dataset, dataset.test, batch_size=self._batch, mesh=self._mesh)
+        data = self._data[normalised]
+        kind = network.name, network.stem, network.dtype, normalised  # one compiled program for networks of one kind
         program = self._programs.setdefault(kind, _program(network, data))
         logits, features = [], []
         for number, arrays in enumerate(data.batches()):

@@ -238,10 +238,6 @@ class Cache:
                 if file.readinto(block.data) != block.nbytes:
                     raise Damaged(f"{path} ends before its row {rows[-1]}: it was changed")
 
-    def rows_at(self, slots: np.ndarray) -> np.ndarray:
-        """The rows ``[S, rows, K]`` of ``slots``, in their order."""
-        return unpack(self.read(slots), self.classes)
-
     def _facts(self, number: int) -> dict[str, Any]:
         return sealed.read(self._path(number) / sealed.MANIFEST, "shard", self.owner, number=number)
 
