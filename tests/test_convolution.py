@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from sdd_jax.models.layers import conv, max_pool
+from sdd_jax.models.layers import conv
+from sdd_jax.models.pooling import max_pool
 
 # kernel size, stride, channels, groups, features
 CASES = {

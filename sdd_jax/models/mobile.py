@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.classifier import HEAD, LAST_STAGE, stage
-from sdd_jax.models.layers import TORCH_CONV_INIT, conv_bn, max_pool, stem_options
+from sdd_jax.models.layers import TORCH_CONV_INIT, conv_bn, stem_options
+from sdd_jax.models.pooling import max_pool
 
 _layer = partial(conv_bn, init=TORCH_CONV_INIT)
 

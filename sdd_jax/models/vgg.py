@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from sdd_jax.models.classifier import HEAD, stage
-from sdd_jax.models.layers import Affine, conv, conv_bn, max_pool, small_normal_affine_init
+from sdd_jax.models.layers import Affine, conv, conv_bn, small_normal_affine_init
+from sdd_jax.models.pooling import max_pool
 from sdd_jax.regions import average_grid
 
 _WIDTHS = (64, 128, 256, 512, 512)
