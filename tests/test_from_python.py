@@ -99,6 +99,7 @@ AGAIN = {  # what a notebook has, and a cell of it that is run again with anothe
     "a number outside": ("SLOPE = 0.1", "SLOPE = 0.9"),
     "a function outside": ("jnp.sin(", "jnp.cos("),
     "a number of a class": ("WIDTH = 8", "WIDTH = 16"),
+    "a hidden number of a class": ("_factor = 2", "_factor = 4"),
     "a property": ("return 3", "return 5"),
     "a static method": ("nn.swish(", "nn.gelu("),
     "a jitted function": ("jnp.tan(", "jnp.exp("),
@@ -120,10 +121,11 @@ class Outer(nnx.Module):
     def __call__(self, x, *, train): return self.inner(nnx.relu(self.conv(x)))
 class Parts(nn.Module):
     WIDTH = 8
+    _factor = 2
     @property
     def side(self): return 3
     @staticmethod
-    def bend(x): return nn.swish(x)
+    def bend(x): return nn.swish(Parts._factor * x)
     @nn.compact
     def __call__(self, x, *, train): return self.bend(nn.Conv(self.WIDTH, (self.side, 3), strides=8)(x))
 @jax.jit

@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType, new_class
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from sdd_jax.own import give
 
 NETWORK = "network"  # where LogitMapClassifier has its network's variables
 PLAIN = (str, int, float, bool, bytes, type(None), np.dtype)
+FLAXS = {name for base in (nn.Module, nnx.Module) for name in vars(new_class("Bare", (base,)))}  # what every class has
 
 
 class Given(NamedTuple):
@@ -201,7 +202,7 @@ def _members(kind: type) -> list[Any]:
             code = inspect.unwrap(part) if callable(part) else part
             if isinstance(code, FunctionType):
                 members += [code] if code.__module__ == kind.__module__ else []
-            elif not name.startswith("_") and name not in ("name", "parent", "scope"):  # Flax's own
+            elif not name.startswith("__") and name not in FLAXS:
                 members += [name, part]
     return members
 
