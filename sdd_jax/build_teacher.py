@@ -17,6 +17,7 @@ from sdd_jax.config import CACHE, ENSEMBLE, NONE, Settings, image_dtype, regions
 from sdd_jax.data import AnyDataset
 from sdd_jax.files import check_fields
 from sdd_jax.mesh import make_mesh
+from sdd_jax.metrics import same_accuracy
 from sdd_jax.models import same_network
 from sdd_jax.models.classifier import CLASS_TOKEN, first_rngs
 from sdd_jax.models.layers import fold
@@ -29,7 +30,6 @@ from sdd_jax.training.teacher_cache import HEADER, Cache, Layout, read_header
 from sdd_jax.training.views import make_pictures, views_header
 
 MEASURED = "measured.json"
-TOLERANCE = 0.1  # percentage points
 
 
 def read_teacher(settings: Settings) -> tuple[Saved, dict[str, Any], float | None]:
@@ -74,7 +74,8 @@ def measure_teacher(
     """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
 
     It is measured once, and kept in the teacher's folder by the variables, the test images and the dtype.
-    ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
+    ``ValueError`` if the network does not fit the data, or is off ``stated``, in percent, by more than 0.1 points and
+    one image.
     """
     saved.check_fits(teacher, variables, dataset)
     note = teacher.other_size(dataset.name, dataset.image_shape)
@@ -102,14 +103,14 @@ def measure_teacher(
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
         processes.from_first(keep)
-    _check_accuracy(results["accuracy"], stated, note)
+    _check_accuracy(results["accuracy"], stated, dataset, note)
     return results["accuracy"]
 
 
-def _check_accuracy(accuracy: float, stated: float | None, note: str | None = None) -> None:
+def _check_accuracy(accuracy: float, stated: float | None, dataset: AnyDataset, note: str | None = None) -> None:
     """``ValueError``, which ends in ``note``, if ``accuracy`` (0 to 1) is off ``stated`` (in percent)."""
-    measured = 100 * accuracy
-    if stated is not None and abs(measured - stated) > TOLERANCE + 1e-9:
+    if stated is not None and not same_accuracy(accuracy, stated / 100, len(dataset.test.index)):
+        measured = 100 * accuracy
         raise ValueError(
             f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "
             "normalisation? If this very teacher is meant, state its accuracy: "
@@ -199,7 +200,7 @@ def foreign_accuracies(
     key = dataset.fingerprint("test")
     if key not in known:
         known[key] = measure_accuracy(teacher, dataset, regions(settings), batch)
-    _check_accuracy(known[key], settings["teacher.accuracy"])
+    _check_accuracy(known[key], settings["teacher.accuracy"], dataset)
     return known
 
 
@@ -301,5 +302,5 @@ def ask_cache(
     seeds = [one["seed"] for one in all_settings]
     teacher = cached_teacher(cache, layout, dataset, seeds=seeds, caches=caches, **length)
     if (noted := _noted_accuracies(cache).get(dataset.fingerprint("test"))) is not None:
-        _check_accuracy(noted, settings["teacher.accuracy"])
+        _check_accuracy(noted, settings["teacher.accuracy"], dataset)
     return teacher, noted

@@ -208,9 +208,9 @@ def refuse_mixed_cache(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"a cache holds what the teacher says of single images, not of mixtures of two: {mixed}")
 
 
-def teacher_dtype(settings: Settings) -> str:
-    """What the teacher computes in: ``teacher.dtype``, or what the student does."""
-    return settings["teacher.dtype"] or settings["model.dtype"]
+def teacher_dtype(fields: Mapping[str, Any]) -> str:
+    """What the teacher computes in: ``teacher.dtype``, which older configs lack, or what the student does."""
+    return fields.get("teacher.dtype") or fields["model.dtype"]
 
 
 def image_dtype(settings: Settings) -> Any:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from sdd_jax.logits import check_labels
 
-__all__ = ["agreement", "compute", "mean", "merge", "top_k"]
+__all__ = ["agreement", "compute", "mean", "merge", "same_accuracy", "top_k"]
 
 State = Mapping[str, jax.Array]
 
@@ -66,3 +66,8 @@ def merge(*states: Mapping) -> Mapping:
 def compute(state: State) -> jax.Array:
     """The mean that a state stands for; NaN if nothing was counted."""
     return state["sum"] / state["count"]
+
+
+def same_accuracy(measured: float, stated: float, count: int) -> bool:
+    """Whether two accuracies (0 to 1) on ``count`` images can be one network's: 0.1 points apart, or one image."""
+    return abs(measured - stated) <= max(1e-3, 1.5 / count) + 1e-9

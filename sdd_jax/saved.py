@@ -44,6 +44,10 @@ class Saved(NamedTuple):
         """What images are normalised in: at least float32."""
         return jnp.promote_types(DTYPES[self.dtype], jnp.float32)
 
+    def in_dtype(self, dtype: str) -> "Saved":
+        """The same network, computing in ``dtype``."""
+        return self._replace(dtype=dtype, model=create_model(self.name, self.num_classes, self.stem, DTYPES[dtype]))
+
     def own_data(self, name: str) -> dict[str, Any] | None:
         """What the run notes of its data if that is the set called ``name``; None if nothing."""
         return run_dir.read_data(self.folder) if self.data and name == self.data["name"] else None

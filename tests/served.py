@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +20,19 @@ from sdd_jax.serving.network import Served
 class Trunk(nn.Module):
     """Two strided convolutions: a map of 8x8 for images of 32x32."""
 
+    dtype: Any = jnp.float32
+
     @nn.compact
     def __call__(self, x, *, train):
         for number in range(2):
-            x = conv(16, 3, 2, dtype=jnp.float32, name=f"conv{number}")(x)
+            x = conv(16, 3, 2, dtype=self.dtype, name=f"conv{number}")(x)
             x = nn.relu(BatchNorm(name=f"bn{number}")(x, train=train))
         return x
 
 
 def small(*, num_classes, stem, dtype):
     """A network that costs nothing, for configs: "served:small"."""
-    return Classifier(Trunk(), num_classes, torch_affine_init)
+    return Classifier(Trunk(dtype), num_classes, torch_affine_init)
 
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)

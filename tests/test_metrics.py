@@ -75,3 +75,8 @@ def test_wrong_shapes_are_refused():
         metrics.mean(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match="one shape"):
         metrics.agreement(LOGITS, LOGITS[:, :5])
+
+
+def test_an_accuracy_is_the_same_up_to_a_tenth_of_a_point_or_an_image():
+    assert metrics.same_accuracy(0.5009, 0.5, 10_000) and not metrics.same_accuracy(0.5011, 0.5, 10_000)
+    assert metrics.same_accuracy(0.51, 0.5, 100) and not metrics.same_accuracy(0.48, 0.5, 100)

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import call
@@ -15,12 +17,14 @@ from served import variables
 from sdd_jax import data, saved, sealed
 from sdd_jax.build import check
 from sdd_jax.configs import quickstart
+from sdd_jax.data.augment import normalize
 from sdd_jax.models import create_model
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import figures, measures, study, write_report
 from sdd_jax.reporting.groups import find_runs, group_runs
 from sdd_jax.training import run_dir
+from sdd_jax.training.compiling import jit_network
 
 for package in ("jinja2", "matplotlib"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[report]'")
@@ -91,11 +95,11 @@ def accuracy(values, digits):
     return float((values.argmax(-1) == digits.test.labels).mean())
 
 
-def write_run(root, name, networks, accuracies, teacher="runs/teacher"):
+def write_run(root, name, networks, accuracies, teacher="runs/teacher", dtype="float32"):
     method, _, seed = name.partition("/seed_")
     config = quickstart.get_config(f"run={method}")
     config.epochs, config.seed, config.argument.student = EPOCHS, int(seed or 0), NAME
-    config.model.student = NAME
+    config.model.student, config.model.dtype = NAME, dtype
     distills = method in ("kd", "sdd_kd")
     if distills:
         config.teacher.run, config.model.teacher, config.argument.teacher = str(teacher), NAME, NAME
@@ -236,6 +240,19 @@ def test_each_network_and_its_teacher_see_images_as_its_run_did(runs, tmp_path, 
     np.testing.assert_allclose(answers.logits, expected["teacher"], atol=1e-4)
     regions = held.regions(answers, digits.test.images[:3], Regions((1,), "nested"))[1]
     np.testing.assert_allclose(regions, expected["teacher"][:3], atol=1e-4)
+
+
+def test_a_teacher_is_asked_in_the_dtype_that_its_student_asked_it_in(runs, tmp_path, networks, digits, logits):
+    shutil.copytree(runs / "teacher", tmp_path / "runs" / "teacher")
+    rough = jit_network(partial(create_model(NAME, 10, dtype=jnp.bfloat16).apply, train=False))
+    images = normalize(digits.test.images, digits.mean, digits.std, jnp.float32)
+    wanted = np.asarray(rough(networks["teacher"], images).logits, np.float32)
+    noted = {"kd/seed_0": 0.5, "teacher": accuracy(wanted, digits)}
+    write_run(tmp_path / "runs", "kd/seed_0", networks, noted, dtype="bfloat16")
+    groups = group_runs(find_runs([tmp_path / "runs" / "kd"], [NAME]))
+    answers = study.Study(groups, None, [NAME]).teachers[groups[0].label]
+    off = [np.abs(answers.logits - other).mean() for other in (wanted, logits["teacher"])]
+    assert off[0] < off[1] / 10
 
 
 def test_every_seed_had_the_teacher_that_is_there(runs, tmp_path):

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax import saved
+from sdd_jax.config import teacher_dtype
 from sdd_jax.data import AnyDataset, eval_data
 from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import data_root, stratified_draw
 from sdd_jax.mesh import make_mesh
+from sdd_jax.metrics import same_accuracy
 from sdd_jax.models.classifier import HEAD
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
@@ -24,7 +26,6 @@ from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
 
 BATCH = 250
-TOLERANCE = 0.1  # percentage points between an accuracy that a run noted and the one measured now
 LONGEST = 60  # letters of a class's name, or of a file's
 POINTS, POINT_CLASSES = 1000, 10  # of the t-SNE: images, and classes
 
@@ -35,6 +36,7 @@ class Answers(NamedTuple):
     label: str
     folder: Path
     weights: str  # one of SAVED
+    dtype: str  # that it computed in: of a teacher, as for its student
     dataset: AnyDataset  # as this network sees it: of a teacher, as its student did
     logits: np.ndarray  # float32 [N, K]
     features: np.ndarray  # float32 [n, C] of the t-SNE's images: the mean feature, or the logits where there is none
@@ -60,13 +62,14 @@ class Study:
         for group in groups:
             for run in group.runs:
                 label = f"{group.label}, seed {run.seed}"
-                self.answers[run.folder] = self._ask(label, run.folder, "last", self._seen_by(run.folder))
+                dtype = run.config["model.dtype"]
+                self.answers[run.folder] = self._ask(label, run.folder, "last", dtype, self._seen_by(run.folder))
                 if not run.finished:
                     self.notes.append(f"{run.folder} has not finished: it is shown as far as it has come")
                     continue
                 noted = run.results["last"]["accuracy"]
                 measured = measures.accuracy(self.answers[run.folder].logits, self.labels)
-                if abs(measured - noted) > TOLERANCE / 100:
+                if not same_accuracy(measured, noted, len(self.labels)):
                     self.notes.append(
                         f"{run.folder} noted {100 * noted:.2f} % after its last epoch, its network has "
                         f"{100 * measured:.2f} % here: other data, or another network?"
@@ -113,7 +116,7 @@ class Study:
 
     def regions(self, answers: Answers, pixels: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
         """Region logits ``[n, R, K]`` and logits ``[n, K]`` of a network for images uint8 ``[n, H, W, C]``."""
-        network = self._read(answers.folder)
+        network = self._read(answers.folder).in_dtype(answers.dtype)
         images = normalize(pixels, answers.dataset.mean, answers.dataset.std, network.image_dtype)
         program = jit_network(partial(network.model.apply, train=False, regions=regions))
         outputs = program(saved.load_variables(answers.folder, answers.weights), images)
@@ -125,8 +128,8 @@ class Study:
             return self.dataset
         return dataclasses.replace(self.dataset, mean=tuple(noted["mean"]), std=tuple(noted["std"]))
 
-    def _ask(self, label: str, folder: Path, weights: str, dataset: AnyDataset) -> Answers:
-        network, variables = self._read(folder), saved.load_variables(folder, weights)
+    def _ask(self, label: str, folder: Path, weights: str, dtype: str, dataset: AnyDataset) -> Answers:
+        network, variables = self._read(folder).in_dtype(dtype), saved.load_variables(folder, weights)
         saved.check_fits(network, variables, dataset)
         normalised = dataset.mean, dataset.std
         if normalised not in self._data:
@@ -141,7 +144,7 @@ class Study:
             self.labels[first : first + keep] = labels[:keep]
             logits.append(got_logits[:keep])
             features.append(got_features[self.points[(self.points >= first) & (self.points < first + keep)] - first])
-        answers = Answers(label, folder, weights, dataset, np.concatenate(logits), np.concatenate(features))
+        answers = Answers(label, folder, weights, dtype, dataset, np.concatenate(logits), np.concatenate(features))
         if not np.isfinite(answers.logits).all():
             raise FloatingPointError(f"{folder}: the network's logits on {self.dataset.name} are not finite")
         return answers
@@ -164,17 +167,17 @@ class Study:
             )
             return
         weights = group.config.get("teacher.checkpoint") or "last"
-        dataset = self._seen_by(group.runs[0].folder)
-        asked = folder, weights, dataset.mean, dataset.std
+        dtype, dataset = teacher_dtype(group.config), self._seen_by(group.runs[0].folder)
+        asked = folder, weights, dtype, dataset.mean, dataset.std
         answers = next((one for one in self.teachers.values() if _asked(one) == asked), None)
         if answers is None:
             label = f"{self._read(folder).name} ({'teacher' if weights == 'last' else f'teacher, {weights}'})"
             twins = sum(one.label.startswith(label) for one in self.every_teacher())
-            answers = self._ask(f"{label} [{1 + twins}]" if twins else label, folder, weights, dataset)
+            answers = self._ask(f"{label} [{1 + twins}]" if twins else label, folder, weights, dtype, dataset)
         measured = measures.accuracy(answers.logits, self.labels)
         for run in group.runs:
             noted = run.results.get("teacher_accuracy")
-            if noted is not None and abs(measured - noted) > TOLERANCE / 100:
+            if noted is not None and not same_accuracy(measured, noted, len(self.labels)):
                 raise ValueError(
                     f"{folder} has {100 * measured:.2f} % here, the teacher of {run.folder} had {100 * noted:.2f} %: "
                     "it is another network, or the data are others"
@@ -199,7 +202,7 @@ def _program(network: saved.Saved, data: Any) -> Any:
 
 def _asked(answers: Answers) -> tuple[Any, ...]:
     """What makes a network's answers what they are."""
-    return answers.folder, answers.weights, answers.dataset.mean, answers.dataset.std
+    return answers.folder, answers.weights, answers.dtype, answers.dataset.mean, answers.dataset.std
 
 
 def _points(dataset: AnyDataset) -> np.ndarray:
