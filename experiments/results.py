@@ -12,6 +12,7 @@ from experiments import recipes
 from experiments.recipes import Recipe
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
+from sdd_jax.training.teacher_cache import HEADER, read_header
 
 RESULTS = Path(__file__).with_name("results")
 NO_TEACHER = "none"
@@ -115,7 +116,10 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     metrics = read_log(folder, done)
     rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]
     held_out = [line for line in metrics if line["kind"] == "evaluation" and line["split"] != "test"]
-    accuracy = done["teacher_accuracy"]
+    accuracy, cache = done["teacher_accuracy"], config["teacher"]["cache"]
+    kept = {"cached": cache is not None}
+    if cache is not None and (Path(cache) / HEADER).exists():  # a cache may be deleted once its runs are done
+        kept["store"] = read_header(Path(cache))["store"]
     return {
         "config": f"configs/{recipe.file}.py",
         "argument": recipes.argument(recipe, preset),
@@ -127,7 +131,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
         "select_on": done["select_on"],
         "held_out": {name: held_out[-1][name] for name in done["last"]} if held_out else None,  # after the last step
         "train_examples": done["train_examples"],
-        "teacher": {"id": teacher, "accuracy": accuracy, "cached": config["teacher"]["cache"] is not None},
+        "teacher": {"id": teacher, "accuracy": accuracy, **kept},
         "seconds": done["seconds"],
         "images_per_second": round(statistics.median(rates), 1) if rates else None,
         "device": f"{devices['count']} x {devices['kind']}",

@@ -165,7 +165,7 @@ def cells_csv(made: Summary) -> str:
     for entry, measure, which in itertools.product(made.entries, made.table.measures, parts):
         names = [made.table.name, entry.cell.column, entry.cell.row, entry.preset, measure, which, entry.cell.status]
         numbers = [entry.cell.paper.get(measure), *(entry.spread(measure, which) or (None, None, 0))]
-        seeds = " ".join(str(line["seed"]) for line in entry.lines)
+        seeds = " ".join(map(str, entry.values(measure, which)))
         protocol = [_shared(entry, "select_on"), _shared(entry, "train_examples")]
         teacher = [_teacher(entry), entry.teacher_accuracy]
         rows.append([*names, *numbers, seeds, *protocol, *teacher, _shared(entry, "config_hash")])
@@ -185,7 +185,7 @@ def differences_csv(made: Summary) -> str:
 
 
 def _teacher(entry: Entry) -> str | None:
-    return None if entry.key is None or entry.key.teacher == NO_TEACHER else entry.key.teacher
+    return None if entry.group is None or entry.group.key.teacher == NO_TEACHER else entry.group.key.teacher
 
 
 def _csv(head: str, rows: Iterable[Iterable[Any]]) -> str:

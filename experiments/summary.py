@@ -81,12 +81,25 @@ def holm(values: Sequence[float], size: int) -> list[float]:
     return corrected
 
 
+class Group(NamedTuple):
+    """What runs that are averaged share."""
+
+    key: RunKey
+    train_examples: int | None  # as they were: of a set on disk the config does not say
+    select_on: str
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> "Group":
+        """That of a line."""
+        return cls(results.run_key(line), line["train_examples"], line["select_on"])
+
+
 class Entry(NamedTuple):
-    """Runs of a cell that are averaged: one config, one teacher, different seeds."""
+    """Runs of a cell that are averaged: one config, one teacher, the same images, different seeds."""
 
     cell: Cell
     preset: str
-    key: RunKey | None  # None without runs
+    group: Group | None  # None without runs
     lines: tuple[Mapping[str, Any], ...]  # by seed
 
     def values(self, measure: str, which: str) -> dict[int, float]:
@@ -113,10 +126,15 @@ class Entry(NamedTuple):
         return 100 * measured[0] if measured else None
 
     def label(self, entries: Iterable["Entry"]) -> str:
-        """The row's name, with the preset and the teacher where ``entries`` differ in them."""
+        """The row's name, with the preset, the teacher and the images where ``entries`` differ in them."""
         text = self.cell.row if self.preset == RELEASED else f"{self.cell.row} (preset {self.preset})"
-        same = [other for other in entries if other.cell == self.cell and other.preset == self.preset]
-        return f"{text} (teacher: {self.key.teacher})" if len(same) > 1 and self.key else text
+        twins = [other.group for other in entries if (other.cell, other.preset) == (self.cell, self.preset)]
+        if self.group is None or len(twins) == 1:
+            return text
+        parts = [f"teacher: {self.group.key.teacher}"] if len({twin.key for twin in twins if twin}) > 1 else []
+        if len({twin.train_examples for twin in twins if twin}) > 1:
+            parts.append(f"{self.group.train_examples} training images")
+        return f"{text} ({', '.join(parts)})" if parts else text
 
 
 class Comparison(NamedTuple):
@@ -157,11 +175,11 @@ def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Ma
     ``own`` are those in the file of this table; one that belongs to no cell is named.
     """
     found = results.index(lines)
-    groups: dict[RunKey, list[Mapping[str, Any]]] = {}
+    groups: dict[Group, list[Mapping[str, Any]]] = {}
     for key, seed in sorted(one for one in found if table.counts(one[1])):
-        groups.setdefault(key, []).append(found[key, seed])
+        groups.setdefault(Group.of(found[key, seed]), []).append(found[key, seed])
     entries = [entry for cell in table.cells for entry in _entries(cell, groups)]
-    used = {entry.key for entry in entries}
+    used = {entry.group.key for entry in entries if entry.group}
     trained = {recipes.teacher_recipe(cell.recipe) for cell in table.cells if cell.recipe is not None} - {None}
     teachers = {recipes.key(recipes.settings(recipe, RELEASED)) for recipe in trained}
     remarks = [
@@ -170,20 +188,20 @@ def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Ma
         for line in own
         if not ((key := results.run_key(line)) in used and table.counts(line["seed"])) and key.config not in teachers
     ]
-    twice = len(lines) - len(found)
+    twice = sum(results.run_key(line) in used for line in lines) - sum(key in used for key, _ in found)
     if twice:
         remarks.append(f"{twice} lines tell of a run that another line tells of, and are left out")
-    return Summary(table, entries, _comparisons(table, entries), remarks)
+    return Summary(table, entries, _comparisons(table, entries), remarks + _apart(entries))
 
 
-def _entries(cell: Cell, groups: Mapping[RunKey, Sequence[Mapping[str, Any]]]) -> list[Entry]:
-    """The entries of a cell: one for each preset and teacher with runs; an empty one if there are none."""
-    found: dict[RunKey, Entry] = {}
+def _entries(cell: Cell, groups: Mapping[Group, Sequence[Mapping[str, Any]]]) -> list[Entry]:
+    """The entries of a cell: one for each preset and group with runs; an empty one if there are none."""
+    found: dict[Group, Entry] = {}
     for preset in PRESETS if cell.recipe is not None else ():
         config = recipes.key(recipes.settings(cell.recipe, preset))
-        for key, lines in groups.items():
-            if key.config == config:
-                found.setdefault(key, Entry(cell, preset, key, tuple(lines)))
+        for group, lines in groups.items():
+            if group.key.config == config:
+                found.setdefault(group, Entry(cell, preset, group, tuple(lines)))
     if not any(entry.preset == RELEASED for entry in found.values()):
         return [Entry(cell, RELEASED, None, ()), *found.values()]
     return list(found.values())
@@ -192,20 +210,39 @@ def _entries(cell: Cell, groups: Mapping[RunKey, Sequence[Mapping[str, Any]]]) -
 def _comparisons(table: Table, entries: list[Entry]) -> list[Comparison]:
     """Every entry less each of its bases, where both have runs or the paper has both values."""
     found = []
-    for entry in entries:
-        of_column = [base for base in entries if base.cell.column == entry.cell.column]
-        bases = [base for name in entry.cell.bases for base in of_column if base.cell.row == name]
-        for base, measure in itertools.product(bases, table.measures):
-            paper = cells.difference(table, entry.cell, base.cell.row, measure)
-            values = {which: (entry.values(measure, which), base.values(measure, which)) for which in WHICH}
-            ours = {which: difference(*both) for which, both in values.items() if all(both)}
-            if not _comparable(entry, base):
-                ours = {}
-            empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
-            if ours or (empty and paper is not None):
-                found.append(Comparison(entry, base, measure, paper, ours))
+    for (entry, base), measure in itertools.product(_pairs(entries), table.measures):
+        paper = cells.difference(table, entry.cell, base.cell.row, measure)
+        values = {which: (entry.values(measure, which), base.values(measure, which)) for which in WHICH}
+        ours = {which: difference(*both) for which, both in values.items() if all(both)}
+        if not (_of_one_teacher(entry, base) and _on_one_set(entry, base)):
+            ours = {}
+        empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
+        if ours or (empty and paper is not None):
+            found.append(Comparison(entry, base, measure, paper, ours))
     _correct(table, found)
     return found
+
+
+def _pairs(entries: list[Entry]) -> list[tuple[Entry, Entry]]:
+    """Every entry with each entry of a row that it is held against."""
+    return [
+        (entry, base)
+        for entry in entries
+        for name in entry.cell.bases
+        for base in entries
+        if (base.cell.column, base.cell.row) == (entry.cell.column, name)
+    ]
+
+
+def _apart(entries: list[Entry]) -> list[str]:
+    """What is said of pairs that differ in their images."""
+    return [
+        f"{entry.cell.column}: {entry.label(entries)} and {base.label(entries)} are not compared: "
+        f"{entry.group.train_examples} and {base.group.train_examples} training images, best chosen on "
+        f"{entry.group.select_on} and {base.group.select_on}"
+        for entry, base in _pairs(entries)
+        if entry.group and base.group and _of_one_teacher(entry, base) and not _on_one_set(entry, base)
+    ]
 
 
 def _correct(table: Table, comparisons: Iterable[Comparison]) -> None:
@@ -221,13 +258,14 @@ def _correct(table: Table, comparisons: Iterable[Comparison]) -> None:
             one.ours[which] = one.ours[which]._replace(corrected=value)
 
 
-def _comparable(entry: Entry, base: Entry) -> bool:
-    """Whether two entries differ by what their rows say: one preset, one teacher, the same images and selection.
-
-    A plain run has no teacher, and is of every preset.
-    """
-    if entry.key is None or base.key is None:
+def _of_one_teacher(entry: Entry, base: Entry) -> bool:
+    """Whether two entries have runs of one preset and one teacher. A plain run has none, and is of every preset."""
+    if entry.group is None or base.group is None:
         return False
-    protocols = {(line["train_examples"], line["select_on"]) for line in (*entry.lines, *base.lines)}
-    same = base.key.teacher == NO_TEACHER or (base.preset, base.key.teacher) == (entry.preset, entry.key.teacher)
-    return same and len(protocols) == 1
+    teachers = entry.group.key.teacher, base.group.key.teacher
+    return teachers[1] == NO_TEACHER or (base.preset, teachers[1]) == (entry.preset, teachers[0])
+
+
+def _on_one_set(entry: Entry, base: Entry) -> bool:
+    """Whether two entries with runs have the same images, and chose their best epoch on the same ones."""
+    return entry.group is not None and base.group is not None and entry.group[1:] == base.group[1:]

@@ -260,7 +260,7 @@ def test_lines_of_results_are_no_changes_of_the_code(tmp_path):
     assert run_dir.commit(installed) is None
 
 
-def finished(folder, recipe):
+def finished(folder, recipe, fields=None):
     """A folder as a finished run leaves it, as far as a line is made of it."""
     folder.mkdir(parents=True)
     score = {"step": 5, "epoch": 10.0, "accuracy": 0.5}
@@ -275,7 +275,7 @@ def finished(folder, recipe):
     start["devices"] = {"platform": "gpu", "kind": "A100", "count": 2}
     shared = {"kind": "train", "epoch": 1.0, "elapsed": 1.0}
     rates = [{**shared, "step": int(n), "images_per_second": n} for n in (1.0, 9.0, 5.0)]
-    settings = recipes.Settings(recipes.settings(recipe, RELEASED))
+    settings = recipes.Settings({**recipes.settings(recipe, RELEASED), **(fields or {})})
     (folder / "config.json").write_text(json.dumps(settings.nested()))
     scores = [
         {"kind": "evaluation", "split": split, **score, "step": step, "accuracy": accuracy, "elapsed": 1.0}
@@ -305,6 +305,13 @@ def test_what_a_line_holds(tmp_path):
     assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None, "cached": False}
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
     assert one["held_out"] == {"step": 5, "epoch": 10.0, "accuracy": 0.7}
+    cached, cache = finished(tmp_path / "b", recipe, {"teacher.cache": str(tmp_path / "cache")}), tmp_path / "cache"
+    teacher = {"id": "none", "accuracy": None, "cached": True}
+    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == teacher  # the cache is gone
+    cache.mkdir()
+    header = {"store": "float16"}
+    sealed.write(cache / "cache.json", "cache", sealed.digest(header), {"header": header})
+    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == {**teacher, "store": "float16"}
     kept = [line for line in read_metrics(tmp_path / "a" / "metrics.jsonl") if line.get("split") != "validation"]
     write_log(tmp_path / "a", run_dir.read_done(tmp_path / "a"), kept)
     assert results.make(tmp_path / "a", recipe, RELEASED, "none")["held_out"] is None

@@ -101,6 +101,19 @@ def test_two_lines_of_one_run_count_once_and_are_named():
     made = summarized(FASHION, *kd_lines(), kd_lines()[0])
     assert [entry.spread("top1", "last").n for entry in made.entries if entry.cell.row == "KD"] == [3]
     assert made.remarks == ["1 lines tell of a run that another line tells of, and are left out"]
+    assert not summary.summarize(tables.TABLES["tiny"], [*kd_lines(), kd_lines()[0]], []).remarks  # no row of tiny
+
+
+def test_runs_with_other_numbers_of_images_are_apart():
+    """Of a set on disk the config does not say how many it has."""
+    fewer = [one | {"train_examples": 9_999} for one in sdd_lines()[:2]]
+    made = summarized(FASHION, *kd_lines(), *fewer, *sdd_lines()[2:])
+    entries = [entry for entry in made.entries if entry.cell.row == "SD-KD"]
+    assert [entry.values("top1", "last") for entry in entries] == [pytest.approx({0: 89.9, 1: 89.6}), {2: 89.8}]
+    compared = {(one.entry.label(made.entries), one.ours["last"].pairs) for one in made.comparisons if one.ours}
+    assert compared == {("SD-KD (10000 training images)", 1)}
+    [remark] = made.remarks
+    assert f"{COLUMN}: SD-KD (9999 training images) and KD are not compared: 9999 and 10000 training" in remark
 
 
 def test_held_out_accuracy_is_shown_where_a_line_has_it_and_runs_that_choose_count_apart():
@@ -114,6 +127,7 @@ def test_held_out_accuracy_is_shown_where_a_line_has_it_and_runs_that_choose_cou
     assert "| KD 0.9 | - | 89.50 (n=1) | 89.50 (n=1) | 89.75 (n=1) | validation |" in text
     made = summary.summarize(tuning, [chosen, before], [chosen])
     held_out = {row["row"]: row for row in rows_of(summarize.cells_csv(made)) if row["which"] == "held_out"}
+    assert (held_out["KD 0.9"]["seeds"], held_out["DKD 0.25"]["seeds"]) == ("5", "")
     assert held_out["KD 0.9"]["mean"] == "89.75" and held_out["DKD 0.25"]["mean"] == ""
     assert not made.remarks and "--seeds=5` makes them" in summarize.markdown(summarized(tuning))
 
