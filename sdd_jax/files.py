@@ -68,7 +68,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     except OSError as error:
         for temporary in written.values():
             temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str([*written][-1])) from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_json(path: Path) -> Any:

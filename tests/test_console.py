@@ -12,6 +12,7 @@ import tiny
 from commands import call
 from pages import blocks
 
+from sdd_jax.commands import train
 from sdd_jax.processes import Preempted
 from sdd_jax.training import logbook, loop, run_dir
 
@@ -127,3 +128,10 @@ def test_mlflow_has_every_number_of_runs_that_take_turns_and_go_on(tmp_path, mon
         assert {"train/loss", "test/accuracy"} <= wanted.keys() == run.data.metrics.keys()
         for name, values in wanted.items():
             assert {told.step: told.value for told in client.get_metric_history(run.info.run_id, name)} == values
+
+
+@pytest.mark.parametrize("epoch, shown", [(1.7778, 1), (9.9999999999, 10), (0.9, 0), (3.0, 3)])
+def test_best_is_of_the_epoch_that_had_ended(epoch, shown):
+    score = {"accuracy": 0.25, "epoch": epoch}
+    done = {"last": score, "best": score, "select_on": "validation", "skipped_images": 0, "seconds": 1.0}
+    assert f"(epoch {shown}, chosen on held-out images)" in train.summary(done)

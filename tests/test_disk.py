@@ -75,6 +75,9 @@ def test_files_that_belong_together_are_written_all_or_none(tmp_path):
     assert list(tmp_path.iterdir()) == [first]
     files.write_together({first: b"after", second: b"too"})
     assert (first.read_text(), second.read_text()) == ("after", "too")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path / 'd'}'"):
+        files.write_together({first: b"", tmp_path / "d": b"", second: b""})
 
 
 def test_a_result_line_is_added_whole_or_not_at_all(tmp_path):

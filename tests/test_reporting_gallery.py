@@ -130,6 +130,17 @@ def test_the_picture_on_the_page_is_the_image_pixel_by_pixel(made):
     np.testing.assert_array_equal(pixels, np.arange(16, dtype=np.uint8).reshape(4, 4))
 
 
+@pytest.mark.parametrize("channels, shown", [(1, [0]), (2, [0]), (3, [0, 1, 2]), (4, [0, 1, 2]), (7, [0, 1, 2])])
+def test_of_images_with_other_channels_the_first_are_shown(channels, shown):
+    import io
+
+    from PIL import Image
+
+    pixels = np.arange(6 * channels, dtype=np.uint8).reshape(3, 2, channels)
+    found = np.asarray(Image.open(io.BytesIO(png(pixels))))
+    np.testing.assert_array_equal(found.reshape(3, 2, -1), pixels[..., shown])
+
+
 def test_a_file_is_named_within_the_folder_of_its_set():
     from types import SimpleNamespace
 

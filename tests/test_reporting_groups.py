@@ -56,6 +56,21 @@ def test_a_baseline_saw_the_same_images():
     assert baseline_of(distilled, plain[:1]) is None
 
 
+def test_a_baseline_has_the_same_teacher_and_the_nearest_settings():
+    cached = {"model.teacher": "cache", "loss.distill_weight": 14.4}
+    given = [
+        run("p", method="plain"),
+        run("other", **cached | {"teacher.cache": "B"}),
+        run("light", **cached | {"teacher.cache": "A", "loss.distill_weight": 0.9}),
+        run("like", **cached | {"teacher.cache": "A"}),
+        run("sdd", **cached | {"teacher.cache": "A", "method": "sdd_kd", "sdd.scales": [1, 2]}),
+    ]
+    groups = {group.runs[0].folder.name: group for group in group_runs(given)}
+    assert baseline_of(groups["sdd"], [*groups.values()]) is groups["like"]
+    del groups["like"], groups["light"]
+    assert baseline_of(groups["sdd"], [*groups.values()]) is groups["p"]
+
+
 def test_runs_that_were_tested_on_other_images_are_refused():
     with pytest.raises(ValueError, match="on the same data: the test images of b are not those of a"):
         labels(run("a", {TESTED: "a"}), run("b", {TESTED: "b"}, seed=1))

@@ -11,12 +11,14 @@ import pytest
 import sets
 from commands import call
 from PIL import Image
-from served import live, served
+from served import live, served, variables
 from test_report import write_run
 
 from sdd_jax import data
-from sdd_jax.data import images
+from sdd_jax.data import arrays, images
+from sdd_jax.models import create_model
 from sdd_jax.regions import Regions
+from sdd_jax.saved import write_imported
 from sdd_jax.serving.network import check_names
 from sdd_jax.serving.predict import find_pictures, predict, prepare, write
 from sdd_jax.serving.regions import COMPLEMENTARY, CONSISTENT, GAP, HEAD, PANEL, Region, draw_overlay, read_regions
@@ -254,3 +256,16 @@ def test_the_command_from_a_run_to_its_lines_and_files(tmp_path):
         assert "uint8 [batch, 32, 32, 1] in, normalised inside, 10 logits out" in result.out
     (tmp_path / "digit.png").write_text("torn")
     assert f"{tmp_path / 'digit.png'} cannot be read as an image" in call(*arguments).refused()
+
+
+def test_an_imported_network_takes_its_normalisation_from_arrays(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    labels = np.arange(6) % 3
+    arrays.write(tmp_path / "own.npz", data.from_arrays(pixels, labels, pixels, labels))
+    values = variables(create_model("resnet8", 3), (8, 8, 3))
+    write_imported(tmp_path / "a", name="resnet8", stem="cifar", num_classes=3, variables=values, source={})
+    given = ("export", f"--workdir={tmp_path / 'a'}", "--format=stablehlo", f"--output={tmp_path / 'b'}")
+    refused = call(*given, "--data=arrays")
+    assert refused.code == 2 and "data.path=own.npz" in refused.err
+    result = call(*given, "--data=arrays", f"--data_path={tmp_path / 'own.npz'}")
+    assert "uint8 [batch, 8, 8, 3] in, normalised inside, 3 logits out" in result.out, result

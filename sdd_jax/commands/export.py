@@ -35,6 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "The file to write; one that exists is not overwritten.")
     flags.DEFINE_enum("checkpoint", "last", SAVED, CHECKPOINT)
     flags.DEFINE_string("data", None, "onnx, stablehlo: the data set of an imported network.")
+    flags.DEFINE_string("data_path", None, "Where that set is, if its facts are to be read there.")
     flags.DEFINE_integer("image_size", None, "The side of its images; the network's own if left out.", lower_bound=1)
     flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir", "output"])
@@ -57,7 +58,7 @@ def main() -> None:
         write_safetensors(output, tensors, metadata | {"step": str(step), "sdd_jax": __version__})
         print(f"{output}: {network.name} of {folder}, step {step}, {len(tensors)} tensors with PyTorch's names")
         return
-    given = {"data_name": args.data, "image_size": args.image_size, "allow": args.allow}
+    given = {"data_name": args.data, "data_path": args.data_path, "image_size": args.image_size, "allow": args.allow}
     served = open_network(folder, checkpoint=args.checkpoint, **given)
     if (note := served.other_size()) is not None:
         print(note)

@@ -23,7 +23,7 @@ from sdd_jax.build import build_together, check, described
 from sdd_jax.config import Settings, reads, refuse_unread
 from sdd_jax.data import Skipped
 from sdd_jax.training import run_dir
-from sdd_jax.training.logbook import NonFinite
+from sdd_jax.training.logbook import NonFinite, whole_epochs
 from sdd_jax.training.loop import train_together
 
 
@@ -219,7 +219,7 @@ def summary(done: dict[str, Any]) -> str:
     skipped = f"; {count} training image{'' if count == 1 else 's'} skipped" if count else ""
     return (
         f"test accuracy: last {100 * last['accuracy']:.2f}%, best {100 * best['accuracy']:.2f}% "
-        f"(epoch {best['epoch']:.0f}, {chosen}); {done['seconds']:.0f} s{skipped}"
+        f"(epoch {whole_epochs(best['epoch'])}, {chosen}); {done['seconds']:.0f} s{skipped}"
     )
 
 

@@ -20,6 +20,7 @@ from sdd_jax.reporting.groups import Group, find_runs, group_runs, method_name, 
 from sdd_jax.reporting.study import Study
 from sdd_jax.sdd import complementary_mask
 from sdd_jax.serving.regions import Region, read_regions
+from sdd_jax.training.logbook import whole_epochs
 
 __all__ = ["write_report"]
 
@@ -99,7 +100,7 @@ def template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["method_name"] = method_name
+    environment.filters |= {"method_name": method_name, "whole_epochs": whole_epochs}
     environment.filters["data_address"] = lambda image: "data:image/png;base64," + base64.b64encode(image).decode()
     environment.filters["spread"] = lambda values, digits=2: measures.spread(values).text(digits) if values else "–"
     return environment.get_template(name)
@@ -201,7 +202,7 @@ def cells(
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """The pixels, uint8 ``[H, W, C]``, as a PNG file."""
+    """The pixels, uint8 ``[H, W, C]``, as a PNG file; of other than one or three channels the first of them."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -18,6 +18,12 @@ TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unico
 # Fields that do not tell methods apart: seeds, places, and how a run was carried out.
 _NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *RUNTIME_FIELDS})
 
+# Fields that say which teacher it is; teacher.cache is one where the cache is all that there is of it.
+TEACHER = (
+    *("model.teacher", "teacher.run", "teacher.checkpoint", "teacher.cache"),
+    *("teacher.runs", "teacher.weights", "teacher.mean"),
+)
+
 
 class Run(NamedTuple):
     """One run's folder."""
@@ -174,16 +180,26 @@ def short(value: Any) -> str:
 
 
 def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
-    """What a distilled group is compared with: SDD with its base method, else plain training of the same student."""
+    """What a distilled group is compared with: SDD with its base method, else plain training of the same student.
+
+    Of several the one that has most of the group's settings, its weight and temperature among them.
+    """
     if group.method == "plain":
         return None
+    run = group.runs[0]
     fields = ("model.student", "data.train_examples", "epochs")
     wanted = {"plain": fields}
     if group.method.startswith("sdd_"):
-        wanted = {group.method.removeprefix("sdd_"): (*fields, "model.teacher", "teacher.run"), "plain": fields}
+        wanted = {group.method.removeprefix("sdd_"): (*fields, *TEACHER), "plain": fields}
     for method, same in wanted.items():
-        for other in groups:
-            alike = all(other.config.get(name) == group.config.get(name) for name in same)
-            if other.method == method and alike and not other.runs[0].differs(group.runs[0], TRAINED_ON):
-                return other
+        found = [
+            other
+            for other in groups
+            if other.method == method
+            and all(other.runs[0].recipe.get(name) == run.recipe.get(name) for name in same)
+            and not other.runs[0].differs(run, TRAINED_ON)
+        ]
+        if found:
+            recipe = run.recipe.items()
+            return max(found, key=lambda other: sum(other.runs[0].recipe.get(name) == value for name, value in recipe))
     return None

@@ -53,6 +53,8 @@ class Study:
         self.labels = np.full(len(self.dataset.test.index), -1)
         self.points = _points(self.dataset)  # rows of the test images that the t-SNE shows
         self.notes: list[str] = []  # what is missing, and why
+        if (channels := self.dataset.image_shape[-1]) not in (1, 3):
+            self.notes.append(f"images have {channels} channels: pictures show the first{' three' * (channels > 3)}")
         self.answers: dict[Path, Answers] = {}  # by a run's folder, after the last epoch
         self.teachers: dict[str, Answers] = {}  # by a group's label
         self._mesh = make_mesh()

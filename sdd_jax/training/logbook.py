@@ -125,6 +125,11 @@ class _TensorBoard:
         _append(self._file, b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in parts))
 
 
+def whole_epochs(epoch: float) -> int:
+    """How many epochs have ended at ``epoch``: a step may end one and begin the next, or several at once."""
+    return int(epoch + 1e-9)
+
+
 class Logbook:
     """Adds up the metrics of one run's steps, refuses what is not finite, and writes lines.
 
@@ -235,7 +240,7 @@ class Logbook:
 
     def say_evaluations(self, step: int, measured: Mapping[str, Mapping[str, float]]) -> None:
         """Says the results of all splits at ``step`` in one line."""
-        epoch, epochs = (int(steps / self._per_epoch + 1e-9) for steps in (step, self._total))
+        epoch, epochs = (whole_epochs(steps / self._per_epoch) for steps in (step, self._total))
         forms = {"accuracy": ".2%", "top5": ".2%"}
         results = [
             " ".join(
