@@ -55,7 +55,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Writes files, each whole or not at all; none of them if the disk has no room for all. ``OSError`` names one."""
-    written = {}
+    written, path = {}, None
     try:
         for path, content in contents.items():
             written[path] = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # of this writer alone

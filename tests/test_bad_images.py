@@ -149,6 +149,21 @@ def test_a_class_folder_without_images_is_named_under_either_policy(root, policy
         load(root, policy)
 
 
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(root, monkeypatch):
+    """As on a network disk that is away for a moment."""
+    (root / "train" / "n02" / "part").mkdir()
+    listed = os.scandir
+
+    def failing(path):
+        if str(path).endswith("n02/part"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(OSError, match="Input/output error.*n02/part"):
+        load(root, "error")
+
+
 @pytest.mark.parametrize("policy", streamed.ON_BAD_IMAGE)
 def test_a_bad_test_image_is_an_error_under_either_policy(root, policy):
     (root / "test" / "n02" / "1.png").write_bytes(b"")
@@ -197,6 +212,24 @@ def test_a_worker_that_is_killed_ends_the_run(root):
                 source.own(step)
     finally:
         source.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_for_the_whole_group_leaves_the_workers_to_their_parent(root, number):
+    """As Ctrl-C in a terminal, or the end of a job: the run still reads until it has saved."""
+    mesh = make_mesh(jax.devices()[:1])
+    dataset = load(root, "error", workers=1)
+    source = train_data(dataset, seeds=(0,), epochs=50, batch_size=8, steps_per_call=1, mesh=mesh)
+    try:
+        source.own(0)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, number)
+        for step in range(1, 50):  # more than is read ahead
+            source.own(step)
+        assert worker.is_alive()
+    finally:
+        source.close()
+    assert not worker.is_alive()
 
 
 # ---- what is left
@@ -318,6 +351,9 @@ def test_a_run_goes_on_with_the_images_that_it_began_with_or_not_at_all(root, tm
     (workdir / "skipped.json").unlink()
     with pytest.raises(ValueError, match="skipped.json is gone"):
         loop.train(again, workdir)
+    moved = shutil.move(root, root.with_name("moved"))  # the images are the same
+    assert load(moved, "skip", skipped=kept).skipped == kept
+    shutil.move(moved, root)
     (root / "train" / "n02" / "new.png").write_bytes(sets_picture)
     with pytest.raises(ValueError, match="training images were added, removed or renamed since this run began"):
         built(root, kept)

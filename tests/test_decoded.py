@@ -19,10 +19,12 @@ from test_end_to_end import ENVIRONMENT, run
 import sdd_jax
 from sdd_jax import data
 from sdd_jax.build import build, check
+from sdd_jax.commands import train
 from sdd_jax.configs import common, image_folder, tiny_imagenet
 from sdd_jax.data import decoded, images
 from sdd_jax.data.dataset import Dataset
 from sdd_jax.data.streamed import StreamedDataset
+from sdd_jax.training import run_dir
 from sdd_jax.training.run_dir import lock_folder
 
 ROOT = Path(__file__).parents[1]
@@ -344,6 +346,21 @@ def test_a_config_says_what_was_decided(folder):
             | {"data": config(image_folder, **own).data.to_dict() | {"in_memory": 1}}
         )
     check(config(image_folder, **own, steps_per_call=5))  # as of CIFAR
+
+
+def test_a_begun_run_goes_on_where_the_memory_is_another(folder, tmp_path, monkeypatch):
+    tree = config(image_folder, data__path=str(folder), model__stem="cifar", data__image_size=16).to_dict()
+    begun = tmp_path / "begun"
+    run_dir.open_folder(begun, check(tree).nested())
+    monkeypatch.setattr(data, "memory_bytes", lambda: 1000)
+    assert check(tree)["data.in_memory"] is False
+    for place, in_memory in ((begun, True), (tmp_path / "new", False)):
+        runs = train.list_seeds(tree, place)
+        assert runs[0].settings["data.in_memory"] is check(runs[0].config)["data.in_memory"] is in_memory
+        train.check_folders(runs)
+    chosen = tree | {"data": tree["data"] | {"in_memory": False}}
+    with pytest.raises(ValueError, match="data.in_memory was True, now False"):
+        train.check_folders(train.list_seeds(chosen, begun))
 
 
 def test_tiny_imagenet_checks_without_its_files_and_takes_a_cache():

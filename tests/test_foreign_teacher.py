@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import commands
+import jax.numpy as jnp
 import numpy as np
 import own_teachers
 import pytest
@@ -13,13 +14,15 @@ from absl import flags
 from pages import config_of
 from test_build import digits
 
-from sdd_jax import sealed
+from sdd_jax import data, sealed
 from sdd_jax.build import build, check, load_data
 from sdd_jax.build_shapes import trace
 from sdd_jax.commands import cache as cache_command
 from sdd_jax.configs import quickstart
 from sdd_jax.data.augment import num_views
+from sdd_jax.regions import Regions
 from sdd_jax.sdd import complementary_mask
+from sdd_jax.training.foreign import ForeignTeacher, answer
 from sdd_jax.training.loop import train
 from sdd_jax.training.teacher_cache import Cache, read_header, unpack
 from sdd_jax.training.views import run_keys
@@ -97,6 +100,16 @@ def test_a_run_reads_what_the_function_says_of_its_pictures(tmp_path, function):
         expected = own_teachers.region_means(logit_map, built.objective.regions)
         np.testing.assert_allclose(outputs.region_logits, expected, rtol=1e-4, atol=1e-4)
         assert np.ptp(expected, axis=1).max() > 0.1  # the regions differ
+
+
+@pytest.mark.parametrize("dtype, given", [("bfloat16", "float32"), ("float16", "float32"), ("float64", "float64")])
+def test_a_teacher_may_answer_in_any_floating_numbers(dtype, given):
+    logits = np.linspace(-3, 3, 2 * 2 * 2 * 10).reshape(2, 2, 2, 10).astype(jnp.dtype(dtype))
+    dataset = data.load("digits")
+    teacher = ForeignTeacher(lambda images: logits, "one", "1")
+    answered = answer(teacher, dataset.test.images[:2], dataset, Regions())
+    assert answered.dtype == given
+    np.testing.assert_array_equal(answered, logits.astype(given))
 
 
 def test_of_the_largest_logits_alone_every_region_keeps_its_class(tmp_path):

@@ -38,6 +38,13 @@ def test_the_average_follows_its_formula_from_the_first_update_on(x64):
         np.testing.assert_allclose(average["w"], expected["w"], rtol=1e-12)
 
 
+def test_what_a_network_counts_is_not_averaged():
+    average, now = {"count": jnp.int32(3), "mean": jnp.zeros(1)}, {"count": jnp.int32(4), "mean": jnp.ones(1)}
+    moved = moved_average(average, now, jnp.int32(0), 0.9)
+    assert moved["count"].dtype == jnp.int32 and int(moved["count"]) == 4
+    np.testing.assert_allclose(moved["mean"], [0.9])  # 1 - (1 + 0) / (10 + 0)
+
+
 def test_a_decay_near_one_is_not_rounded_away():
     average, now = jnp.zeros(1), jnp.ones(1)
     np.testing.assert_allclose(moved_average(average, now, jnp.int32(10**9), 0.99999), [1e-5], rtol=1e-5)

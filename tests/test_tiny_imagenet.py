@@ -56,6 +56,17 @@ def test_fewer_classes_in_wnids_leave_the_others_out(tmp_path):
         info = data.describe("tiny_imagenet", path=path)
         assert info[:4] == (2, (64, 64, 3), 1000, 100)
     assert data.describe("tiny_imagenet", path=tmp_path / "nowhere").num_classes == 200
+    write_files(tmp_path / "nowhere", files)  # it comes later
+    assert data.describe("tiny_imagenet", path=tmp_path / "nowhere").num_classes == 2
+    (tmp_path / "nowhere" / "wnids.txt").write_text("n02\n")  # and is shortened
+    assert data.describe("tiny_imagenet", path=tmp_path / "nowhere").num_classes == 1
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    files = tiny_imagenet(train=2, val=1)
+    files["train/n01/images/._n01_0.JPEG"] = b"of another system"
+    for path in (write_files(tmp_path / "f", files), write_zip(tmp_path / "a.zip", files)):
+        assert len(read_tiny_imagenet(path).train) == 4
 
 
 def test_classes_of_one_word_are_told_apart_and_those_without_have_their_number(tmp_path):

@@ -169,7 +169,18 @@ def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
 def list_seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
     """The run that a config describes, or one for each of several ``seeds``."""
     singles = [(tree | {"seed": seed, "seeds": ()}, workdir / f"seed_{seed}") for seed in check(tree)["seeds"]]
-    return [Run(single, check(single), folder) for single, folder in singles or [(tree, workdir)]]
+    begun = [(as_begun(single, folder), folder) for single, folder in singles or [(tree, workdir)]]
+    return [Run(single, check(single), folder) for single, folder in begun]
+
+
+def as_begun(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """``tree`` with what a run in ``folder`` has decided: where it was begun there may have been another memory."""
+    fields = tree.get("data")
+    if not isinstance(fields, dict) or fields.get("in_memory") is not None or not (folder / run_dir.CONFIG).is_file():
+        return tree
+    begun = run_dir.flat_fields(run_dir.read_config(folder))
+    same = begun.get("data.name") == fields.get("name")
+    return tree | {"data": fields | {"in_memory": begun.get("data.in_memory")}} if same else tree
 
 
 def describe(built: Any, settings: Settings) -> str:

@@ -127,19 +127,17 @@ def decides_in_memory(
     size = INFO.get(name, _ANY).image_shape[0] if image_size is None else image_size
     if chosen is not None or named or size > _SMALL:
         return bool(chosen)
-    count = _count_images(name, path)
-    return count is not None and decoded.array_bytes(count, size) <= _SHARE * memory_bytes()
+    try:
+        return decoded.array_bytes(_count_images(name, path), size) <= _SHARE * memory_bytes()
+    except (FileNotFoundError, ImportError):  # it is not there
+        return False
 
 
 @functools.cache
-def _count_images(name: str, path: str | PathLike[str] | None) -> int | None:
-    """None where the set is not there."""
+def _count_images(name: str, path: str | PathLike[str] | None) -> int:
     if name in INFO:
         return INFO[name].train_examples + INFO[name].test_examples
-    try:
-        listed = _read_listed(name, path)
-    except (FileNotFoundError, ImportError):
-        return None
+    listed = _read_listed(name, path)
     return len(listed.train) + len(listed.test)
 
 

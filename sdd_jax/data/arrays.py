@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import math
+import re
 import zipfile
 from collections.abc import Mapping
 from os import PathLike
@@ -61,7 +62,10 @@ def read(
         )
         if held_out:
             names = {"class_names": dataset.class_names, "mean": dataset.mean, "std": dataset.std}
-            selection = from_arrays(*(content[name] for name in _HELD_OUT * 2), select_on="test", **names).test
+            try:
+                selection = from_arrays(*(content[name] for name in _HELD_OUT * 2), select_on="test", **names).test
+            except ValueError as error:  # which calls them training images, as they are given as such
+                raise ValueError(re.sub(r"\b(train|test)_", "val_", str(error))) from error
             if selection.images.shape[1:] != dataset.image_shape:
                 raise ValueError(f"val_images are {selection.images.shape[1:]}, train_images {dataset.image_shape}")
             first = len(content["train_labels"])

@@ -250,7 +250,7 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
     names, labels, others = [], [], Counter()
     for label, name in enumerate(classes):
         before, seen = len(names), set()
-        for place, subfolders, files in os.walk(folder / name, followlinks=True):
+        for place, subfolders, files in os.walk(folder / name, onerror=_raise, followlinks=True):
             if os.path.realpath(place) in seen:  # a link that leads back
                 subfolders.clear()
                 continue
@@ -268,6 +268,11 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
         _tell(f"{folder}: left out by the suffix, {others.total()} in all: {kinds}")
     return Files(folder, names, labels)
+
+
+def _raise(error: OSError) -> None:
+    """Or a folder that cannot be listed would be left out."""
+    raise error
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -157,6 +158,11 @@ def _end(iterator: grain.DatasetIterator) -> None:
 
 
 def _begin(number: int, workers: int) -> None:
-    """Of a worker process; Grain's would wait for ever for its batch to be taken."""
+    """Of a worker process; Grain's would wait for ever for its batch to be taken.
+
+    A signal for the whole group, as Ctrl-C in a terminal, is the parent's: it saves first, and ends its workers itself.
+    """
     del number, workers
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
     end_with_parent()

@@ -23,11 +23,11 @@ _ORDER_STREAM = 0x7FFF_FFFF
 
 
 def check_positions(epochs: int, num_examples: int, batch_size: int) -> None:
-    """``ValueError`` if the last position of a run, ``ceil(epochs * N / B) * B - 1``, does not fit in int32."""
+    """``ValueError`` if the positions of a run, ``ceil(epochs * N / B) * B``, do not fit in int32."""
     positions = -(-epochs * num_examples // batch_size) * batch_size
-    if positions > 2**31:
+    if positions >= 2**31:
         need = f"{epochs} epochs of {num_examples} examples need {positions} positions"
-        raise ValueError(f"{need}: at most {2**31} fit int32")
+        raise ValueError(f"{need}: at most {2**31 - 1} fit int32")
 
 
 def epochs_per_chunk(steps: int, batch_size: int, num_examples: int) -> int:

@@ -27,7 +27,7 @@ _AT_A_TIME = 32  # images of one task: a million tasks would be gigabytes
 class Skipped(NamedTuple):
     """The training images that a run leaves out; ``skipped.json`` in its folder holds them."""
 
-    listing: str  # hash_names of the records that the numbers belong to
+    listing: str  # of the records that the numbers belong to
     images: Mapping[int, str]  # the reason for each number, which names the file; in increasing order
 
     def same(self, other: "Skipped") -> bool:
@@ -142,7 +142,7 @@ def from_records(
     if on_bad_image == "skip":
         if skipped is None:
             skipped = find_bad_images(train, rows if held is None else np.union1d(rows, held))
-        elif skipped.listing != hash_names(train):
+        elif skipped.listing != train.listing():
             raise ValueError(
                 "training images were added, removed or renamed since this run began, so that its order would be "
                 "another: put them back, or begin another run"
@@ -162,14 +162,6 @@ def from_records(
     selection = tested if held is None else StreamedSplit(train, held.astype(np.int32))
     splits, how = (trained, selection, tested), (image_size, augment, workers, skipped, randaugment)
     return StreamedDataset(name, class_names, *splits, select_on, mean, std, *how)
-
-
-def hash_names(records: Records) -> str:
-    """SHA-256, in hex, over names and labels but not sizes: equal if every number means the same image."""
-    digest = hashlib.sha256() if records.labels is None else hashlib.sha256(records.labels.astype("<i4").tobytes())
-    for number in range(len(records)):
-        digest.update(records.name(number).encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()
 
 
 def find_bad_images(records: Records, numbers: np.ndarray) -> Skipped:
@@ -194,7 +186,7 @@ def find_bad_images(records: Records, numbers: np.ndarray) -> Skipped:
             theirs = numbers[process::processes]
             for number in set(theirs[row[: len(theirs)]].tolist()) - bad.keys():  # few: read again to get the reason
                 bad[number] = _problem(records, number) or f"{records.name(number)} cannot be read by process {process}"
-    return Skipped(hash_names(records), dict(sorted(bad.items())))
+    return Skipped(records.listing(), dict(sorted(bad.items())))
 
 
 def _problem(records: Records, number: int) -> str | None:

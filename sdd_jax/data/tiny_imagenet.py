@@ -85,25 +85,38 @@ def read_tiny_imagenet(path: str | PathLike[str] | None) -> Listed:
 
     ``path`` is the folder, the zip file, or the folder that holds ``tiny-imagenet-200`` or ``tiny-imagenet-200.zip``.
     """
-    root = data_root(path)
-    if root.is_file():
-        return _from_zip(root)
-    for folder in (root, root / _ARCHIVE):
-        if (folder / LISTS[0]).is_file():
-            return _from_folder(folder)
-    if (archive := root / f"{_ARCHIVE}.zip").is_file():
-        return _from_zip(archive)
-    places = [root / LISTS[0], root / _ARCHIVE / LISTS[0], archive]
-    raise not_found("tiny_imagenet", places, [f"curl -fL --create-dirs -o data/{_ARCHIVE}.zip {_URL}"])
+    place = _place(path)
+    return _from_folder(place) if place.is_dir() else _from_zip(place)
+
+
+def count_classes(path: str | PathLike[str] | None) -> int | None:
+    """How many classes the set has, read once for each state of its list; None where it is not there."""
+    try:
+        place = _place(path)
+    except FileNotFoundError:
+        return None
+    return _count(place, (place / LISTS[0] if place.is_dir() else place).stat().st_mtime_ns)
 
 
 @functools.cache
-def count_classes(path: str | PathLike[str] | None) -> int | None:
-    """How many classes the set has; None where it is not there."""
-    try:
-        return len(read_tiny_imagenet(path).class_names)
-    except FileNotFoundError:
-        return None
+def _count(place: Path, changed: int) -> int:
+    del changed
+    return len(read_tiny_imagenet(place).class_names)
+
+
+def _place(path: str | PathLike[str] | None) -> Path:
+    """The zip file, or the folder with the lists."""
+    root = data_root(path)
+    archive = root / f"{_ARCHIVE}.zip"
+    if root.is_file():
+        return root
+    for place in (root, root / _ARCHIVE):
+        if (place / LISTS[0]).is_file():
+            return place
+    if archive.is_file():
+        return archive
+    places = [root / LISTS[0], root / _ARCHIVE / LISTS[0], archive]
+    raise not_found("tiny_imagenet", places, [f"curl -fL --create-dirs -o data/{_ARCHIVE}.zip {_URL}"])
 
 
 def _from_folder(folder: Path) -> Listed:
@@ -144,7 +157,8 @@ def _list(root: Path, texts: Mapping[str, bytes], parts: Mapping[str, Sequence[s
     train: list[tuple[str, int]] = []
     for name in parts["train"]:
         _, wnid, *inner = name.split("/")
-        if wnid in labels and len(inner) == 2 and inner[0] == "images" and name.lower().endswith(SUFFIXES):
+        is_image = name.lower().endswith(SUFFIXES) and "/." not in name  # which other systems leave
+        if wnid in labels and len(inner) == 2 and inner[0] == "images" and is_image:
             train.append((name, labels[wnid]))
     train.sort(key=lambda example: example[1])  # by class; names stay in their order
     there, test = set(parts["val"]), []

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sdd_jax.data import AnyDataset, read_test_examples
@@ -68,7 +69,7 @@ def answer(teacher: ForeignTeacher, pixels: Any, dataset: AnyDataset, regions: R
         raise ValueError(f"asking {teacher.name} for images {images.shape} failed with {failure(error)}") from error
     batch, classes, count = len(images), dataset.num_classes, regions.count
     wanted = {2: (batch, classes), 3: (batch, count, classes), 4: (batch, *given.shape[1:3], classes)}
-    if given.shape != wanted.get(given.ndim) or given.size == 0 or not np.issubdtype(given.dtype, np.floating):
+    if given.shape != wanted.get(given.ndim) or given.size == 0 or not jnp.issubdtype(given.dtype, jnp.floating):
         raise ValueError(
             f"{teacher.name} must give floating logits: a map [{batch},h,w,{classes}], regions "
             f"[{batch},{count},{classes}] or [{batch},{classes}]; got {given.dtype} {list(given.shape)}"

@@ -90,9 +90,11 @@ def moved_average(average: Any, now: Any, steps: jax.Array, decay: float) -> Any
     Source: "Rethinking the Inception Architecture for Computer Vision" (2016), section 8, a running average of the
     parameters, and its released code (inception_train.py), which averages the statistics too and takes TensorFlow's
     ``ExponentialMovingAverage`` with the step as ``num_updates``, n here: the average follows closely at first, and
-    does not remember the initial weights. timm's and DeiT's d is ``decay`` from the first step.
+    does not remember the initial weights. timm's and DeiT's d is ``decay`` from the first step. Integers are ``now``'s.
     """
-    return optax.incremental_update(now, average, jnp.maximum(1.0 - decay, 9.0 / (10.0 + steps)))
+    moved = optax.incremental_update(now, average, jnp.maximum(1.0 - decay, 9.0 / (10.0 + steps)))
+    # A network of one's own may count in its statistics.
+    return jax.tree.map(lambda mean, new: mean if jnp.issubdtype(new.dtype, jnp.floating) else new, moved, now)
 
 
 def make_train_step(
