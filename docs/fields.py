@@ -47,7 +47,8 @@ def holds(field: Field) -> str:
     kind = kinds[field.kind.__name__]
     least = f", at least {field.least:g}" if field.least > float("-inf") else ""
     above = f", above {field.above:g}" if field.above > float("-inf") else ""
-    return kind + least + above + (f", or `{NONE}`" if field.optional else "")
+    below = f" and below {field.below:g}" if field.below < float("inf") else ""
+    return kind + least + above + below + (f", or `{NONE}`" if field.optional else "")
 
 
 def options() -> list[str]:

@@ -42,9 +42,9 @@ SECTIONS = (
         'Images of 64 pixels: `stem="cifar"`, 64x64, 200 classes',
         "cifar",
         *TINY,
-        "Tiny-ImageNet. Every family keeps the stem of small images, a convolution of 3x3 or 1x1 that halves nothing "
-        "(of mobilenet_v2 3x3, stride 2), and so do resnet18 and shufflenet_v2 in the code of DOT (ICCV 2023). Its "
-        "MobileNetV2 is another network: of full width, with a 1x1 stem.",
+        "Tiny-ImageNet. Every family keeps the stem of small images: a convolution of 3x3 or 1x1 with stride 1, of "
+        "mobilenet_v2 alone with stride 2. resnet18 and shufflenet_v2 have these stems in the code of DOT (ICCV 2023), "
+        "too; its MobileNetV2 is another network: of full width, with a 1x1 stem.",
     ),
     Section(
         'The same at a quarter of the cost: `stem="cub200"`, 64x64, 200 classes',
@@ -76,8 +76,9 @@ HEAD = """# Networks
 
 `sdd_jax.models.create_model(name, num_classes, stem)` makes each of them. Parameters include the head; MACs are the
 multiply-adds of convolutions, dense layers and attention for one image, the head counted once; the map is height x
-width x channels of the feature map. Other image sizes are taken as well, and the map grows with them; a VGG needs 8
-pixels, one of torchvision's, whose map stays 1x1, and a ConvNeXt 32.
+width x channels of the feature map. Other image sizes work too, and the map grows with them; that of
+torchvision's VGGs stays 1x1. The least is 8 pixels a side for the VGGs of small images, and 32 for torchvision's and
+for ConvNeXt.
 
 The scales are the powers of two that divide the map: those whose regions neither overlap nor repeat a location, and so
 as many regions as the map allows. `--config.sdd.scales=1,2,4` takes three of them; above 4, where the released code

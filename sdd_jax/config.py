@@ -103,8 +103,6 @@ def read(config: Mapping[str, Any]) -> Settings:
             "loss.warmup_share must be at most 1, and 0 where loss.warmup_epochs is not: "
             f"got a share of {warmup_share:g} and {warmup_epochs} epochs"
         )
-    if settings["optim.momentum"] >= 1:
-        raise ValueError(f"optim.momentum must be below 1, got {settings['optim.momentum']}")
     milestones, epochs = settings["optim.milestones"], settings["epochs"]
     increasing = list(milestones) == sorted(set(milestones)) and max(milestones, default=0) < epochs
     if settings["optim.schedule"] == "step" and not increasing:

@@ -124,13 +124,13 @@ FIELDS: dict[str, Field] = {
     "loss.base": Field(
         str,
         None,
-        "Unset: the method's, but for `nkd` (`nkd_as_released`) and `own` (`MODULE:FUNCTION`).",
+        "Unset: the method's. `preset=released` sets `nkd_as_released` for `nkd`; `own` needs `MODULE:FUNCTION`.",
     ),
     "loss.task_weight": Field(float, 1.0, "The weight of the cross-entropy with the labels.", 0),
     "loss.distill_weight": Field(float, 1.0, "The weight of the distillation loss.", 0),
     "loss.warmup_epochs": Field(int, 0, "Epoch e, from 1, weighs the distillation by `min(e / warmup_epochs, 1)`.", 0),
     "loss.warmup_share": Field(
-        float, 0.0, "The same by steps, as a share of the run's epochs; one of the two is 0.", 0
+        float, 0.0, "The same by steps, as a share, at most 1, of the run's epochs; one of the two is 0.", 0
     ),
     "loss.label_smoothing": Field(
         float,
@@ -143,11 +143,13 @@ FIELDS: dict[str, Field] = {
     "optim.optimizer": Field(str, "sgd", "SGD with momentum, or AdamW ([recipes.md](recipes.md)).", known=OPTIMIZERS),
     "optim.learning_rate": Field(float, 0.05, "The rate that the schedule begins with.", above=0),
     "optim.rate_warmup_epochs": Field(int, 0, "The rate rises along a line, step by step, over so many epochs.", 0),
-    "optim.momentum": Field(float, 0.9, "The momentum of SGD (not Nesterov's).", 0),
+    "optim.momentum": Field(float, 0.9, "The momentum of SGD (not Nesterov's).", 0, below=1),
     "optim.weight_decay": Field(
         float, 5e-4, "SGD: L2, added to the gradient. AdamW: the share of the weights, times the rate, of a step.", 0
     ),
-    "optim.decay_norms": Field(bool, True, "Whether norms and biases are decayed too: not only weights of two axes."),
+    "optim.decay_norms": Field(
+        bool, True, "Whether norms and biases are decayed too, not weights alone ([recipes.md](recipes.md))."
+    ),
     "optim.ema_decay": Field(
         float, None, "Keeps a moving average of the student, and measures it too; near 1, such as 0.9999.", 0, below=1
     ),

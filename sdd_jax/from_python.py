@@ -146,14 +146,14 @@ def train(
     Args:
       model: a network, as ``distill`` takes its student.
       folder: the run's folder; called again with the same arguments, the run goes on where it was.
-      train: as in ``distill``, like the rest.
-      test: see there.
-      data: see there.
-      epochs: see there.
-      seed: see there.
-      stem: see there.
-      fields: see there.
-      allow: see there.
+      train: images, uint8 [N, H, W, C] or [N, H, W], and labels, integers [N] from 0, kept as ``distill`` says.
+      test: the same for the test set.
+      data: in place of these two: a ``Dataset``, an ``.npz`` file, or a folder with ``train/CLASS/``, ``test/CLASS/``.
+      epochs: the length of the run; unset: 60.
+      seed: of initial values, order and augmentation.
+      stem: of the network; unset: as the config has it, or by the size of the images.
+      fields: any other field of a config (docs/fields.md) by its dotted name.
+      allow: networks by MODULE:FUNCTION that may be imported because the folder of a run names them.
 
     Returns:
       The run; its ``predict`` takes images [N, H, W, C].

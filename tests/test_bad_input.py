@@ -123,7 +123,7 @@ TOGETHER = {
     "no scales": ({"sdd.scales": ()}, "sdd.scales"),
     "a scale twice": ({"sdd.scales": (1, 2, 2)}, r"sdd.scales.*\(1, 2, 2\)"),
     "a scale above the nested grid": ({"sdd.scales": (1, 8)}, "scale above 4 needs pooling='direct'"),
-    "momentum of one": ({"optim.momentum": 1.0}, "momentum must be below 1, got 1.0"),
+    "momentum of one": ({"optim.momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
     "milestones after the end": ({"optim.schedule": "step", "optim.milestones": (99,)}, "below the run's 40 epochs"),
     "milestones out of order": ({"optim.schedule": "step", "optim.milestones": (9, 3)}, r"increase.*\(9, 3\)"),
     "float64 without its switch": ({"model.dtype": "float64"}, "JAX_ENABLE_X64=1"),

@@ -108,7 +108,7 @@ WRONG = {
     "no epochs": ({"epochs": 0}, "epochs must be at least 1"),
     "milestones after the end": ({"epochs": 100}, "milestones must increase and lie below the run's 100 epochs"),
     "milestones out of order": ({"optim__milestones": (20, 10)}, r"milestones must increase .*\(20, 10\)"),
-    "momentum of one": ({"optim__momentum": 1.0}, "momentum must be below 1"),
+    "momentum of one": ({"optim__momentum": 1.0}, "momentum must be at least 0 and below 1"),
     "seed and seeds": ({"seed": 1, "seeds": (1, 2)}, "seed or seeds, not both"),
     "a seed twice": ({"seeds": (1, 1)}, "seeds must differ"),
     "a negative seed": ({"seed": -1}, "seed must be at least 0"),

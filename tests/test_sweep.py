@@ -133,7 +133,7 @@ REFUSED = {
     ("--grid=scales=1,2",): "--grid=scales=1,2: sdd.scales: the method 'plain' does not read it",
     ("--grid=select_on=validation,test",): "data.select_on: it cannot be a sweep's",
     ("--grid=distill_weight=1,2",): "loss.distill_weight: the method 'plain' does not read it",
-    ("--grid=momentum=0.5,1.5",): "optim.momentum must be below 1, got 1.5",
+    ("--grid=momentum=0.5,1.5",): "optim.momentum must be at least 0 and below 1, got 1.5",
     ("--grid=student=resnet8,resnet14",): "choose it in the config's argument",
     ("--grid=momentum=0.9", "--config.data.select_on=test"): "never on the test set: add --config.data.select_on=",
     ("--grid=momentum=0.9", "--seeds=0,x"): "--seeds: expected integers such as 0,1,2, got 'x'",
