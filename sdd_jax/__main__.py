@@ -196,7 +196,7 @@ def _run(module, argv: list[str]) -> None:
         _end(str(preempted), preempted.code)
     except (FloatingPointError, OSError) as error:  # such as a disk that is full or read-only
         first = error  # where closing the files failed as well: a full disk fails more than once
-        while isinstance(first.__context__, OSError | FloatingPointError) and first.__cause__ is None:
+        while isinstance(first.__context__, OSError | FloatingPointError) and not first.__suppress_context__:
             first = first.__context__
         _end(str(first), 1)
 

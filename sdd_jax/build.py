@@ -46,6 +46,7 @@ from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.own import own_function
+from sdd_jax.saved import check_fits
 from sdd_jax.sealed import digest
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
@@ -230,6 +231,9 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         return []
     all_settings = [check(config) for config in configs]
     settings = all_settings[0]
+    for other in all_settings[1:]:
+        if differ := [name for name in settings if name != "seed" and other[name] != settings[name]]:
+            raise ValueError(f"runs that are trained together differ in seed alone, these in {', '.join(differ)}")
     if settings["model.teacher"] == "none":
         dataset = load_data(settings, skipped)
         return assemble(all_settings, make_parts(settings, dataset.num_classes), dataset, Teacher())
@@ -248,7 +252,11 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         return assemble(all_settings, parts, dataset, joined)
     known = known_teacher(settings)
     dataset = load_data(settings, skipped)
-    parts = make_parts(settings, dataset.num_classes, known[1] if settings["model.teacher"] != CACHE else None)
+    variables = None
+    if settings["model.teacher"] != CACHE:
+        network, variables, _ = known
+        check_fits(network, variables, dataset)
+    parts = make_parts(settings, dataset.num_classes, variables)
     return assemble(all_settings, parts, dataset, *make_teacher(all_settings, known, parts.objective, dataset))
 
 

@@ -92,11 +92,14 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+KINDS = (ValueError, OSError)  # what a command tells in a line
+
+
 def from_first(make: Callable[[], T]) -> T:
     """What ``make()`` returns in the first process, for every process; it must be ready for JSON.
 
     All processes have to call this. An error of ``make`` is raised in all of them, so that none waits for one that has
-    ended; a ``ValueError`` stays one.
+    ended; a ``ValueError`` and an ``OSError`` stay what they are.
     """
     if jax.process_count() == 1:
         return make()
@@ -105,7 +108,8 @@ def from_first(make: Callable[[], T]) -> T:
         try:
             answer = {"value": make()}
         except Exception as caught:
-            error, answer = caught, {"error": str(caught), "refusal": isinstance(caught, ValueError)}
+            kind = next((kind.__name__ for kind in KINDS if isinstance(caught, kind)), None)
+            error, answer = caught, {"error": str(caught), "kind": kind}
         message = json.dumps(answer).encode()
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     text = np.frombuffer(message.ljust(length), np.uint8)  # of one length in all processes, only the first one's counts
@@ -113,8 +117,8 @@ def from_first(make: Callable[[], T]) -> T:
     if error is not None:
         raise error
     if "error" in answer:
-        kind = ValueError if answer["refusal"] else RuntimeError
-        raise kind(f"process 0: {answer['error']}")
+        kinds = {kind.__name__: kind for kind in KINDS}
+        raise kinds.get(answer["kind"], RuntimeError)(f"process 0: {answer['error']}")
     return answer["value"]
 
 

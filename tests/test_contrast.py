@@ -175,6 +175,11 @@ def test_labels_that_tell_no_classes_apart_are_refused(labels):
 def test_what_is_not_there_is_refused():
     with pytest.raises(ValueError, match="from other_classes or all_examples, got 'some'"):
         contrast(draw="some")
+    for option, value in {"dimensions": 0, "negatives": 0, "temperature": 0.0, "momentum": 1.0}.items():
+        with pytest.raises(
+            ValueError, match="CRD needs a dimension, a negative, a temperature above 0 and a momentum below 1; got "
+        ):
+            contrast(**{option: value})
     with pytest.raises(ValueError, match="reads the feature map 'head', but the student gives no feature maps"):
         contrast().init(jax.random.key(0), SimpleNamespace(feature_maps={}), outputs()[1], LABELS)
 

@@ -18,7 +18,7 @@ from test_end_to_end import ENVIRONMENT, run
 
 import sdd_jax
 from sdd_jax import data
-from sdd_jax.build import build, check
+from sdd_jax.build import build, build_together, check
 from sdd_jax.commands import train
 from sdd_jax.configs import common, image_folder, tiny_imagenet
 from sdd_jax.data import decoded, images
@@ -358,6 +358,14 @@ def test_a_begun_run_goes_on_where_the_memory_is_another(folder, tmp_path, monke
         runs = train.list_seeds(tree, place)
         assert runs[0].settings["data.in_memory"] is check(runs[0].config)["data.in_memory"] is in_memory
         train.check_folders(runs)
+    together = train.list_seeds(tree | {"seeds": (0, 1)}, place := tmp_path / "together")  # and one that is added
+    assert {run.settings["data.in_memory"] for run in together} == {False}
+    second = tree | {"seed": 1, "data": tree["data"] | {"in_memory": True}}
+    run_dir.open_folder(place / "seed_1", check(second).nested())
+    together = train.list_seeds(tree | {"seeds": (0, 1)}, place)
+    assert {run.settings["data.in_memory"] for run in together} == {True}
+    with pytest.raises(ValueError, match="differ in seed alone, these in data.in_memory"):
+        build_together([tree, together[1].config])
     chosen = tree | {"data": tree["data"] | {"in_memory": False}}
     with pytest.raises(ValueError, match="data.in_memory was True, now False"):
         train.check_folders(train.list_seeds(chosen, begun))

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -216,6 +218,25 @@ def test_a_cluster_that_jax_does_not_find_is_one_line(monkeypatch):
 def test_one_process_stays_alone(given):
     processes.join(**given)
     assert processes.from_first(lambda: [1, "two"]) == [1, "two"]
+
+
+@pytest.mark.parametrize(
+    "error, raised", [(ValueError("a"), ValueError), (OSError(28, "full", "b"), OSError), (KeyError("c"), RuntimeError)]
+)
+def test_an_error_of_the_first_process_is_of_its_kind_in_all(monkeypatch, error, raised):
+    sent = []
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    for index, kind in ((0, type(error)), (1, raised)):
+        monkeypatch.setattr(processes.jax, "process_index", lambda index=index: index)
+
+        def broadcast(array, index=index):
+            if index == 0:
+                sent.append(array)
+            return array if index == 0 else sent.pop(0)
+
+        monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", broadcast)
+        with pytest.raises(kind, match=re.escape(str(error))):
+            processes.from_first(mock.Mock(side_effect=error))
 
 
 @pytest.mark.slow

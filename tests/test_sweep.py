@@ -108,6 +108,50 @@ def test_the_teacher_is_asked_before_signals_are_kept_for_later(tmp_path):
     assert handlers == [before]
 
 
+@pytest.mark.parametrize("epochs, filled", [(1, False), (2, True)])
+def test_runs_that_are_given_more_epochs_ask_the_teacher_for_more(searched, tmp_path, epochs, filled):
+    folder = shutil.copytree(searched[0], tmp_path / "sweep")
+    given = (*PLAIN[:2], f"--config.epochs={epochs}", *PLAIN[3:], *GRID, "--seeds=0,3", f"--workdir={folder}")
+    asked = []
+    with (
+        mock.patch.object(sweep, "keeps_outputs", lambda *_: None),  # as of runs that have a teacher
+        mock.patch.object(train, "check_folders"),
+        mock.patch.object(sweep.cache, "fill", lambda settings, *_: asked.append(settings["epochs"])),
+        mock.patch.object(train, "train_groups", side_effect=KeyboardInterrupt),
+    ):
+        assert call(*given).code == 130
+    assert asked == ([epochs] if filled else [])
+
+
+def test_evaluate_leaves_out_what_has_no_checkpoint(searched, tmp_path):
+    folder = tmp_path / "sweep"
+    shutil.copytree(searched[0] / NAMES[0] / "seed_0", folder / "kept" / "seed_0")
+    (folder / "given_up" / "seed_0").mkdir(parents=True)
+    shutil.copy(searched[0] / NAMES[0] / "seed_0" / "config.json", folder / "given_up" / "seed_0")
+    ended = call("evaluate", f"--workdir={folder}")
+    first, *others = ended.out.splitlines()
+    assert ended.code == 0 and first == f"{folder}/given_up/seed_0 has no checkpoint yet: left out", ended.err
+    assert others and all(line.startswith(f"{folder}/kept/seed_0 ") for line in others)
+
+
+def test_the_line_of_a_loss_that_is_not_finite_names_its_examples(tmp_path):
+    ended = call(
+        "train",
+        *PLAIN[1:],
+        "--config.optim.learning_rate=1e30",
+        "--config.batch_size=8",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert ended.code == 1 and ended.err.splitlines()[-1].startswith("sdd: step ")
+    assert " is not finite: " in ended.err and "its examples: " in ended.err and "not_finite.json" in ended.err
+
+
+def test_a_value_that_is_unset_is_told_as_it_is_typed():
+    point = sweep.Point({"optim.clip_norm": None}, [])
+    lines = sweep.table([sweep.Result(point, spread([90.0]), spread([80.0]), 400)])
+    assert lines[2].startswith("| none ") and "after the last epoch: --config.optim.clip_norm=none" in "\n".join(lines)
+
+
 def test_equal_means_choose_the_first_and_test_images_choose_nothing():
     points = [sweep.Point({"a.b": number}, []) for number in range(3)]
     accuracies = [((90.0, 92.0), 99.0), ((93.0, 92.0), 80.0), ((92.0, 93.0), 95.0)]

@@ -62,6 +62,14 @@ def test_fewer_classes_in_wnids_leave_the_others_out(tmp_path):
     assert data.describe("tiny_imagenet", path=tmp_path / "nowhere").num_classes == 1
 
 
+@pytest.mark.parametrize("wnids, count", [([], 0), (["a/wnids.txt", "b/wnids.txt"], 2)])
+def test_a_zip_file_holds_one_set(tmp_path, wnids, count):
+    files = {name: text for name, text in tiny_imagenet(train=2, val=1).items() if name != "wnids.txt"}
+    path = write_zip(tmp_path / "a.zip", files | {name: b"n01\n" for name in wnids})
+    with pytest.raises(ValueError, match=f"a.zip must hold one wnids.txt, .* it has {count}"):
+        read_tiny_imagenet(path)
+
+
 def test_hidden_files_are_no_images(tmp_path):
     files = tiny_imagenet(train=2, val=1)
     files["train/n01/images/._n01_0.JPEG"] = b"of another system"

@@ -17,6 +17,7 @@ from sdd_jax import saved
 from sdd_jax.fields import AVERAGE, SAVED
 from sdd_jax.mesh import make_mesh
 from sdd_jax.own import ALLOW
+from sdd_jax.training import run_dir
 from sdd_jax.training.loop import make_evaluator
 
 
@@ -39,6 +40,8 @@ def main() -> None:
     for folder in folders:
         if len(folders) > 1 and args.data is None and saved.read(folder, args.allow).data is None:
             print(f"{folder} holds an imported network, which names no data: left out")
+        elif len(folders) > 1 and run_dir.read_done(folder) is None and not saved.checkpoints(folder).steps():
+            print(f"{folder} has no checkpoint yet: left out")
         else:
             evaluate(folder, args.data, args.data_path, args.image_size, args.allow)
 

@@ -108,7 +108,7 @@ def main() -> None:
     train.check_folders(runs, config_flags.get_override_values(flags.FLAGS["config"]))
     if kept is not None:
         say(kept)
-    elif any(run_dir.read_done(run.folder) is None for run in runs):
+    elif not all(run_dir.is_finished(run.folder, run.settings["epochs"]) for run in runs):
         cache.fill(check(tree), folder / "cache", given.store)
     not_finite: list[list[train.Run]] = []
     groups = [point.runs for point in points]
@@ -177,13 +177,13 @@ def _integer(text: str) -> int:
 
 def list_points(grid: dict[str, list[Any]], tree: dict[str, Any], folder: Path) -> list[Point]:
     """Every combination, the last field's values next to each other, each config checked."""
-    points = []
+    points, begun = [], sorted(folder.glob("*/seed_*"))
     for values in itertools.product(*grid.values()):
         chosen, own = dict(zip(grid, values, strict=True)), tree
         for field, value in chosen.items():
             own = _with(own, field.split("."), value)
         point = Point(chosen, [])
-        points.append(point._replace(runs=train.list_seeds(own, folder / point.name)))
+        points.append(point._replace(runs=train.list_seeds(own, folder / point.name, begun)))
     return points
 
 
@@ -240,9 +240,9 @@ def table(results: list[Result], lost: Sequence[Point] = ()) -> list[str]:
     chosen = best(results)
     rows = [[*map(short, chosen.point.values), "held-out images, %", "runs", ""]]
     for result in results:
-        told = [*map(str, result.point.values.values()), result.held_out.text(), str(result.held_out.n)]
+        told = [*map(typed, result.point.values.values()), result.held_out.text(), str(result.held_out.n)]
         rows.append([*told, "chosen" if result is chosen else ""])
-    rows += [[*map(str, point.values.values()), "not finite", str(len(point.runs)), ""] for point in lost]
+    rows += [[*map(typed, point.values.values()), "not finite", str(len(point.runs)), ""] for point in lost]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     cells = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
@@ -250,7 +250,7 @@ def table(results: list[Result], lost: Sequence[Point] = ()) -> list[str]:
     images, share = chosen.images, chosen.held_out.mean / 100
     error = 100 * math.sqrt(share * (1 - share) / images)
     near = sum(result.held_out.mean >= chosen.held_out.mean - error for result in results) - 1
-    fields = " ".join(f"--config.{field}={value}" for field, value in chosen.point.values.items())
+    fields = " ".join(f"--config.{field}={typed(value)}" for field, value in chosen.point.values.items())
     return [
         *lines,
         "",
@@ -259,6 +259,11 @@ def table(results: list[Result], lost: Sequence[Point] = ()) -> list[str]:
         f"One accuracy on {images} images has a standard error of {error:.2f} points: {near} of the other "
         f"{len(results) - 1} combinations lie within that of the chosen one.",
     ]
+
+
+def typed(value: Any) -> str:
+    """A field's value as it is typed."""
+    return NONE if value is None else str(value)
 
 
 def draw(results: list[Result], path: Path) -> None:

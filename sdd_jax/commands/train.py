@@ -166,21 +166,25 @@ def list_runs(config: ConfigDict, workdir: Path) -> list[list[Run]]:
     return groups
 
 
-def list_seeds(tree: dict[str, Any], workdir: Path) -> list[Run]:
-    """The run that a config describes, or one for each of several ``seeds``."""
-    singles = [(tree | {"seed": seed, "seeds": ()}, workdir / f"seed_{seed}") for seed in check(tree)["seeds"]]
-    begun = [(as_begun(single, folder), folder) for single, folder in singles or [(tree, workdir)]]
-    return [Run(single, check(single), folder) for single, folder in begun]
+def list_seeds(tree: dict[str, Any], workdir: Path, others: Iterable[Path] = ()) -> list[Run]:
+    """The run that a config describes, or one for each of several ``seeds``; ``others`` are of the same study."""
+    folders = {seed: workdir / f"seed_{seed}" for seed in check(tree)["seeds"]}
+    tree = as_begun(tree, [*(folders.values() or [workdir]), *others])
+    singles = [(tree | {"seed": seed, "seeds": ()}, folder) for seed, folder in folders.items()]
+    return [Run(single, check(single), folder) for single, folder in singles or [(tree, workdir)]]
 
 
-def as_begun(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """``tree`` with what a run in ``folder`` has decided: where it was begun there may have been another memory."""
+def as_begun(tree: dict[str, Any], folders: Iterable[Path]) -> dict[str, Any]:
+    """``tree`` with what the first begun run decided: where it was begun there may have been another memory."""
     fields = tree.get("data")
-    if not isinstance(fields, dict) or fields.get("in_memory") is not None or not (folder / run_dir.CONFIG).is_file():
+    if not isinstance(fields, dict) or fields.get("in_memory") is not None:
         return tree
-    begun = run_dir.flat_fields(run_dir.read_config(folder))
-    same = begun.get("data.name") == fields.get("name")
-    return tree | {"data": fields | {"in_memory": begun.get("data.in_memory")}} if same else tree
+    for folder in folders:
+        if (folder / run_dir.CONFIG).is_file():
+            begun = run_dir.flat_fields(run_dir.read_config(folder))
+            if all(begun.get(f"data.{name}") == fields.get(name) for name in ("name", "image_size")):
+                return tree | {"data": fields | {"in_memory": begun.get("data.in_memory")}}
+    return tree
 
 
 def describe(built: Any, settings: Settings) -> str:
