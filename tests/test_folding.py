@@ -24,6 +24,7 @@ FOLDED = {
     "shufflenet_v2": 1 + 3 * 5 + 13 * 3 + 1,
     "mobilenet_v2": 1 + 17 * 3 + 1,
     "resnet18": 1 + 8 * 2 + 3,
+    "resnet50": 1 + 16 * 3 + 4,
 }
 
 

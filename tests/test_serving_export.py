@@ -29,6 +29,7 @@ FAMILIES = {  # one of each, at the smallest size that its poolings leave someth
     "shufflenet_v1": {},
     "shufflenet_v2": {},
     "resnet18": {"stem": "imagenet", "size": 33},
+    "resnet50": {"size": 16},
     "mobilenet_v1": {"stem": "imagenet"},
     "small_trunks:vit": {"size": 16},
     "small_trunks:convnext": {},
