@@ -100,7 +100,9 @@ def test_the_words_for_the_whole_image(made):
     text = re.sub(r"\s+", " ", text)
     assert "file test/coat/7 & 8.png test image 41, labelled Trouser" in text
     assert "teacher Trouser · 80 %" in text  # 8 of 10
-    assert "KD, right in 1 of 3 Coat · 50 %" in text and "SDD-KD, right in 2 of 3 Trouser · 50 %" in text
+    assert (
+        "KD, right in 1 of 3, their mean Coat · 50 %" in text and "SDD-KD, right in 2 of 3, their mean Trouser" in text
+    )
     assert "regions: student of seed 5 2 of 5 complementary" in text
 
 
