@@ -154,7 +154,7 @@ def on_no_disk(config):
     """The config, with what is told by files that are not here, and without the places of files."""
     data = config["data"]
     data["train_examples"] = data["train_examples"] or 100_000
-    if data["name"] == "image_folder":
+    if data["name"] == "image_folder" or data["name"].startswith("tfds:"):
         data["num_classes"] = data["num_classes"] or 100
     config["data"]["path"] = config["teacher"]["run"] = config["teacher"]["cache"] = config["track"] = None
     return config
