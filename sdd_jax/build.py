@@ -46,7 +46,6 @@ from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.own import own_function
-from sdd_jax.saved import check_fits
 from sdd_jax.sealed import digest
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
@@ -195,6 +194,8 @@ def class_costs(settings: Settings, cost: Any, num_classes: int, teacher_variabl
         head = teacher_variables["params"].get("head", {})
         if "kernel" not in head:
             raise ValueError(f"reads the head of the teacher, and {settings['model.teacher']} has none of its own")
+        if (classes := head["kernel"].shape[-1]) != num_classes:
+            raise ValueError(f"reads the head of the teacher, which has {classes} classes, and the data {num_classes}")
         return np.asarray(cost(jnp.asarray(head["kernel"]).T))
 
 
@@ -252,11 +253,7 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         return assemble(all_settings, parts, dataset, joined)
     known = known_teacher(settings)
     dataset = load_data(settings, skipped)
-    variables = None
-    if settings["model.teacher"] != CACHE:
-        network, variables, _ = known
-        check_fits(network, variables, dataset)
-    parts = make_parts(settings, dataset.num_classes, variables)
+    parts = make_parts(settings, dataset.num_classes, known[1] if settings["model.teacher"] != CACHE else None)
     return assemble(all_settings, parts, dataset, *make_teacher(all_settings, known, parts.objective, dataset))
 
 

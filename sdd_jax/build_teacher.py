@@ -74,8 +74,7 @@ def measure_teacher(
     """The test accuracy (0 to 1) of ``network`` with the variables of ``teacher``.
 
     It is measured once, and kept in the teacher's folder by the variables, the test images and the dtype.
-    ``ValueError`` if the network does not fit the data, or is off ``stated``, in percent, by more than 0.1 points and
-    one image.
+    ``ValueError`` if the network does not fit the data, or is off ``stated`` (in percent) by more than 0.1 points.
     """
     saved.check_fits(teacher, variables, dataset)
     note = teacher.other_size(dataset.name, dataset.image_shape)
@@ -103,13 +102,13 @@ def measure_teacher(
         evaluator = make_evaluator(network, dataset.test, dataset, make_mesh(), image_dtype(settings))
         results = {"accuracy": evaluator(variables)["accuracy"]}
         processes.from_first(keep)
-    _check_accuracy(results["accuracy"], stated, dataset, note)
+    _check_accuracy(results["accuracy"], stated, note)
     return results["accuracy"]
 
 
-def _check_accuracy(accuracy: float, stated: float | None, dataset: AnyDataset, note: str | None = None) -> None:
+def _check_accuracy(accuracy: float, stated: float | None, note: str | None = None) -> None:
     """``ValueError``, which ends in ``note``, if ``accuracy`` (0 to 1) is off ``stated`` (in percent)."""
-    if stated is not None and not same_accuracy(accuracy, stated / 100, len(dataset.test.index)):
+    if stated is not None and not same_accuracy(accuracy, stated / 100):
         measured = 100 * accuracy
         raise ValueError(
             f"the teacher's test accuracy is {measured:.2f} %, stated is {stated:.2f} %: wrong weights, data or "
@@ -200,7 +199,7 @@ def foreign_accuracies(
     key = dataset.fingerprint("test")
     if key not in known:
         known[key] = measure_accuracy(teacher, dataset, regions(settings), batch)
-    _check_accuracy(known[key], settings["teacher.accuracy"], dataset)
+    _check_accuracy(known[key], settings["teacher.accuracy"])
     return known
 
 
@@ -302,5 +301,5 @@ def ask_cache(
     seeds = [one["seed"] for one in all_settings]
     teacher = cached_teacher(cache, layout, dataset, seeds=seeds, caches=caches, **length)
     if (noted := _noted_accuracies(cache).get(dataset.fingerprint("test"))) is not None:
-        _check_accuracy(noted, settings["teacher.accuracy"], dataset)
+        _check_accuracy(noted, settings["teacher.accuracy"])
     return teacher, noted

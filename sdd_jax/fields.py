@@ -84,7 +84,7 @@ FIELDS: dict[str, Field] = {
     "teacher.accuracy": Field(
         float,
         None,
-        "The teacher's stated test accuracy, in percent. More than 0.1 points and one image off refuses the run.",
+        "The teacher's stated test accuracy, in percent; 0.1 points off refuses the run.",
         0,
     ),
     "teacher.published": Field(float, None, "The same of an imported teacher, where `teacher.accuracy` is unset.", 0),

@@ -1,5 +1,6 @@
 """Every kind of bad image under both policies, and runs that skip them: their order, exact resumption, refusals."""
 
+import contextlib
 import errno
 import json
 import multiprocessing
@@ -198,25 +199,9 @@ def test_what_is_wrong_with_the_machine_is_never_an_images_fault(root, monkeypat
         load(root, "skip")
 
 
-def test_a_worker_that_is_killed_ends_the_run(root):
-    """As the kernel does when memory runs out; nobody waits for what it would have handed over."""
-    mesh = make_mesh(jax.devices()[:1])
-    dataset = load(root, "error", workers=1)
-    source = train_data(dataset, seeds=(0,), epochs=50, batch_size=8, steps_per_call=1, mesh=mesh)
-    try:
-        source.own(0)
-        (worker,) = multiprocessing.active_children()
-        os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(ChildProcessError, match="terminated unexpectedly with exit code -9"):
-            for step in range(1, 50):
-                source.own(step)
-    finally:
-        source.close()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_for_the_whole_group_leaves_the_workers_to_their_parent(root, number):
-    """As Ctrl-C in a terminal, or the end of a job: the run still reads until it has saved."""
+@contextlib.contextmanager
+def signalled(root, number):
+    """Training images that a process of their own reads, and that process, which got a signal after the first step."""
     mesh = make_mesh(jax.devices()[:1])
     dataset = load(root, "error", workers=1)
     source = train_data(dataset, seeds=(0,), epochs=50, batch_size=8, steps_per_call=1, mesh=mesh)
@@ -224,11 +209,26 @@ def test_a_signal_for_the_whole_group_leaves_the_workers_to_their_parent(root, n
         source.own(0)
         (worker,) = multiprocessing.active_children()
         os.kill(worker.pid, number)
+        yield source, worker
+    finally:
+        source.close()
+
+
+def test_a_worker_that_is_killed_ends_the_run(root):
+    """As the kernel does when memory runs out; nobody waits for what it would have handed over."""
+    with signalled(root, signal.SIGKILL) as (source, _):
+        with pytest.raises(ChildProcessError, match="terminated unexpectedly with exit code -9"):
+            for step in range(1, 50):
+                source.own(step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_for_the_whole_group_leaves_the_workers_to_their_parent(root, number):
+    """As Ctrl-C in a terminal, or the end of a job: the run still reads until it has saved."""
+    with signalled(root, number) as (source, worker):
         for step in range(1, 50):  # more than is read ahead
             source.own(step)
         assert worker.is_alive()
-    finally:
-        source.close()
     assert not worker.is_alive()
 
 

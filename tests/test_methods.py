@@ -133,6 +133,8 @@ def test_a_loss_that_needs_it_is_given_the_cost_of_the_teachers_classes():
     assert np.isnan(distilled(None)).all()  # without the teacher's variables: for shapes alone
     with pytest.raises(ValueError, match="loss.base wkd: reads the head of the teacher, and resnet8 has none"):
         distilled({"params": {"network": {}}})
+    with pytest.raises(ValueError, match="wkd: reads the head of the teacher, which has 7 classes, and the data 100"):
+        distilled({"params": {"head": {"kernel": kernel[:, :7]}}})
     config.loss.options.kappa = 0.0
     with pytest.raises(ValueError, match="loss.base wkd: kappa must be greater than 0, got 0.0"):
         check(config)

@@ -71,7 +71,7 @@ class Study:
                     continue
                 noted = run.results["last"]["accuracy"]
                 measured = measures.accuracy(self.answers[run.folder].logits, self.labels)
-                if not same_accuracy(measured, noted, len(self.labels)):
+                if not same_accuracy(measured, noted):
                     self.notes.append(
                         f"{run.folder} noted {100 * noted:.2f} % after its last epoch, its network has "
                         f"{100 * measured:.2f} % here: other data, or another network?"
@@ -179,7 +179,7 @@ class Study:
         measured = measures.accuracy(answers.logits, self.labels)
         for run in group.runs:
             noted = run.results.get("teacher_accuracy")
-            if noted is not None and not same_accuracy(measured, noted, len(self.labels)):
+            if noted is not None and not same_accuracy(measured, noted):
                 raise ValueError(
                     f"{folder} has {100 * measured:.2f} % here, the teacher of {run.folder} had {100 * noted:.2f} %: "
                     "it is another network, or the data are others"
