@@ -122,12 +122,15 @@ TINY_SHARED = (
     ("eval_every_epochs", 2),
 )
 # Weights of distillation, the best on held-out images of those that TINY_TUNING tried. SDD has the same weight.
-TINY_WEIGHTS = {"KD": 14.4, "DKD": 1.0, "LS-KD": 9.0}
+TINY_WEIGHTS = {"KD": 14.4, "DKD": 1.0, "LS-KD": 9.0, "DIST": 8.0, "RLD": 1.0, "WKD": 1.0}
 # Three of each at first. Larger ones came while the largest was the best.
 TINY_TRIED = {
     "KD": (0.225, 0.9, 3.6, 14.4, 57.6),
     "DKD": (0.0625, 0.25, 1.0, 4.0),
     "LS-KD": (0.5625, 2.25, 9.0, 36.0),
+    "DIST": (2.0, 8.0, 32.0),
+    "RLD": (0.25, 1.0, 4.0),
+    "WKD": (0.25, 1.0, 4.0),
 }
 tiny_study = functools.partial(
     compare,
@@ -148,11 +151,15 @@ def _weighed(base: str, *, factor: int = 1, sdd: bool = False, against: tuple[st
     return row._replace(bases=against or (base if sdd else STUDENT,), overrides=(*weight, *fields))
 
 
-TINY_NOTES = (
-    f"weights of distillation: {', '.join(f'{base} {weight}' for base, weight in TINY_WEIGHTS.items())}; SD forms have "
-    "those of their base loss, and complementary weight 2 where the row says nothing else",
-    "declared before any result was seen",
-)
+def _tiny_notes(*bases: str) -> tuple[str, ...]:
+    """What a table of these base losses says of their weights, and of its declaration."""
+    return (
+        f"weights of distillation: {', '.join(f'{base} {TINY_WEIGHTS[base]}' for base in bases)}; SD forms have those "
+        "of their base loss, and complementary weight 2 where the row says nothing else",
+        "declared before any result was seen",
+    )
+
+
 TINY = tiny_study(
     "tiny",
     "Tiny-ImageNet, 100 classes at 32x32 pixels",
@@ -180,7 +187,7 @@ TINY = tiny_study(
         ("SD-DKD {1,2}", "DKD"),
         ("SD-LS-KD {1,2}", "LS-KD"),
     ),
-    notes=("SD forms without scales in their name are at {1,2,4}", *TINY_NOTES),
+    notes=("SD forms without scales in their name are at {1,2,4}", *_tiny_notes("KD", "DKD", "LS-KD")),
 )
 TINY_CROSS = tiny_study(
     "tiny_cross",
@@ -196,7 +203,28 @@ TINY_CROSS = tiny_study(
         "SD-LS-KD {1,2}": _weighed("LS-KD", sdd=True, scales=(1, 2)),
     },
     declared=(("KD", "student"), ("SD-KD {1,2}", "KD"), ("SD-DKD {1,2}", "DKD"), ("SD-LS-KD {1,2}", "LS-KD")),
-    notes=("the student's map is 2x2 on these images, which scale 2 takes whole", *TINY_NOTES),
+    notes=("the student's map is 2x2 on these images, which scale 2 takes whole", *_tiny_notes("KD", "DKD", "LS-KD")),
+)
+# One newer loss for each kind of idea: relations within a batch, a ranking that the label corrects, a cost of moving.
+NEWER = ("DIST", "RLD", "WKD")
+TINY_NEWER = tiny_study(
+    "tiny_newer",
+    "Tiny-ImageNet with newer losses, the pair, the teacher and KD of the table tiny",
+    "row | RN20 -> RN8",
+    rows={
+        **known("teacher", "student"),
+        "KD": _weighed("KD"),
+        **{
+            row: how
+            for base in NEWER
+            for row, how in {
+                base: _weighed(base, against=("KD",)),
+                f"SD-{base} {{1,2}}": _weighed(base, sdd=True, scales=(1, 2)),
+            }.items()
+        },
+    },
+    declared=tuple((f"SD-{base} {{1,2}}", base) for base in NEWER) + tuple((base, "KD") for base in NEWER),
+    notes=_tiny_notes("KD", *NEWER),
 )
 TINY_TUNING = tiny_study(
     "tiny_tuning",
@@ -213,7 +241,7 @@ TINY_TUNING = tiny_study(
 
 ALL = "all"
 OF_PAPER = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9, APPENDIX1, APPENDIX2)
-OF_STUDY = (FASHION, FASHION_CROSS, FASHION_WITHOUT_WARMUP, TINY, TINY_CROSS, TINY_TUNING)
+OF_STUDY = (FASHION, FASHION_CROSS, FASHION_WITHOUT_WARMUP, TINY, TINY_CROSS, TINY_NEWER, TINY_TUNING)
 TABLES: Mapping[str, Table] = {table.name: table for table in (*OF_PAPER, *OF_STUDY)}
 
 
