@@ -100,6 +100,11 @@ def _values(runs: Sequence[Run], *metric: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(epochs), np.array([[table[epoch] for epoch in epochs] for table in tables])
 
 
+def _epochs(axis: Any) -> None:
+    axis.set_xlabel("epoch")
+    axis.locator_params("x", integer=True)  # a run of four epochs has no epoch 2.25
+
+
 def _curves(study: Study) -> Picture:
     def paint(figure, theme):
         axes = figure.subplots(1, 2)
@@ -117,7 +122,7 @@ def _curves(study: Study) -> Picture:
                     sd = factor * values.std(0, ddof=1)
                     axis.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.22, linewidth=0)
             axis.set_title(title, loc="left")
-            axis.set_xlabel("epoch")
+            _epochs(axis)
             axis.grid(True)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
@@ -152,7 +157,7 @@ def _regions(study: Study) -> Picture | None:
             right.legend(reverse=True, loc="center left", bbox_to_anchor=(1.0, 0.5))
             right.margins(x=0)
             for axis in (left, right):
-                axis.set_xlabel("epoch")
+                _epochs(axis)
 
     return _draw(paint, (9.5, 3.3 * len(groups)))
 
