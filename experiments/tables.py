@@ -122,13 +122,13 @@ TINY_SHARED = (
     ("eval_every_epochs", 2),
 )
 # Weights of distillation, the best on held-out images of those that TINY_TUNING tried. SDD has the same weight.
-TINY_WEIGHTS = {"KD": 14.4, "DKD": 1.0, "LS-KD": 9.0, "DIST": 2.0, "RLD": 1.0, "WKD": 1.0}
-# Three of each at first. Larger ones came while the largest was the best, a smaller one of DIST likewise.
+TINY_WEIGHTS = {"KD": 14.4, "DKD": 1.0, "LS-KD": 9.0, "DIST": 0.5, "RLD": 1.0, "WKD": 1.0}
+# Three of each at first. Others came while the largest, or of DIST the smallest, was the best.
 TINY_TRIED = {
     "KD": (0.225, 0.9, 3.6, 14.4, 57.6),
     "DKD": (0.0625, 0.25, 1.0, 4.0),
     "LS-KD": (0.5625, 2.25, 9.0, 36.0),
-    "DIST": (0.5, 2.0, 8.0),
+    "DIST": (0.125, 0.5, 2.0, 8.0),
     "RLD": (0.25, 1.0, 4.0),
     "WKD": (0.25, 1.0, 4.0),
 }
