@@ -224,7 +224,7 @@ TINY_NEWER = tiny_study(
         },
     },
     declared=tuple((f"SD-{base} {{1,2}}", base) for base in NEWER) + tuple((base, "KD") for base in NEWER),
-    notes=_tiny_notes("KD", *NEWER),
+    notes=(*_tiny_notes("KD", *NEWER), "but for KD's, which the table tiny had before"),
 )
 TINY_TUNING = tiny_study(
     "tiny_tuning",
