@@ -1,4 +1,4 @@
-"""The quickstart: handwritten digits that come with scikit-learn; nothing is downloaded.
+"""The quickstart: handwritten digits that come with the package; nothing is downloaded.
 
     sdd train --config=quickstart --workdir=runs/quickstart
 

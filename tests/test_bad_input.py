@@ -142,7 +142,7 @@ TOGETHER = {
     "a set of TFDS without a name": ({"data.name": "tfds:"}, "data.name"),
     "a path for what has none": ({"data.path": "/nowhere", "model.teacher": "none", "method": "plain", "argument": {},
                                   "loss.options": {}},
-                                 "digits come with scikit-learn and have no path, got '/nowhere'"),
+                                 "digits come with sdd_jax and have no path, got '/nowhere'"),
     "another number of classes": ({"data.num_classes": 11}, "digits has 10 classes, data.num_classes says 11"),
     "a size for images in memory": ({"data.image_size": 64}, "held in memory as it is.*image_size"),
     "a crop for images in memory": ({"data.augment": "resize_crop"}, "held in memory as it is.*augment"),

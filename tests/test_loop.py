@@ -3,6 +3,10 @@
 import dataclasses
 import gzip
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import chex
 import jax
@@ -109,6 +113,15 @@ def test_interrupted_run_ends_as_the_uninterrupted(uninterrupted, tmp_path, monk
     }
     assert shown(tmp_path) == {key: np.float32(value) for key, value in log.items()}
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+def test_training_imports_no_pytorch_where_there_is_one(tmp_path):
+    (tmp_path / "torch.py").write_text("print('imported')\n")
+    code = "import tiny; from sdd_jax.training import loop; loop.train(tiny.built(epochs=1), 'run'); print('trained')"
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": path}, "capture_output": True, "text": True}
+    ended = subprocess.run([sys.executable, "-c", f"{code}; import torch"], check=True, **options)
+    assert ended.stdout.splitlines()[-2:] == ["trained", "imported"] and ended.stdout.count("imported") == 1
 
 
 def test_interrupted_run_repeats_no_more_than_the_steps_since_its_checkpoint(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ sdd report runs/plain runs/kd runs/sdd_kd --output=report
 A RUN is a run's folder, or a folder with runs below it. Runs that differ in their seed alone belong together: their
 spread is shown. The page is one HTML file that needs nothing beside it and no internet; its figures are also written as
 PNG files. It asks every network, and the runs' teachers, for every test image, so the data must be there. It is drawn
-with matplotlib and Jinja2: pip install -e ".[report]". docs/report.md says what each figure shows.
+with matplotlib, Jinja2 and scikit-learn: pip install -e ".[report]". docs/report.md says what each figure shows.
 """
 
 from absl import flags

@@ -51,9 +51,9 @@ def write_report(
       ValueError: if a folder holds no run, the runs are not on the same data, a run's network does not fit, or
         the page's place holds something else.
       FileNotFoundError: if the data are missing; it says how to get them.
-      ImportError: without matplotlib or Jinja2; it says how to get them.
+      ImportError: without matplotlib, Jinja2 or scikit-learn; it says how to get them.
     """
-    for module in ("matplotlib", "jinja2"):  # before any work is done
+    for module in ("matplotlib", "jinja2", "sklearn"):  # before any work is done
         try:
             __import__(module)
         except ImportError as error:

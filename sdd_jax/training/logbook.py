@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import functools
 import io
 import json
 import math
@@ -117,12 +118,28 @@ class _TensorBoard:
 
     def _write(self, **event: Any) -> None:
         """Appends a record of TFRecord's format: length, its checksum, the message, its checksum."""
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.record_writer import masked_crc32c
-
-        message = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()  # type: ignore[missing-attribute]
+        make_event, masked_crc32c = _tensorboardx()
+        message = make_event(wall_time=time.time(), **event).SerializeToString()
         parts = struct.pack("<Q", len(message)), message
         _append(self._file, b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in parts))
+
+
+@functools.cache
+def _tensorboardx() -> tuple[Callable[..., Any], Callable[[bytes], int]]:
+    """The message and the checksum of tensorboardX, which imports PyTorch where there is one: two seconds for nothing.
+
+    So it is imported as where PyTorch is not installed, which changes its annotations alone.
+    """
+    imported = "torch" in sys.modules
+    if not imported:
+        sys.modules["torch"] = None  # type: ignore[unsupported-operation]  # None: an import of it fails
+    try:
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import masked_crc32c
+    finally:
+        if not imported:
+            del sys.modules["torch"]
+    return event_pb2.Event, masked_crc32c  # type: ignore[missing-attribute]
 
 
 def whole_epochs(epoch: float) -> int:
