@@ -122,7 +122,17 @@ TINY_SHARED = (
     ("eval_every_epochs", 2),
 )
 # Weights of distillation, the best on held-out images of those that TINY_TUNING tried. SDD has the same weight.
-TINY_WEIGHTS = {"KD": 14.4, "DKD": 1.0, "LS-KD": 9.0, "DIST": 0.5, "RLD": 1.0, "WKD": 1.0, "TTM": 45.0, "ABKD": 32.0, "LDRLD": 1.0}
+TINY_WEIGHTS = {
+    "KD": 14.4,
+    "DKD": 1.0,
+    "LS-KD": 9.0,
+    "DIST": 0.5,
+    "RLD": 1.0,
+    "WKD": 1.0,
+    "TTM": 45.0,
+    "ABKD": 128.0,
+    "LDRLD": 1.0,
+}
 # Three of each at first. Others came while the largest, or of DIST the smallest, was the best.
 TINY_TRIED = {
     "KD": (0.225, 0.9, 3.6, 14.4, 57.6),
@@ -132,7 +142,7 @@ TINY_TRIED = {
     "RLD": (0.25, 1.0, 4.0),
     "WKD": (0.25, 1.0, 4.0),
     "TTM": (11.25, 45.0, 180.0),
-    "ABKD": (8.0, 32.0, 128.0),
+    "ABKD": (8.0, 32.0, 128.0, 512.0),
     "LDRLD": (0.25, 1.0, 4.0),
 }
 tiny_study = functools.partial(
