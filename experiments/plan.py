@@ -86,6 +86,7 @@ class Plan:
     caches: Path | None = None
     data_path: Path | None = None
     workers: int | None = None
+    named: bool = False  # whether rows are named: a teacher's is then trained where its folder is not there
     jobs: dict[Path, Job] = dataclasses.field(default_factory=dict)  # by folder; teachers before their students
     done: set[tuple[RunKey, int]] = dataclasses.field(default_factory=set)  # runs that have their line
     remarks: dict[str, None] = dataclasses.field(default_factory=dict)  # where the teachers are
@@ -106,7 +107,8 @@ class Plan:
             trained = results.trained_identity(_plain_key(own).config, TEACHER_SEED)
             identity = results.teacher_identity(teacher) if teacher else trained
             key = RunKey(recipes.key(recipes.settings(recipe, preset)), identity)
-        if (key, seed) in self.found:
+        wanted = self.named and cell.row == TEACHER and not _finished(self._folder(recipe, key, seed))
+        if (key, seed) in self.found and not wanted:
             self.done.add((key, seed))
             return
         if cell.row == TEACHER:
@@ -122,9 +124,10 @@ class Plan:
         """The folder of a teacher that is trained here; adds its job, unless that is finished and has its line."""
         key = _plain_key(recipe)
         folder, data, network = self._folder(recipe, key, TEACHER_SEED), _data_name(recipe), recipe.student
-        finished = folder.is_dir() and run_dir.read_done(folder) is not None
+        finished = _finished(folder)
         where = f"{self.teachers}/{data}/{network}" if self.teachers else "--teachers, which is not set"
-        state = "is there" if finished else "is trained first"
+        again = ", again: at another accuracy its students are a row of their own"
+        state = "is there" if finished else "is trained first" + (again if (key, TEACHER_SEED) in self.found else "")
         self.remarks[f"teacher {network} of {data}: none in {where}; the table's own, {folder}, {state}"] = None
         if not (finished and (key, TEACHER_SEED) in self.found):
             name = f"{table.name} teacher {network}, seed {TEACHER_SEED}"
@@ -137,7 +140,10 @@ class Plan:
         fields = {"data.path": path, "teacher.run": teacher, "data.workers": self.workers}
         if self.caches and methods.parse(recipe.method).features is None:  # a cache holds logits, and no feature maps
             cache = self.caches / data / recipe.teacher
-            fields["teacher.cache"] = cache if cache.is_dir() else None
+            if cache.is_dir():
+                fields["teacher.cache"] = cache
+            elif recipe.teacher != "none":
+                self.remarks[f"no cache in {cache}: runs of {recipe.teacher} ask the network"] = None
         folder = self._folder(recipe, key, seed)
         self.jobs.setdefault(folder, Job(table.name, name, recipe, preset, seed, key, folder, needs, fields))
 
@@ -165,6 +171,10 @@ class Plan:
 def _plain_key(recipe: Recipe) -> RunKey:
     """The key of a run without a teacher."""
     return RunKey(recipes.key(recipes.settings(recipe, RELEASED)), NO_TEACHER)
+
+
+def _finished(folder: Path) -> bool:
+    return folder.is_dir() and run_dir.read_done(folder) is not None
 
 
 def _data_name(recipe: Recipe) -> str:

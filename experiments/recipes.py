@@ -120,13 +120,18 @@ def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A config of an earlier version with today's names; fields that came later have their default."""
     renamed = {RENAMED.get(name, (name,))[0]: value for name, value in flat.items()}
     renamed["method"] = methods.RENAMED.get(flat["method"], flat["method"])
-    return flatten(common.base().to_dict()) | renamed
+    return _defaults() | renamed
 
 
 def command_line(recipe: Recipe, preset: str) -> list[str]:
     """The config's flags."""
     flags = [f"--config=configs/{recipe.file}.py:{argument(recipe, preset)}"]
     return flags + [f"--config.{name}={_text(value)}" for name, value in overrides(recipe, preset).items()]
+
+
+@functools.cache  # hundreds of lines ask for it
+def _defaults() -> dict[str, Any]:
+    return flatten(common.base().to_dict())
 
 
 def _config(recipe: Recipe, preset: str):

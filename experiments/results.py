@@ -10,13 +10,28 @@ from typing import Any, NamedTuple
 
 from experiments import recipes
 from experiments.recipes import Recipe
+from sdd_jax.files import NUMBER, Fields, check_fields
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
 from sdd_jax.training.teacher_cache import HEADER, read_header
 
 RESULTS = Path(__file__).with_name("results")
 NO_TEACHER = "none"
-PARTS = ("seed", "last", "best", "select_on", "teacher")  # without these a line is not whole
+FIELDS: Fields = {  # without these a line is not whole
+    "argument": str,
+    "overrides": dict,
+    "config_hash": str,
+    "seed": int,
+    "last.accuracy": NUMBER,
+    "best.accuracy": NUMBER,
+    "select_on": str,
+    "teacher.id": str,
+    "teacher.accuracy": NUMBER | None,
+    "commit": str | None,
+    "versions": dict,
+    "settings": dict,
+}
+SEAL = "digest"  # of all the rest of a line; the first lines have none
 
 
 class RunKey(NamedTuple):
@@ -43,16 +58,18 @@ def read_file(path: Path) -> list[dict[str, Any]]:
             if number == len(texts):
                 raise ValueError("no line break at its end")
             line = json.loads(text)
-            intact = recipes.digest(line["settings"]) == line["config_hash"] and all(part in line for part in PARTS)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            check_fields(line, FIELDS, "a line")
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{where} is torn or no result line ({error!r}): delete it; its run still has a folder, and writes the "
                 "line again"
             ) from error
-        if not intact:
-            raise ValueError(
-                f"{where}: its settings are not those of its config_hash, or a part of the line is missing"
-            )
+        rest = {name: value for name, value in line.items() if name != SEAL}
+        if recipes.digest(line["settings"]) != line["config_hash"] or line.get(SEAL) not in (
+            None,
+            recipes.digest(rest),
+        ):
+            raise ValueError(f"{where} was changed: its settings or its other parts do not have the digest beside them")
         lines.append(line)
     return lines
 
@@ -120,7 +137,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     kept = {"cached": cache is not None}
     if cache is not None and (Path(cache) / HEADER).exists():  # a cache may be deleted once its runs are done
         kept["store"] = read_header(Path(cache))["store"]
-    return {
+    line = {
         "config": f"configs/{recipe.file}.py",
         "argument": recipes.argument(recipe, preset),
         "overrides": recipes.overrides(recipe, preset),
@@ -142,3 +159,4 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
         "versions": starts[-1]["versions"],
         "settings": settings,
     }
+    return line | {SEAL: recipes.digest(line)}

@@ -80,7 +80,8 @@ def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder:
     if options.data_path is not None and not options.data_path.exists():
         raise ValueError(f"--data_path={options.data_path} is not there")
     same = {name: getattr(options, name) for name in ("seeds", "workdir", "teachers", "caches", "data_path", "workers")}
-    made = plan.make(cells, lines=results.read(folder), preset=options.preset or RELEASED, **same)
+    same |= {"preset": options.preset or RELEASED, "named": bool(options.rows)}
+    made = plan.make(cells, lines=results.read(folder), **same)
     for table in wanted:
         quoted = dict.fromkeys(cell.row for cell in table.cells if cell.status == QUOTED)
         if quoted:

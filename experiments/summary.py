@@ -17,6 +17,7 @@ WHICH = ("last", "best")  # of the test split
 HELD_OUT = "held_out"  # after the last step, on the split that best is chosen on; lines of before have none
 LARGER, NOT_SHOWN = "larger than its noise", "not shown"
 EXPLORATORY, UNTESTED = "exploratory", "cannot be tested"
+EXACT = (None, "float64", "float32", "float16")  # caches by which a run learns what it learns from the network itself
 CONFIDENCE, LEVEL = 0.95, 0.05
 
 
@@ -85,13 +86,17 @@ class Group(NamedTuple):
     """What runs that are averaged share."""
 
     key: RunKey
+    teacher_accuracy: float | None  # 0 to 1: one that was trained again is another teacher
+    store: str | None  # of a cache that changes what the teacher says; None of all that do not
     train_examples: int | None  # as they were: of a set on disk the config does not say
     select_on: str
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> "Group":
         """That of a line."""
-        return cls(results.run_key(line), line["train_examples"], line["select_on"])
+        store = line["teacher"].get("store")
+        taught = line["teacher"]["accuracy"], None if store in EXACT else store
+        return cls(results.run_key(line), *taught, line["train_examples"], line["select_on"])
 
 
 class Entry(NamedTuple):
@@ -122,8 +127,8 @@ class Entry(NamedTuple):
     @property
     def teacher_accuracy(self) -> float | None:
         """Of the teacher that these runs learned from, in percent."""
-        measured = [line["teacher"]["accuracy"] for line in self.lines if line["teacher"]["accuracy"] is not None]
-        return 100 * measured[0] if measured else None
+        measured = None if self.group is None else self.group.teacher_accuracy
+        return None if measured is None else 100 * measured
 
     def label(self, entries: Iterable["Entry"]) -> str:
         """The row's name, with the preset, the teacher and the images where ``entries`` differ in them."""
@@ -131,9 +136,14 @@ class Entry(NamedTuple):
         twins = [other.group for other in entries if (other.cell, other.preset) == (self.cell, self.preset)]
         if self.group is None or len(twins) == 1:
             return text
-        parts = [f"teacher: {self.group.key.teacher}"] if len({twin.key for twin in twins if twin}) > 1 else []
-        if len({twin.train_examples for twin in twins if twin}) > 1:
-            parts.append(f"{self.group.train_examples} training images")
+
+        def said(group: Group) -> tuple[str, ...]:
+            teacher = "" if group.teacher_accuracy is None else f"a teacher of {100 * group.teacher_accuracy:.2f} %"
+            kept = f"a cache of {group.store}" if group.store else "no cache that changes answers"
+            return f"teacher: {group.key.teacher}", teacher, kept, f"{group.train_examples} training images"
+
+        told = zip(said(self.group), *(said(twin) for twin in twins if twin), strict=True)
+        parts = [own for own, *all_of_them in told if len(set(all_of_them)) > 1]
         return f"{text} ({', '.join(parts)})" if parts else text
 
 
@@ -262,10 +272,16 @@ def _of_one_teacher(entry: Entry, base: Entry) -> bool:
     """Whether two entries have runs of one preset and one teacher. A plain run has none, and is of every preset."""
     if entry.group is None or base.group is None:
         return False
-    teachers = entry.group.key.teacher, base.group.key.teacher
-    return teachers[1] == NO_TEACHER or (base.preset, teachers[1]) == (entry.preset, teachers[0])
+
+    def taught(one: Entry, group: Group) -> tuple[Any, ...]:
+        return one.preset, group.key.teacher, group.teacher_accuracy, group.store
+
+    return base.group.key.teacher == NO_TEACHER or taught(base, base.group) == taught(entry, entry.group)
 
 
 def _on_one_set(entry: Entry, base: Entry) -> bool:
     """Whether two entries with runs have the same images, and chose their best epoch on the same ones."""
-    return entry.group is not None and base.group is not None and entry.group[1:] == base.group[1:]
+    if entry.group is None or base.group is None:
+        return False
+    images = [(group.train_examples, group.select_on) for group in (entry.group, base.group)]
+    return images[0] == images[1]

@@ -16,7 +16,7 @@ import pytest
 from commands import call
 from experiment_lines import line as result_line
 
-from experiments import tables
+from experiments import recipes, tables
 from sdd_jax import saved
 from sdd_jax.__main__ import keep_programs
 from sdd_jax.files import write_safetensors
@@ -324,14 +324,18 @@ def test_a_teacher_that_does_not_serve_is_named(folder, tmp_path, teacher):
 
 def torn_lines():
     cell = next(cell for cell in tables.TABLES["fashion"].cells if cell.recipe is not None)
-    whole = json.dumps(result_line(cell.recipe, 0, 90.0))
+    line = result_line(cell.recipe, 0, 90.0)
+    whole, sealed = json.dumps(line), line | {"digest": recipes.digest(line)}
+    better, nobody = sealed | {"last": line["last"] | {"accuracy": 0.99}}, line | {"teacher": {}}
     return {
         "torn": (whole[:-20] + "\n", "lines.jsonl:1 is torn or no result line"),
         "torn at its end": (f"{whole}\n{whole}", "lines.jsonl:2 is torn .*no line break"),
         "no JSON": (f"{whole}\nresults\n", "lines.jsonl:2 is torn or no result line"),
         "a number": ("3\n", "lines.jsonl:1 is torn or no result line"),
-        "changed by hand": (whole.replace('"epochs": 10', '"epochs": 11') + "\n", "lines.jsonl:1: its settings"),
-        "without a seed": (whole.replace('"seed": 0, "last"', '"sed": 0, "last"') + "\n", "jsonl:1: .*part of the"),
+        "changed by hand": (whole.replace('"epochs": 10', '"epochs": 11') + "\n", "lines.jsonl:1 was changed: "),
+        "a better accuracy": (json.dumps(better) + "\n", "lines.jsonl:1 was changed: "),
+        "without a seed": (whole.replace('"seed": 0, "last"', '"sed": 0, "last"') + "\n", "must have seed, of type"),
+        "a teacher without a name": (json.dumps(nobody) + "\n", "must have teacher.id, of type str"),
         "settings that are a list": ('{"settings": [], "config_hash": ""}\n', "lines.jsonl:1"),
         "no text": (b"\xff\xfe\n", "lines.jsonl:1 is torn"),
     }  # fmt: skip

@@ -42,6 +42,15 @@ def test_what_has_its_line_is_not_run(tmp_path):
     assert planned(tmp_path, FASHION, rows=["KD"], seeds=(1,), lines=lines)[1] == []
 
 
+def test_a_teacher_with_a_line_and_no_folder_is_trained_where_its_row_is_named(tmp_path):
+    lines = [line(FASHION.find("teacher", COLUMN).recipe, 0, 91.9)]
+    made, jobs = planned(tmp_path, FASHION, rows=["teacher"], lines=lines)
+    assert jobs == [] and len(made.done) == 1
+    made, jobs = planned(tmp_path, FASHION, rows=["teacher"], lines=lines, named=True)
+    assert [job.name for job in jobs] == ["fashion teacher resnet20, seed 0"] and not made.done
+    assert any("is trained first, again: at another accuracy its students are a row" in text for text in made.remarks)
+
+
 def test_the_seed_that_chooses_settings_is_run_in_its_table_alone(tmp_path):
     tuning = tables.TABLES["tiny_tuning"]
     for table, row, seed in ((FASHION, "KD", 0), (tuning, "KD 0.9", 5)):
@@ -114,6 +123,8 @@ def test_a_cache_is_handed_to_the_runs_that_it_serves_and_makes_no_other_run(tmp
     assert {job.recipe.method for job in given if job.needs} == {"sdd_kd", "sdd_kd+sp", "sp", "crd"}
     assert [job.folder for job in given] == [job.folder for job in without]
     assert not any(flag in job.flags() for job in without)
+    made, _ = planned(tmp_path, table, rows=rows, caches=cache)  # a folder too deep
+    assert f"no cache in {cache}/cifar100/{teacher}: runs of {teacher} ask the network" in made.remarks
 
 
 def test_each_row_may_be_named_with_its_scales():
