@@ -168,7 +168,7 @@ def keep_programs() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise OSError(f"{folder} cannot be written")
-        except (RuntimeError, OSError) as error:  # such as a user without a home
+        except (ValueError, OSError) as error:  # such as a user without a home
             print(f"sdd: compiled programs are not kept: {error} (XDG_CACHE_HOME says where)", file=sys.stderr)
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -15,7 +15,7 @@ import secrets
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, ValuesView
+from collections.abc import Callable, Iterator, Mapping, ValuesView
 from functools import partial
 from pathlib import Path
 from types import UnionType
@@ -39,8 +39,31 @@ _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the f
 
 
 def cache_folder(name: str) -> Path:
-    """The folder ``name`` of what this package keeps for the user between starts."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdd_jax", name)
+    """The folder ``name`` of what this package keeps for the user between starts; ``ValueError`` without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdd_jax", name)
+    except RuntimeError as error:
+        raise ValueError(f"there is no place for what is kept between starts: set XDG_CACHE_HOME ({error})") from error
+
+
+def walk(folder: Path, without: Path | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from ``folder`` down, and its files, in the order of their names; but for what lies in ``without``.
+
+    What is hidden is left out. Links to folders are followed, each folder once. ``OSError`` if one cannot be listed.
+    """
+    seen = set() if without is None else {os.path.realpath(without)}
+    for place, subfolders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(part for part in subfolders if not part.startswith("."))
+        yield place, sorted(file for file in files if not file.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    """Or a folder that cannot be listed would be left out."""
+    raise error
 
 
 def write_json(path: Path, content: Any) -> None:

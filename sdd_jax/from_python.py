@@ -225,6 +225,8 @@ def _train(student: Any, teacher: Any, method: str, folder: Path, given: Argumen
     end_second_script()
     if "seeds" in given.fields:
         raise ValueError("fields may not have seeds: give seed=..., one call for each")
+    if given.stem and given.fields.get("model.stem", given.stem) != given.stem:
+        raise ValueError("fields may not have model.stem: arguments of the call say it")
     images, given = place(folder, given)
     first, taught = ([], None) if teacher is None else _teacher_of(teacher, folder, images, given)
     runs = [*first, _planned(student, taught, method, folder, images, given)]  # all is checked before any is trained
@@ -242,7 +244,7 @@ def _planned(
         raise ValueError(f"a run begins with another's last weights, got the {student.weights} of {student.folder}")
     info, start = images.info, _run_folder(student, given.allow)
     if start is None and has_variables(student):
-        start = _write_run(student, folder.with_name(f"{folder.name}-start"), info, given)
+        start = _write_run(student, folder.with_name(f"{folder.name}-start"), images, given)
     if start is None:
         network = given_network(student, info.image_shape, info.num_classes)
     else:
@@ -304,15 +306,19 @@ def _teacher_of(teacher: Any, folder: Path, images: Images, given: Arguments) ->
             fields = {name: value for name, value in given.fields.items() if not name.startswith(OF_DISTILLATION)}
             run = _planned(teacher, None, "plain", own, images, given._replace(fields=fields))
             return [run], _Teacher(own, run.config["model"], "last")
-        found = _write_run(teacher, own, info, given)
+        found = _write_run(teacher, own, images, given)
     weights = teacher.weights if isinstance(teacher, Run) else "last"
     return [], _Teacher(found, run_dir.read_network(found)["model"], weights)
 
 
-def _write_run(network: Any, folder: Path, info: Info, given: Arguments) -> Path:
+def _write_run(network: Any, folder: Path, images: Images, given: Arguments) -> Path:
     """Makes ``folder`` the run of (network, variables)."""
+    info = images.info
     variables = given_variables(network, info.image_shape, info.num_classes)
     named = given_network(network, info.image_shape, info.num_classes)
-    about = {"name": named.name, "stem": given.stem or _stem(named, info), "num_classes": info.num_classes}
+    stem = given.stem or given.fields.get("model.stem")
+    if stem is None and images.size is not None:
+        stem = small_config.get_config(f"teacher=none,student={named.name},method=plain,size={images.size}").model.stem
+    about = {"name": named.name, "stem": stem or _stem(named, info), "num_classes": info.num_classes}
     saved.write_imported(folder, variables=variables, source={"given": variables_hash(variables)}, **about)
     return folder

@@ -107,6 +107,10 @@ WRONG = {
         lambda given: given.update(val_images=np.zeros((3, 4, 4, 3), np.uint8), val_labels=np.arange(3)),
         r"val_images are \(4, 4, 3\), train_images \(8, 8, 3\)",
     ),
+    "has grey validation images beside others": (
+        lambda given: given.update(val_images=np.zeros((3, 8, 8), np.uint8), val_labels=np.arange(3)),
+        r"val_images are \(8, 8, 1\), train_images \(8, 8, 3\)",
+    ),
     "has a validation label of no class": (
         lambda given: given.update(val_images=given["test_images"], val_labels=np.array([0, 1, 2, 3, 0, 1])),
         r"val_labels must be in 0 \.\. 2",

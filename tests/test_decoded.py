@@ -9,6 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from sdd_jax.commands import train
 from sdd_jax.configs import common, image_folder, tiny_imagenet
 from sdd_jax.data import decoded, images
 from sdd_jax.data.dataset import Dataset
+from sdd_jax.data.folders import Files
 from sdd_jax.data.streamed import StreamedDataset
 from sdd_jax.training import run_dir
 from sdd_jax.training.run_dir import lock_folder
@@ -298,6 +300,18 @@ def test_a_folder_that_cannot_be_written_is_named(folder, cache, tmp_path, monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):
+        load(folder)
+
+
+def test_an_image_that_may_not_be_read_is_named_and_not_the_cache(folder, cache, monkeypatch):
+    path = str(folder / "train" / "b" / "1.png")
+    monkeypatch.setattr(Files, "read", mock.Mock(side_effect=PermissionError(13, "Permission denied", path)))
+    with pytest.raises(PermissionError, match="b/1.png"):
+        load(folder)
+    monkeypatch.setattr(
+        Path, "mkdir", mock.Mock(side_effect=PermissionError(13, "Permission denied", str(cache.parent)))
+    )
+    with pytest.raises(PermissionError, match="cannot be written .XDG_CACHE_HOME says where"):
         load(folder)
 
 

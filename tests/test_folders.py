@@ -5,13 +5,14 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from sets import tiny_imagenet, write_cub200, write_files, write_folder
 
-from sdd_jax import data
+from sdd_jax import data, files
 from sdd_jax.data import folders, images
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +128,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     for part in ("train", "test"):
         shutil.rmtree(tmp_path / part)
         (tmp_path / part).mkdir()
-    with pytest.raises(ValueError, match="image_folder needs training and test images, got 0 and 0"):
+    with pytest.raises(ValueError, match="train has no folders of classes: expected"):
         data.load("image_folder", path=tmp_path)
 
 
@@ -207,6 +208,8 @@ def test_a_list_says_what_class_folders_are_called(tmp_path, monkeypatch):
     classes = tmp_path / "classes.txt"  # which goes before the other
     classes.write_text("n01 a fish, small\nbig cat\tTiger\n")
     assert data.class_names("image_folder", tmp_path) == ("Tiger", "a fish, small", "n02", "n03")
+    classes.write_text("big cat\tTiger\n", "utf-8-sig")
+    assert data.class_names("image_folder", tmp_path) == ("Tiger", "n01", "n02", "n03")
     classes.write_text("n01\nn02\n")  # names alone say nothing more
     assert data.class_names("image_folder", tmp_path) == ("big cat", "n01", "n02", "n03")
     classes.write_text("1 n01\n2 n02\n")
@@ -228,6 +231,24 @@ def test_the_layout_of_tiny_imagenet_is_read_as_an_image_folder(tmp_path, monkey
     (tmp_path / "wnids.txt").unlink()
     with pytest.raises(ValueError, match="test has no folders of classes. .*wnids.txt"):
         data.load("image_folder", path=tmp_path)
+
+
+def test_training_images_side_by_side_are_told_where_they_belong(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "0.png").touch()
+    with pytest.raises(ValueError, match="train has no folders of classes: expected .*/train/CLASS/IMAGE"):
+        data.describe("image_folder", path=tmp_path)
+
+
+def test_a_home_that_is_nobodys_is_named(tmp_path, monkeypatch):
+    for name in ("image_folder", "mnist", "cifar10"):
+        with pytest.raises(ValueError, match="~nobody-of-this-name"):
+            data.load(name, path="~nobody-of-this-name/set")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(files.Path, "home", mock.Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    with pytest.raises(ValueError, match="set XDG_CACHE_HOME"):
+        files.cache_folder("decoded")
 
 
 def test_test_images_without_folders_of_classes_are_named(tmp_path):

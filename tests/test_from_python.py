@@ -19,6 +19,7 @@ from sdd_jax import data, from_python, own
 from sdd_jax.models import Classifier, LogitMapClassifier, create_model
 from sdd_jax.models.given import given_network, given_variables
 from sdd_jax.reporting.groups import find_runs
+from sdd_jax.training import run_dir
 
 SHAPE, CLASSES = (8, 8, 1), 3
 RNG = np.random.default_rng(0)
@@ -103,8 +104,11 @@ AGAIN = {  # what a notebook has, and a cell of it that is run again with anothe
     "a property": ("return 3", "return 5"),
     "a static method": ("nn.swish(", "nn.gelu("),
     "a jitted function": ("jnp.tan(", "jnp.exp("),
+    "a function that an NNX module holds": ("jnp.sinh(", "jnp.cosh("),
+    "a number that a dataclass holds": ("slope: float = 0.5", "slope: float = 0.6"),
 }
 NOTEBOOK = """
+import dataclasses, functools
 import flax.linen as nn, jax, jax.numpy as jnp
 from flax import nnx
 SLOPE = 0.1
@@ -130,7 +134,19 @@ class Parts(nn.Module):
     def __call__(self, x, *, train): return self.bend(nn.Conv(self.WIDTH, (self.side, 3), strides=8)(x))
 @jax.jit
 def jitted(params, images): return jnp.tan(images) + params[0, 0]
-given = [Linen(), Outer(nnx.Rngs(0)), (init, apply), Parts(), (init, jitted)]
+class Holds(nnx.Module):
+    def __init__(self, bend, rngs): self.conv, self.bend = nnx.Conv(1, 8, (3, 3), rngs=rngs), bend
+    def __call__(self, x, *, train): return self.bend(self.conv(x))
+def bent(x, times): return times * jnp.sinh(x)
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    slope: float = 0.5
+class Reads(nn.Module):
+    numbers: Numbers = Numbers()
+    @nn.compact
+    def __call__(self, x, *, train): return nn.leaky_relu(nn.Conv(8, (3, 3), strides=8)(x), self.numbers.slope)
+holds = Holds(functools.partial(bent, times=2), nnx.Rngs(0))
+given = [Linen(), Outer(nnx.Rngs(0)), (init, apply), Parts(), (init, jitted), holds, Reads()]
 """
 
 
@@ -277,6 +293,39 @@ def test_a_report_knows_the_images_of_a_run(teacher):
     (found,), given = find_runs([teacher.folder]), data.from_arrays(*TRAIN, *TEST)
     fingerprints = {"training images": given.fingerprint("train"), "test images": given.fingerprint("test")}
     assert fingerprints.items() <= found.inputs.items() and found.inputs["teacher"] is None
+
+
+@pytest.mark.parametrize("of", ["a field", "the images' size"])
+def test_networks_with_variables_have_the_stem_that_is_asked_for(tmp_path, monkeypatch, of):
+    monkeypatch.setattr(from_python, "train_groups", mock.Mock())  # what would be trained is enough
+    monkeypatch.setattr(from_python, "load_run", mock.Mock())
+    given = {"train": TRAIN, "test": TEST, "fields": {"model.stem": "cub200"}}
+    shape, size = (SHAPE, 8) if of == "a field" else ((48, 48, 3), 48)
+    if of != "a field":
+        sets.write_folder(tmp_path / "images", classes=("a", "b", "c"), train=4, test=1)
+        for path in (tmp_path / "images").glob("*/*/*.png"):
+            Image.open(path).resize((size, size)).save(path)
+        given = {"data": tmp_path / "images"}
+    network = create_model("resnet8", CLASSES, "cub200")
+    variables = network.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
+    sdd_jax.distill("resnet8", ("resnet8", variables), folder=tmp_path / "run", **given)
+    ((run,),) = from_python.train_groups.call_args.args[0]
+    written = run_dir.read_network(tmp_path / "run-teacher")["model"]["stem"]
+    assert (run.config["model"]["stem"], written) == ("cub200", "cub200")
+    with pytest.raises(ValueError, match="fields may not have model.stem"):
+        fields = {"model.stem": "cifar"}
+        sdd_jax.distill(
+            "resnet8", ("resnet8", variables), folder=tmp_path / "b", **given | {"stem": "a", "fields": fields}
+        )
+    assert not (tmp_path / "b-teacher").exists()
+
+
+def test_what_a_loss_cannot_do_with_the_networks_leaves_no_begun_folder(teacher, tmp_path):
+    given = {"train": TRAIN, "test": TEST, "folder": tmp_path / "run", **QUICK}
+    with pytest.raises(ValueError, match="ReviewKD reads the feature map"):
+        sdd_jax.distill(Map(), teacher, method="reviewkd", **given)
+    assert not (tmp_path / "run" / "config.json").exists()
+    sdd_jax.distill(Map(), teacher, method="kd", **given)
 
 
 @pytest.mark.parametrize("kind", ["a folder", "network and variables"])

@@ -214,7 +214,7 @@ def test_maps_that_are_missing_or_do_not_fit_are_named(objective, student, teach
 
 def test_a_teacher_without_maps_before_relu_is_refused_by_reviewkd():
     maps = {name: one for name, one in THREE.feature_maps.items() if "before" not in name}
-    with pytest.raises(ValueError, match="reads the feature map 'stage1_before_relu', but the"):
+    with pytest.raises(ValueError, match="reads the feature map 'stage1_before_relu', but the teacher has"):
         review().init(jax.random.key(0), THREE, THREE._replace(feature_maps=maps), None)
 
 

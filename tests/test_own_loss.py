@@ -97,7 +97,7 @@ def test_a_function_does_not_stand_under_another_methods_name():
         check(config(loss__base=MATCHING))
 
 
-@pytest.mark.parametrize(("method", "shape"), [("own", r"\(64,\)"), ("sdd_own", r"\(64, 21\)")])
-def test_a_loss_that_takes_the_mean_is_refused(method, shape):
-    with pytest.raises(ValueError, match=rf"base must return one value per .*{shape},.* got \(\)"):
-        trace(own(method, "own_losses:mean_over_the_batch"))
+@pytest.mark.parametrize("method", ["own", "sdd_own"])
+def test_a_loss_that_takes_the_mean_is_refused(method):
+    with pytest.raises(ValueError, match=r"base must return one value per example, \(2,\), got \(\)"):
+        check(own(method, "own_losses:mean_over_the_batch"))

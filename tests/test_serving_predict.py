@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -97,12 +98,25 @@ def test_sets_decoded_into_memory_are_prepared_as_they_were_decoded(tmp_path):
     np.testing.assert_array_equal(got, images.whole_image(Image.fromarray(pixels), 24))
 
 
-def test_pictures_are_found_in_the_order_of_their_names(tmp_path):
+def test_pictures_are_found_in_the_order_of_their_names(tmp_path, monkeypatch):
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()
     for name in ("c.JPG", "a.png", "b/z.webp", ".hidden/x.png", "notes.txt", ".d.png"):
         (tmp_path / name).touch()
     assert [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)] == ["a.png", "c.JPG", "b/z.webp"]
+    for name in ("b/z.webp", "a.png"):  # what a start before this one wrote is no picture of the user's
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / f"{name}.regions.png").touch()
+    assert len(find_pictures(tmp_path)) == 5 and len(find_pictures(tmp_path, tmp_path / "out")) == 3
+    with pytest.raises(ValueError, match="is the folder of the pictures"):
+        find_pictures(tmp_path, tmp_path)
+    (tmp_path / "b" / "linked").symlink_to(tmp_path / "b")
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
+    assert [path.name for path in find_pictures(tmp_path, tmp_path / "out")] == ["a.png", "c.JPG", "z.webp"]
+    monkeypatch.setattr(os, "scandir", mock.Mock(side_effect=PermissionError(13, "Permission denied", "b")))
+    with pytest.raises(PermissionError):
+        find_pictures(tmp_path)
+    monkeypatch.undo()
     with pytest.raises(ValueError, match="holds no picture"):
         (tmp_path / "empty").mkdir()
         find_pictures(tmp_path / "empty")
@@ -153,6 +167,12 @@ def test_the_overlay_colours_each_region_by_its_word():
         y, x = top + row * half + 8, left + column * half + 8
         mean = pixels[y : y + 32, x : x + 32].mean((0, 1))
         assert mean @ nearer > mean @ other
+
+
+def test_a_pipe_is_no_picture_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="a.png is no regular file"):
+        prepare(tmp_path / "a.png", of_set("mnist"))
 
 
 def test_a_broken_picture_is_named_after_those_before_it_are_done(tmp_path, grey):

@@ -86,6 +86,7 @@ def test_classes_of_one_word_are_told_apart_and_those_without_have_their_number(
 WRONG = {
     "no list of classes": ({"wnids.txt": None}, "wnids.txt"),
     "no list of test images": ({"val/val_annotations.txt": None}, "val_annotations.txt is missing, though others"),
+    "no class at all": ({"wnids.txt": b"\n"}, "wnids.txt names no class"),
     "a class twice": ({"wnids.txt": b"n01\nn02\nn01\n"}, "names a class twice"),
     "a class without images": ({"wnids.txt": b"n01\nn02\nn09\n"}, "train holds no image of n09"),
     "a class without test images": ({"val/val_annotations.txt": b"val_0.JPEG\tn01\n"}, "val holds no image of n02"),
@@ -105,6 +106,12 @@ def test_what_does_not_fit_together_is_named(tmp_path, form, case):
         read_tiny_imagenet(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    files = tiny_imagenet(train=1, val=1)
+    marked = files | {name: b"\xef\xbb\xbf" + files[name] for name in ("wnids.txt", "val/val_annotations.txt")}
+    assert read_tiny_imagenet(write_files(tmp_path / "f", marked)).class_names == ("word of n01", "word of n02")
+
+
 def test_a_missing_set_says_where_it_was_looked_for_and_how_to_get_it(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"(?s)wnids.txt.*tiny-imagenet-200.zip.*curl -fL .*tiny-imagenet-200.zip"
@@ -122,6 +129,8 @@ def test_damaged_zip_files_are_named(tmp_path):
     listed.train.read(0)
     with pytest.raises(ValueError, match=r"n01_1.JPEG does not read: Bad CRC-32"):
         listed.train.read(1)
+    skipping = data.load("tiny_imagenet", path=path, select_on="test", on_bad_image="skip")
+    assert list(skipping.skipped.images) == [1] and "Bad CRC-32" in skipping.skipped.images[1]
     for broken in (content[: len(content) // 2], b"no zip", b""):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match="a.zip does not read as a zip file"):

@@ -28,7 +28,9 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "A folder for tables and pictures; none are written if this is left out.")
     flags.DEFINE_enum("checkpoint", "last", SAVED, CHECKPOINT)
     flags.DEFINE_string("data", None, "The data set of an imported network.")
-    flags.DEFINE_string("data_path", None, "Where the folder with the class names is; where the run found it if unset.")
+    flags.DEFINE_string(
+        "data_path", None, "Where the folder with the class names is; of a run that noted them, to read them again."
+    )
     flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir"])
 
@@ -36,7 +38,7 @@ def define_flags() -> None:
 def main(path: str) -> None:
     """Runs the command."""
     args, root = flags.FLAGS, Path(path)
-    pictures = find_pictures(root)
+    pictures = find_pictures(root, Path(args.output) if args.output else None)
     given = {"data_name": args.data, "data_path": args.data_path, "allow": args.allow}
     served = open_network(Path(args.workdir), checkpoint=args.checkpoint, **given)
     if (note := served.other_size()) is not None:

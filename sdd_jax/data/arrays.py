@@ -62,12 +62,13 @@ def read(
         )
         if held_out:
             names = {"class_names": dataset.class_names, "mean": dataset.mean, "std": dataset.std}
+            shape = (*content[_HELD_OUT[0]].shape[1:], 1)[:3]  # as grey images may come without channels
+            if shape != dataset.image_shape:
+                raise ValueError(f"val_images are {shape}, train_images {dataset.image_shape}")
             try:
                 selection = from_arrays(*(content[name] for name in _HELD_OUT * 2), select_on="test", **names).test
             except ValueError as error:  # which calls them training images, as they are given as such
                 raise ValueError(re.sub(r"\b(train|test)_", "val_", str(error))) from error
-            if selection.images.shape[1:] != dataset.image_shape:
-                raise ValueError(f"val_images are {selection.images.shape[1:]}, train_images {dataset.image_shape}")
             first = len(content["train_labels"])
             selection = selection._replace(index=selection.index + np.int32(first))
             dataset = dataclasses.replace(dataset, selection=selection, select_on="validation")

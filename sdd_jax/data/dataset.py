@@ -24,7 +24,10 @@ Raw = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def data_root(path: str | PathLike[str] | None) -> Path:
     """Where a data set is looked for: ``path``, or the folder ``data`` if that is None."""
-    return Path("data" if path is None else path).expanduser()
+    try:
+        return Path("data" if path is None else path).expanduser()
+    except RuntimeError as error:  # ~NAME of nobody
+        raise ValueError(f"{path}: {error}") from error
 
 
 def not_found(name: str, places: Sequence[Path], ways: Sequence[str]) -> FileNotFoundError:
@@ -138,14 +141,16 @@ def from_arrays(
             got = f"train_labels has {there[-1]} at position {whole.labels.argmax()}, and none is {absent[0]}"
             raise ValueError(f"{got}: labels count from 0; if a class is meant to have no example, give class_names")
         class_names = [str(label) for label in range(max(len(there), 1))]
-    names = tuple(str(name) for name in class_names)
-    if isinstance(class_names, str) or not names or len(set(names)) != len(names):
+    names = () if isinstance(class_names, str) or not np.iterable(class_names) else tuple(map(str, class_names))
+    if not names or len(set(names)) != len(names):
         raise ValueError(f"class_names must be a sequence of names that differ, one per class, got {class_names!r}")
     for labels, what in ((whole.labels, "train_labels"), (test.labels, "test_labels")):
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if wrong.size:
             got = f"got {labels[wrong[0]]} at position {wrong[0]}"
             raise ValueError(f"{what} must be in 0 .. {len(names) - 1} ({len(names)} classes), {got}")
+    if not isinstance(flip, bool | np.bool_):
+        raise ValueError(f"flip must be True or False, got {flip!r}")
     if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
         raise ValueError(f"pad must be a whole number of pixels, 0 or more, got {pad!r}")
     if mean is None or std is None:
@@ -221,7 +226,10 @@ def _checked(images: np.ndarray, labels: ArrayLike, what: str) -> Split:
 
 
 def _check_moments(values: Sequence[float], channels: int, what: str) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} needs {channels} numbers, one for each channel, got {values!r}") from None
     lowest = 0.0 if what == "mean" else np.finfo(np.float32).tiny
     if len(numbers) != channels or not all(lowest <= number <= 1 for number in numbers):
         positive = "" if what == "mean" else " above zero"

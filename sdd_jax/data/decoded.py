@@ -60,6 +60,9 @@ def read(listed: Listed, *, name: str, place: Path, size: int, workers: int) -> 
             if (problem := _problem(folder, owner)) is not None:
                 _make(parts, folder, owner, name, size, workers, problem)
     except PermissionError as error:
+        refused = Path(error.filename or "")
+        if not (refused.is_relative_to(folder.parent) or folder.is_relative_to(refused)):
+            raise  # that of an image
         raise PermissionError(f"{folder} cannot be written (XDG_CACHE_HOME says where): {error.strerror}") from error
     files = (f"{part}{of}.npy" for part in parts for of in ("", "_labels"))
     train, train_labels, test, test_labels = (np.load(folder / file, mmap_mode="r") for file in files)
@@ -153,7 +156,8 @@ _decoders: list[Decoder] = []  # of a worker process: its one
 
 def _begin(parts: Mapping[str, Records], folder: Path) -> None:
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes: the first one decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group: the first one decides
+        signal.signal(number, signal.SIG_IGN)
     _decoders.append(Decoder(parts, folder))
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.data.dataset import data_root, not_found
-from sdd_jax.files import read_mapping
+from sdd_jax.files import read_mapping, walk
 
 # What the folder of test images may be called, in this order.
 TEST = ("test", "val", "valid", "validation")
@@ -210,7 +210,7 @@ def read_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     if path is None or not classes:
         return classes
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()  # as some editors on Windows write it
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text: {error}") from error
     parted = (line.partition("\t" if "\t" in line else " ") for line in lines)
@@ -235,7 +235,7 @@ def called_by(names: Mapping[str, str], classes: Sequence[str]) -> tuple[str, ..
 def find_part(
     name: str, path: str | PathLike[str] | None, names: Sequence[str] = ("train",)
 ) -> tuple[Path, tuple[str, ...]]:
-    """The first of these folders that is there, and the classes in it."""
+    """The first of these folders that is there, and the classes in it; ``ValueError`` if that for training has none."""
     root = data_root(path)
     places = [root / part for part in names]
     found = next((place for place in places if place.is_dir()), None)
@@ -243,20 +243,18 @@ def find_part(
         form = f"{root}/{{train,{TEST_OF.get(name, TEST)[0]}}}/CLASS/IMAGE"
         raise not_found(name, places, [f"put the images there as {form}, or name their folder by --config.data.path"])
     classes = (entry.name for entry in os.scandir(found) if entry.is_dir() and not entry.name.startswith("."))
-    return found, tuple(sorted(classes))
+    classes = tuple(sorted(classes))
+    if not classes and "train" in names:
+        raise ValueError(f"{found} has no folders of classes: expected {root}/train/CLASS/IMAGE")
+    return found, classes
 
 
 def _files(folder: Path, classes: Sequence[str]) -> Files:
     names, labels, others = [], [], Counter()
     for label, name in enumerate(classes):
-        before, seen = len(names), set()
-        for place, subfolders, files in os.walk(folder / name, onerror=_raise, followlinks=True):
-            if os.path.realpath(place) in seen:  # a link that leads back
-                subfolders.clear()
-                continue
-            seen.add(os.path.realpath(place))
-            subfolders[:] = sorted(part for part in subfolders if not part.startswith("."))
-            for file in sorted(file for file in files if not file.startswith(".")):
+        before = len(names)
+        for place, files in walk(folder / name):
+            for file in files:
                 if file.lower().endswith(SUFFIXES):
                     names.append(os.path.relpath(os.path.join(place, file), folder))
                     labels.append(label)
@@ -268,11 +266,6 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
         _tell(f"{folder}: left out by the suffix, {others.total()} in all: {kinds}")
     return Files(folder, names, labels)
-
-
-def _raise(error: OSError) -> None:
-    """Or a folder that cannot be listed would be left out."""
-    raise error
 
 
 @cache

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdd_jax.data.dataset import Raw, not_found, stratified_draw
+from sdd_jax.data.dataset import Raw, data_root, not_found, stratified_draw
 
 DIGITS = tuple("0123456789")
 FASHION_CLASSES = (
@@ -61,7 +61,7 @@ def read_mnist(name: str, path: str | PathLike[str] | None = None) -> Raw:
     if path is None:
         places = [Path("data") / torchvision, *([_DEBIAN] if name == "fashion_mnist" else [])]
     else:
-        root = Path(path).expanduser()
+        root = data_root(path)
         places = [root, root / torchvision, root / "raw"]
     folder = next((place for place in places if _find(place, FILES[0]) is not None), None)
     if folder is None:

@@ -193,12 +193,11 @@ def _problem(records: Records, number: int) -> str | None:
     """Why an image is bad; None if it is not."""
     try:
         content, _ = records.read(number)
+        images.decode(content, records.name(number))
     except OSError as error:
         if error.errno not in BROKEN_LINK:
             raise
         return f"{records.name(number)} cannot be opened: {error.strerror}"
-    try:
-        images.decode(content, records.name(number))
     except ValueError as error:
         return str(error)
     return None

@@ -152,6 +152,8 @@ def _list(root: Path, texts: Mapping[str, bytes], parts: Mapping[str, Sequence[s
             raise ValueError(f"{root}/{name} is missing, though others of the set are there")
     wnids = sorted(line[0] for line in tables[LISTS[0]])
     labels = {wnid: label for label, wnid in enumerate(wnids)}
+    if not labels:
+        raise ValueError(f"{root}/{LISTS[0]} names no class")
     if len(labels) != len(wnids):
         raise ValueError(f"{root}/{LISTS[0]} names a class twice")
     train: list[tuple[str, int]] = []
@@ -179,6 +181,6 @@ def _list(root: Path, texts: Mapping[str, bytes], parts: Mapping[str, Sequence[s
 
 def _lines(root: Path, name: str, text: bytes) -> list[list[str]]:
     try:
-        return [line.split("\t") for line in text.decode().splitlines() if line.strip()]
+        return [line.split("\t") for line in text.decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{root}/{name} is no text: {error}") from error

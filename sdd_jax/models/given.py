@@ -155,8 +155,11 @@ def _describe(value: Any) -> str:
         text = re.sub(r" at 0x[0-9a-f]+", "", repr(graph))
         unknown = UNKNOWN if re.search("<lambda>|<locals>| object>", text) else ""
         arrays = [leaf for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
-        kinds = dict.fromkeys(type(node) for _, node in nnx.iter_graph(value) if isinstance(node, nnx.Module))
-        return _joined(unknown + text, [*arrays, *kinds])
+        nodes = [node for _, node in nnx.iter_graph(value) if isinstance(node, nnx.Module)]
+        # The graph has values of attributes, and names of functions alone.
+        held = (one for node in nodes for _, one in sorted(vars(node).items()))
+        code = [one for one in held if callable(one) and not isinstance(one, nnx.Module | nnx.Variable)]
+        return _joined(unknown + text, [*arrays, *dict.fromkeys(map(type, nodes)), *code])
     if isinstance(value, ModuleType):
         return f"module {value.__name__}"
     name = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
@@ -173,6 +176,10 @@ def _describe(value: Any) -> str:
         return _joined("jitted", [inspect.unwrap(value)])
     if type(value).__bases__ == (object,) and not getattr(value, "__dict__", True):  # nothing but its class
         return _joined("object of", [type(value)])
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        if getattr(value, "__dict__", {}).keys() <= set(names):
+            return _joined("dataclass", [type(value), *(getattr(value, name) for name in names)])
     return f"{UNKNOWN} {type(value).__module__}:{type(value).__qualname__}"
 
 

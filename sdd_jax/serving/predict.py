@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ from PIL import Image
 from scipy.special import softmax
 
 from sdd_jax.data import images
-from sdd_jax.data.folders import SUFFIXES
+from sdd_jax.data.folders import SUFFIXES, Files
+from sdd_jax.files import walk
 from sdd_jax.serving.network import Served, check_names
 from sdd_jax.serving.regions import Region, draw_overlay, read_regions
 from sdd_jax.training.compiling import jit_network
@@ -44,15 +44,18 @@ class Prediction(NamedTuple):
         return np.argsort(-self.probabilities, kind="stable")
 
 
-def find_pictures(path: Path) -> list[Path]:
-    """The picture at ``path``, or every picture below it in the order of their names; hidden ones are left out."""
+def find_pictures(path: Path, output: Path | None = None) -> list[Path]:
+    """The picture at ``path``, or every picture below it in the order of their names; hidden ones are left out.
+
+    So is what lies in the folder ``output``: a start before this one may have written it.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: expected a picture or a folder of pictures")
+    if output is not None and path.is_dir() and output.resolve() == path.resolve():
+        raise ValueError(f"--output={output} is the folder of the pictures: name another, which may lie in it")
     found = [] if path.is_dir() else [path]
-    for place, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = sorted(name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES))
-        found += [Path(place, name) for name in names]
+    for place, files in walk(path, output) if path.is_dir() else ():
+        found += [Path(place, name) for name in files if name.lower().endswith(SUFFIXES)]
     if not found:
         raise ValueError(f"{path} holds no picture: expected files with a suffix of {', '.join(SUFFIXES)}")
     check_names(map(str, found))
@@ -68,7 +71,7 @@ def prepare(path: Path, served: Served) -> np.ndarray:
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, {served.network.folder} takes images of {channels}")
     try:
-        content = path.read_bytes()
+        content, _ = Files(path.parent, [path.name], [0]).read(0)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     picture = images.decode(content, str(path))

@@ -18,7 +18,7 @@ from sdd_jax.logits import root
 from sdd_jax.models.classifier import HEAD, stage
 from sdd_jax.models.layers import TORCH_CONV_INIT, Affine, BatchNorm, conv_bn, param_dtype, torch_affine_init
 from sdd_jax.regions import average_grid
-from sdd_jax.training.objective import Objective, check_feature_maps, no_variables
+from sdd_jax.training.objective import Objective, check_feature_map, check_feature_maps, no_variables
 
 
 def attention_loss(student_map: ArrayLike, teacher_map: ArrayLike, *, power: int = 2) -> jax.Array:
@@ -181,8 +181,8 @@ def review(weight: float = 5.0, *, warmup_epochs: int = 20, student_before_relu:
         if _stages(student) != _stages(teacher):
             got = f"the student has {_stages(student)}, the teacher {_stages(teacher)}"
             raise ValueError(f"ReviewKD needs as many stages in both networks: {got}")
-        check_feature_maps(teacher, teacher, _named(True, 1), "ReviewKD")
-        check_feature_maps(student, student, _named(student_before_relu, 1), "ReviewKD")
+        check_feature_map("teacher", teacher, _named(True, 1), "ReviewKD")
+        check_feature_map("student", student, _named(student_before_relu, 1), "ReviewKD")
         fusion, ours, _ = of_maps(_blank(student), _blank(teacher))
         return fusion.init(key, ours)["params"], {}
 

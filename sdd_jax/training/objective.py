@@ -156,11 +156,16 @@ def no_variables(key: Any, student: Any, teacher: Any, labels: Any) -> tuple[Any
 
 def check_feature_maps(student: Any, teacher: Any, name: str, what: str) -> None:
     """``ValueError`` unless both networks give the feature map called ``name``, which ``what`` reads."""
-    for role, outputs in (("student", student), ("teacher", teacher)):
-        given = {} if outputs is None else outputs.feature_maps
-        if name not in given:
-            known = f"has {', '.join(given)}" if given else "gives no feature maps"
-            raise ValueError(f"{what} reads the feature map {name!r}, but the {role} {known}")
+    check_feature_map("student", student, name, what)
+    check_feature_map("teacher", teacher, name, what)
+
+
+def check_feature_map(role: str, outputs: Any, name: str, what: str) -> None:
+    """``ValueError`` unless the network of this role gives the feature map."""
+    given = {} if outputs is None else outputs.feature_maps
+    if name not in given:
+        known = f"has {', '.join(given)}" if given else "gives no feature maps"
+        raise ValueError(f"{what} reads the feature map {name!r}, but the {role} {known}")
 
 
 def _by_scale(terms: jax.Array, complementary: jax.Array, regions: Regions, reduction: str) -> dict[str, jax.Array]:
