@@ -86,15 +86,16 @@ class Plan:
     caches: Path | None = None
     data_path: Path | None = None
     workers: int | None = None
-    named: bool = False  # whether rows are named: a teacher's is then trained where its folder is not there
+    named: bool = False  # whether the row "teacher" is asked for by its name
     jobs: dict[Path, Job] = dataclasses.field(default_factory=dict)  # by folder; teachers before their students
     done: set[tuple[RunKey, int]] = dataclasses.field(default_factory=set)  # runs that have their line
-    remarks: dict[str, None] = dataclasses.field(default_factory=dict)  # where the teachers are
+    remarks: dict[str, None] = dataclasses.field(default_factory=dict)  # where teachers and caches are
 
     def add(self, table: Table, cell: Cell, seed: int) -> None:
         """Adds the run of a cell, after the one that trains its teacher, unless it has its line.
 
-        That of a teacher is added unless a trained one is given.
+        That of a teacher is added unless a trained one is given. A named one is added though it has its line, if its
+        folder is not there.
         """
         recipe = cell.recipe
         assert recipe is not None

@@ -25,6 +25,7 @@ FIELDS: Fields = {  # without these a line is not whole
     "last.accuracy": NUMBER,
     "best.accuracy": NUMBER,
     "select_on": str,
+    "train_examples": int,
     "teacher.id": str,
     "teacher.accuracy": NUMBER | None,
     "commit": str | None,
@@ -59,16 +60,15 @@ def read_file(path: Path) -> list[dict[str, Any]]:
                 raise ValueError("no line break at its end")
             line = json.loads(text)
             check_fields(line, FIELDS, "a line")
+            rest = {name: value for name, value in line.items() if name != SEAL}
+            sealed = line.get(SEAL) in (None, recipes.digest(rest))
+            intact = sealed and recipes.digest(line["settings"]) == line["config_hash"]
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{where} is torn or no result line ({error!r}): delete it; its run still has a folder, and writes the "
                 "line again"
             ) from error
-        rest = {name: value for name, value in line.items() if name != SEAL}
-        if recipes.digest(line["settings"]) != line["config_hash"] or line.get(SEAL) not in (
-            None,
-            recipes.digest(rest),
-        ):
+        if not intact:
             raise ValueError(f"{where} was changed: its settings or its other parts do not have the digest beside them")
         lines.append(line)
     return lines

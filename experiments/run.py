@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import dry_run, plan, results
-from experiments.cells import QUOTED, Table
+from experiments.cells import QUOTED, TEACHER, Table
 from experiments.command_line import Parser, guarded, hold_no_device, integers, positive
 from experiments.plan import Job
 from experiments.recipes import PRESETS, RELEASED
@@ -80,7 +80,10 @@ def main(arguments: Sequence[str], tables: Mapping[str, Table] = TABLES, folder:
     if options.data_path is not None and not options.data_path.exists():
         raise ValueError(f"--data_path={options.data_path} is not there")
     same = {name: getattr(options, name) for name in ("seeds", "workdir", "teachers", "caches", "data_path", "workers")}
-    same |= {"preset": options.preset or RELEASED, "named": bool(options.rows)}
+    same |= {
+        "preset": options.preset or RELEASED,
+        "named": any(one.rpartition("/")[2].lower() == TEACHER for one in patterns(options.rows)),
+    }
     made = plan.make(cells, lines=results.read(folder), **same)
     for table in wanted:
         quoted = dict.fromkeys(cell.row for cell in table.cells if cell.status == QUOTED)

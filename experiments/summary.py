@@ -17,7 +17,7 @@ WHICH = ("last", "best")  # of the test split
 HELD_OUT = "held_out"  # after the last step, on the split that best is chosen on; lines of before have none
 LARGER, NOT_SHOWN = "larger than its noise", "not shown"
 EXPLORATORY, UNTESTED = "exploratory", "cannot be tested"
-EXACT = (None, "float64", "float32", "float16")  # caches by which a run learns what it learns from the network itself
+ALIKE = (None, "float64", "float32", "float16")  # averaged with no cache: float16 moves a logit of 60 by 0.016 at most
 CONFIDENCE, LEVEL = 0.95, 0.05
 
 
@@ -87,7 +87,7 @@ class Group(NamedTuple):
 
     key: RunKey
     teacher_accuracy: float | None  # 0 to 1: one that was trained again is another teacher
-    store: str | None  # of a cache that changes what the teacher says; None of all that do not
+    store: str | None  # of a cache that changes what the teacher says; None of those in ``ALIKE``
     train_examples: int | None  # as they were: of a set on disk the config does not say
     select_on: str
 
@@ -95,7 +95,7 @@ class Group(NamedTuple):
     def of(cls, line: Mapping[str, Any]) -> "Group":
         """That of a line."""
         store = line["teacher"].get("store")
-        taught = line["teacher"]["accuracy"], None if store in EXACT else store
+        taught = line["teacher"]["accuracy"], None if store in ALIKE else store
         return cls(results.run_key(line), *taught, line["train_examples"], line["select_on"])
 
 
@@ -138,8 +138,8 @@ class Entry(NamedTuple):
             return text
 
         def said(group: Group) -> tuple[str, ...]:
-            teacher = "" if group.teacher_accuracy is None else f"a teacher of {100 * group.teacher_accuracy:.2f} %"
-            kept = f"a cache of {group.store}" if group.store else "no cache that changes answers"
+            accuracy = "unknown accuracy" if group.teacher_accuracy is None else f"{100 * group.teacher_accuracy:.6g} %"
+            teacher, kept = f"a teacher of {accuracy}", f"a cache of {group.store}" if group.store else "no such cache"
             return f"teacher: {group.key.teacher}", teacher, kept, f"{group.train_examples} training images"
 
         told = zip(said(self.group), *(said(twin) for twin in twins if twin), strict=True)
@@ -245,8 +245,17 @@ def _pairs(entries: list[Entry]) -> list[tuple[Entry, Entry]]:
 
 
 def _apart(entries: list[Entry]) -> list[str]:
-    """What is said of pairs that differ in their images."""
-    return [
+    """What is said of pairs that differ in their images, and of rows that no row of the same teacher stands beside."""
+    alone = [
+        f"{entry.cell.column}: {entry.label(entries)} is not compared with {name}: that has another teacher"
+        for entry in entries
+        for name in entry.cell.bases
+        if (others := [base for one, base in _pairs(entries) if one is entry and base.cell.row == name and base.group])
+        and entry.group
+        and not any(_of_one_teacher(entry, base) for base in others)
+        and any(base.preset == entry.preset for base in others)
+    ]
+    return alone + [
         f"{entry.cell.column}: {entry.label(entries)} and {base.label(entries)} are not compared: "
         f"{entry.group.train_examples} and {base.group.train_examples} training images, best chosen on "
         f"{entry.group.select_on} and {base.group.select_on}"

@@ -238,7 +238,7 @@ def _newer(name: str, title: str, *losses: str, seen: str) -> Table:
 
 # One newer loss for each kind of idea: relations within a batch, a ranking that the label corrects, a cost of moving.
 TINY_NEWER = _newer("tiny_newer", "newer losses", "DIST", "RLD", "WKD", seen="KD's, which the table tiny had before")
-# Two that compare the distributions otherwise than KL at one temperature, and the order of neighbours in rank.
+# Two that compare distributions otherwise than by KL at one temperature, and one by the order of classes.
 TINY_NEWER_2 = _newer(
     "tiny_newer_2", "three more newer losses", "TTM", "ABKD", "LDRLD", seen="those of the tables tiny and tiny_newer"
 )

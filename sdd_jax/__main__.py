@@ -167,9 +167,9 @@ def keep_programs() -> None:
             folder = cache_folder("programs")
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
-                raise OSError(f"{folder} cannot be written")
+                raise OSError(f"{folder} cannot be written (XDG_CACHE_HOME says where)")
         except (ValueError, OSError) as error:  # such as a user without a home
-            print(f"sdd: compiled programs are not kept: {error} (XDG_CACHE_HOME says where)", file=sys.stderr)
+            print(f"sdd: compiled programs are not kept: {error}", file=sys.stderr)
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", 2**32)  # bytes, those used last

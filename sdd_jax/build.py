@@ -161,7 +161,7 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
         function = partial(base.function, **options["loss"])
         example, labels = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
         with named_field(f"loss.base {settings['loss.base']}"):  # the function itself says what is wrong with options
-            shape = jax.eval_shape(function, example, example, labels).shape
+            shape = getattr(jax.eval_shape(function, example, example, labels), "shape", "a structure")
             if shape != labels.shape:
                 raise ValueError(f"base must return one value per example, {labels.shape}, got {shape}")
         weighting = ("complementary_weight", "consistent_weight", "consistency", "reduction")

@@ -21,7 +21,7 @@ from sdd_jax.training.teacher_cache import Layout, outputs_of_rows
 
 
 def train_examples(settings: Settings) -> int:
-    """How many images an epoch has, up to what is held out of small classes; ``ValueError`` if nobody knows."""
+    """About how many images an epoch has, as if a tenth of all were held out; ``ValueError`` if nobody knows."""
     if settings["data.name"] == data.ARRAYS:  # which may state held-out images
         return len(load_data(settings).train.index)
     total = described(settings).train_examples

@@ -43,7 +43,7 @@ def cache_folder(name: str) -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sdd_jax", name)
     except RuntimeError as error:
-        raise ValueError(f"there is no place for what is kept between starts: set XDG_CACHE_HOME ({error})") from error
+        raise ValueError(f"{error} Nothing can be kept between starts: set XDG_CACHE_HOME") from error
 
 
 def walk(folder: Path, without: Path | None = None) -> Iterator[tuple[str, list[str]]]:

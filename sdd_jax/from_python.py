@@ -318,7 +318,10 @@ def _write_run(network: Any, folder: Path, images: Images, given: Arguments) -> 
     named = given_network(network, info.image_shape, info.num_classes)
     stem = given.stem or given.fields.get("model.stem")
     if stem is None and images.size is not None:
-        stem = small_config.get_config(f"teacher=none,student={named.name},method=plain,size={images.size}").model.stem
+        wanted = small_config.get_config(
+            f"teacher=none,student={named.name},method=plain,size={images.size}"
+        ).model.stem
+        stem = wanted if ":" in named.name or wanted in model_stems(named.name) else None
     about = {"name": named.name, "stem": stem or _stem(named, info), "num_classes": info.num_classes}
     saved.write_imported(folder, variables=variables, source={"given": variables_hash(variables)}, **about)
     return folder

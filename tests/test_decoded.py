@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -445,6 +447,35 @@ def test_killed_while_it_decodes_it_makes_the_same_bytes_and_leaves_no_process(t
     )
     (by_one,) = cache.glob("alone-*/train.npy")
     assert by_one.read_bytes() == whole["train.npy"] and len(alone[0]) == 3000
+
+
+def ignores(process, number):
+    """Whether a process has begun, and ignores a signal."""
+    (mask,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.slow
+def test_workers_leave_signals_to_their_parent_and_a_lost_one_ends_it_at_once(tmp_path, cache):
+    path = sets.write_zip(tmp_path / "a.zip", sets.tiny_imagenet(train=1500, val=10))
+    survived = []
+
+    def signals():
+        while len(workers := active_children()) < 2 or not all(ignores(one.pid, signal.SIGTERM) for one in workers):
+            time.sleep(0.01)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            for worker in workers:
+                os.kill(worker.pid, number)
+        time.sleep(0.2)
+        survived.extend(worker.is_alive() for worker in workers)
+        workers[0].kill()
+
+    thread = threading.Thread(target=signals)
+    thread.start()
+    with pytest.raises(ChildProcessError, match="a process that decodes images was lost"):
+        load(path, "tiny_imagenet", image_size=64, workers=2)
+    thread.join()
+    assert survived == [True, True] and not active_children() and not content(cache)
 
 
 def session_members(session):

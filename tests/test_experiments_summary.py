@@ -104,20 +104,23 @@ def test_a_teacher_that_was_trained_again_and_a_cache_that_changes_answers_are_a
 
     again = [taught(KD, seed, 80.0, accuracy=0.8) for seed in (3, 4)]
     rounded = [taught(KD, seed, 70.0 + seed, cached=True, store="int8") for seed in (6, 8)]
-    kept = taught(KD, 7, 88.9, cached=True, store="float16")  # of which nothing is lost
+    kept = taught(KD, 7, 88.9, cached=True, store="float16")  # rounded, but not apart
     made = summarized(FASHION, *kd_lines(), kept, *again, *rounded, *sdd_lines(), taught(SDD, 3, 81.0, accuracy=0.8))
     found = {entry.label(made.entries): [*entry.values("top1", "last")] for entry in made.entries if entry.lines}
     assert found == {
-        "KD (a teacher of 90.00 %, no cache that changes answers)": [0, 1, 2, 7],
-        "KD (a teacher of 80.00 %, no cache that changes answers)": [3, 4],
-        "KD (a teacher of 90.00 %, a cache of int8)": [6, 8],
-        "SD-KD (a teacher of 90.00 %)": [0, 1, 2],
-        "SD-KD (a teacher of 80.00 %)": [3],
+        "KD (a teacher of 90 %, no such cache)": [0, 1, 2, 7],
+        "KD (a teacher of 80 %, no such cache)": [3, 4],
+        "KD (a teacher of 90 %, a cache of int8)": [6, 8],
+        "SD-KD (a teacher of 90 %)": [0, 1, 2],
+        "SD-KD (a teacher of 80 %)": [3],
     }
     compared = {
         (one.entry.teacher_accuracy, one.base.teacher_accuracy, one.base.group.store) for one in made.comparisons
     }
-    assert compared == {(90.0, 90.0, None), (80.0, 80.0, None)}
+    assert compared == {(90.0, 90.0, None), (80.0, 80.0, None)} and not made.remarks
+    made = summarized(FASHION, *kd_lines(), taught(SDD, 3, 81.0, accuracy=0.8))
+    assert not any(one.ours for one in made.comparisons)
+    assert made.remarks == [f"{COLUMN}: SD-KD is not compared with KD: that has another teacher"]
 
 
 def test_two_lines_of_one_run_count_once_and_are_named():

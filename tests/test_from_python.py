@@ -105,7 +105,7 @@ AGAIN = {  # what a notebook has, and a cell of it that is run again with anothe
     "a static method": ("nn.swish(", "nn.gelu("),
     "a jitted function": ("jnp.tan(", "jnp.exp("),
     "a function that an NNX module holds": ("jnp.sinh(", "jnp.cosh("),
-    "a number that a dataclass holds": ("slope: float = 0.5", "slope: float = 0.6"),
+    "a number that a dataclass holds": ("slope=0.5", "slope=0.6"),
 }
 NOTEBOOK = """
 import dataclasses, functools
@@ -135,18 +135,18 @@ class Parts(nn.Module):
 @jax.jit
 def jitted(params, images): return jnp.tan(images) + params[0, 0]
 class Holds(nnx.Module):
-    def __init__(self, bend, rngs): self.conv, self.bend = nnx.Conv(1, 8, (3, 3), rngs=rngs), bend
-    def __call__(self, x, *, train): return self.bend(self.conv(x))
+    def __init__(self, bend, rngs): self.conv, self.bend = nnx.Conv(1, 8, (3, 3), rngs=rngs), (bend,)
+    def __call__(self, x, *, train): return self.bend[0](self.conv(x))
 def bent(x, times): return times * jnp.sinh(x)
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    slope: float = 0.5
+    slope: float
 class Reads(nn.Module):
-    numbers: Numbers = Numbers()
+    numbers: Numbers
     @nn.compact
     def __call__(self, x, *, train): return nn.leaky_relu(nn.Conv(8, (3, 3), strides=8)(x), self.numbers.slope)
 holds = Holds(functools.partial(bent, times=2), nnx.Rngs(0))
-given = [Linen(), Outer(nnx.Rngs(0)), (init, apply), Parts(), (init, jitted), holds, Reads()]
+given = [Linen(), Outer(nnx.Rngs(0)), (init, apply), Parts(), (init, jitted), holds, Reads(Numbers(slope=0.5))]
 """
 
 

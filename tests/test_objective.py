@@ -99,6 +99,11 @@ def test_what_would_be_computed_as_something_else_is_refused(networks, given, me
         apply(distill(kd_loss, **given), networks, 0)
 
 
+def test_a_base_that_takes_the_mean_is_refused(networks):
+    with pytest.raises(ValueError, match="base must return one value per example"):
+        apply(distill(lambda *given: jnp.mean(kd_loss(*given))), networks, 0)
+
+
 def test_a_sum_of_objectives_gives_each_its_own(networks):
     """Parameters, memory and keys by name: a term sees nothing of another's."""
 

@@ -26,7 +26,7 @@ from sdd_jax.reporting.groups import find_runs, group_runs
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
 
-for package in ("jinja2", "matplotlib"):
+for package in ("jinja2", "matplotlib", "sklearn"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[report]'")
 
 STEP, EPOCHS = 40, 4
@@ -302,7 +302,7 @@ def test_without_a_run_it_says_what_is_missing():
     assert "RUN is missing: sdd report RUN ... --flag=value" in call("report").refused()
 
 
-@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "sklearn"])
 def test_without_a_package_it_names_the_command_to_get_it(package, runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"needs {package}: pip install -e '\.\[report\]'"):

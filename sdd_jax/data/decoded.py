@@ -6,6 +6,7 @@ damaged, or of files that have changed since, is made again. Every image is brou
 """
 
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from sdd_jax.files import cache_folder
 from sdd_jax.processes import end_with_parent, memory_bytes, processors, without_script
 
 KIND = "decoded images"
+PARTS = "parts.pickle"  # while they are made: which images there are
 FORM = 1  # of the files, and of how an image is brought to its size: another number makes all of them again
 WORTH_A_PROCESS = 500  # images: about as many are decoded while a process starts
 AT_A_TIME = 250  # images of one task
@@ -154,11 +156,11 @@ class Decoder:
 _decoders: list[Decoder] = []  # of a worker process: its one
 
 
-def _begin(parts: Mapping[str, Records], folder: Path) -> None:
+def _begin(folder: Path) -> None:
     end_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group: the first one decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job: the first one decides
         signal.signal(number, signal.SIG_IGN)
-    _decoders.append(Decoder(parts, folder))
+    _decoders.append(Decoder(pickle.loads((folder / PARTS).read_bytes()), folder))
 
 
 def _decode(task: Task) -> np.ndarray:
@@ -173,7 +175,12 @@ def _decoding(parts: Mapping[str, Records], folder: Path, count: int) -> Iterato
         yield lambda tasks: map(decoder, tasks)
         return
 
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (parts, folder))
+    others = active_children()
+    listed = (
+        folder / PARTS
+    )  # not an argument: where it is long, each process would start when the one before has read it
+    listed.write_bytes(pickle.dumps(parts))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (folder,))
 
     def decode(tasks: Iterable[Task]) -> Iterator[np.ndarray]:
         try:
@@ -181,9 +188,12 @@ def _decoding(parts: Mapping[str, Records], folder: Path, count: int) -> Iterato
                 found = pool.map(_decode, tasks)
             yield from found
         except BrokenProcessPool as error:
+            for worker in set(active_children()).difference(others):
+                worker.kill()  # the pool would end them by a signal that they ignore, and wait
             raise ChildProcessError(f"a process that decodes images was lost: {error}") from error
 
     try:
         yield decode
     finally:
         pool.shutdown(cancel_futures=True)
+        listed.unlink()

@@ -187,7 +187,7 @@ def read_folder(name: str, path: str | PathLike[str] | None) -> Listed:
     """
     train, classes = find_part(name, path)
     test, others = find_part(name, path, TEST_OF.get(name, TEST))
-    if classes != others and classes and not set(others) - {"images"}:
+    if classes != others and not set(others) - {"images"}:
         raise ValueError(
             f"{train} and {test} must have the same classes: {test} has no folders of classes. Put each of its images "
             "into that of its class (the script valprep.sh of soumith/imagenetloader.torch sorts ImageNet's), or move "
@@ -207,7 +207,7 @@ def read_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     first counts. Folders that no line names keep their names; ``ValueError`` if the file names none of them.
     """
     path = next((root / name for name in NAMES if (root / name).is_file()), None)
-    if path is None or not classes:
+    if path is None:
         return classes
     try:
         lines = path.read_text("utf-8-sig").splitlines()  # as some editors on Windows write it
@@ -235,7 +235,7 @@ def called_by(names: Mapping[str, str], classes: Sequence[str]) -> tuple[str, ..
 def find_part(
     name: str, path: str | PathLike[str] | None, names: Sequence[str] = ("train",)
 ) -> tuple[Path, tuple[str, ...]]:
-    """The first of these folders that is there, and the classes in it; ``ValueError`` if that for training has none."""
+    """The first of these folders that is there, and the classes in it, of which training images have one or more."""
     root = data_root(path)
     places = [root / part for part in names]
     found = next((place for place in places if place.is_dir()), None)

@@ -156,9 +156,11 @@ def _describe(value: Any) -> str:
         unknown = UNKNOWN if re.search("<lambda>|<locals>| object>", text) else ""
         arrays = [leaf for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
         nodes = [node for _, node in nnx.iter_graph(value) if isinstance(node, nnx.Module)]
-        # The graph has values of attributes, and names of functions alone.
-        held = (one for node in nodes for _, one in sorted(vars(node).items()))
-        code = [one for one in held if callable(one) and not isinstance(one, nnx.Module | nnx.Variable)]
+        # The graph has values of attributes, but names of functions alone.
+        own = (nnx.Module, nnx.Variable)
+        held = jax.tree.leaves([vars(node) for node in nodes], is_leaf=lambda one: isinstance(one, own))
+        code = [one for one in held if callable(one) or dataclasses.is_dataclass(one)]
+        code = [one for one in code if not isinstance(one, own)]
         return _joined(unknown + text, [*arrays, *dict.fromkeys(map(type, nodes)), *code])
     if isinstance(value, ModuleType):
         return f"module {value.__name__}"

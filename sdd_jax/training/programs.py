@@ -131,9 +131,8 @@ class Programs:
 
         platform = mesh.devices.flat[0].platform
         self.draw = jit_network(begin, platform=platform, once=True, out_shardings=self.on_all)
-        self.draw.eval_shape(
-            jax.random.key(0)
-        )  # what a loss cannot do with the networks shows before a folder is begun
+        key = jax.eval_shape(jax.random.key, 0)  # before a folder is begun: what a loss cannot do with the networks
+        self.draw.eval_shape(jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.on_all))
 
     def begin(self, key: jax.Array) -> State:
         """A run's first state: drawn, but for what it begins with."""
