@@ -61,7 +61,7 @@ def test_the_argument_chooses_otherwise(tmp_path):
         ("size=x", r"size=x: expected 24 to 96 pixels"),
         ("path=none", 'no data set "image_folder" found; looked in'),
         ("path={large}", r"have about 300 pixels a side: configs/image_folder.py is for such images; size=96 .* makes"),
-        ("path={empty}", r"needs training images, got none"),
+        ("path={empty}", r"train has no folders of classes: expected"),
     ],
 )
 def test_what_leaves_the_size_open_is_one_line(tmp_path, argument, message):
