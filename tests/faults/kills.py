@@ -52,7 +52,7 @@ SLOWLY = [
     "os.fsync = lambda file: (time.sleep(0.1), at_once(file))\n"
     "sdd_jax.__main__.main()",
 ]
-TIMED = ("seconds", "images_per_second", "starts", "started", "commit")  # of a result line
+TIMED = ("seconds", "images_per_second", "starts", "started", "commit", results.SEAL)  # of a result line
 STEPS_AN_EPOCH = 4  # the most, of the runs here
 
 
