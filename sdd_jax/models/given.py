@@ -148,6 +148,8 @@ def _describe(value: Any) -> str:
         return _joined(type(value).__name__, list(value))
     if isinstance(value, Mapping):
         return _joined("mapping", [item for pair in value.items() for item in pair])
+    if isinstance(value, set | frozenset):
+        return f"set {sorted(map(_describe, value))}"
     if isinstance(value, CodeType):
         return _joined("code", [value.co_code, value.co_names, value.co_varnames, value.co_consts])
     if isinstance(value, nnx.Module):
