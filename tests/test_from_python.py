@@ -113,7 +113,7 @@ import flax.linen as nn, jax, jax.numpy as jnp
 from flax import nnx
 SLOPE = 0.1
 def shift(x): return SLOPE + jnp.sin(x)
-def init(key, images): return jnp.zeros((len({1} & {1, 2}), 3 if 3 in {3, 4} else 0))
+def init(key, images): return jnp.zeros((1, 3 if 3 in {3, 4} else 0))
 def apply(params, images): return (lambda x: shift(x))(images + params[0, 0])
 class Linen(nn.Module):
     @nn.compact
