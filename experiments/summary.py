@@ -246,20 +246,18 @@ def _pairs(entries: list[Entry]) -> list[tuple[Entry, Entry]]:
 
 def _apart(entries: list[Entry]) -> list[str]:
     """What is said of pairs that differ in their images, and of rows that no row of the same teacher stands beside."""
-    alone = [
-        f"{entry.cell.column}: {entry.label(entries)} is not compared with {name}: that has another teacher"
-        for entry in entries
-        for name in entry.cell.bases
-        if (others := [base for one, base in _pairs(entries) if one is entry and base.cell.row == name and base.group])
-        and entry.group
-        and not any(_of_one_teacher(entry, base) for base in others)
-        and any(base.preset == entry.preset for base in others)
-    ]
-    return alone + [
+    pairs = [(entry, base) for entry, base in _pairs(entries) if entry.group and base.group]
+    beside = {(id(entry), base.cell.row) for entry, base in pairs if _of_one_teacher(entry, base)}
+    alone = dict.fromkeys(
+        f"{entry.cell.column}: {entry.label(entries)} is not compared with {base.cell.row}: that has another teacher"
+        for entry, base in pairs
+        if entry.preset == base.preset and (id(entry), base.cell.row) not in beside
+    )
+    return [*alone] + [
         f"{entry.cell.column}: {entry.label(entries)} and {base.label(entries)} are not compared: "
         f"{entry.group.train_examples} and {base.group.train_examples} training images, best chosen on "
         f"{entry.group.select_on} and {base.group.select_on}"
-        for entry, base in _pairs(entries)
+        for entry, base in pairs
         if entry.group and base.group and _of_one_teacher(entry, base) and not _on_one_set(entry, base)
     ]
 

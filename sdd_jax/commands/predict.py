@@ -28,9 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "A folder for tables and pictures; none are written if this is left out.")
     flags.DEFINE_enum("checkpoint", "last", SAVED, CHECKPOINT)
     flags.DEFINE_string("data", None, "The data set of an imported network.")
-    flags.DEFINE_string(
-        "data_path", None, "Where the folder with the class names is; of a run that noted them, to read them again."
-    )
+    flags.DEFINE_string("data_path", None, "Where the folder with the class names is. A trained run has noted its own.")
     flags.DEFINE_list("allow", [], ALLOW)
     flags.mark_flags_as_required(["workdir"])
 

@@ -176,9 +176,8 @@ def _decoding(parts: Mapping[str, Records], folder: Path, count: int) -> Iterato
         return
 
     others = active_children()
-    listed = (
-        folder / PARTS
-    )  # not an argument: where it is long, each process would start when the one before has read it
+    # Not an argument: where it is long, each process would start when the one before has read it.
+    listed = folder / PARTS
     listed.write_bytes(pickle.dumps(parts))
     pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (folder,))
 
