@@ -132,6 +132,8 @@ TINY_WEIGHTS = {
     "TTM": 45.0,
     "ABKD": 128.0,
     "LDRLD": 1.0,
+    "WTTM": 4.0,
+    "MLKD": 0.9,
 }
 # Three of each at first. Others came while the largest, or of DIST the smallest, was the best.
 TINY_TRIED = {
@@ -144,6 +146,8 @@ TINY_TRIED = {
     "TTM": (11.25, 45.0, 180.0),
     "ABKD": (8.0, 32.0, 128.0, 512.0),
     "LDRLD": (0.25, 1.0, 4.0),
+    "WTTM": (1.0, 4.0, 16.0),
+    "MLKD": (0.225, 0.9, 3.6),
 }
 tiny_study = functools.partial(
     compare,
@@ -242,6 +246,10 @@ TINY_NEWER = _newer("tiny_newer", "newer losses", "DIST", "RLD", "WKD", seen="KD
 TINY_NEWER_2 = _newer(
     "tiny_newer_2", "three more newer losses", "TTM", "ABKD", "LDRLD", seen="those of the tables tiny and tiny_newer"
 )
+# One that weighs what the teacher is unsure of, and one of several temperatures and relations at once.
+TINY_NEWER_3 = _newer(
+    "tiny_newer_3", "two more newer losses", "WTTM", "MLKD", seen="those of the other tables of these images"
+)
 TINY_TUNING = tiny_study(
     "tiny_tuning",
     "Tiny-ImageNet, the pair of the table tiny: the runs that choose its weights",
@@ -257,7 +265,17 @@ TINY_TUNING = tiny_study(
 
 ALL = "all"
 OF_PAPER = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9, APPENDIX1, APPENDIX2)
-OF_STUDY = (FASHION, FASHION_CROSS, FASHION_WITHOUT_WARMUP, TINY, TINY_CROSS, TINY_NEWER, TINY_NEWER_2, TINY_TUNING)
+OF_STUDY = (
+    FASHION,
+    FASHION_CROSS,
+    FASHION_WITHOUT_WARMUP,
+    TINY,
+    TINY_CROSS,
+    TINY_NEWER,
+    TINY_NEWER_2,
+    TINY_NEWER_3,
+    TINY_TUNING,
+)
 TABLES: Mapping[str, Table] = {table.name: table for table in (*OF_PAPER, *OF_STUDY)}
 
 
