@@ -12,12 +12,12 @@ from experiments.cells import Cell, Table
 from experiments.recipes import PRESETS, RELEASED
 from experiments.results import NO_TEACHER, RunKey
 from sdd_jax.reporting.measures import Spread, spread
+from sdd_jax.training.teacher_cache import EXACT
 
 WHICH = ("last", "best")  # of the test split
 HELD_OUT = "held_out"  # after the last step, on the split that best is chosen on; lines of before have none
 LARGER, NOT_SHOWN = "larger than its noise", "not shown"
 EXPLORATORY, UNTESTED = "exploratory", "cannot be tested"
-ALIKE = (None, "float64", "float32", "float16")  # averaged with no cache: float16 moves a logit of 60 by 0.016 at most
 CONFIDENCE, LEVEL = 0.95, 0.05
 
 
@@ -87,7 +87,7 @@ class Group(NamedTuple):
 
     key: RunKey
     teacher_accuracy: float | None  # 0 to 1: one that was trained again is another teacher
-    store: str | None  # of a cache that changes what the teacher says; None of those in ``ALIKE``
+    store: str | None  # of a cache that changes what the teacher says; None of those in ``EXACT``
     train_examples: int | None  # as they were: of a set on disk the config does not say
     select_on: str
 
@@ -95,7 +95,7 @@ class Group(NamedTuple):
     def of(cls, line: Mapping[str, Any]) -> "Group":
         """That of a line."""
         store = line["teacher"].get("store")
-        taught = line["teacher"]["accuracy"], None if store in ALIKE else store
+        taught = line["teacher"]["accuracy"], None if store in EXACT else store
         return cls(results.run_key(line), *taught, line["train_examples"], line["select_on"])
 
 

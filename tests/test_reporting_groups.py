@@ -71,6 +71,18 @@ def test_a_baseline_has_the_same_teacher_and_the_nearest_settings():
     assert baseline_of(groups["sdd"], [*groups.values()]) is groups["p"]
 
 
+def test_a_member_of_an_ensemble_that_has_no_name_is_told_apart_by_its_cache():
+    def taught(name, runs, caches, **more):
+        return run(name, **{"model.teacher": "ensemble", "teacher.runs": runs, "teacher.cache": caches} | more)
+
+    assert labels(taught("a", "x,none", "none,A"), taught("b", "x,none", "none,B")) == {
+        "resnet8 KD (cache none,A)": ["a"],
+        "resnet8 KD (cache none,B)": ["b"],
+    }
+    assert len(labels(taught("a", "x,none", "A,B"), taught("b", "x,none", "none,B", seed=1))) == 1  # x is in its folder
+    assert len(labels(taught("a", "x,y", "A,B"), taught("b", "x,y", None, seed=1))) == 1
+
+
 def test_runs_that_were_tested_on_other_images_are_refused():
     with pytest.raises(ValueError, match="on the same data: the test images of b are not those of a"):
         labels(run("a", {TESTED: "a"}), run("b", {TESTED: "b"}, seed=1))

@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdd_jax import methods, saved
-from sdd_jax.config import CACHE
+from sdd_jax.config import CACHE, ENSEMBLE, NONE
 from sdd_jax.fields import RUNTIME_FIELDS
 from sdd_jax.own import check_allowed
 from sdd_jax.serving.network import CONTROLS
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
 from sdd_jax.training.run_writer import TESTED_ON, TRAINED_ON
+from sdd_jax.training.teacher_cache import EXACT, HEADER, read_header
 
 TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode's kinds of marks that reorder text
 # Fields that do not tell methods apart: seeds, places, and how a run was carried out.
 _NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *RUNTIME_FIELDS})
 
+STORES = "teacher.stores"  # of caches that change what a teacher says: no field of a config, but told apart like one
 # Fields that say which teacher it is; teacher.cache is one where the cache is all that there is of it.
 TEACHER = (
-    *("model.teacher", "teacher.run", "teacher.checkpoint", "teacher.cache"),
+    *("model.teacher", "teacher.run", "teacher.checkpoint", "teacher.cache", STORES),
     *("teacher.runs", "teacher.weights", "teacher.mean"),
 )
 
@@ -29,12 +31,12 @@ class Run(NamedTuple):
     """One run's folder."""
 
     folder: Path
-    config: dict[str, Any]  # flat
+    config: dict[str, Any]  # flat, and ``STORES`` where caches are there and not exact
     lines: list[dict[str, Any]]  # of metrics.jsonl
     results: dict[str, Any]  # last and best as in done.json; of a run that has not finished, so far
     finished: bool
     environment: dict[str, Any]  # of its last start
-    inputs: Mapping[str, Any]  # fingerprints of its images, where they were held in memory
+    inputs: Mapping[str, Any]  # fingerprints of its images; a run of before they were noted has none
 
     @property
     def seed(self) -> int:
@@ -43,8 +45,16 @@ class Run(NamedTuple):
     @property
     def recipe(self) -> dict[str, Any]:
         """The fields that are set; a field that came after a run is one that it has not set."""
-        kept = _NOT_RECIPE - {"teacher.cache"} if self.config["model.teacher"] == CACHE else _NOT_RECIPE
-        return {name: value for name, value in self.config.items() if name not in kept and value is not None}
+        fields = {name: value for name, value in self.config.items() if name not in _NOT_RECIPE}
+        return {name: value for name, value in (fields | self._nameless()).items() if value is not None}
+
+    def _nameless(self) -> dict[str, str]:
+        """``teacher.cache`` as far as it is all that is known of a teacher."""
+        teacher, cache = self.config["model.teacher"], self.config.get("teacher.cache") or NONE
+        if teacher == ENSEMBLE and NONE in (runs := self.config["teacher.runs"].split(",")):
+            members = zip(runs, cache.split(","), strict=True)
+            return {"teacher.cache": ",".join(one if run == NONE else NONE for run, one in members)}
+        return {"teacher.cache": cache} if teacher == CACHE else {}
 
     def differs(self, other: "Run", what: str) -> bool:
         """Whether the images that ``inputs`` calls so are known of both, and are others."""
@@ -103,7 +113,17 @@ def _read(folder: Path, allow: Collection[str]) -> Run:
     lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
     environment = run_dir.read_starts(folder)[-1]
     inputs = saved.checkpoints(folder).manifest(results["steps"])["progress"].get("inputs", {})
-    return Run(folder, run_dir.flat_fields(config), lines, results, finished, environment, inputs)
+    fields = run_dir.flat_fields(config)
+    return Run(folder, fields | _stores(fields), lines, results, finished, environment, inputs)
+
+
+def _stores(config: Mapping[str, Any]) -> dict[str, str]:
+    """How caches that are there keep what a teacher says, if one of them changes it: an int8 or topN."""
+    cache = config.get("teacher.cache") or NONE
+    caches = cache.split(",") if config["model.teacher"] == ENSEMBLE else [cache]
+    there = [read_header(Path(one))["store"] if (Path(one) / HEADER).is_file() else NONE for one in caches]
+    stores = [NONE if store in EXACT else store for store in there]
+    return {STORES: ",".join(stores)} if {*stores} - {NONE} else {}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
