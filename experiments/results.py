@@ -13,7 +13,6 @@ from experiments.recipes import Recipe
 from sdd_jax.files import NUMBER, Fields, check_fields
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
-from sdd_jax.training.teacher_cache import HEADER, read_header
 
 RESULTS = Path(__file__).with_name("results")
 NO_TEACHER = "none"
@@ -133,10 +132,10 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     metrics = read_log(folder, done)
     rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]
     held_out = [line for line in metrics if line["kind"] == "evaluation" and line["split"] != "test"]
-    accuracy, cache = done["teacher_accuracy"], config["teacher"]["cache"]
-    kept = {"cached": cache is not None}
-    if cache is not None and (Path(cache) / HEADER).exists():  # a cache may be deleted once its runs are done
-        kept["store"] = read_header(Path(cache))["store"]
+    accuracy = done["teacher_accuracy"]
+    kept = {"cached": config["teacher"]["cache"] is not None}
+    if (store := done.get("teacher_stores")) is not None:  # a run of before this was noted has none
+        kept["store"] = store
     line = {
         "config": f"configs/{recipe.file}.py",
         "argument": recipes.argument(recipe, preset),

@@ -4,6 +4,7 @@ Every process runs the same program over the devices of all. The first one write
 disk it sends to the others: if each looked for itself, they might see different moments.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30  # a process that was silent for so long counts as lost, and the others end
+_ASKED = itertools.count()  # how often it was asked whether to stop
 _HIDING = threading.Lock()  # the script is one, and hidden by one thread at a time
 PAUSE = 0.5  # seconds between two attempts to reach the coordinator
 
@@ -139,8 +141,12 @@ class Preempted(Exception):
 
 
 def preemption_requested(step: int) -> int | None:
-    """SIGTERM if one of several processes was sent it and all of them are to stop at ``step``; else None."""
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+    """SIGTERM if one of several processes was sent it and all of them are to stop at ``step``; else None.
+
+    JAX has all of them stop at the number that follows the largest it was given before. A step's number would be left
+    out by chunks of steps, and begins anew with the next run; all processes ask equally often.
+    """
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_ASKED)):
         return signal.SIGTERM
     return None
 

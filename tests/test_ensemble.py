@@ -193,6 +193,7 @@ def test_runs_of_two_teachers_end_alike_wherever_their_rows_come_from(tmp_path, 
     for name in ("live", "on the device", "in files"):
         first = live[0] if name == "live" else filler.run(epochs=4, on_device=name != "in files").teacher
         both = join_teachers([first, live[1]], [2, 1], "probabilities")
+        assert both.stores == (None if name == "live" else "float64,none")
         ends.append(jax.device_get(loop.train(tiny.built(epochs=4, dtype=jnp.float64, teacher=both), tmp_path / name)))
     assert int(ends[0].step) >= 20
     for end in ends[1:]:

@@ -305,12 +305,10 @@ def test_what_a_line_holds(tmp_path):
     assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None, "cached": False}
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
     assert one["held_out"] == {"step": 5, "epoch": 10.0, "accuracy": 0.7}
-    cached, cache = finished(tmp_path / "b", recipe, {"teacher.cache": str(tmp_path / "cache")}), tmp_path / "cache"
+    cached = finished(tmp_path / "b", recipe, {"teacher.cache": str(tmp_path / "cache")})
     teacher = {"id": "none", "accuracy": None, "cached": True}
-    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == teacher  # the cache is gone
-    cache.mkdir()
-    header = {"store": "float16"}
-    sealed.write(cache / "cache.json", "cache", sealed.digest(header), {"header": header})
+    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == teacher  # a run of before it was noted
+    run_dir.write_sealed(cached, "done.json", {**run_dir.read_done(cached), "teacher_stores": "float16"})
     assert results.make(cached, recipe, RELEASED, "none")["teacher"] == {**teacher, "store": "float16"}
     kept = [line for line in read_metrics(tmp_path / "a" / "metrics.jsonl") if line.get("split") != "validation"]
     write_log(tmp_path / "a", run_dir.read_done(tmp_path / "a"), kept)

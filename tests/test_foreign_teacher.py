@@ -115,6 +115,7 @@ def test_a_teacher_may_answer_in_any_floating_numbers(dtype, given):
 def test_of_the_largest_logits_alone_every_region_keeps_its_class(tmp_path):
     fill(tmp_path / "cache", "patches", store="top3")
     built = build(student(teacher__cache=str(tmp_path / "cache")))
+    assert built.teacher.stores == "top3"
     data = built.dataset
     index, view = (column[:64].astype(np.int32) for column in views_of(data))
     outputs = built.teacher.apply(built.teacher.arrays, {"index": index, "view": view, "position": np.arange(64)})

@@ -199,14 +199,16 @@ def test_a_finished_run_stays_as_it_is_where_more_epochs_are_refused(tmp_path):
         return {"seed": 0, "epochs": epochs, "method": "plain", "optim": {"schedule": "step", "milestones": []}}
 
     run = tiny.built(epochs=1)
-    run = run._replace(config=config(1), teacher=run.teacher._replace(digest="a"))
+    run = run._replace(config=config(1), teacher=run.teacher._replace(digest="a", stores="float32"))
     loop.train(run, tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in ("config.json", "done.json")}
     longer = run._replace(config=config(2), epochs=2)
-    with pytest.raises(ValueError, match="holds a run that began with another teacher"):
-        loop.train(longer._replace(teacher=run.teacher._replace(digest="b")), tmp_path)
+    for name, other in {"teacher": {"digest": "b"}, "form of the teacher's cache": {"stores": "int8"}}.items():
+        with pytest.raises(ValueError, match=f"holds a run that began with another {name}:"):
+            loop.train(longer._replace(teacher=run.teacher._replace(**other)), tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     run_dir.check_same_config(tmp_path, config(1))
+    assert run_dir.read_done(tmp_path)["teacher_stores"] == "float32"
     with pytest.raises(Preempted):
         loop.train(longer, tmp_path, should_stop=lambda step: 15)
     assert run_dir.read_config(tmp_path)["epochs"] == 2 and not (tmp_path / "done.json").exists()

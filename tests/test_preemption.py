@@ -79,6 +79,19 @@ def test_a_killed_and_a_preempted_run_end_bit_for_bit_as_an_uninterrupted_one(tm
         chex.assert_trees_all_equal(jax.device_get(loop.train(tiny.built(), workdir)), expected)
 
 
+def test_several_processes_count_how_often_they_ask_whatever_the_step(monkeypatch):
+    """JAX stops all at the number after the largest it was given: chunks, and the next run, must not leave it out."""
+    asked = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        processes.multihost_utils,
+        "reached_preemption_sync_point",
+        lambda number: asked.append(number) or len(asked) > 3,
+    )
+    assert [processes.preemption_requested(step) for step in (0, 50, 5000, 7)] == [None, None, None, signal.SIGTERM]
+    assert asked == [*range(asked[0], asked[0] + 4)]
+
+
 # ---------------------------------------------------------------------- in real processes
 
 
@@ -164,3 +177,17 @@ def test_two_processes_stop_together_and_end_when_one_is_lost(uninterrupted, tmp
     assert codes == [0, 0], errors
     assert final(tmp_path) == uninterrupted[2]
     assert np.isfinite([line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]).all()
+
+
+@pytest.mark.slow
+def test_several_processes_stop_between_chunks_and_before_the_first_of_a_run_that_goes_on(tmp_path):
+    chunks, at = ("--seconds=0.3", "--steps_per_call=4", "--epochs=12"), 0
+    for early in ((), ("--early",)):
+        both = begin(tmp_path, *chunks, *early, processes=2)
+        if not early:
+            wait_for(both[0], 4)
+            both[1].send_signal(signal.SIGTERM)
+        codes, errors = end(both)
+        assert codes == [143, 143], errors
+        assert at < final(tmp_path)[0] <= at + 20 < 60
+        at = final(tmp_path)[0]

@@ -142,11 +142,12 @@ def test_processes_of_different_configs_do_not_train_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_of_different_data_do_not_train_together(tmp_path):
+@pytest.mark.parametrize("other", ["bright", "teacher"])
+def test_processes_of_different_data_or_teachers_do_not_train_together(tmp_path, other):
     """From Python, too: hashes are compared before the first step."""
     port = free_port()
     both = [
-        start(["tests/train_tiny.py", tmp_path, f"--process={index},2,{port}", f"--bright={index}"], 1)
+        start(["tests/train_tiny.py", tmp_path, f"--process={index},2,{port}", f"--{other}={index}"], 1)
         for index in range(2)
     ]
     for process in both:

@@ -25,7 +25,6 @@ from sdd_jax.reporting import figures, measures, study, write_report
 from sdd_jax.reporting.groups import baseline_of, find_runs, group_runs
 from sdd_jax.training import run_dir
 from sdd_jax.training.compiling import jit_network
-from sdd_jax.training.teacher_cache import HEADER
 
 for package in ("jinja2", "matplotlib", "sklearn"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[report]'")
@@ -96,7 +95,7 @@ def accuracy(values, digits):
     return float((values.argmax(-1) == digits.test.labels).mean())
 
 
-def write_run(root, name, networks, accuracies, teacher="runs/teacher", dtype="float32", cache=None):
+def write_run(root, name, networks, accuracies, teacher="runs/teacher", dtype="float32", stores=None):
     method, _, seed = name.partition("/seed_")
     config = quickstart.get_config(f"run={method}")
     config.epochs, config.seed, config.argument.student = EPOCHS, int(seed or 0), NAME
@@ -104,7 +103,7 @@ def write_run(root, name, networks, accuracies, teacher="runs/teacher", dtype="f
     distills = method in ("kd", "sdd_kd")
     if distills:
         config.teacher.run, config.model.teacher, config.argument.teacher = str(teacher), NAME, NAME
-        config.teacher.cache = cache
+        config.teacher.cache = stores and "runs/cache"
     folder = root / name
     run_dir.open_folder(folder, check(config.to_dict()).nested())
     checkpoints = saved.checkpoints(folder)
@@ -119,7 +118,7 @@ def write_run(root, name, networks, accuracies, teacher="runs/teacher", dtype="f
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     last = {**shared, **result}
     done = {"select_on": "validation", "last": last, "best": last, "steps": STEP, "log": sealed.digest(lines)}
-    checkpoints.save(state, STEP, done)
+    checkpoints.save(state, STEP, {**done, "inputs": {"form of the teacher's cache": stores}})
     checkpoints.close()
     noted = accuracies["teacher"] if distills else None
     done |= {"seed": int(seed or 0), "teacher_accuracy": noted, "seconds": 60.0}
@@ -266,20 +265,16 @@ def test_every_seed_had_the_teacher_that_is_there(runs, tmp_path):
 
 
 def test_a_cache_that_changes_what_the_teacher_says_makes_it_another_teacher(runs, tmp_path, networks):
-    stores = {"exact": ("float16", 0), "gone": (None, 1), "rounded": ("int8", 0), "cut": ("top3", 0)}
-    for name, (store, seed) in stores.items():
-        cache = tmp_path / name
-        cache.mkdir()
-        if store is not None:
-            sealed.write(cache / HEADER, "cache", "its owner", {"header": {"store": store}})
+    kept = {"exact": ("float16", 0), "live": (None, 1), "rounded": ("int8", 0), "cut": ("none,top3", 0)}
+    for name, (stores, seed) in kept.items():
         for run in (f"kd/seed_{seed}", f"sdd_kd/seed_{seed}"):
-            write_run(cache / "runs", run, networks, dict.fromkeys(RUNS, 0.5), cache=str(cache))
+            write_run(tmp_path / name, run, networks, dict.fromkeys(RUNS, 0.5), stores=stores)
     groups = group_runs(find_runs([tmp_path], [NAME]))
-    found = {group.label: [run.folder.parents[2].name for run in group.runs] for group in groups}
+    found = {group.label: [run.folder.parents[1].name for run in group.runs] for group in groups}
     for method in ("KD", "SDD-KD"):
         label = f"{NAME} {method}"
-        assert found.pop(label) == ["exact", "gone"]
-        assert found.pop(f"{label} (stores int8)") == ["rounded"] and found.pop(f"{label} (stores top3)") == ["cut"]
+        assert found.pop(label) == ["exact", "live"]
+        assert [found.pop(f"{label} (rounded {one})") for one in ("int8", "none,top3")] == [["rounded"], ["cut"]]
     assert not found
     sdd = [group for group in groups if group.by_region]
     assert [baseline_of(group, groups).label for group in sdd] == [group.label.replace("SDD-", "") for group in sdd]

@@ -1,6 +1,8 @@
 """Trains the tiny run as a process of its own, to be killed: ``train_tiny.py --help``."""
 
 import argparse
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,9 @@ parser.add_argument("workdir", type=Path)
 parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--seconds", type=float, default=0.0, help="sleep so long before every chunk")
 parser.add_argument("--bright", type=int, default=0, help="what is added to the first training image")
+parser.add_argument("--steps_per_call", type=int, default=1)
+parser.add_argument("--teacher", help="what stands for the teacher's weights")
+parser.add_argument("--early", action="store_true", help="SIGTERM before anything is made")
 parser.add_argument("--process", help="INDEX,COUNT,PORT of several processes")
 
 
@@ -31,7 +36,10 @@ def main(given):
                 time.sleep(given.seconds)
                 return requested(step)
 
-            built = tiny.built(epochs=given.epochs)
+            if given.early:
+                os.kill(os.getpid(), signal.SIGTERM)
+            built = tiny.built(epochs=given.epochs, steps_per_call=given.steps_per_call)
+            built = built._replace(teacher=built.teacher._replace(digest=given.teacher))
             built.dataset.train.images[0] += given.bright
             loop.train(built, given.workdir, should_stop=should_stop)
     except processes.Preempted as preempted:

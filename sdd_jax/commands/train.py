@@ -93,7 +93,7 @@ def train_groups(
     """
     runs = [run for group in groups for run in group]
     for group in groups:
-        unfinished = [run for run in group if not run_dir.is_finished(run.folder, run.settings["epochs"])]
+        unfinished = [group[number] for number in processes.from_first(partial(_unfinished, group))]
         if unfinished:
             say(reading(unfinished[0].settings))
         built = build_together([run.config for run in unfinished], _skipped(unfinished))
@@ -116,7 +116,12 @@ def train_groups(
             continue
         for run in group:
             name = f"{run.folder}: " if len(group) > 1 else ""
-            say(name + told(saved.read_results(run.folder)))
+            say(name + told(processes.from_first(partial(saved.read_results, run.folder))))
+
+
+def _unfinished(group: list[Run]) -> list[int]:
+    """Which of these runs have not finished."""
+    return [number for number, run in enumerate(group) if not run_dir.is_finished(run.folder, run.settings["epochs"])]
 
 
 def reading(settings: Settings) -> str:

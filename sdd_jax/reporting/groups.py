@@ -12,17 +12,17 @@ from sdd_jax.own import check_allowed
 from sdd_jax.serving.network import CONTROLS
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
-from sdd_jax.training.run_writer import TESTED_ON, TRAINED_ON
-from sdd_jax.training.teacher_cache import EXACT, HEADER, read_header
+from sdd_jax.training.run_writer import STORES, TESTED_ON, TRAINED_ON
+from sdd_jax.training.teacher_cache import EXACT
 
 TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode's kinds of marks that reorder text
 # Fields that do not tell methods apart: seeds, places, and how a run was carried out.
 _NOT_RECIPE = frozenset({"seed", "seeds", "data.path", "teacher.cache", *RUNTIME_FIELDS})
 
-STORES = "teacher.stores"  # of caches that change what a teacher says: no field of a config, but told apart like one
+ROUNDED = "teacher.rounded"  # by caches that change what a teacher says: no field of a config, told apart like one
 # Fields that say which teacher it is; teacher.cache is one where the cache is all that there is of it.
 TEACHER = (
-    *("model.teacher", "teacher.run", "teacher.checkpoint", "teacher.cache", STORES),
+    *("model.teacher", "teacher.run", "teacher.checkpoint", "teacher.cache", ROUNDED),
     *("teacher.runs", "teacher.weights", "teacher.mean"),
 )
 
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     """One run's folder."""
 
     folder: Path
-    config: dict[str, Any]  # flat, and ``STORES`` where caches are there and not exact
+    config: dict[str, Any]  # flat, and ``ROUNDED`` where its teacher's cache is not exact
     lines: list[dict[str, Any]]  # of metrics.jsonl
     results: dict[str, Any]  # last and best as in done.json; of a run that has not finished, so far
     finished: bool
@@ -113,17 +113,9 @@ def _read(folder: Path, allow: Collection[str]) -> Run:
     lines, finished = read_log(folder, results), (folder / run_dir.DONE).exists()
     environment = run_dir.read_starts(folder)[-1]
     inputs = saved.checkpoints(folder).manifest(results["steps"])["progress"].get("inputs", {})
-    fields = run_dir.flat_fields(config)
-    return Run(folder, fields | _stores(fields), lines, results, finished, environment, inputs)
-
-
-def _stores(config: Mapping[str, Any]) -> dict[str, str]:
-    """How caches that are there keep what a teacher says, if one of them changes it: an int8 or topN."""
-    cache = config.get("teacher.cache") or NONE
-    caches = cache.split(",") if config["model.teacher"] == ENSEMBLE else [cache]
-    there = [read_header(Path(one))["store"] if (Path(one) / HEADER).is_file() else NONE for one in caches]
-    stores = [NONE if store in EXACT else store for store in there]
-    return {STORES: ",".join(stores)} if {*stores} - {NONE} else {}
+    stores = [NONE if store in EXACT else store for store in (inputs.get(STORES) or NONE).split(",")]
+    rounded = {ROUNDED: ",".join(stores)} if {*stores} - {NONE} else {}
+    return Run(folder, run_dir.flat_fields(config) | rounded, lines, results, finished, environment, inputs)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

@@ -63,14 +63,15 @@ def train_together(
 ) -> list[State]:
     """``train`` for runs that differ in their seed alone, in one program over one data set and one teacher.
 
-    Each leaves what it would leave alone. Runs that are more than a checkpoint apart go on one after the other.
+    Each leaves what it would leave alone. All go on from one step: the smallest of their newest checkpoints. They go on
+    one after the other if one of them has no checkpoint of that step any more, or a regular one came after it.
     """
     dataset = runs[0].dataset
     if jax.process_count() > 1:
         data = [dataset.about(), *(dataset.identity(split) for split in ("train", "selection", "test"))]
-        check_processes(
-            {"config": [owner(run.config) for run in runs], "seed": [run.seed for run in runs], "data": data}
-        )
+        teacher = [runs[0].teacher.digest, runs[0].teacher.stores]  # of a cache that may lie on each one's own disk
+        seeds, configs = [run.seed for run in runs], [owner(run.config) for run in runs]
+        check_processes({"config": configs, "seed": seeds, "data": data, "teacher": teacher})
     built, programs = runs[0], Programs(runs)
     num_examples, on_all = len(dataset.train.index), programs.on_all
     total = optim.total_steps(built.epochs, num_examples, built.batch_size)

@@ -54,7 +54,10 @@ def lock_folder(folder: Path) -> FileLock:
             holder = "another process that has just begun"
         except ValueError as error:
             holder = f"another process ({error})"
-        raise ValueError(f"{folder} is in use by {holder}: wait for it, or end it and start again") from None
+        raise ValueError(
+            f"{folder} is in use by {holder}: wait for it, or end it and start again. If its machine is gone, remove "
+            f"{folder / LOCK}"
+        ) from None
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     write_json(folder / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "started": started})
     return lock

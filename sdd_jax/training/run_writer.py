@@ -20,7 +20,7 @@ from sdd_jax.training.step import State
 
 SHOWN = 16  # examples that an error names
 TRAINED_ON, TESTED_ON = "training images", "test images"  # inputs of a run, as a checkpoint notes them
-HELD_OUT = "held-out images"
+HELD_OUT, STORES = "held-out images", "form of the teacher's cache"
 
 
 class RunWriter:
@@ -87,7 +87,7 @@ class RunWriter:
     def _check_inputs(self, before: Mapping[str, str]) -> None:
         """Notes which teacher and images the run has; ``ValueError`` if they are not those that it began with."""
         dataset = self._run.dataset
-        self._inputs = {"teacher": self._run.teacher.digest}
+        self._inputs = {"teacher": self._run.teacher.digest, STORES: self._run.teacher.stores}
         for name, split in {TRAINED_ON: "train", HELD_OUT: "selection", TESTED_ON: "test"}.items():
             self._inputs[name] = dataset.identity(split)
         for name, known in before.items():  # a run of an earlier version noted less
@@ -125,6 +125,7 @@ class RunWriter:
             "train_examples": len(run.dataset.train.index),
             "skipped_images": len(self._skipped.images) if self._skipped else 0,
             "teacher_accuracy": run.teacher_accuracy,
+            "teacher_stores": run.teacher.stores,
             "seconds": round(log["elapsed"], 1),
             "trained_together": trained_together,
             "log": log["log"],

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdd_jax.config import NONE
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import normalize
 from sdd_jax.ensemble import mean_of_teachers
@@ -36,6 +37,7 @@ class Teacher(NamedTuple):
     chunk: Callable[[int, int], Mapping[str, Any]] | None = None  # what else in the chunk that starts at a step
     name: str | None = None  # what it is called, where that is known
     digest: str | None = None  # stands for its weights, where they are known
+    stores: str | None = None  # how the cache, or that of each of several teachers, keeps logits; None: none has one
 
 
 def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
@@ -64,7 +66,9 @@ def join_teachers(teachers: Sequence[Teacher], weights: Sequence[float], mean: s
         return {name: one(seed, step) for name, one in chunks.items()}
 
     arrays = {f"kept{number}": one.arrays for number, one in enumerate(teachers)}
-    return Teacher(apply, arrays, chunk if chunks else None, " + ".join(str(one.name) for one in teachers))
+    stores = ",".join(one.stores or NONE for one in teachers) if any(one.stores for one in teachers) else None
+    name = " + ".join(str(one.name) for one in teachers)
+    return Teacher(apply, arrays, chunk if chunks else None, name, stores=stores)
 
 
 def variables_hash(variables: Any) -> str:
@@ -141,7 +145,7 @@ def cached_teacher(
         on_device = from_first(lambda: len(needed) * cache.view_bytes < _free_bytes() / (2 * caches))
     if on_device:
         table = slot_table(needed, int(dataset.train.index.max()) + 1, cache.views)
-        return Teacher(apply, cache.read(slots_of(needed)) | {"table": table})
+        return Teacher(apply, cache.read(slots_of(needed)) | {"table": table}, stores=cache.store)
 
     size = steps_per_call * batch_size
     runs = {seed: keys_at(dataset, seed=seed, **length) for seed in seeds}
@@ -153,7 +157,7 @@ def cached_teacher(
         keys = np.pad(keys, (0, size - len(keys)), mode="edge")  # a chunk's steps past the run's end are not taken
         return cache.read(slots_of(keys)) | {"first": np.int32(start)}
 
-    return Teacher(apply, {}, chunk)
+    return Teacher(apply, {}, chunk, stores=cache.store)
 
 
 def _free_bytes() -> int:
