@@ -109,7 +109,10 @@ def read(folder: Path, allow: Collection[str] = ()) -> Saved:
         if fields is not None:
             data.check_name(fields["name"])
         num_classes, size = (config if fields is None else fields)["num_classes"], config.get("image_size")
-        if fields is not None and fields["name"] != data.ARRAYS:  # arrays have one size, and may have been moved
+        if fields is not None and fields["name"] == data.ARRAYS:  # the file may have been moved
+            shape = (run_dir.read_data(folder) or {"image_shape": ()})["image_shape"][:2]
+            size = shape[0] if len({*shape}) == 1 else None
+        elif fields is not None:
             given = {"image_size": fields.get("image_size"), "num_classes": num_classes}
             size = data.describe(fields["name"], path=fields.get("path"), **given).image_shape[0]
         model = create_model(name, num_classes, stem, DTYPES[dtype])

@@ -9,7 +9,7 @@ import pytest
 from commands import call
 
 import sdd_jax
-from sdd_jax import data
+from sdd_jax import data, saved
 from sdd_jax.data import arrays
 from sdd_jax.serving.network import open_network
 from sdd_jax.training import run_dir
@@ -192,6 +192,7 @@ def test_a_run_of_a_file_of_arrays_is_measured_and_predicts(tmp_path):
     assert gone.code == 2 and f'no data set "arrays" found; looked in\n  {path}' in gone.err
     assert accuracy in call("evaluate", f"--workdir={tmp_path}/run", f"--data_path={moved}").out
     open_network(tmp_path / "run")  # which needs no data
+    assert saved.read(tmp_path / "run").image_size == 8
 
 
 def test_what_a_run_learned_does_not_change_with_the_file(tmp_path):

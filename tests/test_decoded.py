@@ -339,6 +339,9 @@ def test_small_images_that_fit_are_held_in_memory_if_nobody_says(folder, monkeyp
     assert kind(image_size=64) is StreamedDataset and kind(image_size=63) is Dataset
     assert data.decides_in_memory("imagenet", None, image_size=64) is False  # 16 GB
     assert data.decides_in_memory("cifar10", None) is None
+    absent = {"path": folder / "nowhere"}  # for the pictures of an imported network
+    assert data.decides_in_memory("image_folder", None, **absent, image_size=64) is True
+    assert data.decides_in_memory("image_folder", None, **absent, image_size=65) is False
 
 
 def config(module, argument="teacher=none,student=resnet8", **changes):

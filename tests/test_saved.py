@@ -134,6 +134,10 @@ def test_the_size_of_images_goes_with_the_weights_to_a_file_and_back(small, tmp_
     assert call("export", f"--workdir={run}", f"--output={file}").code == 0
     given = ("import", file, "--model=resnet8", "--num_classes=2", "--stem=cub200", f"--workdir={folder}")
     assert "--image_size=32" in call(*given, "--image_size=32").refused()
+    assert "its network has the stem cub200" in call(*given, "--stem=cifar").refused()
+    assert "its network has the model resnet8" in call(*given, "--model=resnet14").refused()
+    weights = call("export", f"--workdir={run}", f"--output={tmp_path}/b.safetensors", "--data=image_folder")
+    assert "--data=image_folder: safetensors holds the weights alone" in weights.refused()
     result = call(*given)
     assert "trained at 64x64 pixels, by the file" in result.out, result
     evaluate = ("evaluate", f"--workdir={folder}", "--data=image_folder", f"--data_path={images}")

@@ -45,6 +45,9 @@ def main() -> None:
     """Runs the command."""
     args, folder, output = flags.FLAGS, Path(flags.FLAGS.workdir), Path(flags.FLAGS.output)
     if args.format == "safetensors":
+        for name in ("data", "data_path"):
+            if (given := getattr(args, name)) is not None:
+                raise ValueError(f"--{name}={given}: safetensors holds the weights alone, it is for onnx and stablehlo")
         network, step = saved.read(folder, args.allow), saved.step_of(folder, args.checkpoint)
         if ":" in network.name:
             raise ValueError(f"{network.name} has no PyTorch names: docs/pytorch.md shows how to export from Python")

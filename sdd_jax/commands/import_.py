@@ -15,7 +15,7 @@ from absl import flags
 
 from sdd_jax import saved
 from sdd_jax.files import read_checkpoint, read_metadata, sha256
-from sdd_jax.models import STEM_SIZES, create_model
+from sdd_jax.models import STEM_SIZES, create_model, same_network
 from sdd_jax.torch_io import find_state_dict, from_state_dict
 from sdd_jax.training.checkpoint import check_finite
 
@@ -41,12 +41,17 @@ def main(file: str) -> None:
         raise ValueError(f"--model={args.model}: a network of your own is imported from Python: docs/own_network.md")
     model = create_model(args.model, args.num_classes, args.stem)
     checkpoint = read_checkpoint(file)
+    noted = read_metadata(file)
+    for name in ("model", "stem"):
+        own = getattr(args, name)
+        if (stated := noted.get(name, own)) != own and not (name == "model" and same_network(stated, own)):
+            raise ValueError(f"--{name}={own}: {file} says that its network has the {name} {stated}")
     try:
         variables = from_state_dict(model, checkpoint, entry=args.entry, prefix=args.prefix)
     except ValueError as error:
         raise ValueError(saved.in_one_line(file, error)) from error
     check_finite(variables, file)
-    size, whence = find_size(args.image_size, read_metadata(file).get("image_size"), args.stem, file)
+    size, whence = find_size(args.image_size, noted.get("image_size"), args.stem, file)
     digest = sha256(file)
     source = {"file": Path(file).name, "sha256": digest, "entry": args.entry, "prefix": args.prefix}
     network = {"name": args.model, "stem": args.stem, "num_classes": args.num_classes, "image_size": size}

@@ -18,7 +18,7 @@ from sdd_jax.data.augment import normalize
 from sdd_jax.data.dataset import data_root, stratified_draw
 from sdd_jax.mesh import make_mesh
 from sdd_jax.metrics import same_accuracy
-from sdd_jax.models.classifier import HEAD
+from sdd_jax.models.classifier import CLASS_TOKEN, HEAD
 from sdd_jax.regions import Regions
 from sdd_jax.reporting import measures
 from sdd_jax.reporting.groups import Group, baseline_of, shown
@@ -195,7 +195,8 @@ def _program(network: saved.Saved, data: Any) -> Any:
     def program(variables, arrays):
         batch = make_batch(arrays)
         outputs = network.model.apply(variables, batch["image"], train=False)
-        logits, features = outputs.logits, outputs.feature_maps.get(HEAD)
+        logits, maps = outputs.logits, outputs.feature_maps
+        features = maps.get(CLASS_TOKEN, maps.get(HEAD))  # what the head reads
         features = logits if features is None else jnp.mean(features, (1, 2))
         return batch["label"], batch["valid"], logits.astype(jnp.float32), features.astype(jnp.float32)
 
