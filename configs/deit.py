@@ -10,12 +10,13 @@ DIR is as in ``configs/image_folder.py``. Any pair takes the recipe, such as
 
 Numbers are those of "Training data-efficient image transformers & distillation through attention" (DeiT, 2021), table
 9, and where it has none of its released code (main.py, commit 0282d2a: the average of the weights). The batch is a
-quarter of DeiT's, and so is the rate: 0.0005 for each 512 images; change both together. With ``kd`` and ``sdd_kd`` the
+quarter of DeiT's, and so is the rate: 0.0005 for each 512 images; change both together. With KD, also by regions, the
 temperature is 3 and the teacher's weight 0.1 (section 6, soft distillation); the distillation token is not here. Left
 out of the recipe are stochastic depth, repeated augmentation, random erasing, and a rate that ends at 0.00001. What
 RandAugment, the warm-up and the average do otherwise than timm: docs/recipes.md.
 """
 
+from sdd_jax import methods
 from sdd_jax.configs import common
 
 
@@ -35,7 +36,9 @@ def get_config(argument: str | None = None):
     data.mixup, data.cutmix = 0.8, 1.0
     common.choose(config, chosen)
     config.loss.label_smoothing = 0.1
-    if config.method in ("kd", "sdd_kd"):
+    if (features := config.get("features")) and "warmup_epochs" in (features.options or {}):
+        features.options.warmup_epochs = config.epochs // 12  # the share that 20 epochs are of 240
+    if methods.parse(config.method).base == "kd":
         config.loss.options.temperature = 3.0
         config.loss.task_weight, config.loss.distill_weight = 0.9, 0.1
     return config

@@ -92,7 +92,7 @@ TABLE9 = compare(
     measures=("ms",),
     notes=(
         "the paper names no hardware, and its caption speaks of accuracies that the table does not have",
-        "ours is what the runs of Tables 6 and 7 took for a batch, by the median of their images per second; python -m "
+        "ours is what the runs of these rows took for a batch, by the median of their images per second; python -m "
         "benchmarks.run measures a step by itself, beside PyTorch's",
     ),
 )

@@ -53,8 +53,8 @@ def rld_loss(
       beta: weight of MCD.
 
     Returns:
-      ``[...]``. A class that the student alone leaves out (``-inf``) costs ``inf`` if it is the label, or ranked below
-      it by the teacher; no other is compared.
+      ``[...]``. A class that the student leaves out (``-inf``) costs ``inf`` if it is the label, or if the teacher has
+      it and ranks it below the label; no other is compared. A student with no class but the label costs ``inf``, too.
 
     Raises:
       ValueError: as ``kd_loss``, and for fewer than two classes or a concrete label out of range.

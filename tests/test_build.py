@@ -515,6 +515,14 @@ def deit(**overrides):
     return config("teacher=resnet34,student=resnet18", "deit", **known | overrides)
 
 
+def test_a_feature_loss_leaves_the_numbers_of_deit_as_they_are():
+    alone, added = (config(f"method={method}", "deit") for method in ("kd", "kd+at"))
+    assert alone.loss.to_dict() == added.loss.to_dict() and added.loss.options.temperature == 3.0
+    given = "teacher=resnet34,student=resnet18,method="
+    for method in ("reviewkd", "sdd_dkd+reviewkd"):
+        assert config(given + method, "deit").features.options.warmup_epochs == 25  # of 300, as 20 of 240
+
+
 def test_the_recipe_of_deit_traces_with_everything_in_it():
     state, metrics = trace(deit())
     assert state.ema.keys() == {"params", "batch_stats"} and "complementary_share" in metrics
