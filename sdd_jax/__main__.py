@@ -71,7 +71,8 @@ def _help(module) -> str:
         needed = " Needed." if any(REQUIRED in check.message for check in flag.validators) else ""
         has_default = flag.default not in (None, False, "", [])
         default = f" Default: {str(flag.default_as_str).strip(chr(39))}." if has_default else ""
-        text = f"--{flag.name}: {flag.help}{needed}{default}"
+        told = flag.help.partition("\n")[0].rstrip(";")  # absl adds a line where a flag may be given more than once
+        text = f"--{flag.name}: {told}{needed}{default}"
         lines.append(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="      "))
     return "\n".join(lines)
 

@@ -116,7 +116,9 @@ FIELDS: dict[str, Field] = {
     "sdd.scales": Field(
         tuple, (1, 2, 4), "The paper's M: s x s regions of each scale s. From 1 on; above 4 with direct pooling.", 1
     ),
-    "sdd.pooling": Field(str, "nested", "Regions averaged from a 4x4 grid, or from the map itself.", known=POOLINGS),
+    "sdd.pooling": Field(
+        str, "nested", "Regions averaged from the map itself, or from a 4x4 grid of it.", known=POOLINGS
+    ),
     "sdd.consistency": Field(str, "label", "A verdict: right or wrong, or the predicted class.", known=CONSISTENCIES),
     "sdd.reduction": Field(str, "mean", "The weighted losses of the regions: mean or sum.", known=REDUCTIONS),
     "sdd.complementary_weight": Field(float, 2.0, "The weight of complementary regions.", 0),
