@@ -80,7 +80,7 @@ def chosen_sections(only):
 
 
 def main(arguments):
-    """Prints section after section; the file has what was printed so far."""
+    """Prints section after section; the file has what was printed so far. 1 if one of them could not be measured."""
     parser = Parser(
         prog="python -m benchmarks.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,14 +90,20 @@ def main(arguments):
     options = parser.parse_args(arguments)
     if options.output and (options.output.is_dir() or not options.output.absolute().parent.is_dir()):
         refuse("benchmarks.run", f"--output={options.output} must name a file in a folder that is there")
-    text = ""
-    for section in (header, *(SECTIONS[name] for name in options.only)):
-        part = "\n".join(section()) + "\n"
+    text, failed = "", False
+    for name, section in {"header": header, **{name: SECTIONS[name] for name in options.only}}.items():
+        try:
+            lines = section()
+        except Exception as error:  # such as PyTorch that is not there: the others are measured
+            failed, said = True, str(error).strip().splitlines() or [""]
+            lines = [f"## {name}", "", f"Not measured: {type(error).__name__}: {said[-1]}"]
+        part = "\n".join(lines) + "\n"
         print(part, flush=True)
         text += ("\n" if text else "") + part
         if options.output:
             options.output.write_text(text)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

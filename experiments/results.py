@@ -128,7 +128,7 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     if settings != wanted:
         raise ValueError(f"{folder} holds another run: {run_dir.differing(settings, wanted)}")
     starts = run_dir.read_starts(folder)
-    devices = starts[-1]["devices"]
+    devices, commits = starts[-1]["devices"], dict.fromkeys(one["commit"] for one in starts if one["commit"])
     metrics = read_log(folder, done)
     rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]
     held_out = [line for line in metrics if line["kind"] == "evaluation" and line["split"] != "test"]
@@ -151,7 +151,8 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
         "seconds": done["seconds"],
         "images_per_second": round(statistics.median(rates), 1) if rates else None,
         "device": f"{devices['count']} x {devices['kind']}",
-        "commit": starts[-1]["commit"],
+        "commit": ", ".join(commits) or None,  # each that it ran under
+        "processors": starts[-1].get("processors"),  # on a CPU rounding depends on them; older starts do not say
         "starts": len(starts),
         "started": starts[-1]["started"],
         "python": starts[-1]["python"],

@@ -178,12 +178,15 @@ def _lock(job: Job) -> int | None:
 
 
 def _shares(runs: int) -> list[frozenset[int]]:
-    """The processors of each of ``runs`` at a time, none in two: threads of two runs on one would wait for each other.
+    """The processors of each of ``runs`` at a time: as many for each, since a run rounds by their number.
+
+    None is in two, where threads of two runs would wait for each other.
 
     Empty, which is no limit, if there are fewer processors than runs, or the system cannot bind a process to some.
     """
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    return [frozenset(own[number::runs]) if len(own) >= runs > 1 else frozenset() for number in range(runs)]
+    each = len(own) // runs
+    return [frozenset(own[number * each :][:each]) if each and runs > 1 else frozenset() for number in range(runs)]
 
 
 def _start(job: Job, lock: int, share: frozenset[int]) -> subprocess.Popen:

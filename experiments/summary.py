@@ -90,13 +90,15 @@ class Group(NamedTuple):
     store: str | None  # of a cache that changes what the teacher says; None of those in ``EXACT``
     train_examples: int | None  # as they were: of a set on disk the config does not say
     select_on: str
+    device: str | None  # in a table of times
 
     @classmethod
-    def of(cls, line: Mapping[str, Any]) -> "Group":
-        """That of a line."""
+    def of(cls, line: Mapping[str, Any], table: Table) -> "Group":
+        """That of a line in a table."""
         store = line["teacher"].get("store")
         taught = line["teacher"]["accuracy"], None if store in EXACT else store
-        return cls(results.run_key(line), *taught, line["train_examples"], line["select_on"])
+        device = line["device"] if table.measures == ("ms",) else None
+        return cls(results.run_key(line), *taught, line["train_examples"], line["select_on"], device)
 
 
 class Entry(NamedTuple):
@@ -140,7 +142,8 @@ class Entry(NamedTuple):
         def said(group: Group) -> tuple[str, ...]:
             accuracy = "unknown accuracy" if group.teacher_accuracy is None else f"{100 * group.teacher_accuracy:.6g} %"
             teacher, kept = f"a teacher of {accuracy}", f"a cache of {group.store}" if group.store else "no such cache"
-            return f"teacher: {group.key.teacher}", teacher, kept, f"{group.train_examples} training images"
+            images = f"{group.train_examples} training images"
+            return f"teacher: {group.key.teacher}", teacher, kept, images, str(group.device)
 
         told = zip(said(self.group), *(said(twin) for twin in twins if twin), strict=True)
         parts = [own for own, *all_of_them in told if len(set(all_of_them)) > 1]
@@ -187,7 +190,7 @@ def summarize(table: Table, lines: Sequence[Mapping[str, Any]], own: Iterable[Ma
     found = results.index(lines)
     groups: dict[Group, list[Mapping[str, Any]]] = {}
     for key, seed in sorted(one for one in found if table.counts(one[1])):
-        groups.setdefault(Group.of(found[key, seed]), []).append(found[key, seed])
+        groups.setdefault(Group.of(found[key, seed], table), []).append(found[key, seed])
     entries = [entry for cell in table.cells for entry in _entries(cell, groups)]
     used = {entry.group.key for entry in entries if entry.group}
     trained = {recipes.teacher_recipe(cell.recipe) for cell in table.cells if cell.recipe is not None} - {None}
@@ -218,7 +221,7 @@ def _entries(cell: Cell, groups: Mapping[Group, Sequence[Mapping[str, Any]]]) ->
 
 
 def _comparisons(table: Table, entries: list[Entry]) -> list[Comparison]:
-    """Every entry less each of its bases, where both have runs or the paper has both values."""
+    """Every entry less each of its bases, where both have runs, it was declared, or the paper has both values."""
     found = []
     for (entry, base), measure in itertools.product(_pairs(entries), table.measures):
         paper = cells.difference(table, entry.cell, base.cell.row, measure)
@@ -227,8 +230,10 @@ def _comparisons(table: Table, entries: list[Entry]) -> list[Comparison]:
         if not (_of_one_teacher(entry, base) and _on_one_set(entry, base)):
             ours = {}
         empty = RELEASED == entry.preset == base.preset and not (entry.lines and base.lines)
-        if ours or (empty and paper is not None):
-            found.append(Comparison(entry, base, measure, paper, ours))
+        one = Comparison(entry, base, measure, paper, ours)
+        declared = table.declared is not None and one.name in table.family
+        if ours or (empty and (declared or paper is not None)):
+            found.append(one)
     _correct(table, found)
     return found
 
@@ -249,7 +254,8 @@ def _apart(entries: list[Entry]) -> list[str]:
     pairs = [(entry, base) for entry, base in _pairs(entries) if entry.group and base.group]
     beside = {(id(entry), base.cell.row) for entry, base in pairs if _of_one_teacher(entry, base)}
     alone = dict.fromkeys(
-        f"{entry.cell.column}: {entry.label(entries)} is not compared with {base.cell.row}: that has another teacher"
+        f"{entry.cell.column}: {entry.label(entries)} is not compared with {base.cell.row}: that has another "
+        f"{'device or ' if base.group and base.group.device else ''}teacher"
         for entry, base in pairs
         if entry.preset == base.preset and (id(entry), base.cell.row) not in beside
     )
@@ -281,7 +287,7 @@ def _of_one_teacher(entry: Entry, base: Entry) -> bool:
         return False
 
     def taught(one: Entry, group: Group) -> tuple[Any, ...]:
-        return one.preset, group.key.teacher, group.teacher_accuracy, group.store
+        return one.preset, group.key.teacher, group.teacher_accuracy, group.store, group.device
 
     return base.group.key.teacher == NO_TEACHER or taught(base, base.group) == taught(entry, entry.group)
 

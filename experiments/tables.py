@@ -132,7 +132,7 @@ TINY_WEIGHTS = {
     "TTM": 45.0,
     "ABKD": 128.0,
     "LDRLD": 1.0,
-    "WTTM": 4.0,
+    "WTTM": 1.0,
     "MLKD": 0.9,
 }
 # Three of each at first. Others came while the largest, or of DIST and WTTM the smallest, was the best. DIST at 32 and

@@ -181,6 +181,18 @@ def test_sections_are_chosen_by_name(capsys):
     assert "no section 'speed': there are pairs" in capsys.readouterr().err
 
 
+def test_a_section_that_cannot_be_measured_is_said_and_the_others_are(capsys, monkeypatch):
+    def needs():
+        raise ModuleNotFoundError("a traceback of a worker\nNo module named 'torch'")
+
+    monkeypatch.setattr(run, "SECTIONS", {"pairs": needs, "loss": lambda: ["## Losses"]})
+    assert run.main(["--only=pairs,loss"]) == 1
+    assert "## pairs\n\nNot measured: ModuleNotFoundError: No module named 'torch'\n" in (
+        out := capsys.readouterr().out
+    )
+    assert out.endswith("## Losses\n\n")
+
+
 @pytest.mark.slow
 def test_two_contestants_take_turns(monkeypatch):
     monkeypatch.setattr(timing, "TURN_SECONDS", 0.1)

@@ -154,7 +154,8 @@ def test_jobs_run_side_by_side(tmp_path, monkeypatch):
     _, failures, said = scheduled(tmp_path, planned(tmp_path, FASHION, rows=["student"], seeds=(0, 1))[1], 2)
     assert len(failures) == 2 and [text.split()[0] for text in said.splitlines()[:2]] == ["start", "start"]
     own = sorted(os.sched_getaffinity(0))
-    shares = [own[::2], own[1::2]] if len(own) > 1 else [own, own]
+    half = len(own) // 2  # as many for each: a run rounds by their number
+    shares = [own[:half], own[half : 2 * half]] if half else [own, own]
     told = sorted(json.loads(reason.rpartition("on ")[2]) for reason in failures.values())
     assert told == sorted(shares)
 
@@ -271,6 +272,7 @@ def finished(folder, recipe, fields=None):
         "started": "2026-01-01T00:00:00Z",
         "python": "3.11.7",
         "versions": {"jax": "0.10.2"},
+        "processors": 6,
     }
     start["devices"] = {"platform": "gpu", "kind": "A100", "count": 2}
     shared = {"kind": "train", "epoch": 1.0, "elapsed": 1.0}
@@ -286,7 +288,7 @@ def finished(folder, recipe, fields=None):
             ("test", 5, 0.5),
         )
     ]
-    run_dir.write_sealed(folder, "environment.json", {"starts": [start, start]})
+    run_dir.write_sealed(folder, "environment.json", {"starts": [start | {"commit": "def"}, start, start]})
     write_log(folder, done, [*rates, *scores])
     return folder
 
@@ -301,7 +303,8 @@ def test_what_a_line_holds(tmp_path):
     one = results.make(finished(tmp_path / "a", recipe), recipe, RELEASED, "none")
     assert (one["config"], one["argument"]) == ("configs/fashion_mnist.py", "teacher=none,student=resnet8")
     assert one["overrides"] == {"data.train_examples": 10_000} and one["train_examples"] == 10_000
-    assert (one["device"], one["commit"], one["starts"], one["seconds"]) == ("2 x A100", "abc+changes", 2, 9.5)
+    assert (one["device"], one["commit"], one["starts"]) == ("2 x A100", "def, abc+changes", 3)
+    assert (one["processors"], one["seconds"]) == (6, 9.5)
     assert one["images_per_second"] == 5.0 and one["teacher"] == {"id": "none", "accuracy": None, "cached": False}
     assert one["config_hash"] == recipes.key(recipes.settings(recipe, RELEASED))
     assert one["held_out"] == {"step": 5, "epoch": 10.0, "accuracy": 0.7}

@@ -115,7 +115,9 @@ def test_a_teacher_that_was_trained_again_and_a_cache_that_changes_answers_are_a
         "SD-KD (a teacher of 80 %)": [3],
     }
     compared = {
-        (one.entry.teacher_accuracy, one.base.teacher_accuracy, one.base.group.store) for one in made.comparisons
+        (one.entry.teacher_accuracy, one.base.teacher_accuracy, one.base.group.store)
+        for one in made.comparisons
+        if one.ours
     }
     assert compared == {(90.0, 90.0, None), (80.0, 80.0, None)} and not made.remarks
     made = summarized(FASHION, *kd_lines(), taught(SDD, 3, 81.0, accuracy=0.8))
@@ -182,12 +184,14 @@ def test_the_papers_difference_stands_beside_ours():
     welch = stats.ttest_ind([76.0, 76.4], [74.0, 74.2], equal_var=False).confidence_interval(0.95)
     paired = stats.ttest_rel([76.0, 76.4], [74.0, 74.2])
     low, high = paired.confidence_interval(0.95)
-    family = sum(len(one.bases) for one in table.cells)  # nothing is said, so all are declared
+    family = 4 * 6  # four rows less another, in six columns
     p = f"{paired.pvalue:.3g}, {min(1, family * paired.pvalue):.3g}, not shown"
     row = f"+2.10 [{low:+.2f}, {high:+.2f}] (n=2) | {p} | +2.10 [{welch.low:+.2f}, {welch.high:+.2f}]"
     assert f"| SD-KD | KD | +2.23 | {row} |" in text and f"Declared differences, a family of {family}:" in text
     assert "| SD-KD | KD | +1.82 | - | - | - | - | - | - |" in text  # another column, without runs
-    assert "Exploratory" not in text.partition("## ")[2]
+    for column in text.split("## ")[1:]:
+        declared, _, exploratory = column.partition("Exploratory differences:")
+        assert "| SD-KD | KD |" in declared and "| KD | student |" in exploratory
     assert "| SD-KD | 76.30 | 76.20 ± 0.28 (n=2) |" in text
 
 
@@ -204,6 +208,12 @@ def test_top5_and_times():
     lines.append(lines[0] | {"seed": 2, "teacher": lines[0]["teacher"] | {"cached": True}})  # no batch of KD's
     text = summarize.markdown(summarized(table, *lines))
     assert "| KD | 11.00 | 15.00 ± 7.07 (n=2) | 50000 |" in text and "best" not in text.split("## ")[1]
+    sdd = line(table.find("SD-KD", "RN32x4 -> RN8x4").recipe, 0, 74.0, rate=3200) | {"device": "1 x H200"}
+    made = summarized(table, *lines, lines[0] | {"device": "1 x H200", "seed": 3}, sdd | {"seed": 3})
+    found = {entry.label(made.entries): entry.values("ms", "last") for entry in made.entries if entry.lines}
+    device = lines[0]["device"]
+    assert found == {f"KD ({device})": {0: 10.0, 1: 20.0}, "KD (1 x H200)": {3: 10.0}, "SD-KD": {3: 20.0}}
+    assert [one.base.group.device for one in made.comparisons if one.ours] == ["1 x H200"]
 
 
 def test_without_results_it_says_so_and_has_the_papers_values():
@@ -250,10 +260,22 @@ def test_a_family_has_every_declared_difference_and_those_alone():
         for seed in range(3)
     ]
     made = summarized(FASHION, *lines, *paper)
-    values = [one.ours["last"].paired.p for one in made.comparisons if one.name in FASHION.family]
-    assert len(values) == 5 and [
-        one.ours["last"].corrected for one in made.comparisons if one.name in FASHION.family
-    ] == holm(values, 5 + 3)
+    tested = [one.ours["last"] for one in made.comparisons if one.name in FASHION.family and one.ours]
+    assert len(tested) == 5
+    assert [one.corrected for one in tested] == holm([one.paired.p for one in tested], 5 + 3)
+
+
+def test_what_was_declared_is_on_the_page_before_its_runs():
+    table = tables.TABLES["tiny_newer_3"]
+    for made in (summarized(table), summarized(table, line(table.find("KD", *table.columns).recipe, 0, 35.0))):
+        text = summarize.markdown(made).partition("a family of 4:")[2].partition("Exploratory")[0]
+        assert [row.split(" | ")[:2] for row in text.splitlines() if "{1,2} |" in row or "KD |" in row] == [
+            ["| WTTM", "KD"],
+            ["| SD-WTTM {1,2}", "WTTM"],
+            ["| MLKD", "KD"],
+            ["| SD-MLKD {1,2}", "MLKD"],
+        ]
+        assert {one.name for one in made.comparisons} >= table.family
 
 
 def test_the_page_states_the_error_of_the_test_images():

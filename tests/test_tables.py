@@ -315,11 +315,11 @@ def test_runs_that_choose_weights_count_apart():
 def test_each_declared_difference_is_one_of_the_tables():
     declaring = {table.name: len(table.declared) for table in tables.TABLES.values() if table.declared is not None}
     fashion = {"fashion": 6, "fashion_cross": 3, "fashion_without_warmup": 0}
-    assert declaring == fashion | {"tiny": 7, "tiny_cross": 4, "tiny_newer": 6, "tiny_newer_2": 6, "tiny_newer_3": 4}
+    photographs = {"tiny": 7, "tiny_cross": 4, "tiny_newer": 6, "tiny_newer_2": 6, "tiny_newer_3": 4}
+    assert declaring == fashion | photographs | {"table1": 4, "table2": 4, "table3": 5, "table4": 5, "table5": 4}
     for table in tables.TABLES.values():
         if table.declared is not None:
-            (*_, column) = table.columns
-            assert table.family == {(column, row, base) for row, base in table.declared}
+            assert table.family == {(column, row, base) for row, base in table.declared for column in table.columns}
         else:
             assert len(table.family) == sum(len(one.bases) for one in table.cells)
 
@@ -330,6 +330,15 @@ def test_the_pair_across_families_has_the_same_teacher_and_a_fifth_of_the_rate()
     assert rows.pop("teacher") == identity(cell("fashion", "teacher", "RN20 -> RN8").recipe)
     assert {one["optim.learning_rate"] for one in rows.values()} == {0.02}
     assert list(rows) == ["student", "KD", "SD-KD", "DKD", "SD-DKD"]
+
+
+def test_the_weights_of_the_photographs_are_those_that_held_out_images_chose():
+    held_out = {}
+    for line in results.read_file(results.RESULTS / "tiny_tuning.jsonl"):
+        held_out[line["settings"]["method"], line["settings"]["loss.distill_weight"]] = line["held_out"]["accuracy"]
+    for base, tried in tables.TINY_TRIED.items():
+        found = {weight: held_out.get((base.lower().replace("-", "_"), weight)) for weight in tried}
+        assert None in found.values() or tables.TINY_WEIGHTS[base] == max(found, key=found.get), (base, found)
 
 
 def test_the_photographs_are_studied_at_weights_that_were_tried_with_more_distillation_beside_regions():
