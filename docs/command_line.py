@@ -20,8 +20,8 @@ the package, such as `quickstart` or `cifar100:teacher=resnet32x4,student=resnet
 Exit codes: 0 done; 1 failed; 2 a mistake in what was given, or a refusal, in one line that says what was expected; 130
 interrupted and 143 ended by SIGTERM, after which the same command goes on.
 
-Tables and benchmarks are programs of their own, each with its `--help`: `python -m experiments.run` and
-`python -m experiments.summarize` ([experiments.md](experiments.md)), `python -m benchmarks.run` ([speed.md](speed.md)),
+Tables and benchmarks are programs of their own, each with its `--help`: `python -m experiments.run`,
+`python -m experiments.summarize` and `python -m experiments.complementary` ([experiments.md](experiments.md)), `python -m benchmarks.run` ([speed.md](speed.md)),
 `python -m benchmarks.accelerator` and `python -m benchmarks.travel` ([accelerator.md](accelerator.md)).
 
 This page is written by `python -m docs.command_line`.
