@@ -21,8 +21,9 @@ Exit codes: 0 done; 1 failed; 2 a mistake in what was given, or a refusal, in on
 interrupted and 143 ended by SIGTERM, after which the same command goes on.
 
 Tables and benchmarks are programs of their own, each with its `--help`: `python -m experiments.run`,
-`python -m experiments.summarize` and `python -m experiments.complementary` ([experiments.md](experiments.md)), `python -m benchmarks.run` ([speed.md](speed.md)),
-`python -m benchmarks.accelerator` and `python -m benchmarks.travel` ([accelerator.md](accelerator.md)).
+`python -m experiments.summarize` and `python -m experiments.complementary` ([experiments.md](experiments.md)),
+`python -m benchmarks.run` ([speed.md](speed.md)), `python -m benchmarks.accelerator` and `python -m benchmarks.travel`
+([accelerator.md](accelerator.md)).
 
 This page is written by `python -m docs.command_line`.
 """
