@@ -29,6 +29,7 @@ from sdd_jax.build_teacher import (
 from sdd_jax.config import (
     CACHE,
     ENSEMBLE,
+    NONE,
     Settings,
     image_dtype,
     mixing,
@@ -251,7 +252,8 @@ def build_together(configs: Sequence[Mapping[str, Any]], skipped: data.Skipped |
         teachers = [make_teacher(group, known, parts.objective, dataset, caches)[0] for group, known in groups]
         weights = read_weights(settings["teacher.weights"], len(teachers))
         joined = join_teachers(teachers, weights, settings["teacher.mean"] or MEANS[0])
-        joined = joined._replace(digest=digest([one.digest for one in teachers]))
+        stores = ",".join(one.stores or NONE for one in teachers) if any(one.stores for one in teachers) else None
+        joined = joined._replace(digest=digest([one.digest for one in teachers]), stores=stores)
         return assemble(all_settings, parts, dataset, joined)
     known = known_teacher(settings)
     dataset = load_data(settings, skipped)

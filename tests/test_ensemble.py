@@ -99,7 +99,7 @@ def caches(tmp_path_factory):
 def test_two_caches_teach_by_their_mean_region_by_region(caches, mean):
     both = {"teacher__runs": "none,none", "teacher__cache": f"{caches}/patches,{caches}/turned"}
     built = build(student(**both, teacher__weights="3,1", teacher__mean=mean))
-    assert built.teacher.name == "patches + turned"
+    assert built.teacher.name == "patches + turned" and built.teacher.stores == "float32,float32"
     index, view = (column[:32].astype(np.int32) for column in views_of(built.dataset))
     outputs = built.teacher.apply(built.teacher.arrays, {"index": index, "view": view, "position": np.arange(32)})
     maps = of_two(built.dataset, index, view)
@@ -139,6 +139,7 @@ def test_live_cached_and_mixed_are_one_teacher(tmp_path, caches):
     found = []
     for kept in ("none", f"{tmp_path}/cache1"):
         built = build(student(teacher__runs=runs, teacher__cache=f"none,{kept},{caches}/patches"))
+        assert built.teacher.stores == ("none,none,float32" if kept == "none" else "none,float32,float32")
         assert built.teacher.name == "resnet8 + resnet8 + patches" and built.teacher_accuracy is None
         index, view = (column[:16].astype(np.int32) for column in views_of(built.dataset))
         images = np.float32(normalised(built.dataset, augmented(built.dataset, index, view)))
@@ -193,7 +194,6 @@ def test_runs_of_two_teachers_end_alike_wherever_their_rows_come_from(tmp_path, 
     for name in ("live", "on the device", "in files"):
         first = live[0] if name == "live" else filler.run(epochs=4, on_device=name != "in files").teacher
         both = join_teachers([first, live[1]], [2, 1], "probabilities")
-        assert both.stores == (None if name == "live" else "float64,none")
         ends.append(jax.device_get(loop.train(tiny.built(epochs=4, dtype=jnp.float64, teacher=both), tmp_path / name)))
     assert int(ends[0].step) >= 20
     for end in ends[1:]:

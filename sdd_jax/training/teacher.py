@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdd_jax.config import NONE
 from sdd_jax.data import AnyDataset, Dataset
 from sdd_jax.data.augment import normalize
 from sdd_jax.ensemble import mean_of_teachers
@@ -66,9 +65,7 @@ def join_teachers(teachers: Sequence[Teacher], weights: Sequence[float], mean: s
         return {name: one(seed, step) for name, one in chunks.items()}
 
     arrays = {f"kept{number}": one.arrays for number, one in enumerate(teachers)}
-    stores = ",".join(one.stores or NONE for one in teachers) if any(one.stores for one in teachers) else None
-    name = " + ".join(str(one.name) for one in teachers)
-    return Teacher(apply, arrays, chunk if chunks else None, name, stores=stores)
+    return Teacher(apply, arrays, chunk if chunks else None, " + ".join(str(one.name) for one in teachers))
 
 
 def variables_hash(variables: Any) -> str:
