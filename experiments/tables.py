@@ -148,7 +148,7 @@ TINY_TRIED = {
     "ABKD": (8.0, 32.0, 128.0, 512.0),
     "LDRLD": (0.25, 1.0, 4.0),
     "WTTM": (0.25, 1.0, 4.0),
-    "MLKD": (0.225, 0.9, 3.6),
+    "MLKD": (0.225, 0.9, 3.6, 14.4),
 }
 tiny_study = functools.partial(
     compare,
