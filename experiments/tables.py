@@ -133,7 +133,7 @@ TINY_WEIGHTS = {
     "ABKD": 128.0,
     "LDRLD": 1.0,
     "WTTM": 1.0,
-    "MLKD": 0.9,
+    "MLKD": 3.6,
 }
 # Three of each at first. Others came while the largest, or of DIST and WTTM the smallest, was the best. DIST at 32 and
 # WTTM at 16 were left before they had a result: the weight below was worse than the one before it.
