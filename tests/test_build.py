@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from experiments.recipes import identity
 from experiments.tables import TABLES
 from sdd_jax import data, methods, saved
-from sdd_jax.build import build, check, make_objective, make_optimizer
+from sdd_jax.build import build, check, make_objective, make_optimizer, steps_per_call
 from sdd_jax.build_shapes import trace
 from sdd_jax.commands import train as train_command
 from sdd_jax.config import read
@@ -500,6 +500,13 @@ def test_the_number_of_worker_processes_makes_no_other_run(tmp_path):
     run_dir.check_same_config(tmp_path, many.nested())
     with pytest.raises(ValueError, match="seed was 0, now 1"):
         run_dir.check_same_config(tmp_path, many.nested() | {"seed": 1})
+
+
+def test_an_accelerator_takes_fifty_steps_a_call_of_images_in_memory():
+    own, on_disk = check(config()), check(config(None, "imagenet"))
+    assert [steps_per_call(own, platform) for platform in ("tpu", "gpu", "cpu")] == [50, 50, 1]
+    assert steps_per_call(on_disk, "tpu") == 1
+    assert steps_per_call(check(config(steps_per_call=7)), "cpu") == 7
 
 
 @pytest.mark.parametrize("file", ["imagenet", "cub200"])

@@ -22,7 +22,7 @@ from test_loop import lines
 
 from sdd_jax import data
 from sdd_jax.data import eval_data, grain_source, train_data
-from sdd_jax.mesh import make_mesh
+from sdd_jax.mesh import SEEDS, make_mesh
 from sdd_jax.training import loop
 
 BATCH, EPOCHS = 8, 2
@@ -139,6 +139,16 @@ def test_the_shares_of_two_processes_are_the_halves_of_each_batch_in_its_order(f
         chex.assert_trees_all_equal(together, {name: batch[name][0] for name in together})
     for batch, one, other in zip(whole_test, *shares_test, strict=True):
         chex.assert_trees_all_equal({name: np.concatenate([one[name], other[name]]) for name in batch}, batch)
+
+
+def test_what_processes_cannot_divide_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(grain_source.jax, "process_count", lambda: 2)
+    given = {"epochs": 1, "steps_per_call": 1}
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, got 5"):
+        train_data(folder, seeds=(0,), batch_size=5, mesh=make_mesh(jax.devices()[:1]), **given)
+    mesh = SimpleNamespace(shape={SEEDS: 2})
+    with pytest.raises(ValueError, match="several seeds of images on disk train in one process, got 2 processes"):
+        train_data(folder, seeds=(0, 1), batch_size=4, mesh=mesh, **given)
 
 
 class Device(SimpleNamespace):

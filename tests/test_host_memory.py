@@ -1,6 +1,7 @@
 """Freed memory stays with the process: counted in pages that the kernel had to give."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from commands import A_USERS
 
+from sdd_jax import processes
 from sdd_jax.training import compiling
 
 STEPS = """
@@ -76,3 +78,12 @@ def test_only_where_nothing_but_the_cpu_computes(monkeypatch, told, chosen, ther
 def test_another_c_library_is_left_alone(monkeypatch, told):
     monkeypatch.setattr(compiling.ctypes, "CDLL", lambda name: object())
     assert not compiling.keep_freed_memory()
+
+
+def test_a_container_has_the_memory_that_it_may_use(tmp_path, monkeypatch):
+    whole, place = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), tmp_path / "memory.max"
+    monkeypatch.setattr(processes, "Path", lambda name: place)
+    assert processes.memory_bytes() == whole
+    for text, expected in {"max\n": whole, "1000\n": 1000, f"{2 * whole}\n": whole}.items():
+        place.write_text(text)
+        assert processes.memory_bytes() == expected

@@ -25,6 +25,7 @@ from sdd_jax.processes import Preempted
 from sdd_jax.sealed import Damaged
 from sdd_jax.training import logbook, loop, programs, run_dir
 from sdd_jax.training import objective as objectives
+from sdd_jax.training.checkpoint import Checkpoints
 from sdd_jax.training.logbook import Logbook, read_metrics, scalars
 from sdd_jax.training.run_writer import Trace
 from sdd_jax.training.teacher import Teacher
@@ -47,7 +48,12 @@ def assert_same(first, second):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    return loop.train(tiny.built(), workdir), workdir
+    state = loop.train(tiny.built(), workdir)
+    shares = [
+        line["complementary_share"] for line in read_metrics(workdir / "metrics.jsonl") if line["kind"] == "train"
+    ]
+    assert 0.1 < min(shares) <= max(shares) < 0.9  # what is compared has regions of both kinds
+    return state, workdir
 
 
 def events(path):
@@ -360,9 +366,49 @@ def test_chunks_of_any_length_take_the_same_steps(x64, tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- seeds together
 
 
+def test_held_out_images_choose_the_best_which_is_saved_between_two_checkpoints(tmp_path, monkeypatch):
+    told, kept, save = iter([(0.2, 0.9), (0.6, 0.1), (0.6, 0.3), (0.4, 0.1), (0.5, 0.2)]), [], Checkpoints.save
+
+    def measure(evaluators, networks):
+        values = zip(("validation", "test"), next(told), strict=True)
+        return {split: {"accuracy": value, "loss": 1.0, "examples": 9} for split, value in values}
+
+    def keep(self, state, step, progress):
+        kept.append(step)
+        save(self, state, step, progress)
+
+    monkeypatch.setattr(loop, "measure", measure)
+    monkeypatch.setattr(Checkpoints, "save", keep)
+    run = tiny.built(epochs=5, eval_every_epochs=1, save_every_epochs=3)
+    with pytest.raises(Preempted):
+        loop.train(run, tmp_path, should_stop=lambda step: 15 if step == 20 else None)
+    loop.train(run, tmp_path)
+    evaluated = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if line.get("split") == "test"]
+    assert evaluated == [6, 11, 17, 22, 28]
+    assert kept == [6, 11, 17, 20, 28]  # better, better, three epochs, the signal, the end; as good is not better
+    assert saved.step_of(tmp_path, "best") == 11 and saved.step_of(tmp_path, "last") == 28
+    done = run_dir.read_done(tmp_path)
+    assert (done["best"]["accuracy"], done["last"]["accuracy"]) == (0.1, 0.2)  # of the test images
+
+
 def train_seeds(folder, seeds, **changes):
     runs = [tiny.built(seed=seed, **changes) for seed in seeds]
     return loop.train_together(runs, [folder / f"seed_{seed}" for seed in seeds])
+
+
+def test_seeds_without_a_common_checkpoint_go_on_one_after_the_other(tmp_path):
+    changes = {"epochs": 2, "save_every_epochs": 2}
+    for seed, stop in ((0, 8), (3, 9)):
+        with pytest.raises(Preempted):
+            loop.train(
+                tiny.built(seed=seed, **changes),
+                tmp_path / f"seed_{seed}",
+                should_stop=lambda step, stop=stop: 15 if step == stop else None,
+            )
+    states = train_seeds(tmp_path, (0, 3), **changes)
+    for seed, state in zip((0, 3), states, strict=True):
+        assert_same(state, loop.train(tiny.built(seed=seed, **changes), tmp_path / "alone" / str(seed)))
+        assert run_dir.read_done(tmp_path / f"seed_{seed}")["trained_together"] == 1
 
 
 @pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 4])

@@ -78,7 +78,8 @@ def run_before(page):
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory):
     """The folder of the README's first command and what it printed, run once for all workers."""
-    shared = tmp_path_factory.getbasetemp().parent / "pages"
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pages"  # of this start alone
     with open(f"{shared}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "printed.txt").exists():

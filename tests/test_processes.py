@@ -142,7 +142,7 @@ def test_processes_of_different_configs_do_not_train_together(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["bright", "teacher"])
+@pytest.mark.parametrize("other", ["bright", "teacher", "stores"])
 def test_processes_of_different_data_or_teachers_do_not_train_together(tmp_path, other):
     """From Python, too: hashes are compared before the first step."""
     port = free_port()

@@ -19,6 +19,7 @@ parser.add_argument("--seconds", type=float, default=0.0, help="sleep so long be
 parser.add_argument("--bright", type=int, default=0, help="what is added to the first training image")
 parser.add_argument("--steps_per_call", type=int, default=1)
 parser.add_argument("--teacher", help="what stands for the teacher's weights")
+parser.add_argument("--stores", help="the form of the teacher's cache")
 parser.add_argument("--early", action="store_true", help="SIGTERM before anything is made")
 parser.add_argument("--process", help="INDEX,COUNT,PORT of several processes")
 
@@ -39,7 +40,7 @@ def main(given):
             if given.early:
                 os.kill(os.getpid(), signal.SIGTERM)
             built = tiny.built(epochs=given.epochs, steps_per_call=given.steps_per_call)
-            built = built._replace(teacher=built.teacher._replace(digest=given.teacher))
+            built = built._replace(teacher=built.teacher._replace(digest=given.teacher, stores=given.stores))
             built.dataset.train.images[0] += given.bright
             loop.train(built, given.workdir, should_stop=should_stop)
     except processes.Preempted as preempted:
