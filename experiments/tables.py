@@ -136,7 +136,7 @@ TINY_WEIGHTS = {
     "MLKD": 3.6,
 }
 # Three of each at first. Others came while the largest, or of DIST and WTTM the smallest, was the best. DIST at 32 and
-# WTTM at 16 were left before they had a result: the weight below was worse than the one before it.
+# WTTM at 16 were left before they had a result: the weight below them was worse than the next smaller one.
 TINY_TRIED = {
     "KD": (0.225, 0.9, 3.6, 14.4, 57.6),
     "DKD": (0.0625, 0.25, 1.0, 4.0),

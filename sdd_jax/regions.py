@@ -36,8 +36,8 @@ class Regions:
     Attributes:
       scales: the paper's ``M``: increasing, starting with 1.
       pooling: "direct" averages the map itself, as the paper writes; "nested" makes a 4x4 grid first and every scale
-        from that grid, as the released code does. They differ where 4 does not divide the map (7x7, 14x14), unless
-        a side is 1 or 2: there region 0 of "nested" is not the map's mean.
+        from that grid, as the released code does. They differ where a side of the map is neither 1, 2 nor a multiple
+        of 4 (7x7, 14x14): there region 0 of "nested" is not the map's mean.
 
     Raises:
       ValueError: for scales that do not increase from 1, an unknown pooling, or nested pooling with a scale above 4.

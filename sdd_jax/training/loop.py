@@ -63,8 +63,8 @@ def train_together(
 ) -> list[State]:
     """``train`` for runs that differ in their seed alone, in one program over one data set and one teacher.
 
-    Each leaves what it would leave alone. All go on from one step: the smallest of their newest checkpoints. They go on
-    one after the other if one of them has no checkpoint of that step any more, or a regular one came after it.
+    Each leaves what it would leave alone. All go on from one step, the smallest of their newest checkpoints; but one
+    after the other if one of them lacks a checkpoint of that step, or if others have passed a due checkpoint since.
     """
     dataset = runs[0].dataset
     if jax.process_count() > 1:
