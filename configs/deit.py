@@ -36,8 +36,8 @@ def get_config(argument: str | None = None):
     data.mixup, data.cutmix = 0.8, 1.0
     common.choose(config, chosen)
     config.loss.label_smoothing = 0.1
-    if (features := config.get("features")) and "warmup_epochs" in (features.options or {}):
-        features.options.warmup_epochs = config.epochs // 12  # the share that 20 epochs are of 240
+    if "warmup_epochs" in config.features.options:
+        config.features.options.warmup_epochs = config.epochs // 12  # the share that 20 epochs are of 240
     if methods.parse(config.method).base == "kd":
         config.loss.options.temperature = 3.0
         config.loss.task_weight, config.loss.distill_weight = 0.9, 0.1

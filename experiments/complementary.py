@@ -2,8 +2,9 @@
 
 python -m experiments.complementary runs/teacher --output=regions.csv
 
-A line for each scale and rule: of all its regions, of each place, and of the images of each class; and how many images
-that are wrong as a whole have a region that is right. What is printed are the lines of all regions.
+Lines for each scale and rule: of all its regions, and of each place. Of all scales together, "any", also of the images
+of each class. Besides, how many images that are wrong as a whole have a region that is right. What is printed are the
+lines of all regions.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def ask(
     ``data_name`` is needed for an imported network. ``ValueError`` if it is named by MODULE:FUNCTION and not in
     ``allow``.
     """
-    served = open_network(folder, data_name=data_name, allow=allow)
+    served = open_network(folder, data_name=data_name, data_path=data_path, allow=allow)
     dataset = saved.load_test_data(served.network, data_name, data_path)
     program = jit_network(lambda variables, images: served.apply(variables, images, regions).region_logits)
     found: list[tuple[np.ndarray, ...]] = []
@@ -112,6 +113,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     with guarded("experiments.complementary"):
         regions = Regions(options.scales, options.pooling)
+        if regions.count == 1:
+            raise ValueError(f"--scales needs a scale above 1, such as 1,2; got {','.join(map(str, regions.scales))}")
         verdicts, names = ask(options.run, regions, options.data, options.data_path, options.allow.split(","))
         lines = [(*one[:3], f"{one.percent:.2f}", one.images) for one in shares(verdicts, regions, names)]
         print(*table(Share._fields, [line for line in lines if ALL in line]), sep="\n")

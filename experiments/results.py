@@ -13,6 +13,7 @@ from experiments.recipes import Recipe
 from sdd_jax.files import NUMBER, Fields, check_fields
 from sdd_jax.training import run_dir
 from sdd_jax.training.logbook import read_log
+from sdd_jax.training.teacher_cache import HEADER, read_header
 
 RESULTS = Path(__file__).with_name("results")
 NO_TEACHER = "none"
@@ -132,10 +133,10 @@ def make(folder: Path, recipe: Recipe, preset: str, teacher: str) -> dict[str, A
     metrics = read_log(folder, done)
     rates = [line["images_per_second"] for line in metrics if line["kind"] == "train"]
     held_out = [line for line in metrics if line["kind"] == "evaluation" and line["split"] != "test"]
-    accuracy = done["teacher_accuracy"]
-    kept = {"cached": config["teacher"]["cache"] is not None}
-    if (store := done.get("teacher_stores")) is not None:  # a run of before this was noted has none
-        kept["store"] = store
+    accuracy, cache, store = done["teacher_accuracy"], config["teacher"]["cache"], done.get("teacher_stores")
+    if cache is not None and "teacher_stores" not in done and (Path(cache) / HEADER).exists():  # of before it was noted
+        store = read_header(Path(cache))["store"]
+    kept = {"cached": cache is not None} | ({} if store is None else {"store": store})
     line = {
         "config": f"configs/{recipe.file}.py",
         "argument": recipes.argument(recipe, preset),

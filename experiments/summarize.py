@@ -71,7 +71,7 @@ def markdown(made: Summary) -> str:
     runs = [line for entry in made.entries for line in entry.lines]
     if runs:
         devices = sorted({line["device"] for line in runs})
-        commits = sorted({str(line["commit"]) for line in runs})
+        commits = sorted({commit for line in runs for commit in str(line["commit"]).split(", ")})
         versions = sorted({", ".join(f"{name} {line['versions'][name]}" for name in ("jax", "flax")) for line in runs})
         evidence = f"Device: {'; '.join(devices)}. Commit: {', '.join(commits)}. {'; '.join(versions)}."
         lines += [LEGEND.read_text().format(errors=_errors(made)), evidence, ""]

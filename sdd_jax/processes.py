@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 30  # a process that was silent for so long counts as lost, and the others end
-_ASKED = itertools.count()  # how often it was asked whether to stop
+_ASKED, _STOPS = itertools.count(), threading.Event()  # how often it was asked whether to stop; that the answer was yes
 _HIDING = threading.Lock()  # the script is one, and hidden by one thread at a time
 PAUSE = 0.5  # seconds between two attempts to reach the coordinator
 
@@ -143,12 +143,15 @@ class Preempted(Exception):
 def preemption_requested(step: int) -> int | None:
     """SIGTERM if one of several processes was sent it and all of them are to stop at ``step``; else None.
 
-    JAX has all of them stop at the number that follows the largest it was given before. A step's number would be left
-    out by chunks of steps, and begins anew with the next run; all processes ask equally often.
+    JAX has all of them stop at the number that follows the largest it was given before, and says so of that one alone.
+    A step's number would be left out by chunks of steps, and begins anew with the next run; all processes ask equally
+    often. Where the answer comes with a run's last step, the next run stops.
     """
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_ASKED)):
-        return signal.SIGTERM
-    return None
+    if jax.process_count() == 1:
+        return None
+    if not _STOPS.is_set() and multihost_utils.reached_preemption_sync_point(next(_ASKED)):
+        _STOPS.set()
+    return signal.SIGTERM if _STOPS.is_set() else None
 
 
 @contextmanager

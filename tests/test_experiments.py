@@ -310,9 +310,13 @@ def test_what_a_line_holds(tmp_path):
     assert one["held_out"] == {"step": 5, "epoch": 10.0, "accuracy": 0.7}
     cached = finished(tmp_path / "b", recipe, {"teacher.cache": str(tmp_path / "cache")})
     teacher = {"id": "none", "accuracy": None, "cached": True}
-    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == teacher  # a run of before it was noted
-    run_dir.write_sealed(cached, "done.json", {**run_dir.read_done(cached), "teacher_stores": "float16"})
-    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == {**teacher, "store": "float16"}
+    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == teacher  # the cache is gone
+    (tmp_path / "cache").mkdir()
+    sealed.write(tmp_path / "cache" / "cache.json", "cache", "its owner", {"header": {"store": "int8"}})
+    assert results.make(cached, recipe, RELEASED, "none")["teacher"] == {**teacher, "store": "int8"}
+    for noted, kept in (("float16", {"store": "float16"}), (None, {})):  # what the run itself noted counts
+        run_dir.write_sealed(cached, "done.json", {**run_dir.read_done(cached), "teacher_stores": noted})
+        assert results.make(cached, recipe, RELEASED, "none")["teacher"] == teacher | kept
     kept = [line for line in read_metrics(tmp_path / "a" / "metrics.jsonl") if line.get("split") != "validation"]
     write_log(tmp_path / "a", run_dir.read_done(tmp_path / "a"), kept)
     assert results.make(tmp_path / "a", recipe, RELEASED, "none")["held_out"] is None

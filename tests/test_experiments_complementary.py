@@ -57,6 +57,7 @@ def test_the_command_tells_of_the_runs_own_test_images(tmp_path, capsys, monkeyp
         assert 1 < percent < 99
         assert rows["complementary by class", "2", f"row {row} column {column}"] == [f"{percent:.2f}", "359"]
     assert "| complementary by class | 2 | all |" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
-        complementary.main([str(tmp_path)])
-    assert ended.value.code == 2 and "is not a run's folder" in capsys.readouterr().err
+    for given, said in (([tmp_path], "is not a run's folder"), ([run, "--scales=1"], "needs a scale above 1")):
+        with pytest.raises(SystemExit) as ended:
+            complementary.main([*map(str, given)])
+        assert ended.value.code == 2 and said in capsys.readouterr().err
