@@ -29,7 +29,7 @@ def commands():
     slurm = (ROOT / "launch" / "slurm.sh").read_text().replace("$SHARED", "/shared").replace("\\\n", " ")
     (line,) = re.findall(r"python -m sdd_jax train (.*)", slurm)
     page = (ROOT / "docs" / "scale.md").read_text().replace("\\\n", " ")
-    (slice_,) = re.findall(r'&& python -m sdd_jax train (.*)"', page)
+    (slice_,) = re.findall(r'&& \S*python -m sdd_jax train (.*)"', page)
     return {"jobset.yaml": container["args"], "slurm.sh": shlex.split(line), "scale.md": shlex.split(slice_)}
 
 
