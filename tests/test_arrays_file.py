@@ -181,7 +181,7 @@ def test_what_is_not_there_or_cannot_be_chosen_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_a_file_of_arrays_is_measured_and_predicts(tmp_path):
-    path = save(tmp_path / "own.npz", **content(40, 12, shape=(32, 32)))
+    path = save(tmp_path / "own.npz", **content(40, 12, shape=(24, 24)))
     given = ("--config=arrays:teacher=none,student=resnet8", f"--config.data.path={path}", "--config.epochs=1")
     trained = call("train", *given, "--config.batch_size=8", f"--workdir={tmp_path}/run")
     assert trained.code == 0, trained.err
@@ -192,7 +192,7 @@ def test_a_run_of_a_file_of_arrays_is_measured_and_predicts(tmp_path):
     assert gone.code == 2 and f'no data set "arrays" found; looked in\n  {path}' in gone.err
     assert accuracy in call("evaluate", f"--workdir={tmp_path}/run", f"--data_path={moved}").out
     open_network(tmp_path / "run")  # which needs no data
-    assert saved.read(tmp_path / "run").image_size == 8
+    assert saved.read(tmp_path / "run").image_size == 24
 
 
 def test_what_a_run_learned_does_not_change_with_the_file(tmp_path):
