@@ -121,6 +121,8 @@ TINY_SHARED = (
     ("optim.schedule", "cosine"),
     ("eval_every_epochs", 2),
 )
+# As released, NKD has temperature 1 and gamma 1.5, its SDD form temperature 4 and gamma 8: this is NKD with the latter.
+NKD_OF_SDD = "NKD with SD-NKD's loss"
 # Weights of distillation, the best on held-out images of those that TINY_TUNING tried. SDD has the same weight.
 TINY_WEIGHTS = {
     "KD": 14.4,
@@ -134,6 +136,8 @@ TINY_WEIGHTS = {
     "LDRLD": 1.0,
     "WTTM": 1.0,
     "MLKD": 3.6,
+    "NKD": 1.0,
+    NKD_OF_SDD: 1.0,
 }
 # Three of each at first. Others came while the largest, or of DIST and WTTM the smallest, was the best. DIST at 32 and
 # WTTM at 16 were left before they had a result: the weight below them was worse than the next smaller one.
@@ -149,6 +153,8 @@ TINY_TRIED = {
     "LDRLD": (0.25, 1.0, 4.0),
     "WTTM": (0.25, 1.0, 4.0),
     "MLKD": (0.225, 0.9, 3.6, 14.4),
+    "NKD": (0.25, 1.0, 4.0),
+    NKD_OF_SDD: (0.25, 1.0, 4.0),
 }
 tiny_study = functools.partial(
     compare,
@@ -162,7 +168,8 @@ tiny_study = functools.partial(
 
 def _weighed(base: str, *, factor: int = 1, sdd: bool = False, against: tuple[str, ...] = (), **changes: object) -> Row:
     """A base loss, or its SDD form, at its chosen weight times ``factor``; ``changes`` are fields of ``sdd``."""
-    row = known(f"SD-{base}" if sdd else base)[f"SD-{base}" if sdd else base]
+    name = f"SD-{base.partition(' with ')[0]}" if sdd else base
+    row = known(name)[name]
     assert row is not None
     fields = tuple((f"sdd.{name}", value) for name, value in changes.items())
     weight = (("loss.distill_weight", TINY_WEIGHTS[base] * factor),)
@@ -251,6 +258,21 @@ TINY_NEWER_2 = _newer(
 TINY_NEWER_3 = _newer(
     "tiny_newer_3", "two more newer losses", "WTTM", "MLKD", seen="those of the other tables of these images"
 )
+# What SD-NKD gains over NKD as both are released, in two parts: the other numbers, and the regions.
+TINY_NKD = tiny_study(
+    "tiny_nkd",
+    "Tiny-ImageNet with NKD, the pair, the teacher and KD of the table tiny",
+    "row | RN20 -> RN8",
+    rows={
+        **known("teacher", "student"),
+        "KD": _weighed("KD"),
+        "NKD": _weighed("NKD", against=("KD",)),
+        NKD_OF_SDD: _weighed(NKD_OF_SDD, against=("NKD",)),
+        "SD-NKD {1,2}": _weighed(NKD_OF_SDD, sdd=True, against=("NKD", NKD_OF_SDD), scales=(1, 2)),
+    },
+    declared=(("NKD", "KD"), (NKD_OF_SDD, "NKD"), ("SD-NKD {1,2}", NKD_OF_SDD), ("SD-NKD {1,2}", "NKD")),
+    notes=(*_tiny_notes("KD", "NKD", NKD_OF_SDD), "but for those of the other tables of these images"),
+)
 TINY_TUNING = tiny_study(
     "tiny_tuning",
     "Tiny-ImageNet, the pair of the table tiny: the runs that choose its weights",
@@ -275,6 +297,7 @@ OF_STUDY = (
     TINY_NEWER,
     TINY_NEWER_2,
     TINY_NEWER_3,
+    TINY_NKD,
     TINY_TUNING,
 )
 TABLES: Mapping[str, Table] = {table.name: table for table in (*OF_PAPER, *OF_STUDY)}

@@ -53,7 +53,7 @@ def identity(recipe, preset=RELEASED):
 
 def test_every_table_has_the_papers_rows_and_columns():
     garments = ["fashion", "fashion_cross", "fashion_without_warmup"]
-    photographs = ["tiny", "tiny_cross", "tiny_newer", "tiny_newer_2", "tiny_newer_3", "tiny_tuning"]
+    photographs = ["tiny", "tiny_cross", "tiny_newer", "tiny_newer_2", "tiny_newer_3", "tiny_nkd", "tiny_tuning"]
     assert list(tables.TABLES) == [*SHAPES, *garments, *photographs]
     for name, shape in SHAPES.items():
         table = tables.TABLES[name]
@@ -315,7 +315,7 @@ def test_runs_that_choose_weights_count_apart():
 def test_each_declared_difference_is_one_of_the_tables():
     declaring = {table.name: len(table.declared) for table in tables.TABLES.values() if table.declared is not None}
     fashion = {"fashion": 6, "fashion_cross": 3, "fashion_without_warmup": 0}
-    photographs = {"tiny": 7, "tiny_cross": 4, "tiny_newer": 6, "tiny_newer_2": 6, "tiny_newer_3": 4}
+    photographs = {"tiny": 7, "tiny_cross": 4, "tiny_newer": 6, "tiny_newer_2": 6, "tiny_newer_3": 4, "tiny_nkd": 4}
     assert declaring == fashion | photographs | {"table1": 4, "table2": 4, "table3": 5, "table4": 5, "table5": 4}
     for table in tables.TABLES.values():
         if table.declared is not None:
@@ -335,23 +335,29 @@ def test_the_pair_across_families_has_the_same_teacher_and_a_fifth_of_the_rate()
 def test_the_weights_of_the_photographs_are_those_that_held_out_images_chose():
     held_out = {}
     for line in results.read_file(results.RESULTS / "tiny_tuning.jsonl"):
-        held_out[line["settings"]["method"], line["settings"]["loss.distill_weight"]] = line["held_out"]["accuracy"]
+        held_out[line["config_hash"]] = line["held_out"]["accuracy"]
     for base, tried in tables.TINY_TRIED.items():
-        found = {weight: held_out.get((base.lower().replace("-", "_"), weight)) for weight in tried}
+        runs = {weight: cell("tiny_tuning", f"{base} {weight}", "RN20 -> RN8").recipe for weight in tried}
+        found = {weight: held_out.get(recipes.digest(identity(recipe))) for weight, recipe in runs.items()}
         assert None in found.values() or tables.TINY_WEIGHTS[base] == max(found, key=found.get), (base, found)
 
 
 def test_the_photographs_are_studied_at_weights_that_were_tried_with_more_distillation_beside_regions():
     cells = [
-        one for table in ("tiny", "tiny_newer", "tiny_newer_2", "tiny_newer_3") for one in tables.TABLES[table].cells
+        one
+        for table in ("tiny", "tiny_newer", "tiny_newer_2", "tiny_newer_3", "tiny_nkd")
+        for one in tables.TABLES[table].cells
     ]
     rows = {one.row: identity(one.recipe) for one in cells}
     assert all(rows[one.row] == identity(one.recipe) for one in cells)  # what both tables have is the same
     tried = {one.row: identity(one.recipe) for one in tables.TABLES["tiny_tuning"].cells}
     weight = {row: one["loss.distill_weight"] for row, one in rows.items() if "loss.distill_weight" in one}
     for base, chosen in tables.TINY_WEIGHTS.items():
-        assert tried[f"{base} {chosen}"] == rows[base] and weight[f"SD-{base} {{1,2}}"] == weight[base]
-        assert rows[f"SD-{base} {{1,2}}"]["sdd.scales"] == [1, 2]
+        assert tried[f"{base} {chosen}"] == rows[base]
+        regions = f"SD-{base} {{1,2}}" if base != tables.NKD_OF_SDD else "SD-NKD {1,2}"
+        assert rows[regions]["sdd.scales"] == [1, 2]
+        if base != "NKD":  # by regions it has the other loss, and the weight of that
+            assert weight[regions] == weight[base]
     assert [weight[f"KD{times}"] / weight["KD"] for times in ("", " x2", " x4")] == [1, 2, 4]
     one, two = rows["SD-KD {1,2} weight 1"], rows["SD-KD {1,2}"]
     assert one == two | {"sdd.complementary_weight": 1.0} and rows["SD-KD"] == two | {"sdd.scales": [1, 2, 4]}
