@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -54,10 +55,10 @@ def parse(argument: str | None, **defaults: str) -> dict[str, str]:
 
 def base() -> ConfigDict:
     """Every field of ``sdd_jax.fields.FIELDS`` with its default."""
-    config = ConfigDict({"loss": {"options": {}}, "features": {"options": {}}})
-    for name, field in FIELDS.items():
-        put(config, name, placeholder(field.kind) if field.default is None else field.default)
-    return config
+    fields = {
+        name: placeholder(field.kind) if field.default is None else field.default for name, field in FIELDS.items()
+    }
+    return ConfigDict(unflatten_dict({"loss.options": {}, "features.options": {}, **fields}, sep="."))
 
 
 def put(config: ConfigDict, name: str, value: Any) -> None:

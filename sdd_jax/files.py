@@ -38,6 +38,11 @@ _TORCH_NEEDED = (2, 6)  # older ones could be made to run code even so: CVE-2025
 _INSTALL = 'pip install "torch>=2.6" (a build for CPU will do), or convert the file to safetensors where it was made'
 
 
+def size_text(count: float) -> str:
+    """So many bytes in GB, or in MB if they are few."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
 def cache_folder(name: str) -> Path:
     """The folder ``name`` of what this package keeps for the user between starts; ``ValueError`` without a home."""
     try:

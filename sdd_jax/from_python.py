@@ -6,7 +6,8 @@ A call writes a run's folder, as the train command does, with the config of ``co
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -232,7 +233,8 @@ def _train(student: Any, teacher: Any, method: str, folder: Path, given: Argumen
     runs = [*first, _planned(student, taught, method, folder, images, given)]  # all is checked before any is trained
     check_folders(runs[:-1])
     check_folders(runs[-1:], given.fields)
-    train_groups([[run] for run in runs], preemption_requested, lambda text: print(text, flush=True), summary)
+    stopping = partial(nullcontext, preemption_requested)  # the signals of this process are the caller's
+    train_groups([[run] for run in runs], partial(print, flush=True), summary, stopping=stopping)
     return load_run(folder, allow=[runs[-1].config["model"]["student"]])
 
 

@@ -231,11 +231,23 @@ def end_with_parent() -> None:
 
 
 def memory_bytes() -> int:
-    """The machine's memory, or the share of it that the container may use."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    return min(whole, int(text)) if text.isdecimal() else whole
+    """The machine's memory, or the share of it that a container or a batch job may use."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":  # version 2 of Linux's control groups
+            root, name = Path("/sys/fs/cgroup"), "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+        else:
+            continue
+        own = root / group.lstrip("/")  # which a container may not see: its root is its own then
+        for place in (own, *own.parents):
+            if place.is_relative_to(root) and (place / name).is_file():
+                text = (place / name).read_text().strip()
+                limits += [int(text)] if text.isdecimal() else []  # "max" is none
+    return min(limits)
 
 
 def processors() -> int:

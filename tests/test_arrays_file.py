@@ -165,7 +165,7 @@ def test_damaged_and_hostile_files_are_refused(tmp_path, monkeypatch):
     assert data.load("arrays", path=path).mean == (0.5,)
     save(path, **content())
     monkeypatch.setattr(arrays, "memory_bytes", lambda: 1000)
-    with pytest.raises(ValueError, match=r"it takes 0.0 GB, and the memory has 0.0 GB"):
+    with pytest.raises(ValueError, match=r"it takes \d.\d\d MB, and the memory has 0.00 MB"):
         data.load("arrays", path=path)
 
 

@@ -162,7 +162,7 @@ def test_later_starts_map_what_is_there(folder, cache, monkeypatch, capsys):
     made = count_made(monkeypatch)
     first = load(folder)
     before, said = content(cache), capsys.readouterr().err
-    assert f"image_folder: 69 images of 16x16 take 0.00 GB decoded, in {cache}" in said
+    assert f"image_folder: 69 images of 16x16 take 0.05 MB decoded, in {cache}" in said
     again = load(folder)
     assert len(made) == 1 and not capsys.readouterr().err and content(cache) == before
     assert first.fingerprint() == again.fingerprint()
@@ -287,15 +287,79 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(folder, cache, 
     with monkeypatch.context() as patch:
         patch.setattr(decoded, "memory_bytes", lambda: 2 * needed - 1)
         with pytest.raises(
-            ValueError, match="69 images of 16x16 take 0.00 GB decoded and twice that in memory, which is"
+            ValueError, match="69 images of 16x16 take 0.05 MB decoded and twice that in memory, which is 0.11 MB"
         ):
             load(folder)
     with monkeypatch.context() as patch:
         patch.setattr(decoded.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
-        with pytest.raises(ValueError, match=f"and {cache} has 0.00 GB free .XDG_CACHE_HOME says where."):
+        with pytest.raises(ValueError, match=f"and {cache} has 0.05 MB free .XDG_CACHE_HOME says where."):
             load(folder)
     assert not made and not content(cache)
     load(folder)
+    monkeypatch.setattr(decoded, "memory_bytes", lambda: 2 * needed - 1)
+    with pytest.raises(ValueError, match="twice that in memory"):  # made where there was more
+        load(folder)
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_what_does_not_serve_makes_room(folder, cache, monkeypatch, stale):
+    """Of a disk that holds the arrays once."""
+    load(folder)
+    whole = content(cache)
+    (kept,) = cache.glob("*-16-*/")
+    if stale:
+        touched(folder)
+    else:
+        kept.rename(kept.with_name(f"{kept.name}.tmp"))  # as a kill leaves it
+    room = sum(map(len, whole.values())) + 100
+
+    def usage(path):
+        return SimpleNamespace(free=room - sum(map(len, content(path).values())))
+
+    monkeypatch.setattr(decoded.shutil, "disk_usage", usage)
+    load(folder)
+    assert content(cache)["train.npy"] == whole["train.npy"]
+
+
+def test_arrays_of_which_a_file_cannot_be_removed_give_way(folder, cache, monkeypatch):
+    """On NFS one that another process has mapped stays, under another name, until that ends."""
+    load(folder)
+    for _ in range(2):
+        touched(folder)
+        before = content(cache)["MANIFEST.json"]
+        with monkeypatch.context() as patch:
+            patch.setattr(decoded.shutil, "rmtree", lambda *given, **options: None)
+            load(folder)
+        (kept,) = cache.glob("*-16-????????????/MANIFEST.json")
+        assert kept.read_bytes() != before
+    load(folder, image_size=8)
+    touched(folder)
+    load(folder)
+    assert len(list(cache.glob("*-16-*/"))) == 1  # what was left is gone
+
+
+def test_a_start_says_that_it_waits_for_another(folder, cache, monkeypatch, capsys):
+    waited, real = [], decoded.FileLock
+
+    class Held(real):
+        def acquire(self, *given, blocking=True, **options):
+            if not blocking:
+                raise decoded.Timeout(self.lock_file)
+            waited.append(self.lock_file)
+            return super().acquire(*given, **options)
+
+    monkeypatch.setattr(decoded, "FileLock", Held)
+    load(folder)
+    load(folder)
+    assert len(waited) == 2
+    assert capsys.readouterr().err.count(f"image_folder: waiting for another process, which makes {cache}") == 2
+
+
+def test_a_limit_of_the_file_system_names_the_file(folder, cache, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", mock.Mock(side_effect=OSError(122, "Disk quota exceeded")))
+    with pytest.raises(OSError, match=f"Disk quota exceeded: '{cache}.*train.npy'"):
+        load(folder)
+    assert not content(cache)
 
 
 def test_a_folder_that_cannot_be_written_is_named(folder, cache, tmp_path, monkeypatch):
@@ -452,6 +516,27 @@ def test_killed_while_it_decodes_it_makes_the_same_bytes_and_leaves_no_process(t
     assert by_one.read_bytes() == whole["train.npy"] and len(alone[0]) == 3000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_signal_while_images_are_decoded_ends_the_run(tmp_path, cache, number, code):
+    path = sets.write_zip(tmp_path / "a.zip", sets.tiny_imagenet(train=3000, val=10))
+    flags = ["--config=configs/tiny_imagenet.py:teacher=none,student=resnet8", f"--config.data.path={path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdd_jax", "train", *flags, f"--workdir={tmp_path}/run"],
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "kept")},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    while not list(cache.glob("*.tmp/parts.pickle")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code and "saving" not in said
+    assert not list(cache.glob("*/MANIFEST.json")) and not (tmp_path / "run").exists()
+
+
 def ignores(process, number):
     """Whether a process has begun, and ignores a signal."""
     (mask,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
@@ -508,7 +593,7 @@ def test_teacher_cache_and_three_seeds_together(tmp_path):
         return result
 
     said = command("train", "teacher=none,student=resnet8", f"--workdir={tmp_path}/teacher").stderr
-    assert "tiny_imagenet: 48 images of 32x32 take 0.00 GB decoded" in said
+    assert "tiny_imagenet: 48 images of 32x32 take 0.15 MB decoded" in said
     argument = "teacher=resnet8,student=resnet8,method=sdd_kd"
     together = [f"--config.teacher.run={tmp_path}/teacher", "--config.seeds=0,1,2"]
     said = command("cache", argument, *together, f"--workdir={tmp_path}/cache")

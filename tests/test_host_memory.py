@@ -81,9 +81,21 @@ def test_another_c_library_is_left_alone(monkeypatch, told):
 
 
 def test_a_container_has_the_memory_that_it_may_use(tmp_path, monkeypatch):
-    whole, place = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), tmp_path / "memory.max"
-    monkeypatch.setattr(processes, "Path", lambda name: place)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.setattr(processes, "Path", lambda name: tmp_path / name.lstrip("/"))
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert processes.memory_bytes() == whole  # on another system
+    write("proc/self/cgroup", "3:cpu,cpuacct:/\n4:hugetlb,memory:/jobs/7\n0::/jobs:a/7\n")
     assert processes.memory_bytes() == whole
-    for text, expected in {"max\n": whole, "1000\n": 1000, f"{2 * whole}\n": whole}.items():
-        place.write_text(text)
-        assert processes.memory_bytes() == expected
+    write("sys/fs/cgroup/cpu/memory.limit_in_bytes", "1\n")  # of nothing that has the memory
+    for name in ("memory.max", "jobs:a/7/memory.max", "jobs:a/memory.max", "memory/jobs/memory.limit_in_bytes"):
+        for text, expected in {"1000\n": 1000, "max\n": whole, f"{2 * whole}\n": whole}.items():
+            write(f"sys/fs/cgroup/{name}", text)
+            assert processes.memory_bytes() == expected, name
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "3000\n")
+    write("sys/fs/cgroup/memory/jobs/7/memory.limit_in_bytes", "2000\n")
+    assert processes.memory_bytes() == 2000

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from sdd_jax import methods, processes, saved
+from sdd_jax import methods, saved
 from sdd_jax.build import check, from_disk
 from sdd_jax.commands import cache, train
 from sdd_jax.config import (
@@ -112,8 +112,7 @@ def main() -> None:
         cache.fill(check(tree), folder / "cache", given.store)
     not_finite: list[list[train.Run]] = []
     groups = [point.runs for point in points]
-    with processes.stop_signals() as should_stop:
-        train.train_groups(groups, should_stop, say, lambda done: f"{done['seconds']:.0f} s", not_finite)
+    train.train_groups(groups, say, lambda done: f"{done['seconds']:.0f} s", not_finite)
     lost = [point for point in points if point.runs in not_finite]
     if len(lost) == len(points):
         raise ValueError(f"every combination ended in numbers that are not finite: nothing to choose in {folder}")

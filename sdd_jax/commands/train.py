@@ -10,6 +10,7 @@ sdd train --config=cifar100:teacher=resnet32x4,student=resnet8x4,method=sdd_dkd 
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,16 +52,15 @@ def main() -> None:
     """Runs the command."""
     given = flags.FLAGS
     processes.join(given.coordinator, given.processes, given.process, wait=given.coordinator_wait)
-    with processes.stop_signals() as should_stop:
-        groups = list_runs(given.config, Path(given.workdir))
-        runs = [run for group in groups for run in group]
-        names = sorted({name for run in runs for name in run.settings})
-        run_dir.check_processes({name: [run.settings.get(name) for run in runs] for name in names})
-        say = partial(print, flush=True) if processes.is_first() else lambda text: None
-        check_folders(runs, config_flags.get_override_values(flags.FLAGS["config"]))
-        train_groups(groups, should_stop, say, summary)
-        if len(runs) > 1:
-            say(table(runs))
+    groups = list_runs(given.config, Path(given.workdir))
+    runs = [run for group in groups for run in group]
+    names = sorted({name for run in runs for name in run.settings})
+    run_dir.check_processes({name: [run.settings.get(name) for run in runs] for name in names})
+    say = partial(print, flush=True) if processes.is_first() else lambda text: None
+    check_folders(runs, config_flags.get_override_values(flags.FLAGS["config"]))
+    train_groups(groups, say, summary)
+    if len(runs) > 1:
+        say(table(runs))
 
 
 def check_folders(runs: list[Run], changed: Iterable[str] = ()) -> None:
@@ -82,14 +82,16 @@ def check_folders(runs: list[Run], changed: Iterable[str] = ()) -> None:
 
 def train_groups(
     groups: list[list[Run]],
-    should_stop: Any,
     say: Callable[[str], None],
     told: Callable[[dict[str, Any]], str],
     lost: list[list[Run]] | None = None,
+    stopping: Callable[[], AbstractContextManager[Callable[[int], int | None]]] = processes.stop_signals,
 ) -> None:
     """Trains what has not finished of ``groups``, the runs of a group together; ``told`` says the results of one.
 
-    A group with a run that is not finite is added to ``lost``, if that is given, and the others go on.
+    A group with a run that is not finite is added to ``lost``, if that is given, and the others go on. While a group
+    trains, what ``stopping()`` gives says whether to stop. A signal that comes before, while data are read, ends the
+    process: there is nothing to save.
     """
     runs = [run for group in groups for run in group]
     for group in groups:
@@ -107,7 +109,8 @@ def train_groups(
                 say(f"{run.folder} has finished")
         try:
             if unfinished:
-                train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
+                with stopping() as should_stop:
+                    train_together(built, [run.folder for run in unfinished], should_stop=should_stop)
         except NonFinite as error:
             if lost is None:
                 raise

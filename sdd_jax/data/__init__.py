@@ -191,8 +191,16 @@ def usual_side(name: str, path: str | PathLike[str] | None = None) -> int:
     records = _read_listed(name, path).train
     if not len(records):
         raise ValueError(f"{name} needs training images, got none in {path}")
-    numbers = np.linspace(0, len(records) - 1, min(len(records), 50)).astype(int).tolist()
-    return int(np.median([min(images.decode(records.read(n)[0], records.name(n)).size) for n in numbers]))
+    sides, problem = [], None
+    for number in np.linspace(0, len(records) - 1, min(len(records), 50)).astype(int).tolist():
+        data, name = records.read(number)[0], records.name(number)
+        try:
+            sides.append(min(images.decode(data, name).size))
+        except ValueError as error:  # for those that read all images to refuse or to skip
+            problem = error
+    if problem is not None and not sides:
+        raise problem
+    return int(np.median(sides))
 
 
 def load(

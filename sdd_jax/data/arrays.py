@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdd_jax.data.dataset import Dataset, Split, data_root, from_arrays, not_found
-from sdd_jax.files import DAMAGED_ZIP, write_whole
+from sdd_jax.files import DAMAGED_ZIP, size_text, write_whole
 from sdd_jax.processes import memory_bytes
 
 NAME = "arrays"
@@ -131,7 +131,7 @@ def _content(file: Path) -> dict[str, Any]:
             if (_HELD_OUT[0] in names) != (_HELD_OUT[1] in names):
                 raise ValueError(f"{' and '.join(_HELD_OUT)} go together: got {', '.join(names)}")
             if total > memory_bytes():
-                raise ValueError(f"it takes {total / 1e9:.1f} GB, and the memory has {memory_bytes() / 1e9:.1f} GB")
+                raise ValueError(f"it takes {size_text(total)}, and the memory has {size_text(memory_bytes())}")
             for info in archive.infolist():
                 _check_size(archive, info)
         with np.load(file, allow_pickle=False) as arrays:

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,14 +20,14 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from sdd_jax import sealed
 from sdd_jax.data import images
 from sdd_jax.data.dataset import Raw
 from sdd_jax.data.folders import Listed, Records
-from sdd_jax.files import cache_folder
+from sdd_jax.files import cache_folder, size_text
 from sdd_jax.processes import end_with_parent, memory_bytes, processors, without_script
 
 KIND = "decoded images"
@@ -34,7 +35,6 @@ PARTS = "parts.pickle"  # while they are made: which images there are
 FORM = 1  # of the files, and of how an image is brought to its size: another number makes all of them again
 WORTH_A_PROCESS = 500  # images: about as many are decoded while a process starts
 AT_A_TIME = 250  # images of one task
-GB = 1e9
 Task = tuple[str, int, int]  # a part, and its images from one number to another
 
 
@@ -49,26 +49,49 @@ def read(listed: Listed, *, name: str, place: Path, size: int, workers: int) -> 
     ``ValueError`` if they do not fit in the memory or on the disk, or names the first image that cannot be decoded.
     """
     parts = {"train": listed.train, "test": listed.test}
-    if not all(map(len, parts.values())):
-        counts = " and ".join(str(len(records)) for records in parts.values())
-        raise ValueError(f"{name} needs training and test images, got {counts}")
+    counts = [len(records) for records in parts.values()]
+    if not all(counts):
+        raise ValueError(f"{name} needs training and test images, got {' and '.join(map(str, counts))}")
+    needed = array_bytes(sum(counts), size)
+    takes = f"{name}: {sum(counts):,} images of {size}x{size} take {size_text(needed)} decoded"
+    if 2 * needed > memory_bytes():  # as mapped, and what of them is on the device
+        raise ValueError(
+            f"{takes} and twice that in memory, which is {size_text(memory_bytes())}: data.in_memory=false reads them "
+            "from disk, a smaller data.image_size takes less"
+        )
     stamps = {part: records.fingerprint(times=True) for part, records in parts.items()}
     owner = sealed.digest({"form": FORM, "size": size, **stamps})
     where = sealed.digest([name, os.fspath(place.resolve()), size])[:12]
     folder = cache_folder("decoded") / f"{re.sub(r'[^0-9A-Za-z]', '_', name)}-{size}-{where}"
+    files = [f"{part}{of}.npy" for part in parts for of in ("", "_labels")]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # another process may be making them: this one waits, and maps them
+        with _locked(folder, name):  # another process may be making them: this one waits, and maps them
             if (problem := _problem(folder, owner)) is not None:
-                _make(parts, folder, owner, name, size, workers, problem)
+                _make_room(folder, needed, takes)
+                print(f"{problem}\n" * bool(problem) + f"{takes}, in {folder}", file=sys.stderr, flush=True)
+                _make(parts, folder, owner, name, size, workers)
+            train, train_labels, test, test_labels = (np.load(folder / file, mmap_mode="r") for file in files)
     except PermissionError as error:
         refused = Path(error.filename or "")
         if not (refused.is_relative_to(folder.parent) or folder.is_relative_to(refused)):
             raise  # that of an image
         raise PermissionError(f"{folder} cannot be written (XDG_CACHE_HOME says where): {error.strerror}") from error
-    files = (f"{part}{of}.npy" for part in parts for of in ("", "_labels"))
-    train, train_labels, test, test_labels = (np.load(folder / file, mmap_mode="r") for file in files)
     return train, train_labels, test, test_labels
+
+
+@contextmanager
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{name}: waiting for another process, which makes {folder}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _problem(folder: Path, owner: str) -> str | None:
@@ -85,23 +108,20 @@ def _problem(folder: Path, owner: str) -> str | None:
     return None
 
 
-def _make(
-    parts: Mapping[str, Records], folder: Path, owner: str, name: str, size: int, workers: int, problem: str
-) -> None:
+def _make_room(folder: Path, needed: int, takes: str) -> None:
+    """Removes what killed processes left, and arrays that do not serve where their room is needed."""
+    for left in folder.parent.glob(f"{folder.name}.*/"):  # the lock, a file, is ours
+        shutil.rmtree(left, ignore_errors=True)
+    if needed > shutil.disk_usage(folder.parent).free:
+        shutil.rmtree(folder, ignore_errors=True)
+    if needed > (free := shutil.disk_usage(folder.parent).free):
+        raise ValueError(f"{takes}, and {folder.parent} has {size_text(free)} free (XDG_CACHE_HOME says where)")
+
+
+def _make(parts: Mapping[str, Records], folder: Path, owner: str, name: str, size: int, workers: int) -> None:
     counts = {part: len(records) for part, records in parts.items()}
     examples = sum(counts.values())
-    needed, what = array_bytes(examples, size), f"{examples:,} images of {size}x{size}"
-    takes = f"{name}: {what} take {needed / GB:.2f} GB decoded"
-    if 2 * needed > memory_bytes():  # as mapped, and what of them is on the device
-        raise ValueError(
-            f"{takes} and twice that in memory, which is {memory_bytes() / GB:.2f} GB: data.in_memory=false reads them "
-            "from disk, a smaller data.image_size takes less"
-        )
-    if needed > (free := shutil.disk_usage(folder.parent).free):
-        raise ValueError(f"{takes}, and {folder.parent} has {free / GB:.2f} GB free (XDG_CACHE_HOME says where)")
-    print(f"{problem}\n" * bool(problem) + f"{takes}, in {folder}", file=sys.stderr, flush=True)
     temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process: the lock is ours
     temporary.mkdir()
     try:
         for part, count in counts.items():
@@ -109,7 +129,10 @@ def _make(
             np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
             if hasattr(os, "posix_fallocate"):  # macOS has none
                 with open(path, "r+b") as file:  # a full disk is an error here, and would be a signal later
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                    try:
+                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                    except OSError as error:  # of a quota, say
+                        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         tasks = [
             (part, start, min(start + AT_A_TIME, count))
             for part, count in counts.items()
@@ -124,8 +147,11 @@ def _make(
         for part, found in labels.items():
             np.save(temporary / f"{part}_labels.npy", np.concatenate(found).astype(np.int32))
         sealed.seal(temporary, KIND, owner, {"name": name, "size": size})
-        shutil.rmtree(folder, ignore_errors=True)
+        before = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+        if folder.exists():
+            folder.replace(before)  # aside: NFS keeps a file that a process has mapped
         temporary.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
