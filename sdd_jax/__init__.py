@@ -50,3 +50,7 @@ def __getattr__(name: str) -> Any:
     if name in ("distill", "load_run", "train"):
         return getattr(importlib.import_module("sdd_jax.from_python"), name)
     raise AttributeError(f"module 'sdd_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

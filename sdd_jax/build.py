@@ -47,12 +47,13 @@ from sdd_jax.fields import DTYPES
 from sdd_jax.mesh import make_mesh
 from sdd_jax.models import create_model
 from sdd_jax.own import own_function
+from sdd_jax.saved import seen_by
 from sdd_jax.sealed import digest
 from sdd_jax.training import objective as objectives
 from sdd_jax.training import optim
 from sdd_jax.training.logbook import TRACK
 from sdd_jax.training.programs import Built
-from sdd_jax.training.teacher import Teacher, join_teachers, live_teacher, variables_hash
+from sdd_jax.training.teacher import Teacher, as_normalized, join_teachers, live_teacher, variables_hash
 from sdd_jax.training.teacher_cache import read_header
 
 STEPS_PER_CALL = 50  # on accelerators; 1 on CPU, where XLA's convolutions are slow inside a loop
@@ -162,9 +163,12 @@ def make_objective(settings: Settings, num_classes: int, teacher_variables: Any 
         function = partial(base.function, **options["loss"])
         example, labels = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
         with named_field(f"loss.base {settings['loss.base']}"):  # the function itself says what is wrong with options
-            shape = getattr(jax.eval_shape(function, example, example, labels), "shape", "a structure")
+            made = jax.eval_shape(function, example, example, labels)
+            shape, kind = (getattr(made, name, "a structure") for name in ("shape", "dtype"))
             if shape != labels.shape:
                 raise ValueError(f"base must return one value per example, {labels.shape}, got {shape}")
+            if not jnp.issubdtype(kind, jnp.floating):
+                raise ValueError(f"base must return floating numbers, which have a gradient, got {kind}")
         weighting = ("complementary_weight", "consistent_weight", "consistency", "reduction")
         logits = objectives.distill(
             function,
@@ -283,14 +287,16 @@ def make_teacher(
     else:
         saved, variables, stated = known
         network = make_parts(settings, dataset.num_classes).teacher
-        accuracy = measure_teacher(settings, network, saved, variables, stated, dataset)
+        seen = seen_by(saved, dataset)
+        accuracy = measure_teacher(settings, network, saved, variables, stated, seen)
         if settings["teacher.cache"] is None:
             folded = folded_variables(settings, network, variables, dataset)
-            live = live_teacher(network, folded, objective.regions)
+            live = live_teacher(network, folded, objective.regions, as_normalized(dataset, seen))
             known_as = {"name": settings["model.teacher"], "digest": variables_hash(variables)}
             return live._replace(**known_as), accuracy, stated
         store = read_header(Path(settings["teacher.cache"]))["store"]
         key, layout = network_key(settings, variables), cache_layout(settings, network, dataset, store)
+        dataset = seen
     steps = steps_per_call(settings)
     teacher, noted = ask_cache(all_settings, key, layout, dataset, objective.needs, steps, caches)
     teacher = teacher._replace(name=key.get("name", settings["model.teacher"]), digest=digest(key))

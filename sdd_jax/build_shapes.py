@@ -56,10 +56,13 @@ def run_shapes(settings: Settings, num_examples: int) -> tuple[Parts, Teacher, o
     return parts, teacher, optimizer, jax.eval_shape(begin, jax.random.key(0), teacher.arrays)
 
 
-def trace(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics)."""
+def trace(config: Mapping[str, Any], num_examples: int | None = None) -> tuple[Any, Any]:
+    """Traces the training step of ``config`` without data, teacher or compilation: shapes of (state, metrics).
+
+    ``num_examples`` are those of an epoch; None: as many as the config's data set has.
+    """
     settings = check(config)
-    num_examples, batch_size = train_examples(settings), settings["batch_size"]
+    num_examples, batch_size = num_examples or train_examples(settings), settings["batch_size"]
     parts, teacher, optimizer, state = run_shapes(settings, num_examples)
     options = {"num_examples": num_examples, "accumulate": settings["optim.accumulate_steps"]}
     given = parts.model, teacher.apply, parts.objective, optimizer

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +18,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.special import softmax
 
+from sdd_jax import build_shapes, saved
 from sdd_jax import data as data_sets
-from sdd_jax import saved
 from sdd_jax.commands.train import Run as Planned
 from sdd_jax.commands.train import check_folders, list_seeds, summary, train_groups
 from sdd_jax.configs import arrays as arrays_config
@@ -29,7 +29,7 @@ from sdd_jax.configs.common import put
 from sdd_jax.data import Dataset, Info
 from sdd_jax.fields import SAVED
 from sdd_jax.given_data import Arguments, Images, Pair, Place, place
-from sdd_jax.models import model_names, model_stems
+from sdd_jax.models import create_model, model_names, model_stems
 from sdd_jax.models.given import Given, given_network, given_variables, has_variables
 from sdd_jax.own import check_allowed
 from sdd_jax.processes import end_second_script, preemption_requested
@@ -83,10 +83,10 @@ class Run:
 
         ``ValueError`` for other images, ``FloatingPointError`` if the network's logits are not finite.
         """
-        pixels, shape = np.asarray(images), self._served.info.image_shape
-        pixels = pixels[..., None] if pixels.ndim == 3 and shape[-1] == 1 else pixels
+        given, shape = np.asarray(images), self._served.info.image_shape
+        pixels = given[..., None] if given.ndim == 3 and shape[-1] == 1 else given
         if pixels.dtype != np.uint8 or pixels.shape[1:] != shape:
-            raise ValueError(f"images must be uint8 {('N', *shape)}, got {pixels.dtype} {pixels.shape}")
+            raise ValueError(f"images must be uint8 {('N', *shape)}, got {given.dtype} {given.shape}")
         found = [np.zeros((0, len(self.class_names)))]
         for first in range(0, len(pixels), BATCH):
             part = pixels[first : first + BATCH]
@@ -161,8 +161,9 @@ def train(
 
     Raises:
       ValueError: for a wrong argument, or a folder that holds another run.
+      FileNotFoundError: if there is nothing at ``data``.
     """
-    return _train(model, None, "plain", Path(folder), Arguments(train, test, data, epochs, seed, stem, fields, allow))
+    return _train(model, None, "plain", folder, Arguments(train, test, data, epochs, seed, stem, fields, allow))
 
 
 def distill(
@@ -208,12 +209,11 @@ def distill(
 
     Raises:
       ValueError: for a wrong argument, or a folder that holds another run.
+      FileNotFoundError: if there is nothing at ``data``.
     """
     if teacher is None:
         raise ValueError("distill needs a teacher, got None: sdd_jax.train trains a network on labels alone")
-    return _train(
-        student, teacher, method, Path(folder), Arguments(train, test, data, epochs, seed, stem, fields, allow)
-    )
+    return _train(student, teacher, method, folder, Arguments(train, test, data, epochs, seed, stem, fields, allow))
 
 
 class _Teacher(NamedTuple):
@@ -222,8 +222,12 @@ class _Teacher(NamedTuple):
     weights: str
 
 
-def _train(student: Any, teacher: Any, method: str, folder: Path, given: Arguments) -> Run:
+def _train(student: Any, teacher: Any, method: str, place_of_run: Place, given: Arguments) -> Run:
     end_second_script()
+    if not isinstance(place_of_run, str | PathLike) or not (folder := Path(place_of_run)).name:
+        raise ValueError(
+            f"folder must be a new folder's name, or that of the run that is to go on; got {place_of_run!r}"
+        )
     if "seeds" in given.fields:
         raise ValueError("fields may not have seeds: give seed=..., one call for each")
     if given.stem and given.fields.get("model.stem", given.stem) != given.stem:
@@ -231,6 +235,8 @@ def _train(student: Any, teacher: Any, method: str, folder: Path, given: Argumen
     images, given = place(folder, given)
     first, taught = ([], None) if teacher is None else _teacher_of(teacher, folder, images, given)
     runs = [*first, _planned(student, taught, method, folder, images, given)]  # all is checked before any is trained
+    if first:  # what does not fit is found before hours of a teacher's training
+        build_shapes.trace(runs[-1].config, images.info.train_examples or BATCH)  # nobody has counted a folder's
     check_folders(runs[:-1])
     check_folders(runs[-1:], given.fields)
     stopping = partial(nullcontext, preemption_requested)  # the signals of this process are the caller's
@@ -325,5 +331,8 @@ def _write_run(network: Any, folder: Path, images: Images, given: Arguments) -> 
         ).model.stem
         stem = wanted if ":" in named.name or wanted in model_stems(named.name) else None
     about = {"name": named.name, "stem": stem or _stem(named, info), "num_classes": info.num_classes}
+    model = create_model(named.name, info.num_classes, about["stem"])
+    shown = SimpleNamespace(name=images.name, image_shape=info.image_shape, num_classes=info.num_classes)
+    saved.check_fits(saved.Saved(folder, **about, dtype="float32", data=None, model=model), variables, shown)
     saved.write_imported(folder, variables=variables, source={"given": variables_hash(variables)}, **about)
     return folder

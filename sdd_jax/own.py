@@ -68,7 +68,7 @@ def check_allowed(name: str, folder: Path, allow: Collection[str]) -> None:
     """``ValueError`` if the run in ``folder`` asks for code that the user did not name, or that lies in the folder."""
     if ":" not in name or name.startswith(f"{GIVEN}:"):  # which nothing is imported for
         return
-    if name not in allow:
+    if name not in ((allow,) if isinstance(allow, str) else allow):
         raise ValueError(
             f"{folder} asks for code, {name}: none was run. If you know that module and trust it, add --allow={name}"
         )

@@ -132,7 +132,31 @@ def load_test_data(
     dataset = data.load(fields["name"], select_on="test", **{field: fields[field] for field in names})
     if (noted := network.own_data(fields["name"])) is None:
         return dataset
+    check_names(network.folder, noted["class_names"], dataset)
     return dataclasses.replace(dataset, mean=tuple(noted["mean"]), std=tuple(noted["std"]))  # the file may be another
+
+
+def check_names(folder: Path, names: Sequence[str], dataset: AnyDataset) -> None:
+    """``ValueError`` if a class of the run in ``folder`` has another number in ``dataset``."""
+    numbers = {name: number for number, name in enumerate(dataset.class_names)}
+    for number, name in enumerate(names):
+        if (other := numbers.get(name, number)) != number:
+            raise ValueError(
+                f"class {name!r} is number {number} of {folder} and number {other} of {dataset.name}: the classes must "
+                f"be in one order, {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
+            )
+
+
+def seen_by(network: Saved, dataset: AnyDataset) -> AnyDataset:
+    """``dataset`` normalised as the images that the network was trained on, if its run notes how.
+
+    ``ValueError`` if the classes have another order.
+    """
+    noted = run_dir.read_data(network.folder)
+    if noted is None or len(noted["mean"]) != dataset.image_shape[-1]:  # the latter does not fit, which is said later
+        return dataset
+    check_names(network.folder, noted["class_names"], dataset)
+    return dataclasses.replace(dataset, mean=tuple(noted["mean"]), std=tuple(noted["std"]))
 
 
 def checkpoints(folder: Path) -> Checkpoints:

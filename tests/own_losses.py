@@ -15,6 +15,10 @@ def mean_over_the_batch(student_logits, teacher_logits, labels):
     return jnp.mean((student_logits - teacher_logits) ** 2)
 
 
+def signs(student_logits, teacher_logits, labels):
+    return (student_logits > teacher_logits).sum(-1)
+
+
 def without_labels(student_logits, teacher_logits):
     return logit_matching(student_logits, teacher_logits)
 

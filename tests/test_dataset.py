@@ -183,6 +183,11 @@ def test_mistakes_are_named(change, options, message):
         from_arrays(*arrays, **options)
 
 
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    taken = from_arrays(*example_set(), pad=np.int64(2), train_examples=np.int32(20))
+    assert (taken.pad, type(taken.pad), len(taken.train.labels)) == (2, int, 20)
+
+
 def test_no_validation_split_of_single_examples():
     images, labels, *test = example_set(sizes=(1, 1, 1))
     with pytest.raises(ValueError, match='use select_on="test"'):

@@ -1,6 +1,7 @@
 """A teacher that is any function: what it is asked, what a cache keeps of it, and a student of that cache alone."""
 
 import io
+from collections import defaultdict
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 from unittest import mock
@@ -212,7 +213,12 @@ def test_a_function_that_is_no_teacher_is_refused(tmp_path, function, message):
 
 
 def test_logits_that_are_not_finite_are_not_kept(tmp_path):
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(FloatingPointError, match="logits are not finite, of test image 0 first"):
+        fill(tmp_path / "cache", "not_numbers")
+    with pytest.raises(FloatingPointError, match="logits are not finite, of test image 3 first"):
+        fill(tmp_path / "cache", "not_numbers_of_the_fourth")
+    unmeasured = mock.patch.object(cache_command, "foreign_accuracies", lambda *_: defaultdict(float))
+    with unmeasured, pytest.raises(FloatingPointError, match="none of them is kept"):
         fill(tmp_path / "cache", "not_numbers")
 
 

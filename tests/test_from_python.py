@@ -1,9 +1,11 @@
 """Training and distillation from Python: every kind of network that can be given, and runs that commands read."""
 
 import json
+import re
 from functools import partial
 from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,9 @@ from PIL import Image
 
 import sdd_jax
 from sdd_jax import data, from_python, own
+from sdd_jax.build import build, check
+from sdd_jax.commands import cache
+from sdd_jax.data.augment import normalize
 from sdd_jax.models import Classifier, LogitMapClassifier, create_model
 from sdd_jax.models.given import given_network, given_variables
 from sdd_jax.reporting.groups import find_runs
@@ -106,6 +111,9 @@ AGAIN = {  # what a notebook has, and a cell of it that is run again with anothe
     "a jitted function": ("jnp.tan(", "jnp.exp("),
     "a function that an NNX module holds": ("jnp.sinh(", "jnp.cosh("),
     "a number that a dataclass holds": ("slope=0.5", "slope=0.6"),
+    "a number that an object holds": ("k=7", "k=8"),
+    "a method of an object": ("self.k * images", "self.k + images"),
+    "a borrowed static method": ("staticmethod(nn.celu)", "staticmethod(nn.elu)"),
 }
 NOTEBOOK = """
 import dataclasses, functools
@@ -145,8 +153,18 @@ class Reads(nn.Module):
     numbers: Numbers
     @nn.compact
     def __call__(self, x, *, train): return nn.leaky_relu(nn.Conv(8, (3, 3), strides=8)(x), self.numbers.slope)
+class Bound:
+    def __init__(self, k): self.k = k
+    def init(self, key, images): return jnp.zeros((1, 3))
+    def apply(self, params, images): return self.k * images + params[0, 0]
+bound = Bound(k=7)
+class Borrows(nn.Module):
+    act = staticmethod(nn.celu)
+    @nn.compact
+    def __call__(self, x, *, train): return self.act(nn.Conv(8, (3, 3), strides=8)(x))
 holds = Holds(functools.partial(bent, times=2), nnx.Rngs(0))
 given = [Linen(), Outer(nnx.Rngs(0)), (init, apply), Parts(), (init, jitted), holds, Reads(Numbers(slope=0.5))]
+given += [(bound.init, bound.apply), Borrows()]
 """
 
 
@@ -164,11 +182,19 @@ def test_what_a_notebook_defines_again_is_another_network(case):
 class Holds:
     """A callable that cannot be described."""
 
+    __slots__ = ("factor",)
+
     def __init__(self, factor):
         self.factor = factor
 
     def __call__(self, params, images):
         return self.factor * apply(params, images)
+
+    def init(self, key, images):
+        return init(key, images)
+
+    def apply(self, params, images):
+        return self(params, images)
 
 
 def test_an_object_that_cannot_be_described_is_no_other_one():
@@ -180,6 +206,23 @@ def test_an_object_that_cannot_be_described_is_no_other_one():
     variables = models[0].init(jax.random.key(0), images, train=False)
     maps = [model.apply(variables, images, train=False).logit_map for model in models]
     np.testing.assert_allclose(maps[1], 2 * maps[0], rtol=1e-6)
+
+
+def test_methods_are_those_of_their_object():
+    bare = Bare(), Bare(), Bare(width=4)
+    names = [named((one.init, one.apply)).name for one in bare]
+    assert names[0] == names[1] != names[2]
+    first, second = Holds(3.0), Holds(4.0)  # of which nothing can be said
+    names = [named((one.init, one.apply)).name for one in (first, second, first)]
+    assert names[0] == names[2] != names[1]
+
+
+class Bare(nn.Module):
+    width: int = 3
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.width)(images)
 
 
 def test_an_object_computes_in_its_own_dtype():
@@ -276,7 +319,11 @@ def test_a_run_says_what_it_learned_and_goes_on_and_another_process_is_told(tmp_
     assert "has finished" in capsys.readouterr().out and again.results == run.results
     with pytest.raises(ValueError, match="holds a run of another config, by its config.json .*model.student"):
         sdd_jax.train(Features(8), train=TRAIN, test=TEST, folder=tmp_path / "run", **QUICK)
-    for images, got in ((TEST[0][:, :4], r"uint8 \(9, 4, 8, 1\)"), (TEST[0] / 255, "float64")):
+    for images, got in (
+        (TEST[0][:, :4], r"uint8 \(9, 4, 8, 1\)"),
+        (TEST[0][:, :4, :, 0], r"uint8 \(9, 4, 8\)$"),
+        (TEST[0] / 255, "float64"),
+    ):
         with pytest.raises(ValueError, match=rf"images must be uint8 \('N', 8, 8, 1\), got {got}"):
             run.predict(images)
     assert f"{100 * accuracy:.2f}" in call("evaluate", f"--workdir={run.folder}").out
@@ -404,6 +451,7 @@ def test_distillation_without_a_teacher_is_refused(tmp_path):
 LATE = {  # found in the student's config, before the teacher is trained
     "no such method": ({"method": "sdd_dk"}, "the closest is 'sdd_dkd'"),
     "no such field": ({"fields": {"loss.temprature": 3.0}}, "no field 'loss.temprature'"),
+    "a loss of maps": ({"method": "kd+fitnet"}, "FitNet reads the feature map"),
     "another run's folder": ({}, "run is not empty and holds no run"),
 }
 
@@ -417,6 +465,50 @@ def test_a_students_mistake_is_named_before_its_teacher_is_trained(tmp_path, cas
     with pytest.raises(ValueError, match=message):
         sdd_jax.distill("resnet8", Map(), train=TRAIN, test=TEST, folder=tmp_path / "run", **given)
     assert not (tmp_path / "run-teacher").exists()
+
+
+@pytest.mark.parametrize("folder", [".", "/", None, 3])
+def test_a_folder_without_a_name_is_no_runs(folder):
+    with pytest.raises(ValueError, match="folder must be a new folder's name, or that of .*; got "):
+        sdd_jax.train(Map(), train=TRAIN, test=TEST, folder=folder)
+
+
+def test_variables_of_another_network_write_nothing(tmp_path):
+    given, there = {"train": TRAIN, "test": TEST, "folder": tmp_path / "run", **QUICK}, init(jax.random.key(0), TEST[0])
+    for wrong in ({"weights": there["weights"][:, :2]}, {"wieghts": there["weights"]}):
+        for role in (lambda network: sdd_jax.train(network, **given), partial(sdd_jax.distill, "resnet8", **given)):
+            with pytest.raises(ValueError, match="does not fit arrays .*w(ei|ie)ghts.* has shape .*, expected"):
+                role(((init, apply), wrong))
+    assert not [*tmp_path.glob("run*")]
+    sdd_jax.train(((init, apply), there), **given)
+
+
+def test_a_teacher_sees_images_as_it_learned_them(teacher, tmp_path):
+    white = np.full((12, *SHAPE), 255, np.uint8), np.arange(12) % CLASSES
+    brighter = data.from_arrays(*map(np.concatenate, zip(TRAIN, white, strict=True)), *TEST)
+    given = {"data": brighter, "method": "kd", "epochs": 1}
+    live = sdd_jax.distill((init, apply), teacher, folder=tmp_path / "live", fields=QUICK["fields"], **given)
+    config = run_dir.read_config(live.folder)
+    built, expected = build(config), teacher.predict(TEST[0])
+    assert built.dataset.mean[0] > run_dir.read_data(teacher.folder)["mean"][0] + 0.1
+    assert built.teacher_accuracy == np.mean(expected.argmax(1) == TEST[1])
+    batch = {"image": normalize(TEST[0], built.dataset.mean, built.dataset.std)}
+    np.testing.assert_allclose(
+        jax.nn.softmax(built.teacher.apply(built.teacher.arrays, batch).logits), expected, atol=1e-5
+    )
+    cache.fill(check(config), tmp_path / "cache", "float32")
+    fields = QUICK["fields"] | {"teacher.cache": str(tmp_path / "cache")}
+    cached = sdd_jax.distill((init, apply), teacher, folder=tmp_path / "cached", fields=fields, **given)
+    chex.assert_trees_all_close(cached.variables, live.variables, atol=1e-5)
+
+
+def test_classes_in_another_order_are_refused(teacher, tmp_path):
+    turned = data.from_arrays(*TRAIN, *TEST, class_names=["2", "0", "1"])
+    message = "class '0' is number 0 of .*teacher and number 1 of arrays"
+    with pytest.raises(ValueError, match=message):
+        sdd_jax.distill("resnet8", teacher, data=turned, folder=tmp_path / "run", **QUICK)
+    path = next(tmp_path.glob("data-*.npz"))
+    assert re.search(message, call("evaluate", f"--workdir={teacher.folder}", f"--data_path={path}").refused())
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
@@ -474,6 +566,10 @@ def test_a_folder_that_names_code_runs_none_of_it(tmp_path, monkeypatch):
             call_it(str(stranger), folder=tmp_path / "run", **given)
         with pytest.raises(ValueError, match="asks for code in itself"):
             call_it(stranger, folder=tmp_path / "run", allow=["stranger.evil:net"], **given)
+        with pytest.raises(ValueError, match="asks for code in itself"):
+            call_it(stranger, folder=tmp_path / "run", allow="stranger.evil:net", **given)
+        with pytest.raises(ValueError, match="none was run"):  # a text is one name, and no part of another
+            call_it(stranger, folder=tmp_path / "run", allow="stranger.evil:network", **given)
 
 
 def test_a_teacher_of_features_alone_is_refused(tmp_path):
@@ -519,3 +615,4 @@ def test_a_network_alone_is_trained_before_it_teaches(tmp_path):
 def test_importing_the_package_loads_none_of_it_before_it_is_used():
     with pytest.raises(AttributeError, match="module 'sdd_jax' has no attribute 'destill'"):
         sdd_jax.destill  # noqa: B018
+    assert {"train", "distill", "load_run", "sdd_loss"} <= {*dir(sdd_jax)}

@@ -98,6 +98,12 @@ def test_a_function_does_not_stand_under_another_methods_name():
 
 
 @pytest.mark.parametrize("method", ["own", "sdd_own"])
+def test_a_loss_without_a_gradient_is_refused(method):
+    with pytest.raises(ValueError, match="base must return floating numbers, which have a gradient, got int32"):
+        check(own(method, "own_losses:signs"))
+
+
+@pytest.mark.parametrize("method", ["own", "sdd_own"])
 def test_a_loss_that_takes_the_mean_is_refused(method):
     with pytest.raises(ValueError, match=r"base must return one value per example, \(2,\), got \(\)"):
         check(own(method, "own_losses:mean_over_the_batch"))

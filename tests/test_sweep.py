@@ -181,6 +181,7 @@ REFUSED = {
     ("--grid=student=resnet8,resnet14",): "choose it in the config's argument",
     ("--grid=momentum=0.9", "--config.data.select_on=test"): "never on the test set: add --config.data.select_on=",
     ("--grid=momentum=0.9", "--seeds=0,x"): "--seeds: expected integers such as 0,1,2, got 'x'",
+    ("--grid=momentum=0.9", "--seeds="): "--seeds: expected integers such as 0,1,2, got ''",
     ("--grid=momentum=0.9", "--seeds=1,1"): "seeds must differ",
     ("--grid=momentum=0.9", "--config.seeds=1,2"): "given by --seeds, not by the config",
     ("--grid=momentum=0.5", "--config.sdd.scales=1,2"): "sdd.scales: the method 'plain' does not read it",

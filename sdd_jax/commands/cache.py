@@ -44,6 +44,7 @@ from sdd_jax.build_teacher import (
     read_teacher,
 )
 from sdd_jax.config import CACHE, ENSEMBLE, Settings, refuse_mixed_cache, regions
+from sdd_jax.saved import seen_by
 from sdd_jax.sealed import Damaged
 from sdd_jax.training.foreign import read_foreign
 from sdd_jax.training.teacher_cache import STORES, Cache, ask, filling, largest_error, packed_arrays, read_header
@@ -92,6 +93,7 @@ def fill(settings: Settings, folder: Path, store: str, verifies: bool = False, f
     parts, foreign = make_parts(settings, dataset.num_classes), None
     if run is not None:
         teacher, variables, stated = run
+        dataset = seen_by(teacher, dataset)
         measure_teacher(settings, parts.teacher, teacher, variables, stated, dataset)
         filler = fill_by_network(settings, parts.teacher, variables, dataset, store, BATCH)
     else:

@@ -92,7 +92,7 @@ def main() -> None:
     folder, tree = Path(given.workdir), given.config.to_dict()
     if (own := check(tree))["seed"] or own["seeds"]:
         raise ValueError("the seeds of a sweep are given by --seeds, not by the config")
-    tree["seeds"] = tuple(_integer(seed) for seed in given.seeds)
+    tree["seeds"] = tuple(_integer(seed) for seed in given.seeds or [""])
     settings = check(tree)
     if settings["data.select_on"] != "validation":
         raise ValueError(

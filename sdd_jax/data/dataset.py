@@ -151,7 +151,7 @@ def from_arrays(
             raise ValueError(f"{what} must be in 0 .. {len(names) - 1} ({len(names)} classes), {got}")
     if not isinstance(flip, bool | np.bool_):
         raise ValueError(f"flip must be True or False, got {flip!r}")
-    if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
+    if isinstance(pad, bool) or not isinstance(pad, int | np.integer) or pad < 0:
         raise ValueError(f"pad must be a whole number of pixels, 0 or more, got {pad!r}")
     if mean is None or std is None:
         measured_mean, measured_std = _moments(whole.images)
@@ -162,7 +162,7 @@ def from_arrays(
     rows, held = split_rows(whole.labels, select_on, train_examples)
     train = whole if len(rows) == len(whole.labels) else Split(*(array[rows] for array in whole))
     selection = test if held is None else Split(*(array[held] for array in whole))
-    return Dataset(name, names, train, selection, test, select_on, mean, std, pad, bool(flip))
+    return Dataset(name, names, train, selection, test, select_on, mean, std, int(pad), bool(flip))
 
 
 def stratified_draw(labels: np.ndarray, counts: ArrayLike, key: int) -> np.ndarray:
@@ -200,7 +200,7 @@ def split_rows(labels: np.ndarray, select_on: str, train_examples: int | None) -
 
 def _subset(labels: np.ndarray, examples: int) -> np.ndarray:
     available = len(labels)
-    if isinstance(examples, bool) or not isinstance(examples, int) or not 1 <= examples <= available:
+    if isinstance(examples, bool) or not isinstance(examples, int | np.integer) or not 1 <= examples <= available:
         raise ValueError(f"train_examples must be a whole number from 1 to {available}, got {examples!r}")
     sizes = np.bincount(labels).astype(np.int64)
     counts, remainders = np.divmod(sizes * examples, available)

@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType, FunctionType, ModuleType, new_class
+from types import CodeType, FunctionType, MethodType, ModuleType, new_class
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -132,9 +132,16 @@ def _named(kind: str, given: Any, make: Callable[..., Any]) -> str:
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     name, number = f"{kind}_{digest}", 1
     if UNKNOWN in described:
-        while _undescribed.setdefault(name, given) is not given:
+        while not _same(_undescribed.setdefault(name, given), given):
             name, number = f"{kind}_{digest}_{number + 1}", number + 1
     return give(name, make)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two are one object, or pairs of such; each look at a method makes a new object of it."""
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one is other or (isinstance(one, MethodType) and one == other)
 
 
 def _describe(value: Any) -> str:
@@ -172,6 +179,8 @@ def _describe(value: Any) -> str:
         return _joined("module of", [type(value), *(getattr(value, one) for one in fields)])
     if isinstance(value, partial):
         return _joined("partial", [value.func, value.args, dict(value.keywords)])
+    if isinstance(value, MethodType):
+        return _joined("method of", [value.__func__, value.__self__])
     if _found(name) is value:
         return name
     if isinstance(value, type | FunctionType):  # of a script or a notebook, where it may be defined again
@@ -184,6 +193,14 @@ def _describe(value: Any) -> str:
         names = [field.name for field in dataclasses.fields(value)]
         if getattr(value, "__dict__", {}).keys() <= set(names):
             return _joined("dataclass", [type(value), *(getattr(value, name) for name in names)])
+    kind, held = type(value), getattr(value, "__dict__", None)
+    inside = any(value is one for one in _open)
+    if kind.__bases__ == (object,) and held is not None and not hasattr(kind, "__slots__") and not inside:
+        _open.append(value)
+        try:
+            return _joined("object of", [kind, held])
+        finally:
+            _open.pop()
     return f"{UNKNOWN} {type(value).__module__}:{type(value).__qualname__}"
 
 
@@ -211,8 +228,8 @@ def _members(kind: type) -> list[Any]:
         parts = (one.fget, one.fset) if isinstance(one, property) else (getattr(one, "__func__", one),)
         for part in parts:
             code = inspect.unwrap(part) if callable(part) else part
-            if isinstance(code, FunctionType):
-                members += [code] if code.__module__ == kind.__module__ else []
+            if isinstance(code, FunctionType) and code.__module__ == kind.__module__:
+                members.append(code)
             elif not name.startswith("__") and name not in FLAXS:
                 members += [name, part]
     return members

@@ -101,11 +101,17 @@ def answer_rows(given: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def measure_accuracy(teacher: ForeignTeacher, dataset: AnyDataset, regions: Regions, batch: int) -> float:
-    """The share of the test images whose class it names, 0 to 1; every call is of ``batch`` images."""
+    """The share of the test images whose class it names, 0 to 1; every call is of ``batch`` images.
+
+    ``FloatingPointError`` if its logits are not finite.
+    """
     total, right = len(dataset.test.index), 0
     for start in range(0, total, batch):
         rows = np.arange(start, start + batch)
         pixels, labels = read_test_examples(dataset, np.minimum(rows, total - 1))
         given = image_logits(answer(teacher, pixels, dataset, regions))
+        if not np.isfinite(given).all():
+            first = start + int(np.flatnonzero(~np.isfinite(given).all(-1))[0])
+            raise FloatingPointError(f"{teacher.name}: its logits are not finite, of test image {first} first")
         right += int(((given.argmax(-1) == labels) & (rows < total)).sum())
     return right / total

@@ -39,13 +39,25 @@ class Teacher(NamedTuple):
     stores: str | None = None  # how the cache, or that of each of several teachers, keeps logits; None: none has one
 
 
-def live_teacher(model: Any, variables: Any, regions: Regions | None) -> Teacher:
-    """The network itself, in evaluation mode, on the batch's images."""
+def live_teacher(
+    model: Any, variables: Any, regions: Regions | None, look: Callable[[Any], Any] | None = None
+) -> Teacher:
+    """The network itself, in evaluation mode, on ``look`` of the batch's images."""
 
     def apply(arrays, batch):
-        return model.apply(arrays, batch["image"], train=False, regions=regions)
+        images = batch["image"] if look is None else look(batch["image"])
+        return model.apply(arrays, images, train=False, regions=regions)
 
     return Teacher(apply, variables)
+
+
+def as_normalized(dataset: AnyDataset, other: AnyDataset) -> Callable[[Any], Any] | None:
+    """From images that ``dataset`` has normalised to the same as ``other`` does; None if that is no change."""
+    if (dataset.mean, dataset.std) == (other.mean, other.std):
+        return None
+    mean, std, other_mean, other_std = map(np.asarray, (dataset.mean, dataset.std, other.mean, other.std))
+    factor, shift = std / other_std, (mean - other_mean) / other_std
+    return lambda images: images * jnp.asarray(factor, images.dtype) + jnp.asarray(shift, images.dtype)
 
 
 def join_teachers(teachers: Sequence[Teacher], weights: Sequence[float], mean: str) -> Teacher:
