@@ -521,20 +521,23 @@ def test_killed_while_it_decodes_it_makes_the_same_bytes_and_leaves_no_process(t
 def test_a_signal_while_images_are_decoded_ends_the_run(tmp_path, cache, number, code):
     path = sets.write_zip(tmp_path / "a.zip", sets.tiny_imagenet(train=3000, val=10))
     flags = ["--config=configs/tiny_imagenet.py:teacher=none,student=resnet8", f"--config.data.path={path}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdd_jax", "train", *flags, f"--workdir={tmp_path}/run"],
-        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "kept")},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    )
-    while not list(cache.glob("*.tmp/parts.pickle")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == code and "saving" not in said
-    assert not list(cache.glob("*/MANIFEST.json")) and not (tmp_path / "run").exists()
+    command = [sys.executable, "-m", "sdd_jax", "train", *flags, f"--workdir={tmp_path}/run"]
+    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "kept")}
+    said = tmp_path / "said.txt"
+    for reached in ("parts.pickle", "test.npy"):  # as the processes start, and before
+        with open(said, "w") as file:
+            process = subprocess.Popen(command, env=environment, stderr=file, start_new_session=True)
+        try:
+            while not list(cache.glob(f"*.tmp/{reached}")):
+                assert process.poll() is None, said.read_text()
+                time.sleep(0.01)
+            process.send_signal(number)
+            assert process.wait(timeout=60) == code
+        finally:
+            process.kill()
+            process.wait()
+        assert "saving" not in said.read_text()
+        assert not list(cache.glob("*/MANIFEST.json")) and not (tmp_path / "run").exists()
 
 
 def ignores(process, number):

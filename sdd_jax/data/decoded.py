@@ -213,12 +213,15 @@ def _decoding(parts: Mapping[str, Records], folder: Path, count: int) -> Iterato
                 found = pool.map(_decode, tasks)
             yield from found
         except BrokenProcessPool as error:
-            for worker in set(active_children()).difference(others):
-                worker.kill()  # the pool would end them by a signal that they ignore, and wait
             raise ChildProcessError(f"a process that decodes images was lost: {error}") from error
 
     try:
         yield decode
+    except BaseException:
+        # The pool would end them by a signal that they ignore, or, interrupted as they start, not at all.
+        for worker in set(active_children()).difference(others):
+            worker.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         listed.unlink()
