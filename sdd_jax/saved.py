@@ -130,10 +130,7 @@ def load_test_data(
     fields = network.data_fields(name, path, image_size)
     names = {"path", "image_size", "in_memory", "augment", "workers"} & fields.keys()
     dataset = data.load(fields["name"], select_on="test", **{field: fields[field] for field in names})
-    if (noted := network.own_data(fields["name"])) is None:
-        return dataset
-    check_names(network.folder, noted["class_names"], dataset)
-    return dataclasses.replace(dataset, mean=tuple(noted["mean"]), std=tuple(noted["std"]))  # the file may be another
+    return dataset if network.own_data(fields["name"]) is None else seen_by(network, dataset)  # the file may be another
 
 
 def check_names(folder: Path, names: Sequence[str], dataset: AnyDataset) -> None:

@@ -342,11 +342,11 @@ def test_a_start_says_that_it_waits_for_another(folder, cache, monkeypatch, caps
     waited, real = [], decoded.FileLock
 
     class Held(real):
-        def acquire(self, *given, blocking=True, **options):
-            if not blocking:
+        def acquire(self, timeout=None, **options):
+            if timeout == 0:
                 raise decoded.Timeout(self.lock_file)
             waited.append(self.lock_file)
-            return super().acquire(*given, **options)
+            return super().acquire(timeout, **options)
 
     monkeypatch.setattr(decoded, "FileLock", Held)
     load(folder)

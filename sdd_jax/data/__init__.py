@@ -193,9 +193,9 @@ def usual_side(name: str, path: str | PathLike[str] | None = None) -> int:
         raise ValueError(f"{name} needs training images, got none in {path}")
     sides, problem = [], None
     for number in np.linspace(0, len(records) - 1, min(len(records), 50)).astype(int).tolist():
-        data, name = records.read(number)[0], records.name(number)
+        data = records.read(number)[0]
         try:
-            sides.append(min(images.decode(data, name).size))
+            sides.append(min(images.decode(data, records.name(number)).size))
         except ValueError as error:  # for those that read all images to refuse or to skip
             problem = error
     if problem is not None and not sides:

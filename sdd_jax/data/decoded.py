@@ -84,7 +84,7 @@ def read(listed: Listed, *, name: str, place: Path, size: int, workers: int) -> 
 def _locked(folder: Path, name: str) -> Iterator[None]:
     lock = FileLock(f"{folder}.lock")
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=0)
     except Timeout:
         print(f"{name}: waiting for another process, which makes {folder}", file=sys.stderr, flush=True)
         lock.acquire()

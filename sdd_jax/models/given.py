@@ -6,7 +6,8 @@ import hashlib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType, new_class
 from typing import Any, NamedTuple
@@ -184,40 +185,44 @@ def _describe(value: Any) -> str:
     if _found(name) is value:
         return name
     if isinstance(value, type | FunctionType):  # of a script or a notebook, where it may be defined again
-        return f"again {name}" if value in _open else _describe_code(name, value)
+        return f"again {name}" if _is_open(value) else _describe_code(name, value)
     if isinstance(value, JITTED):
         return _joined("jitted", [inspect.unwrap(value)])
-    if type(value).__bases__ == (object,) and not getattr(value, "__dict__", True):  # nothing but its class
-        return _joined("object of", [type(value)])
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         if getattr(value, "__dict__", {}).keys() <= set(names):
             return _joined("dataclass", [type(value), *(getattr(value, name) for name in names)])
     kind, held = type(value), getattr(value, "__dict__", None)
-    inside = any(value is one for one in _open)
-    if kind.__bases__ == (object,) and held is not None and not hasattr(kind, "__slots__") and not inside:
-        _open.append(value)
-        try:
-            return _joined("object of", [kind, held])
-        finally:
-            _open.pop()
-    return f"{UNKNOWN} {type(value).__module__}:{type(value).__qualname__}"
+    if kind.__bases__ == (object,) and held is not None and not hasattr(kind, "__slots__") and not _is_open(value):
+        with _opened(value):
+            return _joined("object of", [kind, held] if held else [kind])
+    return f"{UNKNOWN} {kind.__module__}:{kind.__qualname__}"
 
 
 _open: list[Any] = []  # what is being described, and may be met again inside of itself
 
 
-def _describe_code(name: str, value: Any) -> str:
-    """A class by its bases and what it has itself, a function by its code and what that reads from outside."""
+@contextmanager
+def _opened(value: Any) -> Iterator[None]:
     _open.append(value)
     try:
+        yield
+    finally:
+        _open.pop()
+
+
+def _is_open(value: Any) -> bool:
+    return any(one is value for one in _open)  # an object's own == may be anything
+
+
+def _describe_code(name: str, value: Any) -> str:
+    """A class by its bases and what it has itself, a function by its code and what that reads from outside."""
+    with _opened(value):
         if isinstance(value, type):
             return _joined(name, [*value.__bases__, *_members(value)])
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         read = [value.__globals__[one] for one in _globals_of(value.__code__) if one in value.__globals__]
         return _joined(name, [value.__code__, value.__defaults__, value.__kwdefaults__, *cells, *read])
-    finally:
-        _open.pop()
 
 
 def _members(kind: type) -> list[Any]:
